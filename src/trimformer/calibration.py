@@ -1,0 +1,87 @@
+"""Encoded samples -> padded batches of similar length."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+INPUT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
+LABEL_KEYS = ("labels", "start_positions", "end_positions")
+
+Batch = dict[str, Tensor]
+Features = Mapping[str, Any]
+
+
+def sample_indices(num_rows: int, num_samples: int, seed: int) -> list[int]:
+    """Draws `min(num_samples, num_rows)` different rows; the same seed gives the same rows."""
+    return np.random.default_rng(seed).permutation(num_rows)[:num_samples].tolist()
+
+
+def make_batches(
+    features: Sequence[Features],
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+) -> list[Batch]:
+    """Pads encoded samples into batches, longest samples together so that little is padding.
+
+    Args:
+        features: one mapping per sample: the tokenizer's output, and `labels` or, for spans,
+            `start_positions` and `end_positions`. Token labels are padded with -100.
+        tokenizer: knows the padding token and side.
+        batch_size: samples in a batch.
+        device: where the tensors are put.
+
+    Returns:
+        Batches of model inputs [batch, length], labels, and `index` [batch], the samples' positions
+        in `features`.
+    """
+    order = sorted(range(len(features)), key=lambda i: len(features[i]["input_ids"]), reverse=True)
+    return [
+        _batch(features, order[start : start + batch_size], tokenizer, device)
+        for start in range(0, len(order), batch_size)
+    ]
+
+
+def _batch(
+    features: Sequence[Features], index: list[int], tokenizer: PreTrainedTokenizerBase, device: str | torch.device
+) -> Batch:
+    batch = {**collate([features[i] for i in index], tokenizer), "index": torch.tensor(index)}
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def collate(samples: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Pads encoded samples to the longest of them."""
+    inputs = [{key: sample[key] for key in INPUT_KEYS if key in sample} for sample in samples]
+    batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
+    for key in LABEL_KEYS:
+        if key in samples[0]:
+            values = [torch.as_tensor(sample[key]) for sample in samples]
+            per_token = bool(values[0].dim())
+            batch[key] = (
+                pad_sequence(values, batch_first=True, padding_value=-100) if per_token else torch.stack(values)
+            )
+    return batch
+
+
+def model_inputs(batch: Batch) -> Batch:
+    """What the model's forward takes: no labels, no sample index."""
+    return {key: batch[key] for key in INPUT_KEYS if key in batch}
+
+
+def token_mask(batch: Batch) -> Tensor:
+    """[batch, length], true at tokens that are not padding."""
+    return batch["attention_mask"].bool()
+
+
+def num_samples(batches: Iterable[Batch]) -> int:
+    return sum(len(batch["index"]) for batch in batches)
+
+
+def mean_length(features: Sequence[Features]) -> float:
+    """Average tokens per sample: the sequence length that MACs are counted for."""
+    return float(np.mean([len(sample["input_ids"]) for sample in features]))

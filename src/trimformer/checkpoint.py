@@ -1,0 +1,161 @@
+"""Saving and loading of ordinary model directories, dense or shrunk.
+
+Transformers cannot load layers of different widths by itself. It does ask a registered "quantizer" to
+prepare the skeleton of a model before its weights are loaded; ours resizes the linear layers. So after
+`import trimformer`, `AutoModel*.from_pretrained`, `pipeline` and whatever stands on them load a shrunk
+directory, and get a plain model: nothing of the quantizer stays on it.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from trimformer.arch import supported_families
+from trimformer.errors import TrimformerError
+from trimformer.shrink import QUANT_METHOD, resize
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@register_quantization_config(QUANT_METHOD)
+class _Widths(QuantizationConfigMixin):
+    def __init__(self, heads: list[int], neurons: list[int], **_: Any) -> None:
+        self.quant_method = QUANT_METHOD  # type: ignore[assignment]
+        self.heads, self.neurons = heads, neurons
+
+
+@register_quantizer(QUANT_METHOD)
+class _Resizer(HfQuantizer):
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        resize(model, self.quantization_config.heads, self.quantization_config.neurons)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        # A plain model from here on: it can be halved, trained, and saved with its widths in the config.
+        self.remove_quantization_config(model)
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                vars(module.config).pop("_is_quantized", None)
+        model.config.quantization_config = self.quantization_config.to_dict()
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+def load(path: str | Path, attn_implementation: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a model with its own task head, in its own dtype, and its tokenizer, from a local directory.
+
+    Raises:
+        TrimformerError: the directory, its config, its weights or its tokenizer is missing or unusable.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise TrimformerError(f"model directory '{path}' does not exist")
+    if not any(path.iterdir()):
+        raise TrimformerError(f"model directory '{path}' is empty")
+    if not (path / "config.json").is_file():
+        raise TrimformerError(f"'{path}' has no config.json; give a directory written by save_pretrained")
+    if not any((path / name).is_file() for name in _WEIGHTS):
+        raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin)")
+    with _one_sentence(f"the config of '{path}' cannot be read"):
+        config = AutoConfig.from_pretrained(path)
+    if config.model_type not in supported_families():
+        raise TrimformerError(
+            f"model type '{config.model_type}' in '{path}' is not supported; "
+            f"supported are {', '.join(supported_families())}"
+        )
+    architecture = (config.architectures or [""])[0]
+    model_class = getattr(transformers, architecture, None)
+    if model_class is None:
+        raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
+    kwargs = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    with _one_sentence(f"the weights in '{path}' do not match its config"):
+        model, info = model_class.from_pretrained(path, output_loading_info=True, **kwargs)
+    # Old checkpoints may lack the pooler, which only some heads use.
+    missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
+    if missing:
+        raise TrimformerError(
+            f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
+            "is it a fine-tuned checkpoint of this architecture?"
+        )
+    with _one_sentence(f"the tokenizer in '{path}' cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    return model, tokenizer
+
+
+@contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Turns whatever a library raises into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise TrimformerError(f"{what}: {reason[:300]}") from error
+
+
+def check_output(path: str | Path) -> Path:
+    """Makes sure that `path` can be written: it does not exist or is empty, and its parent is writable.
+
+    Raises:
+        TrimformerError: it is not empty, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise TrimformerError(f"output directory '{path}' is not empty; choose another or remove it")
+    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise TrimformerError(f"output directory '{path}' cannot be written: no write access to '{parent}'")
+    return path
+
+
+@contextmanager
+def write_directory(path: str | Path) -> Iterator[Path]:
+    """A temporary directory beside `path` that takes its place if the body succeeds, else vanishes."""
+    path = check_output(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
+    """Writes model and tokenizer as an ordinary directory: config, safetensors, tokenizer files.
+
+    Raises:
+        TrimformerError: the directory is not empty or cannot be written.
+    """
+    with write_directory(path) as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def file_size(model: PreTrainedModel) -> int:
+    """Bytes of the model's weights as a checkpoint holds them."""
+    tensors = {t.data_ptr() or id(t): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,0 +1,124 @@
+"""Reading the user's files into rows: one mapping of column to value per example."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimformer.errors import TrimformerError
+
+Rows = Sequence[Mapping[str, Any]]
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def read_rows(path: str | Path) -> Rows:
+    """Rows of one file: JSON lines (or one JSON list), CSV, TSV or Parquet.
+
+    Raises:
+        TrimformerError: the file is missing, empty, not UTF-8, not of a known type, or broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrimformerError(f"data file '{path}' does not exist")
+    if path.suffix not in SUFFIXES:
+        raise TrimformerError(f"data file '{path}' is of no known type; known are {', '.join(SUFFIXES)}")
+    try:
+        rows = _PARSERS[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise TrimformerError(f"data file '{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (csv.Error, OSError, ValueError) as error:
+        raise TrimformerError(f"data file '{path}' cannot be read: {error}") from error
+    if not rows:
+        raise TrimformerError(f"data file '{path}' is empty")
+    return rows
+
+
+def _read_json(path: Path) -> Rows:
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        rows = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"line {number} is not JSON ({error.msg})") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is not a JSON object")
+    return rows
+
+
+def _read_csv(path: Path) -> Rows:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", restkey="", strict=True))
+    for number, row in enumerate(rows, start=1):
+        if "" in row or None in row.values():
+            raise ValueError(f"row {number} has more or fewer fields than the header")
+    return rows
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pyarrow.parquet
+
+    rows: Rows = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+_PARSERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
+
+
+def read_splits(path: str | Path) -> dict[str, Rows]:
+    """Splits by name: the files of a folder (`train.jsonl`, `validation.csv`, ...), a folder written by
+    `datasets.save_to_disk`, or a single file as the split "all".
+
+    Raises:
+        TrimformerError: nothing there can be read.
+    """
+    path = Path(path)
+    if path.is_file() or path.suffix in SUFFIXES:
+        return {"all": read_rows(path)}
+    if not path.is_dir():
+        raise TrimformerError(f"data folder '{path}' does not exist")
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _load_from_disk(path)
+    files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
+    if not files:
+        raise TrimformerError(f"data folder '{path}' holds no file named <split>{{{','.join(SUFFIXES)}}}")
+    return {file.stem: read_rows(file) for file in files}
+
+
+def _load_from_disk(path: Path) -> dict[str, Rows]:
+    import datasets
+
+    loaded = datasets.load_from_disk(str(path))
+    return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
+
+
+_TRAIN_NAMES = ("train", "training")
+_VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
+
+
+def train_and_validation(splits: Mapping[str, Rows], seed: int = 0, held_out: float = 0.2) -> tuple[Rows, Rows]:
+    """Rows to calibrate on and rows to evaluate on.
+
+    Where the data has no validation split, a fixed random share `held_out` of its rows is set aside.
+
+    Raises:
+        TrimformerError: there is no training split.
+    """
+    train = next((splits[name] for name in (*_TRAIN_NAMES, "all") if name in splits), None)
+    validation = next((splits[name] for name in _VALIDATION_NAMES if name in splits), None)
+    if train is None:
+        raise TrimformerError(f"the data has no 'train' split; it has {', '.join(sorted(splits))}")
+    if validation is None:
+        order = np.random.default_rng(seed).permutation(len(train)).tolist()
+        cut = max(1, round(len(train) * held_out)) if len(train) > 1 else 0
+        train, validation = [train[i] for i in order[cut:]], [train[i] for i in order[:cut]]
+    return train, validation

@@ -1,0 +1,1 @@
+"""What units cost: multiply-accumulates, parameters, and later measured latency."""

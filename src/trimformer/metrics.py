@@ -1,0 +1,39 @@
+"""Metrics by name, from predictions and labels as arrays; percentages are left to the printing."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+Array = NDArray[np.generic]
+
+
+def _correlation(measure: Callable[[Array, Array], tuple[float, float]], predictions: Array, labels: Array) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a constant prediction has no correlation: counted as 0
+        value = float(measure(predictions, labels)[0])
+    return value if np.isfinite(value) else 0.0
+
+
+def _multi_label_f1(average: str) -> Callable[[Array, Array], float]:
+    return lambda predictions, labels: float(f1_score(labels, predictions, average=average, zero_division=0))
+
+
+METRICS: dict[str, Callable[[Array, Array], float]] = {
+    "accuracy": lambda predictions, labels: float(accuracy_score(labels, predictions)),
+    "f1": lambda predictions, labels: float(f1_score(labels, predictions, zero_division=0)),
+    "macro_f1": _multi_label_f1("macro"),
+    "micro_f1": _multi_label_f1("micro"),
+    "matthews": lambda predictions, labels: float(matthews_corrcoef(labels, predictions)),
+    "pearson": lambda predictions, labels: _correlation(pearsonr, predictions, labels),
+    "spearman": lambda predictions, labels: _correlation(spearmanr, predictions, labels),
+}
+
+
+def confidence_interval(per_sample: Array) -> float:
+    """Half the width of the normal 95 % interval of a mean over samples."""
+    values = np.asarray(per_sample, dtype=np.float64)
+    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

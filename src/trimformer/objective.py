@@ -1,0 +1,157 @@
+"""What a model's output is for: losses whose gradients rank units, and distances between two outputs.
+
+`Problem` names the kind of output. Every function here takes the output as one tensor:
+
+    single_label, multi_label, regression   logits [batch, labels]
+    tokens                                  logits [batch, length, labels]
+    span                                    start and end logits [batch, length, 2]
+    embedding                               mean-pooled last hidden state [batch, hidden]
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.calibration import Batch, model_inputs, token_mask
+from trimformer.errors import TrimformerError
+
+Problem = Literal["single_label", "multi_label", "regression", "tokens", "span", "embedding"]
+
+
+def find_problem(model: PreTrainedModel) -> Problem:
+    """The kind of output of a model, from its class and configuration.
+
+    Raises:
+        TrimformerError: the task head is none of those supported.
+    """
+    name, config = type(model).__name__, model.config
+    if name.endswith("ForSequenceClassification"):
+        if config.problem_type == "multi_label_classification":
+            return "multi_label"
+        return "regression" if config.num_labels == 1 or config.problem_type == "regression" else "single_label"
+    if name.endswith("ForTokenClassification"):
+        return "tokens"
+    if name.endswith("ForQuestionAnswering"):
+        return "span"
+    if model.base_model is model:
+        return "embedding"
+    raise TrimformerError(
+        f"the task head of {name} is not supported; supported are sequence classification, token "
+        "classification, question answering, and the bare encoder"
+    )
+
+
+def model_output(model: PreTrainedModel, batch: Batch, problem: Problem) -> Tensor:
+    """Runs the model on a batch; the result's shape is the one listed at the top of this file."""
+    output: Any = model(**model_inputs(batch))
+    if problem == "span":
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    if problem == "embedding":
+        mask = token_mask(batch).unsqueeze(-1)  # [batch, length, 1]
+        return (output.last_hidden_state * mask).sum(1) / mask.sum(1)
+    logits: Tensor = output.logits
+    return logits
+
+
+def _span_log_probs(output: Tensor, batch: Batch) -> Tensor:
+    """[batch, length, 2]: log-probabilities of start and end over the tokens that are not padding."""
+    return output.masked_fill(~token_mask(batch).unsqueeze(-1), torch.finfo(output.dtype).min).log_softmax(1)
+
+
+def supervised_losses(output: Tensor, batch: Batch, problem: Problem) -> Tensor:
+    """[batch]: each sample's training loss from its labels. Padding and labels of -100 count nothing.
+
+    Raises:
+        TrimformerError: the problem has no labels, or the batch brings none.
+    """
+    if problem == "span" and "start_positions" in batch:
+        log_probs = _span_log_probs(output, batch)
+        positions = torch.stack([batch["start_positions"], batch["end_positions"]], dim=-1)  # [batch, 2]
+        return -log_probs.gather(1, positions.unsqueeze(1)).mean(dim=(1, 2))
+    if "labels" not in batch or problem == "embedding":
+        raise TrimformerError("this method needs labels and the calibration data has none; use one that needs none")
+    labels = batch["labels"]
+    if problem == "single_label":
+        return F.cross_entropy(output, labels, reduction="none")
+    if problem == "tokens":
+        losses = F.cross_entropy(output.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        return losses.sum(1) / (labels != -100).sum(1).clamp(min=1)
+    target = labels.view_as(output).to(output.dtype)
+    if problem == "regression":
+        return F.mse_loss(output, target, reduction="none").mean(1)
+    return F.binary_cross_entropy_with_logits(output, target, reduction="none").mean(1)
+
+
+def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int = 0) -> Tensor:
+    """[batch]: losses whose squared gradients are, in expectation, the Gauss-Newton curvature.
+
+    No labels are read: where a label is needed it is drawn from the model's own prediction, with
+    random numbers that depend only on the seed and the sample, not on batches or order. With two
+    classes no draw is needed: the gradient of (z1 - z0) sqrt(p0 p1), p constant, is exact.
+    """
+    length = output.shape[1]
+    if problem == "regression":
+        return output.sum(1)
+    if problem == "embedding":
+        return (_noise(batch["index"], length, seed, normal=True).to(output) * output).sum(1)
+    if problem == "single_label" and length == 2:
+        weight = output.detach().softmax(-1).prod(-1).sqrt()
+        return (output[:, 1] - output[:, 0]) * weight
+    if problem == "single_label":
+        log_probs = output.log_softmax(-1)
+        draw = _draw(log_probs.unsqueeze(1), _noise(batch["index"], 1, seed))
+        return -log_probs.gather(-1, draw).squeeze(-1)
+    if problem == "multi_label":
+        labels = (_noise(batch["index"], length, seed).to(output) < output.detach().sigmoid()).to(output.dtype)
+        return F.binary_cross_entropy_with_logits(output, labels, reduction="none").sum(1)
+    if problem == "tokens":
+        log_probs = output.log_softmax(-1)
+        draw = _draw(log_probs, _noise(batch["index"], length, seed))
+        losses = -log_probs.gather(-1, draw.unsqueeze(-1)).squeeze(-1)
+        return (losses * token_mask(batch)).sum(1)
+    log_probs = _span_log_probs(output, batch).transpose(1, 2)  # [batch, 2, length]
+    draw = _draw(log_probs, _noise(batch["index"], 2, seed))
+    return -log_probs.gather(-1, draw.unsqueeze(-1)).sum(dim=(1, 2))
+
+
+def _noise(index: Tensor, length: int, seed: int, normal: bool = False) -> Tensor:
+    """[batch, length] random numbers on the CPU, each row a function of the seed and the sample alone."""
+    draw = torch.randn if normal else torch.rand
+    return torch.stack([draw(length, generator=torch.Generator().manual_seed(seed << 32 | i)) for i in index.tolist()])
+
+
+def _draw(log_probs: Tensor, noise: Tensor) -> Tensor:
+    """[batch, n] classes drawn from log-probabilities [batch, n, classes] by inverting their sums."""
+    sums = log_probs.detach().exp().cumsum(-1)
+    return (sums < noise.to(sums).unsqueeze(-1) * sums[..., -1:]).sum(-1).clamp(max=log_probs.shape[-1] - 1)
+
+
+def divergence(output: Tensor, reference: Tensor, batch: Batch, problem: Problem) -> Tensor:
+    """[batch]: how far an output is from the dense model's, 0 when equal.
+
+    KL(reference || output) in nats for classes (mean over tokens, or over start and end), squared
+    error for regression, 1 - cosine for embeddings.
+    """
+    if problem == "regression":
+        return (output - reference).square().mean(1)
+    if problem == "embedding":
+        return 1 - F.cosine_similarity(output, reference)
+    if problem == "multi_label":
+        pairs = (
+            torch.stack([torch.zeros_like(output), output], -1),
+            torch.stack([torch.zeros_like(output), reference], -1),
+        )
+        return _kl(*(pair.log_softmax(-1) for pair in pairs)).mean(1)
+    if problem == "single_label":
+        return _kl(output.log_softmax(-1), reference.log_softmax(-1))
+    mask = token_mask(batch)
+    if problem == "tokens":
+        return (_kl(output.log_softmax(-1), reference.log_softmax(-1)) * mask).sum(1) / mask.sum(1)
+    return _kl(*(_span_log_probs(o, batch).transpose(1, 2) for o in (output, reference))).mean(1)
+
+
+def _kl(log_probs: Tensor, reference: Tensor) -> Tensor:
+    return F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1)

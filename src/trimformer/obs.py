@@ -1,0 +1,93 @@
+"""Optimal Brain Surgeon over the units of one sublayer: a removal order and what each removal costs.
+
+Removing units P and correcting all others as well as can be raises the loss, to second order with the
+curvature H (x) G, by e(P) = 1/2 tr(G W_P^T ([H^-1]_PP)^-1 W_P), where W_P [channels of P, hidden] are
+P's rows of the transposed output projection. Then W -= H^-1[:, P] ([H^-1]_PP)^-1 W_P, and H^-1 loses
+P's rows and columns by the same elimination (Hassibi & Stork 1993; in blocks as in ZipLM, 2023).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trimformer.linalg import add_ridge
+from trimformer.moments import SublayerMoments
+
+
+@dataclass
+class Curve:
+    """What pruning a sublayer costs.
+
+    Attributes:
+        order: units in the order in which they are best removed, [units].
+        error: loss increase with k units kept, [units + 1], float64; `error[units]` is 0.
+    """
+
+    order: Tensor
+    error: Tensor
+
+    def mask(self, units: int) -> Tensor:
+        """[units of the dense sublayer], ones for the `units` units that are removed last."""
+        mask = torch.ones(len(self.order), device=self.order.device)
+        mask[self.order[: len(self.order) - units]] = 0
+        return mask
+
+
+def importance_curve(importance: Tensor) -> Curve:
+    """The curve of independent units: the least important go first, and what they cost adds up."""
+    values, order = importance.double().sort(stable=True)
+    return Curve(order, torch.cat([values.new_zeros(1), values.cumsum(0)]).flip(0))
+
+
+def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: float = 1e-3, step: int = 32) -> Curve:
+    """Greedy removal of all units of a sublayer, cheapest first.
+
+    Args:
+        moments: H and G of the sublayer.
+        weight: of the output projection, [hidden, channels].
+        unit_size: channels per unit. Heads go one by one, neurons `step` at a time.
+        ridge: added to H's diagonal, relative to its mean.
+        step: neurons removed before the others are looked at again.
+    """
+    scale = max(moments.weight_sum, 1e-300)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(add_ridge(moments.inputs / scale, ridge)))
+    eigenvalues, vectors = torch.linalg.eigh(moments.gradients / max(moments.count, 1))
+    root = vectors * eigenvalues.clamp(min=0).sqrt()  # root @ root^T = G
+    rows = weight.double().T @ root  # [channels, hidden]; squared norms weigh by G
+    left = torch.arange(weight.shape[1] // unit_size, device=weight.device)
+    order, increments = [], []
+    while len(left):
+        cost = _removal_cost(inverse, rows, unit_size)  # [units left]
+        count = min(len(left), step if unit_size == 1 else 1)
+        picked = cost.argsort(stable=True)[:count]
+        kept = torch.ones(len(left), dtype=torch.bool, device=left.device)
+        kept[picked] = False
+        out, rest = _channels(picked, unit_size), _channels(kept.nonzero().flatten(), unit_size)
+        factor = torch.linalg.cholesky(inverse[out][:, out])
+        coupling = torch.linalg.solve_triangular(factor, inverse[out][:, rest], upper=False)
+        removed = torch.linalg.solve_triangular(factor, rows[out], upper=False)
+        # Row i is what removing channel i costs after those before it: the elimination is sequential.
+        increments.append(0.5 * removed.square().sum(1).view(count, unit_size).sum(1))
+        inverse = inverse[rest][:, rest] - coupling.T @ coupling
+        rows = rows[rest] - coupling.T @ removed
+        order.append(left[picked])
+        left = left[kept]
+    costs = torch.cat(increments)
+    return Curve(torch.cat(order), torch.cat([costs.new_zeros(1), costs.cumsum(0)]).flip(0))
+
+
+def _channels(units: Tensor, unit_size: int) -> Tensor:
+    return (units.unsqueeze(1) * unit_size + torch.arange(unit_size, device=units.device)).flatten()
+
+
+def _removal_cost(inverse: Tensor, rows: Tensor, unit_size: int) -> Tensor:
+    """e(P) of each unit by itself, [units]."""
+    if unit_size == 1:
+        return 0.5 * rows.square().sum(1) / inverse.diagonal()
+    units = len(rows) // unit_size
+    blocks = inverse.view(units, unit_size, units, unit_size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    factor = torch.linalg.cholesky(blocks)  # [units, size, size]
+    return 0.5 * torch.linalg.solve_triangular(factor, rows.view(units, unit_size, -1), upper=False).square().sum(
+        (1, 2)
+    )

@@ -1,0 +1,303 @@
+"""The orchestrator: runs the stages in their order, times them, and gathers what they report."""
+
+import copy
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.arch import find_sublayers
+from trimformer.calibration import Batch, make_batches, mean_length, sample_indices
+from trimformer.checkpoint import file_size
+from trimformer.data import Rows, train_and_validation
+from trimformer.efficiency.mac import model_macs
+from trimformer.efficiency.timing import interleaved_latency
+from trimformer.errors import TrimformerError
+from trimformer.evaluation import mean_divergence, predict, unbatch
+from trimformer.fisher import collect_mask_grads
+from trimformer.methods import DEFAULT_METHOD, Method, find_method
+from trimformer.moments import CollectMoments, SublayerMoments
+from trimformer.objective import find_problem
+from trimformer.reconstruct import reconstruct
+from trimformer.rescale import rescale_mask
+from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks
+from trimformer.shrink import shrink
+from trimformer.streams import Refit
+from trimformer.tasks import Task, infer_task
+
+logger = logging.getLogger(__name__)
+
+LATENCY_BATCH = 32
+
+
+@dataclass
+class PruningResult:
+    """A pruned model and what is known of it.
+
+    Attributes:
+        model: shrunk, in evaluation mode.
+        masks: one per sublayer of the model that was given: 0 for a removed unit, else its scale.
+        metrics: "dense" and "pruned" scores, and the "divergence" between their outputs.
+        sizes: "dense" and "pruned" MACs, parameters, bytes and latency in ms.
+        timings: seconds of each stage.
+        refits: what became of each sublayer's refit.
+        info: sequence length of the MAC count, samples used, device, versions.
+    """
+
+    model: PreTrainedModel
+    masks: list[Tensor]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, dict[str, float]] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    refits: list[Refit] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Calibration:
+    """What one pass over the calibration samples gathers; it serves any number of budgets."""
+
+    batches: list[Batch]
+    grads: list[Tensor]
+    moments: list[SublayerMoments]
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one.
+
+    Raises:
+        TrimformerError: the device does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrimformerError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
+
+
+def check_constraint(constraint: float) -> None:
+    """Raises:
+    TrimformerError: it is not in (0, 1].
+    """
+    if not 0 < constraint <= 1:
+        raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the MACs")
+
+
+def calibrate(
+    model: PreTrainedModel, batches: list[Batch], method: Method, seed: int = 0, desc: str = "gradients"
+) -> Calibration:
+    """One forward and backward pass: mask gradients and, for "obs", second moments."""
+    sublayers = find_sublayers(model)
+    collect = partial(collect_mask_grads, model, progress(batches, desc), objective=method.objective, seed=seed)
+    if method.criterion == "fisher":
+        return Calibration(batches, collect(), [])
+    if method.criterion == "obs":
+        with CollectMoments(model, sublayers) as collected:
+            grads = collect()
+        return Calibration(batches, grads, collected.moments)
+    return Calibration(batches, [], [])
+
+
+def update_student(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    masks: Sequence[Tensor],
+    calibration: Calibration,
+    method: Method,
+    *,
+    find_teacher_masks: Callable[[], list[Tensor]],
+    first_token_last: bool,
+) -> tuple[list[Tensor], list[Refit]]:
+    """Refits the shrunk student; returns the masks with their scales, and the report."""
+    batches = calibration.batches
+    if method.update == "scale":
+        scales, refits = rescale_mask(
+            teacher,
+            student,
+            batches,
+            teacher_masks=find_teacher_masks(),
+            first_token_last=first_token_last,
+            progress=partial(progress, desc="rescale"),
+        )
+        return [_put(mask, scale) for mask, scale in zip(masks, scales, strict=True)], refits
+    if method.update == "full":
+        moments = calibration.moments
+        weights = (lambda s, b: moments[s].token_weights[b]) if moments else None
+        refits = reconstruct(
+            teacher, student, batches, token_weights=weights, progress=partial(progress, desc="reconstruct")
+        )
+        return list(masks), refits
+    return list(masks), []
+
+
+def _put(mask: Tensor, scale: Tensor) -> Tensor:
+    scaled = mask.clone()
+    scaled[mask != 0] = scale.to(mask)
+    return scaled
+
+
+def progress(items: Iterable[Any], desc: str) -> Iterable[Any]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(items, desc=desc, disable=None, leave=False)
+
+
+def prune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Rows,
+    constraint: float = 0.5,
+    *,
+    eval_dataset: Rows | None = None,
+    task: Task | None = None,
+    method: str | Method = DEFAULT_METHOD,
+    num_samples: int = 2048,
+    batch_size: int = 32,
+    neuron_multiple: int = NEURON_MULTIPLE,
+    seed: int = 0,
+    device: str = "auto",
+) -> PruningResult:
+    """Prunes a fine-tuned model without retraining.
+
+    Args:
+        model: a supported model; moved to the device, else left as it was.
+        tokenizer: its tokenizer.
+        dataset: examples to calibrate on: a `datasets.Dataset`, or a list of dictionaries.
+        constraint: MACs to keep, as a fraction in (0, 1] of the model's own.
+        eval_dataset: examples to score on; None sets a fifth of `dataset` aside.
+        task: what the columns mean; None guesses it from the model's head and the usual column names.
+        method: a preset's name, or a point of the grid.
+        num_samples: calibration examples, drawn without replacement.
+        batch_size: for calibration and evaluation; the result does not depend on it.
+        neuron_multiple: "dp" allocation keeps multiples of so many neurons.
+        seed: for every random choice.
+        device: "auto", "cpu", "cuda", ...
+
+    Returns:
+        The shrunk model with masks, metrics, sizes and timings.
+
+    Raises:
+        TrimformerError: the input cannot be used or the constraint cannot be reached.
+    """
+    check_constraint(constraint)
+    method = find_method(method) if isinstance(method, str) else method
+    target = resolve_device(device)
+    sublayers, problem = find_sublayers(model), find_problem(model)
+    if eval_dataset is None:
+        dataset, eval_dataset = train_and_validation({"all": dataset}, seed)
+    task = task or infer_task(model, dataset)
+
+    timings: dict[str, float] = {}
+    clock = partial(_clock, timings)
+    transformers.set_seed(seed)
+    with clock("data"):
+        chosen = sample_indices(len(dataset), num_samples, seed)
+        if len(chosen) < num_samples:
+            logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
+        if len(chosen) < 2:
+            raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
+        features = task.encode([dataset[i] for i in chosen], tokenizer, model.config)
+        seq_len = task.average_length or mean_length(features)
+        batches = make_batches(features, tokenizer, batch_size, target)
+        eval_features = task.encode(eval_dataset, tokenizer, model.config)
+        eval_batches = make_batches(eval_features, tokenizer, batch_size, target)
+
+    model.to(target)
+    student = copy.deepcopy(model).eval()
+    find_masks = partial(select_masks, method.allocation, sublayers, seq_len=seq_len, neuron_multiple=neuron_multiple)
+    with clock("calibrate"):
+        calibration = calibrate(model, batches, method, seed)
+    with clock("search"):
+        curves = find_curves(
+            method.criterion, sublayers, grads=calibration.grads, moments=calibration.moments, seed=seed
+        )
+        rearranged = calibration.grads if method.criterion == "fisher" else None
+        masks = find_masks(curves, constraint=constraint, rearrange_grads=rearranged)
+    with clock("shrink"):
+        shrink(student, masks)
+    with clock("update"):
+        masks, refits = update_student(
+            model,
+            student,
+            masks,
+            calibration,
+            method,
+            find_teacher_masks=lambda: find_masks(curves, constraint=constraint**0.5),
+            first_token_last=problem == "single_label" or problem == "regression",
+        )
+
+    metrics: dict[str, Any] = {}
+    with clock("evaluate"):
+        outputs = {}
+        for name, candidate in (("dense", model), ("pruned", student)):
+            outputs[name] = predict(candidate, progress(eval_batches, f"evaluate {name}"))
+            metrics[name] = task.score(unbatch(outputs[name], eval_batches), eval_features, eval_dataset)
+        metrics["divergence"] = mean_divergence(outputs["pruned"], outputs["dense"], eval_batches, problem)
+    with clock("latency"):
+        length = max(1, min(round(seq_len), tokenizer.model_max_length))
+        inputs = _random_inputs(model, LATENCY_BATCH, length)
+        seconds = interleaved_latency([model, student], inputs)
+
+    result = PruningResult(student, masks, metrics=metrics, timings=timings, refits=refits)
+    for name, candidate, latency in zip(("dense", "pruned"), (model, student), seconds, strict=True):
+        result.sizes[name] = {
+            "macs": model_macs(find_sublayers(candidate), seq_len),
+            "parameters": sum(p.numel() for p in candidate.parameters()),
+            "bytes": file_size(candidate),
+            "latency_ms": latency * 1e3,
+        }
+    result.info = {
+        "task": task.name,
+        "problem": problem,
+        "metric": task.metric,
+        "seq_len": seq_len,
+        "calibration_samples": len(chosen),
+        "evaluation_samples": len(eval_dataset),
+        "latency_shape": [LATENCY_BATCH, length],
+        "device": describe_device(target),
+        "versions": versions(),
+    }
+    return result
+
+
+@contextmanager
+def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
+    logger.info("%s ...", stage)
+    start = time.perf_counter()
+    yield
+    timings[stage] = time.perf_counter() - start
+
+
+def _random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (batch, length), generator=generator).to(model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, with the threads PyTorch uses on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    from trimformer import __version__
+
+    return {
+        "trimformer": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

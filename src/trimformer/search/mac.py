@@ -1,0 +1,69 @@
+"""The paper's mask search under a MAC constraint (section 4.1, algorithm 1)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trimformer.efficiency.mac import mac_per_head, mac_per_neuron
+from trimformer.errors import TrimformerError
+
+
+def _top(importance: list[Tensor], count: int) -> list[Tensor]:
+    """Masks of the `count` most important units over all layers; ties go to the first."""
+    flat = torch.cat(importance)
+    mask = torch.zeros_like(flat)
+    mask[flat.sort(descending=True, stable=True).indices[:count]] = 1.0
+    return list(mask.split([len(scores) for scores in importance]))
+
+
+def search_mac(
+    head_importance: Tensor | Sequence[Tensor],
+    neuron_importance: Tensor | Sequence[Tensor],
+    *,
+    seq_len: float,
+    hidden_size: int,
+    attention_head_size: int,
+    constraint: float,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Finds the masks of highest total importance whose MACs do not exceed the constraint.
+
+    For every number of heads, the heads of highest importance are kept and what is left of the budget
+    is filled with the neurons of highest importance; the best of these is the optimum, as all heads
+    cost the same and all neurons cost the same. Unlike the public code, combinations whose heads
+    alone exceed the budget are rejected.
+
+    Args:
+        head_importance: per layer, [heads] each.
+        neuron_importance: per layer, [neurons] each.
+        seq_len: average sequence length that MACs are counted for.
+        hidden_size: width of the residual stream.
+        attention_head_size: width of a head.
+        constraint: MACs to keep, as a fraction in (0, 1] of the MACs of all units given.
+
+    Returns:
+        Head masks and neuron masks, one float tensor of zeros and ones per layer.
+
+    Raises:
+        TrimformerError: not even one unit fits.
+    """
+    heads, neurons = list(head_importance), list(neuron_importance)
+    num_heads, num_neurons = sum(map(len, heads)), sum(map(len, neurons))
+    head_cost = mac_per_head(seq_len, hidden_size, attention_head_size)
+    neuron_cost = mac_per_neuron(seq_len, hidden_size)
+    dense = num_heads * head_cost + num_neurons * neuron_cost
+    # Rounding must not lose the last unit at a constraint that is met exactly, 1.0 above all.
+    budget = constraint * dense * (1 + 1e-12)
+    if budget < min(head_cost, neuron_cost):
+        smallest = min(head_cost, neuron_cost) / dense
+        raise TrimformerError(f"constraint {constraint} leaves no unit; the smallest reachable is {smallest:.2g}")
+
+    def gains(importance: list[Tensor], count: int) -> Tensor:
+        scores = torch.cat([*importance, torch.empty(0)]).double().sort(descending=True).values
+        return torch.cat([scores.new_zeros(1), scores.cumsum(0)])[: count + 1].cpu()
+
+    head_gain, neuron_gain = gains(heads, num_heads), gains(neurons, num_neurons)  # [kept + 1]
+    kept_heads = torch.arange(min(num_heads, int(budget // head_cost)) + 1, dtype=torch.float64)
+    room = (budget - kept_heads * head_cost).div(neuron_cost).floor().clamp(0, num_neurons).long()
+    best = int((head_gain[: len(kept_heads)] + neuron_gain[room]).argmax())
+    return _top(heads, best), _top(neurons, int(room[best]))

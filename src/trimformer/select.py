@@ -1,0 +1,123 @@
+"""From what the calibration pass gathered to one mask per sublayer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimformer.arch import Sublayer
+from trimformer.efficiency.mac import model_macs, unit_macs
+from trimformer.fisher import compute_fisher_info
+from trimformer.methods import Allocation, Criterion
+from trimformer.moments import SublayerMoments
+from trimformer.obs import Curve, importance_curve, obs_curve
+from trimformer.rearrange import rearrange_mask
+from trimformer.search.allocate import allocate
+from trimformer.search.mac import search_mac
+
+NEURON_MULTIPLE = 32
+
+
+def magnitude_importance(sublayer: Sublayer) -> Tensor:
+    """Sum of squares of all weights of each unit, [units]."""
+    rows = sum(p.weight.double().square().sum(1) for p in sublayer.producers)
+    columns = sublayer.projection.weight.double().square().sum(0)
+    return (rows + columns).view(-1, sublayer.unit_size).sum(1)
+
+
+def find_curves(
+    criterion: Criterion,
+    sublayers: Sequence[Sublayer],
+    *,
+    grads: Sequence[Tensor] = (),
+    moments: Sequence[SublayerMoments] = (),
+    seed: int = 0,
+) -> list[Curve]:
+    """One curve per sublayer; it serves every budget.
+
+    Args:
+        criterion: what ranks units.
+        sublayers: of the dense model.
+        grads: mask gradients, for "fisher".
+        moments: H and G, for "obs".
+        seed: for "random".
+    """
+    if criterion == "obs":
+        return [
+            obs_curve(m, s.projection.weight.detach(), s.unit_size) for s, m in zip(sublayers, moments, strict=True)
+        ]
+    if criterion == "fisher":
+        scores = [compute_fisher_info(grad) for grad in grads]
+    elif criterion == "magnitude":
+        scores = [magnitude_importance(s).detach() for s in sublayers]
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        scores = [torch.rand(s.num_units, generator=generator).to(s.projection.weight.device) for s in sublayers]
+    return [importance_curve(score) for score in scores]
+
+
+def select_masks(
+    allocation: Allocation,
+    sublayers: Sequence[Sublayer],
+    curves: Sequence[Curve],
+    *,
+    seq_len: float,
+    constraint: float,
+    rearrange_grads: Sequence[Tensor] | None = None,
+    neuron_multiple: int = NEURON_MULTIPLE,
+) -> list[Tensor]:
+    """One mask of zeros and ones per sublayer, together within `constraint` of the MACs.
+
+    Args:
+        allocation: what shares out the budget.
+        sublayers: of the dense model.
+        curves: their removal curves.
+        seq_len: tokens that MACs are counted for.
+        constraint: fraction of the sublayers' MACs to keep.
+        rearrange_grads: mask gradients for the paper's rearrangement, or None to leave it out.
+        neuron_multiple: "dp" keeps multiples of so many neurons; hardware likes them.
+
+    Raises:
+        TrimformerError: the constraint cannot be reached.
+    """
+    if allocation == "global":
+        masks = _search_globally(sublayers, curves, seq_len, constraint)
+    elif allocation == "uniform":
+        masks = [curve.mask(int(len(curve.order) * constraint + 1e-9)) for curve in curves]
+    else:
+        levels = [unit_levels(s, neuron_multiple) for s in sublayers]
+        errors = [curve.error.cpu().numpy()[level] for curve, level in zip(curves, levels, strict=True)]
+        costs = [level * unit_macs(s, seq_len) for s, level in zip(sublayers, levels, strict=True)]
+        chosen = allocate(errors, costs, constraint * model_macs(sublayers, seq_len))
+        masks = [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, chosen, strict=True)]
+    if rearrange_grads is not None:
+        masks = [rearrange_mask(mask, grad) for mask, grad in zip(masks, rearrange_grads, strict=True)]
+    return masks
+
+
+def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
+    """Numbers of units that a sublayer may keep, from none to all."""
+    step = neuron_multiple if sublayer.kind == "ffn" else 1
+    return np.unique([*range(0, sublayer.num_units, step), sublayer.num_units])
+
+
+def _search_globally(
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], seq_len: float, constraint: float
+) -> list[Tensor]:
+    importance = []
+    for curve in curves:
+        costs = -curve.error.diff().flip(0)  # of each removal, first removal first
+        importance.append(torch.empty_like(costs).scatter_(0, curve.order, costs))
+    kinds = [s.kind for s in sublayers]
+    first = sublayers[kinds.index("attention")]
+    masks = search_mac(
+        [i for i, kind in zip(importance, kinds, strict=True) if kind == "attention"],
+        [i for i, kind in zip(importance, kinds, strict=True) if kind == "ffn"],
+        seq_len=seq_len,
+        hidden_size=first.projection.out_features,
+        attention_head_size=first.unit_size,
+        constraint=constraint,
+    )
+    rows = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
+    return [next(rows[kind]).float() for kind in kinds]

@@ -1,0 +1,80 @@
+"""What a task is: how rows become model inputs, and how outputs become a score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from trimformer.calibration import Features
+from trimformer.data import Rows
+from trimformer.errors import TrimformerError
+from trimformer.objective import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Base of all tasks.
+
+    Attributes:
+        name: as users type it.
+        problem: kind of output.
+        max_length: tokens beyond which a sample is cut.
+        average_length: tokens that MACs are counted for (the paper's figure); None: the mean of the
+            calibration samples.
+        metric: the main metric, a key of what `score` returns; None: without labels.
+    """
+
+    name: str
+    problem: Problem
+    max_length: int = 128
+    average_length: float | None = None
+    metric: str | None = None
+
+    auto_class: ClassVar[str] = ""
+
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
+        """Tokenises rows into features for `make_batches`, labels included where the rows have them.
+
+        Raises:
+            TrimformerError: a column is missing, or a label is not one of the model's.
+        """
+        raise NotImplementedError
+
+    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """Metrics of the model's outputs, one per feature; empty where the rows have no labels."""
+        raise NotImplementedError
+
+
+def check_columns(rows: Rows, columns: Sequence[str], what: str = "the data") -> None:
+    """Raises:
+    TrimformerError: a row lacks a column.
+    """
+    if not len(rows):
+        raise TrimformerError(f"{what} has no rows")
+    for column in columns:
+        for number, row in enumerate(rows, start=1):
+            if row.get(column) is None:
+                found = ", ".join(sorted(map(str, row)))
+                raise TrimformerError(f"{what} has no column '{column}' in row {number}; its columns are {found}")
+
+
+def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
+    """The model's id of a class given by id or by name.
+
+    Raises:
+        TrimformerError: it is neither.
+    """
+    names: Mapping[str, int] = config.label2id or {}
+    if isinstance(value, str):
+        if value in names:
+            return int(names[value])
+        if not value.lstrip("-").isdigit():
+            known = ", ".join(sorted(map(str, names)))
+            raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {known}")
+    if isinstance(value, float) and not value.is_integer():
+        raise TrimformerError(f"label {value} in {where} is not a class; this model is a classifier")
+    if not 0 <= int(value) < config.num_labels:
+        raise TrimformerError(f"label {value} in {where} is outside the model's {config.num_labels} labels")
+    return int(value)

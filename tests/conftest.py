@@ -1,0 +1,91 @@
+"""Fixtures: tiny random models of every supported family and head, and a tokenizer that needs no download."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
+HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")
+
+WORDS = (
+    "the film is a good bad fine dull great story and plot with new old actors who love hate it "
+    "we saw what where when how many much not very so but an of in on at to"
+).split()
+
+
+def make_model(family: str = "Bert", head: str = "ForSequenceClassification", **overrides: Any) -> PreTrainedModel:
+    """A tiny random model: 3 layers, hidden size 24, 4 heads of 6, 40 neurons."""
+    torch.manual_seed(overrides.pop("seed", 0))
+    sizes: dict[str, Any] = {"vocab_size": 60, "max_position_embeddings": 64, "num_labels": 3}
+    if family == "DistilBert":
+        sizes |= {"dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 40}
+    else:
+        sizes |= {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
+    if family == "Electra":
+        sizes["embedding_size"] = 12
+    attention = overrides.pop("attn_implementation", "sdpa")
+    config = getattr(transformers, f"{family}Config")(**{**sizes, **overrides}, pad_token_id=1)
+    config._attn_implementation = attention
+    model = getattr(transformers, f"{family}{head}")(config).eval()
+    with torch.no_grad():  # the default init is so small that every unit would be negligible
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+            elif parameter.abs().max() == 0:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def make_batch(batch: int = 5, length: int = 12, *, labels: int | None = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random ids with padding on the right, different lengths, and class labels."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, length + 1, (batch,), generator=generator)
+    lengths[0] = length
+    mask = (torch.arange(length) < lengths.unsqueeze(1)).long()
+    ids = torch.randint(3, 60, (batch, length), generator=generator) * mask + (1 - mask)
+    made = {"input_ids": ids, "attention_mask": mask, "index": torch.arange(batch)}
+    if labels:
+        made["labels"] = torch.randint(labels, (batch,), generator=generator)
+    return made
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over a few words, with BERT's special tokens and pair layout."""
+    vocabulary = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 0), ("[SEP]", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token="[CLS]",
+        pad_token="[PAD]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def make_rows(count: int = 40, labels: int = 2, seed: int = 0) -> list[dict[str, Any]]:
+    """Sentences of random words with a class label."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def words() -> Sequence[str]:
+        size = int(torch.randint(2, 10, (), generator=generator))
+        return [WORDS[i] for i in torch.randint(len(WORDS), (size,), generator=generator)]
+
+    return [{"sentence": " ".join(words()), "label": i % labels} for i in range(count)]
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
