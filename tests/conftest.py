@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")
 
-WORDS = (
-    "the film is a good bad fine dull great story and plot with new old actors who love hate it "
-    "we saw what where when how many much not very so but an of in on at to"
-).split()
+WORDS = """
+    the film is a good bad fine dull great story and plot with new old actors who love hate it
+    we saw what where when how many much not very so but an of in on at to
+""".split()
 
 
 def make_model(family: str = "Bert", head: str = "ForSequenceClassification", **overrides: Any) -> PreTrainedModel:

@@ -14,17 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from trimformer.arch import supported_families
+from trimformer.arch import find_sublayers, supported_families
 from trimformer.errors import TrimformerError
+from trimformer.masking import unstack_masks
 from trimformer.shrink import QUANT_METHOD, resize
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -35,7 +40,9 @@ class _Widths(QuantizationConfigMixin):
 
 
 @register_quantizer(QUANT_METHOD)
-class _Resizer(HfQuantizer):
+class _Resizer(HfQuantizer):  # type: ignore[misc]
+    quantization_config: _Widths
+
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         resize(model, self.quantization_config.heads, self.quantization_config.neurons)
 
@@ -55,8 +62,15 @@ class _Resizer(HfQuantizer):
         return True
 
 
-def load(path: str | Path, attn_implementation: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    path: str | Path, attn_implementation: str | None = None, tokenizer_name: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a model with its own task head, in its own dtype, and its tokenizer, from a local directory.
+
+    Args:
+        path: of the directory.
+        attn_implementation: "eager", "sdpa", ...; None: what Transformers chooses.
+        tokenizer_name: where the tokenizer comes from if the directory has none.
 
     Raises:
         TrimformerError: the directory, its config, its weights or its tokenizer is missing or unusable.
@@ -91,8 +105,10 @@ def load(path: str | Path, attn_implementation: str | None = None) -> tuple[PreT
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
             "is it a fine-tuned checkpoint of this architecture?"
         )
-    with _one_sentence(f"the tokenizer in '{path}' cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    has_tokenizer = any((path / name).is_file() for name in _TOKENIZERS)
+    source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
+    with _one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(source)
     return model, tokenizer
 
 
@@ -101,7 +117,7 @@ def _one_sentence(what: str) -> Iterator[None]:
     """Turns whatever a library raises into one sentence."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise TrimformerError(f"{what}: {reason[:300]}") from error
 
@@ -153,6 +169,28 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str |
     with write_directory(path) as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
+
+
+def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
+    """One mask per sublayer from the files `head_mask.pt` and `neuron_mask.pt` of a directory.
+
+    Raises:
+        TrimformerError: a file is missing, is not a plain tensor, or does not fit the model.
+    """
+    tensors = []
+    for name in ("head_mask.pt", "neuron_mask.pt"):
+        file = Path(path) / name
+        if not file.is_file():
+            raise TrimformerError(f"mask file '{file}' does not exist")
+        with _one_sentence(f"mask file '{file}' is not a plain tensor"):
+            tensors.append(torch.load(file, weights_only=True))
+    sublayers = find_sublayers(model)
+    expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in ("attention", "ffn")]
+    for tensor, units, name in zip(tensors, expected, ("head_mask.pt", "neuron_mask.pt"), strict=True):
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (len(units), max(units)):
+            shape = tuple(getattr(tensor, "shape", ()))
+            raise TrimformerError(f"{name} in '{path}' has shape {shape}; the model needs {(len(units), max(units))}")
+    return unstack_masks(sublayers, *tensors)
 
 
 def file_size(model: PreTrainedModel) -> int:

@@ -101,24 +101,54 @@ def _load_from_disk(path: Path) -> dict[str, Rows]:
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
 
 
+def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows]:
+    """Splits of a data set on the Hugging Face hub.
+
+    Args:
+        task: its name here, for messages.
+        source: the data set's path on the hub and its configuration.
+
+    Raises:
+        TrimformerError: the hub cannot be reached, or the task is not there.
+    """
+    import datasets
+
+    advice = "give a folder with the same columns (train.jsonl, validation.jsonl, ...) with --data"
+    if source is None:
+        raise TrimformerError(f"task '{task}' is not on the hub; {advice}")
+    try:
+        return dict(datasets.load_dataset(*source))
+    except Exception as error:  # whatever the network, the hub or its cache raises
+        reason = str(error).splitlines()[0][:200]
+        raise TrimformerError(f"data set '{source[0]}' cannot be loaded ({reason}); {advice}") from error
+
+
 _TRAIN_NAMES = ("train", "training")
 _VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
 
 
-def train_and_validation(splits: Mapping[str, Rows], seed: int = 0, held_out: float = 0.2) -> tuple[Rows, Rows]:
-    """Rows to calibrate on and rows to evaluate on.
+def find_splits(
+    splits: Mapping[str, Rows], seed: int = 0, *, held_out: float = 0.2, need_train: bool = True
+) -> tuple[Rows, dict[str, Rows]]:
+    """Rows to calibrate on and rows to score on.
 
-    Where the data has no validation split, a fixed random share `held_out` of its rows is set aside.
+    Without a validation split, a fixed random share `held_out` of the training rows is set aside; if
+    no training rows are needed, all rows are scored. A task may have several validation splits, such as
+    MNLI's `validation_matched` and `validation_mismatched`.
 
     Raises:
-        TrimformerError: there is no training split.
+        TrimformerError: there is no training split, or it is too small to be split.
     """
-    train = next((splits[name] for name in (*_TRAIN_NAMES, "all") if name in splits), None)
-    validation = next((splits[name] for name in _VALIDATION_NAMES if name in splits), None)
-    if train is None:
-        raise TrimformerError(f"the data has no 'train' split; it has {', '.join(sorted(splits))}")
-    if validation is None:
+    train = next((splits[name] for name in (*_TRAIN_NAMES, "all") if name in splits), [])
+    prefix = next((p for p in _VALIDATION_NAMES if any(name.startswith(p) for name in splits)), None)
+    validation = {name: rows for name, rows in splits.items() if prefix and name.startswith(prefix)}
+    if not need_train:
+        return train, validation or {"all": train}
+    if len(train) < (2 if validation else 4):
+        found = ", ".join(f"{name} ({len(rows)})" for name, rows in sorted(splits.items()))
+        raise TrimformerError(f"the data has no 'train' split of a usable size; it has {found}")
+    if not validation:
         order = np.random.default_rng(seed).permutation(len(train)).tolist()
-        cut = max(1, round(len(train) * held_out)) if len(train) > 1 else 0
-        train, validation = [train[i] for i in order[cut:]], [train[i] for i in order[:cut]]
+        cut = max(1, round(len(train) * held_out))
+        train, validation = [train[i] for i in order[cut:]], {"validation": [train[i] for i in order[:cut]]}
     return train, validation

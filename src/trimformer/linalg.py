@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.utils.dlpack
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def lsmr_cupy_solver(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
 
     a, b = (cupy.from_dlpack(t.detach().double().cuda().contiguous()) for t in (matrix, target))
     x, stop, *_ = cupy_lsmr(a, b - a.sum(axis=1), damp=1.0, maxiter=5 * len(b))
-    return torch.from_dlpack(x + 1.0).to(matrix.device), bool(stop < _FIRST_FAILURE)
+    return torch.utils.dlpack.from_dlpack(x + 1.0).to(matrix.device), bool(stop < _FIRST_FAILURE)
 
 
 @cache

@@ -39,7 +39,7 @@ METHODS = {
     "random": Method("random", "uniform", "none"),
 }
 
-DEFAULT_METHOD = "kwon2022"
+DEFAULT_METHOD = "obs"
 
 
 def find_method(name: str) -> Method:

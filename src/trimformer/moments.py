@@ -48,11 +48,11 @@ class CollectMoments:
         self._model, self._sublayers, self._token_weighting = model, sublayers, token_weighting
         self._handles: list[RemovableHandle] = []
         self._mask = torch.empty(0)
-        self.moments = []
+        self.moments: list[SublayerMoments] = []
         for s in sublayers:
             channels, hidden, device = s.projection.in_features, s.projection.out_features, s.projection.weight.device
-            zeros = [torch.zeros(n, n, dtype=torch.float64, device=device) for n in (channels, hidden)]
-            self.moments.append(SublayerMoments(*zeros, count=0, weight_sum=0.0, token_weights=[]))
+            inputs, gradients = (torch.zeros(n, n, dtype=torch.float64, device=device) for n in (channels, hidden))
+            self.moments.append(SublayerMoments(inputs, gradients, 0, 0.0, []))
 
     def __enter__(self) -> Self:
         self._handles.append(self._model.register_forward_pre_hook(self._see_batch, with_kwargs=True))

@@ -120,7 +120,9 @@ def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int =
 def _noise(index: Tensor, length: int, seed: int, normal: bool = False) -> Tensor:
     """[batch, length] random numbers on the CPU, each row a function of the seed and the sample alone."""
     draw = torch.randn if normal else torch.rand
-    return torch.stack([draw(length, generator=torch.Generator().manual_seed(seed << 32 | i)) for i in index.tolist()])
+    # The generator reads only the low 32 bits of its seed.
+    seeds = [(seed * 0x9E3779B1 + i) % 2**32 for i in index.tolist()]
+    return torch.stack([draw(length, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
 
 def _draw(log_probs: Tensor, noise: Tensor) -> Tensor:
@@ -140,10 +142,7 @@ def divergence(output: Tensor, reference: Tensor, batch: Batch, problem: Problem
     if problem == "embedding":
         return 1 - F.cosine_similarity(output, reference)
     if problem == "multi_label":
-        pairs = (
-            torch.stack([torch.zeros_like(output), output], -1),
-            torch.stack([torch.zeros_like(output), reference], -1),
-        )
+        pairs = (torch.stack([torch.zeros_like(logits), logits], -1) for logits in (output, reference))
         return _kl(*(pair.log_softmax(-1) for pair in pairs)).mean(1)
     if problem == "single_label":
         return _kl(output.log_softmax(-1), reference.log_softmax(-1))

@@ -50,6 +50,8 @@ def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: f
         ridge: added to H's diagonal, relative to its mean.
         step: neurons removed before the others are looked at again.
     """
+    if not weight.shape[1]:
+        return importance_curve(weight.new_zeros(0))
     scale = max(moments.weight_sum, 1e-300)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(add_ridge(moments.inputs / scale, ridge)))
     eigenvalues, vectors = torch.linalg.eigh(moments.gradients / max(moments.count, 1))
@@ -88,6 +90,5 @@ def _removal_cost(inverse: Tensor, rows: Tensor, unit_size: int) -> Tensor:
     units = len(rows) // unit_size
     blocks = inverse.view(units, unit_size, units, unit_size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     factor = torch.linalg.cholesky(blocks)  # [units, size, size]
-    return 0.5 * torch.linalg.solve_triangular(factor, rows.view(units, unit_size, -1), upper=False).square().sum(
-        (1, 2)
-    )
+    solved = torch.linalg.solve_triangular(factor, rows.view(units, unit_size, -1), upper=False)
+    return 0.5 * solved.square().sum((1, 2))

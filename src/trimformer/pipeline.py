@@ -4,7 +4,7 @@ import copy
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,18 +19,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.arch import find_sublayers
 from trimformer.calibration import Batch, make_batches, mean_length, sample_indices
 from trimformer.checkpoint import file_size
-from trimformer.data import Rows, train_and_validation
+from trimformer.data import Rows, find_splits
 from trimformer.efficiency.mac import model_macs
 from trimformer.efficiency.timing import interleaved_latency
 from trimformer.errors import TrimformerError
-from trimformer.evaluation import mean_divergence, predict, unbatch
+from trimformer.evaluation import Scorer, compare
 from trimformer.fisher import collect_mask_grads
 from trimformer.methods import DEFAULT_METHOD, Method, find_method
 from trimformer.moments import CollectMoments, SublayerMoments
 from trimformer.objective import find_problem
 from trimformer.reconstruct import reconstruct
 from trimformer.rescale import rescale_mask
-from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks
+from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks, smallest_constraint
 from trimformer.shrink import shrink
 from trimformer.streams import Refit
 from trimformer.tasks import Task, infer_task
@@ -93,6 +93,14 @@ def check_constraint(constraint: float) -> None:
     """
     if not 0 < constraint <= 1:
         raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the MACs")
+
+
+def check_reachable(constraint: float, smallest: float) -> None:
+    """Raises:
+    TrimformerError: not even one unit fits.
+    """
+    if constraint < smallest:
+        raise TrimformerError(f"constraint {constraint} leaves no unit; the smallest reachable is {smallest:.2g}")
 
 
 def calibrate(
@@ -159,7 +167,7 @@ def prune(
     dataset: Rows,
     constraint: float = 0.5,
     *,
-    eval_dataset: Rows | None = None,
+    eval_dataset: Rows | Mapping[str, Rows] | None = None,
     task: Task | None = None,
     method: str | Method = DEFAULT_METHOD,
     num_samples: int = 2048,
@@ -175,7 +183,7 @@ def prune(
         tokenizer: its tokenizer.
         dataset: examples to calibrate on: a `datasets.Dataset`, or a list of dictionaries.
         constraint: MACs to keep, as a fraction in (0, 1] of the model's own.
-        eval_dataset: examples to score on; None sets a fifth of `dataset` aside.
+        eval_dataset: examples to score on, or several sets by name; None sets a fifth of `dataset` aside.
         task: what the columns mean; None guesses it from the model's head and the usual column names.
         method: a preset's name, or a point of the grid.
         num_samples: calibration examples, drawn without replacement.
@@ -195,8 +203,9 @@ def prune(
     target = resolve_device(device)
     sublayers, problem = find_sublayers(model), find_problem(model)
     if eval_dataset is None:
-        dataset, eval_dataset = train_and_validation({"all": dataset}, seed)
-    task = task or infer_task(model, dataset)
+        dataset, eval_dataset = find_splits({"all": dataset}, seed)
+    eval_sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"validation": eval_dataset}
+    task = task or infer_task(problem, model.config, dataset)
 
     timings: dict[str, float] = {}
     clock = partial(_clock, timings)
@@ -210,10 +219,10 @@ def prune(
         features = task.encode([dataset[i] for i in chosen], tokenizer, model.config)
         seq_len = task.average_length or mean_length(features)
         batches = make_batches(features, tokenizer, batch_size, target)
-        eval_features = task.encode(eval_dataset, tokenizer, model.config)
-        eval_batches = make_batches(eval_features, tokenizer, batch_size, target)
+        scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
+        check_reachable(constraint, smallest_constraint(method.allocation, sublayers, seq_len, neuron_multiple))
 
-    model.to(target)
+    model.to(target)  # type: ignore[arg-type]
     student = copy.deepcopy(model).eval()
     find_masks = partial(select_masks, method.allocation, sublayers, seq_len=seq_len, neuron_multiple=neuron_multiple)
     with clock("calibrate"):
@@ -237,13 +246,8 @@ def prune(
             first_token_last=problem == "single_label" or problem == "regression",
         )
 
-    metrics: dict[str, Any] = {}
     with clock("evaluate"):
-        outputs = {}
-        for name, candidate in (("dense", model), ("pruned", student)):
-            outputs[name] = predict(candidate, progress(eval_batches, f"evaluate {name}"))
-            metrics[name] = task.score(unbatch(outputs[name], eval_batches), eval_features, eval_dataset)
-        metrics["divergence"] = mean_divergence(outputs["pruned"], outputs["dense"], eval_batches, problem)
+        metrics = compare(scorers, model, student)
     with clock("latency"):
         length = max(1, min(round(seq_len), tokenizer.model_max_length))
         inputs = _random_inputs(model, LATENCY_BATCH, length)
@@ -263,7 +267,7 @@ def prune(
         "metric": task.metric,
         "seq_len": seq_len,
         "calibration_samples": len(chosen),
-        "evaluation_samples": len(eval_dataset),
+        "evaluation_samples": sum(len(rows) for rows in eval_sets.values()),
         "latency_shape": [LATENCY_BATCH, length],
         "device": describe_device(target),
         "versions": versions(),

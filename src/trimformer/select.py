@@ -96,6 +96,19 @@ def select_masks(
     return masks
 
 
+def smallest_constraint(
+    allocation: Allocation, sublayers: Sequence[Sublayer], seq_len: float, neuron_multiple: int = NEURON_MULTIPLE
+) -> float:
+    """The smallest constraint that leaves at least one unit, as a fraction of all MACs."""
+    present = [s for s in sublayers if s.num_units]
+    if allocation == "uniform":
+        return min(1 / s.num_units for s in present)
+    step = neuron_multiple if allocation == "dp" else 1
+    units = [min(step, s.num_units) if s.kind == "ffn" else 1 for s in present]
+    least = min(n * unit_macs(s, seq_len) for s, n in zip(present, units, strict=True))
+    return least / model_macs(sublayers, seq_len)
+
+
 def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
     """Numbers of units that a sublayer may keep, from none to all."""
     step = neuron_multiple if sublayer.kind == "ffn" else 1

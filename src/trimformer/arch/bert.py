@@ -30,6 +30,6 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
 
 FAMILY = Family(
     model_types=("bert", "roberta", "xlm-roberta", "camembert", "electra"),
-    layers=lambda base: base.encoder.layer,  # type: ignore[union-attr, return-value]
+    layers=lambda base: base.encoder.layer,
     sublayers=_sublayers,
 )

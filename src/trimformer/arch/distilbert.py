@@ -42,6 +42,6 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
 
 FAMILY = Family(
     model_types=("distilbert",),
-    layers=lambda base: base.transformer.layer,  # type: ignore[union-attr, return-value]
+    layers=lambda base: base.transformer.layer,
     sublayers=_sublayers,
 )

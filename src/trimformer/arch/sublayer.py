@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -54,5 +54,5 @@ class Family:
     """
 
     model_types: tuple[str, ...]
-    layers: Callable[[nn.Module], nn.ModuleList]
-    sublayers: Callable[[nn.Module, int], Iterator[Sublayer]]
+    layers: Callable[[Any], nn.ModuleList]
+    sublayers: Callable[[Any, int], Iterator[Sublayer]]

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig
 
 from trimformer.data import Rows
 from trimformer.errors import TrimformerError
-from trimformer.objective import find_problem
+from trimformer.objective import Problem
 from trimformer.tasks.base import Task
 from trimformer.tasks.glue import GLUE_TASKS
+from trimformer.tasks.span import SPAN_TASKS, SpanTask, span_task
 from trimformer.tasks.text import TextTask, text_task
+from trimformer.tasks.tokens import TokenTask, token_task
 
-__all__ = ["TASKS", "Task", "TextTask", "find_task", "infer_task"]
+__all__ = ["TASKS", "SpanTask", "Task", "TextTask", "TokenTask", "find_task", "infer_task"]
 
-TASKS: dict[str, Task] = {task.name: task for task in GLUE_TASKS}
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE_TASKS, *SPAN_TASKS)}
 
 
 def find_task(name: str) -> Task:
@@ -28,23 +30,42 @@ def find_task(name: str) -> Task:
 
 
 def infer_task(
-    model: PreTrainedModel,
+    problem: Problem,
+    config: PreTrainedConfig,
     rows: Rows,
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
 ) -> Task:
     """The task that the model's head and the columns of the rows tell.
+
+    Args:
+        problem: kind of the model's output.
+        config: of the model; its labels are the task's.
+        rows: the user's examples.
+        text_columns: columns of texts, or of words; None: guessed. Span tasks have SQuAD's columns.
+        label_column: column of labels, or of tags; None: guessed.
+        max_length: tokens beyond which a sample is cut; None: 384 for spans, else 128.
 
     Raises:
         TrimformerError: no text column is named and none can be guessed.
     """
+    if problem == "span":
+        return span_task(rows, max_length=max_length or 384)
+    if problem == "tokens":
+        return token_task(
+            config,
+            rows,
+            words_column=text_columns[0] if text_columns else None,
+            tags_column=label_column,
+            max_length=max_length or 128,
+        )
     return text_task(
-        find_problem(model),
+        problem,
         rows,
         text_columns=text_columns,
         label_column=label_column,
-        num_labels=model.config.num_labels,
-        max_length=max_length,
+        num_labels=config.num_labels,
+        max_length=max_length or 128,
     )

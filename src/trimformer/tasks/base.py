@@ -23,6 +23,7 @@ class Task:
         max_length: tokens beyond which a sample is cut.
         average_length: tokens that MACs are counted for (the paper's figure); None: the mean of the
             calibration samples.
+        hub: path and configuration of the data set on the Hugging Face hub.
         metric: the main metric, a key of what `score` returns; None: without labels.
     """
 
@@ -30,6 +31,7 @@ class Task:
     problem: Problem
     max_length: int = 128
     average_length: float | None = None
+    hub: tuple[str, str | None] | None = None
     metric: str | None = None
 
     auto_class: ClassVar[str] = ""
@@ -66,7 +68,7 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
     Raises:
         TrimformerError: it is neither.
     """
-    names: Mapping[str, int] = config.label2id or {}
+    names: Mapping[str, Any] = config.label2id or {}
     if isinstance(value, str):
         if value in names:
             return int(names[value])
@@ -75,6 +77,19 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
             raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {known}")
     if isinstance(value, float) and not value.is_integer():
         raise TrimformerError(f"label {value} in {where} is not a class; this model is a classifier")
-    if not 0 <= int(value) < config.num_labels:
+    if not 0 <= int(value) < (config.num_labels or 0):
         raise TrimformerError(f"label {value} in {where} is outside the model's {config.num_labels} labels")
     return int(value)
+
+
+def check_task(task: Task, problem: Problem) -> Task:
+    """The task, if a model whose output is of this kind can do it.
+
+    Raises:
+        TrimformerError: it cannot.
+    """
+    if task.problem != problem:
+        raise TrimformerError(
+            f"task '{task.name}' needs a model whose output is '{task.problem}', this one's is '{problem}'"
+        )
+    return task

@@ -16,6 +16,7 @@ def _task(
         metric=(metrics or ("accuracy",))[0],
         max_length=max_length,
         average_length=average_length,
+        hub=("nyu-mll/glue", name),
     )
 
 

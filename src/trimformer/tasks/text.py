@@ -68,13 +68,13 @@ class TextTask(Task):
                 raise TrimformerError(
                     f"label '{value}' in {where} is not a number; this model is a regressor"
                 ) from None
-        names = value.split() if isinstance(value, str) else value
+        names, num_labels = value.split() if isinstance(value, str) else value, config.num_labels or 0
         if not isinstance(names, list):
             raise TrimformerError(f"label '{value}' in {where} is not a list; this model gives several labels")
-        if len(names) == config.num_labels and all(v in (0, 1) for v in names):
+        if len(names) == num_labels and all(v in (0, 1) for v in names):
             return [float(v) for v in names]
         chosen = {class_id(name, config, where) for name in names}
-        return [float(i in chosen) for i in range(config.num_labels)]
+        return [float(i in chosen) for i in range(num_labels)]
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         if not features or "labels" not in features[0]:
@@ -103,7 +103,7 @@ def text_task(
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
-    num_labels: int = 2,
+    num_labels: int | None = 2,
     max_length: int = 128,
 ) -> TextTask:
     """A task for the user's own rows; columns not named are guessed from the usual names.

@@ -1,0 +1,75 @@
+"""The paper's command line: prunes a fine-tuned checkpoint of a GLUE or SQuAD task.
+
+    python main.py --model_name bert-base-uncased --task_name qqp --ckpt_dir DIR --constraint 0.5
+
+writes masks, log, results and the pruned model to outputs/<model_name>/<task>/<metric>/<constraint>/seed_<seed>/.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from trimformer.cli import guarded, load_task_data, positive_int, prune_and_write
+from trimformer.errors import TrimformerError
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Post-training pruning, with the flags of the paper's code.")
+    parser.add_argument("--model_name", required=True, help="names the output; and the tokenizer if ckpt_dir has none")
+    parser.add_argument("--task_name", required=True)
+    parser.add_argument("--ckpt_dir", required=True, help="directory of the fine-tuned checkpoint")
+    parser.add_argument("--output_dir", help="default: outputs/<model_name>/<task>/<metric>/<constraint>/seed_<seed>")
+    parser.add_argument("--gpu", type=int, default=0, help="index of the GPU; without one the CPU is used")
+    parser.add_argument("--metric", choices=["mac", "latency"], default="mac")
+    parser.add_argument("--constraint", type=float, required=True, help="MACs to keep, a fraction in (0, 1]")
+    parser.add_argument("--mha_lut", help="look-up table of attention latencies (--metric latency)")
+    parser.add_argument("--ffn_lut", help="look-up table of feed-forward latencies (--metric latency)")
+    parser.add_argument("--num_samples", type=positive_int, default=2048)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sample_batch_size", type=positive_int, help="default: 32, for SQuAD 12; halved for 'large'")
+    parser.add_argument("--data_dir", help="folder of train.* and validation.* in the hub's columns; default: the hub")
+    parser.add_argument("--method", default="kwon2022", help="default: the paper's, kwon2022")
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from trimformer.checkpoint import check_output, load
+    from trimformer.pipeline import check_constraint
+
+    if arguments.metric == "latency":
+        raise TrimformerError("--metric latency is not available yet; use --metric mac")
+    check_constraint(arguments.constraint)
+    device = f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
+    setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")
+    name = arguments.model_name if not Path(arguments.model_name).is_absolute() else Path(arguments.model_name).name
+    output = Path(arguments.output_dir) if arguments.output_dir else Path("outputs", name, setting)
+    check_output(output)
+    model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
+    arguments.task, arguments.data, arguments.max_length = arguments.task_name, arguments.data_dir, None
+    task, train, validation = load_task_data(arguments, model)
+    batch_size = 12 if task.problem == "span" else 32
+    prune_and_write(
+        model,
+        tokenizer,
+        train,
+        output,
+        vars(arguments),
+        constraint=arguments.constraint,
+        eval_dataset=validation,
+        task=task,
+        method=arguments.method,
+        num_samples=arguments.num_samples,
+        batch_size=arguments.sample_batch_size or (batch_size // 2 if "large" in name else batch_size),
+        seed=arguments.seed,
+        device=device,
+    )
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    sys.exit(guarded(lambda: run(parsed)))

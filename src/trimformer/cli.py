@@ -1,0 +1,234 @@
+"""The command line: `trimformer prune | evaluate | finetune`."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trimformer.errors import TrimformerError
+
+logger = logging.getLogger("trimformer")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from trimformer.methods import DEFAULT_METHOD, METHODS
+
+    parser = argparse.ArgumentParser(prog="trimformer", description="Prune Transformers encoders without retraining.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    prune = commands.add_parser("prune", help="prune a fine-tuned model directory to a budget")
+    prune.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint, written by save_pretrained")
+    add_data_arguments(prune)
+    prune.add_argument("--constraint", type=float, required=True, help="MACs to keep, a fraction in (0, 1]")
+    prune.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
+    prune.add_argument("--method", default=DEFAULT_METHOD, help=f"{', '.join(METHODS)} (default: %(default)s)")
+    add_calibration_arguments(prune)
+    prune.set_defaults(run=run_prune)
+
+    evaluate = commands.add_parser("evaluate", help="score a model directory, dense or pruned")
+    evaluate.add_argument("model", metavar="MODEL_DIR")
+    add_data_arguments(evaluate)
+    evaluate.add_argument("--masks", metavar="DIR", help="evaluate under head_mask.pt and neuron_mask.pt of DIR")
+    evaluate.add_argument("--reference", metavar="MODEL_DIR", help="dense model to measure the divergence from")
+    evaluate.add_argument("--output", help="write the metrics to this JSON file")
+    evaluate.add_argument("--batch-size", type=positive_int, default=32)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--device", default="auto")
+    evaluate.set_defaults(run=run_evaluate)
+
+    finetune = commands.add_parser("finetune", help="fine-tune a model, before or after pruning", add_help=False)
+    finetune.set_defaults(run=run_finetune)
+    return parser
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", "--data-dir", "--data_dir", metavar="FILE_OR_DIR", help="JSON lines, CSV, TSV, "
+                      "Parquet, a folder of <split> files, or a datasets.save_to_disk folder")  # fmt: skip
+    data.add_argument("--task", help="a known task (mrpc, squad, ...); default: told by the model and the columns")
+    data.add_argument("--text-column", nargs="+", metavar="NAME", help="one text column, or two for pairs")
+    data.add_argument("--label-column", metavar="NAME")
+    data.add_argument("--max-length", type=positive_int, help="tokens beyond which a sample is cut")
+
+
+def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-samples", type=positive_int, default=2048, help="calibration examples (default: 2048)")
+    parser.add_argument("--batch-size", type=positive_int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def run_prune(arguments: argparse.Namespace) -> None:
+    from trimformer.checkpoint import check_output, load
+    from trimformer.pipeline import check_constraint
+
+    check_constraint(arguments.constraint)
+    check_output(arguments.output)
+    model, tokenizer = load(arguments.model)
+    task, train, validation = load_task_data(arguments, model)
+    prune_and_write(
+        model,
+        tokenizer,
+        train,
+        arguments.output,
+        vars_of(arguments),
+        constraint=arguments.constraint,
+        eval_dataset=validation,
+        task=task,
+        method=arguments.method,
+        num_samples=arguments.num_samples,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+
+
+def prune_and_write(
+    model: Any, tokenizer: Any, train: Any, output: str | Path, arguments: Mapping[str, Any], **options: Any
+) -> None:
+    """Prunes, prints the table, and writes the output directory."""
+    from trimformer.arch import find_sublayers
+    from trimformer.pipeline import prune
+    from trimformer.report import format_table, write_result
+
+    result = prune(model, tokenizer, train, **options)
+    table = format_table(result)
+    log = "\n".join([*kept_log.lines, "", table, ""])
+    write_result(result, tokenizer, output, find_sublayers(model), arguments, log)
+    print(f"\n{table}\n\nwritten to {output}")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    from contextlib import nullcontext
+
+    from trimformer.arch import find_sublayers
+    from trimformer.checkpoint import load, read_masks
+    from trimformer.evaluation import Scorer
+    from trimformer.masking import MaskUnits
+    from trimformer.pipeline import resolve_device
+
+    device = resolve_device(arguments.device)
+    model, tokenizer = load(arguments.model)
+    reference = load(arguments.reference)[0].to(device) if arguments.reference else None  # type: ignore[arg-type]
+    task, _, validation = load_task_data(arguments, model, need_train=False)
+    masks = read_masks(arguments.masks, model) if arguments.masks else None
+    model.to(device)  # type: ignore[arg-type]
+    report: dict[str, Any] = {}
+    for name, rows in validation.items():
+        scorer = Scorer(name, rows, task, model, tokenizer, arguments.batch_size)
+        sublayers = find_sublayers(model)
+        with MaskUnits(sublayers, [m.to(device) for m in masks]) if masks else nullcontext():
+            metrics, outputs = scorer(model)
+        report[name] = {"samples": len(rows), **metrics}
+        if reference is not None:
+            report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.output:
+        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+
+
+def run_finetune(arguments: argparse.Namespace) -> None:
+    from trimformer.cli_finetune import run
+
+    run(arguments.rest)
+
+
+def load_task_data(arguments: argparse.Namespace, model: Any, need_train: bool = True) -> tuple[Any, Any, Any]:
+    """Task, training rows, and validation rows by split, as the data arguments say."""
+    from dataclasses import replace
+
+    from trimformer.data import find_splits, load_hub, read_splits
+    from trimformer.objective import find_problem
+    from trimformer.tasks import find_task, infer_task
+    from trimformer.tasks.base import check_task
+
+    problem = find_problem(model)
+    task = check_task(find_task(arguments.task), problem) if arguments.task else None
+    if arguments.data is not None:
+        splits = read_splits(arguments.data)
+    elif task is not None:
+        splits = load_hub(task.name, task.hub)
+    else:
+        raise TrimformerError("no data: give a file or folder with --data, or a known task with --task")
+    train, validation = find_splits(splits, arguments.seed, need_train=need_train)
+    if task is None:
+        columns = {"text_columns": arguments.text_column, "label_column": arguments.label_column}
+        task = infer_task(problem, model.config, next(iter(validation.values())), **columns)
+    if arguments.max_length:
+        task = replace(task, max_length=arguments.max_length)
+    return task, train, validation
+
+
+def vars_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(arguments).items() if key != "run"}
+
+
+class KeptLog(logging.Handler):
+    """Keeps the log for `log.txt`, which is written with the rest once the run succeeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+kept_log = KeptLog()
+
+
+def set_up_logging() -> None:
+    """Our log on standard error and kept for `log.txt`; libraries' chatter silenced."""
+    import transformers
+
+    logger.setLevel(logging.INFO)
+    logger.handlers.clear()
+    kept_log.lines.clear()
+    formatter = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for handler in (logging.StreamHandler(), kept_log):
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+
+
+def guarded(run: Callable[[], None]) -> int:
+    """Exit code of a command: 2 with one sentence for bad input, no traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    set_up_logging()
+    try:
+        run()
+    except TrimformerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, rest = build_parser().parse_known_args(argv)
+    if arguments.command == "finetune":
+        arguments.rest = rest  # parsed by Transformers' own parser
+    elif rest:
+        build_parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    return guarded(lambda: arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
