@@ -10,7 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
-from trimformer.cli import guarded, load_task_data, positive_int, prune_and_write
+from trimformer.cli import guarded, load_task_data, non_negative_int, positive_int, prune_and_write
 from trimformer.errors import TrimformerError
 
 
@@ -20,13 +20,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--task_name", required=True)
     parser.add_argument("--ckpt_dir", required=True, help="directory of the fine-tuned checkpoint")
     parser.add_argument("--output_dir", help="default: outputs/<model_name>/<task>/<metric>/<constraint>/seed_<seed>")
-    parser.add_argument("--gpu", type=int, default=0, help="index of the GPU; without one the CPU is used")
+    parser.add_argument("--gpu", type=non_negative_int, default=0, help="index of the GPU; without one the CPU is used")
     parser.add_argument("--metric", choices=["mac", "latency"], default="mac")
     parser.add_argument("--constraint", type=float, required=True, help="MACs to keep, a fraction in (0, 1]")
     parser.add_argument("--mha_lut", help="look-up table of attention latencies (--metric latency)")
     parser.add_argument("--ffn_lut", help="look-up table of feed-forward latencies (--metric latency)")
     parser.add_argument("--num_samples", type=positive_int, default=2048)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--sample_batch_size", type=positive_int, help="default: 32, for SQuAD 12; halved for 'large'")
     parser.add_argument("--data_dir", help="folder of train.* and validation.* in the hub's columns; default: the hub")
     parser.add_argument("--method", default="kwon2022", help="default: the paper's, kwon2022")
@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output_dir) if arguments.output_dir else Path("outputs", name, setting)
     check_output(output)
     model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
-    arguments.task, arguments.data, arguments.max_length = arguments.task_name, arguments.data_dir, None
+    arguments.task, arguments.data = arguments.task_name, arguments.data_dir
+    arguments.text_column = arguments.label_column = arguments.max_length = None  # the task says
     task, train, validation = load_task_data(arguments, model)
     batch_size = 12 if task.problem == "span" else 32
     prune_and_write(

@@ -21,7 +21,8 @@ WORDS = """
 def make_model(family: str = "Bert", head: str = "ForSequenceClassification", **overrides: Any) -> PreTrainedModel:
     """A tiny random model: 3 layers, hidden size 24, 4 heads of 6, 40 neurons."""
     torch.manual_seed(overrides.pop("seed", 0))
-    sizes: dict[str, Any] = {"vocab_size": 60, "max_position_embeddings": 64, "num_labels": 3}
+    num_labels = 2 if head == "ForQuestionAnswering" else 3  # start and end
+    sizes: dict[str, Any] = {"vocab_size": 60, "max_position_embeddings": 64, "num_labels": num_labels}
     if family == "DistilBert":
         sizes |= {"dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 40}
     else:

@@ -23,10 +23,7 @@ LABELLED = [problem for problem in MODELS if problem != "embedding"]
 
 def model_for(problem, family="Bert", **overrides):
     head, config = MODELS[problem]
-    config = {**config, **overrides}
-    if problem == "span":
-        config["num_labels"] = 2
-    model = make_model(family, head, **config)
+    model = make_model(family, head, **{**config, **overrides})
     assert find_problem(model) == problem
     return model
 

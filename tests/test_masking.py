@@ -179,12 +179,17 @@ def test_collect_layer_inputs_stops_at_the_layer():
     assert reached == []
 
 
+def test_frozen_is_evaluation_mode_without_gradients():
+    model = mixed_model()
+    with frozen(model):
+        assert not any(flags(model)[0] + flags(model)[1])
+
+
 def test_frozen_restores_flags_after_an_exception():
     model = mixed_model()
     before = flags(model)
-    with pytest.raises(KeyError), frozen(model):
-        assert not any(flags(model)[0] + flags(model)[1])
-        raise KeyError
+    with pytest.raises(IndexError), frozen(model):
+        model(input_ids=torch.full((1, 3), 10_000))
     assert flags(model) == before
 
 

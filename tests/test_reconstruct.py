@@ -103,7 +103,8 @@ def test_held_out_error_is_that_of_the_weights_and_never_rises(family):
     teacher, batch = make_model(family), make_batch(batch=24)
     student = pruned(teacher, random_masks(teacher))
     first = next(walk(teacher, student, [batch]))
-    before = first.held_out.error(first.sublayer.projection.weight, first.sublayer.projection.bias)
+    projection = first.sublayer.projection
+    before = first.held_out.error(projection.weight.detach(), projection.bias.detach())
     refits = reconstruct(teacher, student, [batch])
     assert refits[0].error_before == pytest.approx(before)
     assert all(r.error_after < r.error_before if r.accepted else r.error_after == r.error_before for r in refits)

@@ -70,9 +70,11 @@ def test_scales_solve_the_system_of_their_sublayer(first_token_last):
     student = pruned(teacher, random_masks(teacher))
     twin, seen = copy.deepcopy(student), []
     rescale_mask(
-        teacher, student, [batch], first_token_last=first_token_last, solver=lambda *system: seen.append(system) or (
-            torch.ones(len(system[1])), True
-        )
+        teacher,
+        student,
+        [batch],
+        first_token_last=first_token_last,
+        solver=lambda *system: seen.append(system) or (torch.ones(len(system[1])), True),
     )
 
     def weights(index, _):

@@ -23,7 +23,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from trimformer.arch import find_sublayers, supported_families
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, one_sentence
 from trimformer.masking import unstack_masks
 from trimformer.shrink import QUANT_METHOD, resize
 
@@ -84,7 +84,7 @@ def load(
         raise TrimformerError(f"'{path}' has no config.json; give a directory written by save_pretrained")
     if not any((path / name).is_file() for name in _WEIGHTS):
         raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin)")
-    with _one_sentence(f"the config of '{path}' cannot be read"):
+    with one_sentence(f"the config of '{path}' cannot be read"):
         config = AutoConfig.from_pretrained(path)
     if config.model_type not in supported_families():
         raise TrimformerError(
@@ -96,7 +96,7 @@ def load(
     if model_class is None:
         raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
     kwargs = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    with _one_sentence(f"the weights in '{path}' do not match its config"):
+    with one_sentence(f"the weights in '{path}' do not match its config"):
         model, info = model_class.from_pretrained(path, output_loading_info=True, **kwargs)
     # Old checkpoints may lack the pooler, which only some heads use.
     missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
@@ -107,19 +107,9 @@ def load(
         )
     has_tokenizer = any((path / name).is_file() for name in _TOKENIZERS)
     source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
-    with _one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
+    with one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source)
     return model, tokenizer
-
-
-@contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
-    """Turns whatever a library raises into one sentence."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise TrimformerError(f"{what}: {reason[:300]}") from error
 
 
 def check_output(path: str | Path) -> Path:
@@ -182,7 +172,7 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
         file = Path(path) / name
         if not file.is_file():
             raise TrimformerError(f"mask file '{file}' does not exist")
-        with _one_sentence(f"mask file '{file}' is not a plain tensor"):
+        with one_sentence(f"mask file '{file}' is not a plain tensor"):
             tensors.append(torch.load(file, weights_only=True))
     sublayers = find_sublayers(model)
     expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in ("attention", "ffn")]

@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--reference", metavar="MODEL_DIR", help="dense model to measure the divergence from")
     evaluate.add_argument("--output", help="write the metrics to this JSON file")
     evaluate.add_argument("--batch-size", type=positive_int, default=32)
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--seed", type=non_negative_int, default=0)
     evaluate.add_argument("--device", default="auto")
     evaluate.set_defaults(run=run_evaluate)
 
@@ -59,7 +59,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-samples", type=positive_int, default=2048, help="calibration examples (default: 2048)")
     parser.add_argument("--batch-size", type=positive_int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
 
@@ -70,11 +70,21 @@ def positive_int(text: str) -> int:
     return value
 
 
+def non_negative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
 def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.checkpoint import check_output, load
-    from trimformer.pipeline import check_constraint
+    from trimformer.methods import find_method
+    from trimformer.pipeline import check_constraint, resolve_device
 
     check_constraint(arguments.constraint)
+    find_method(arguments.method)
+    resolve_device(arguments.device)
     check_output(arguments.output)
     model, tokenizer = load(arguments.model)
     task, train, validation = load_task_data(arguments, model)
@@ -120,8 +130,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from trimformer.pipeline import resolve_device
 
     device = resolve_device(arguments.device)
+    if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
+        raise TrimformerError(f"the folder of output file '{arguments.output}' does not exist; create it")
     model, tokenizer = load(arguments.model)
-    reference = load(arguments.reference)[0].to(device) if arguments.reference else None  # type: ignore[arg-type]
+    reference = load_reference(arguments.reference, model).to(device) if arguments.reference else None
     task, _, validation = load_task_data(arguments, model, need_train=False)
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     model.to(device)  # type: ignore[arg-type]
@@ -140,6 +152,20 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         Path(arguments.output).write_text(text + "\n", encoding="utf-8")
 
 
+def load_reference(path: str, model: Any) -> Any:
+    """The dense model; its outputs must be comparable."""
+    from trimformer.checkpoint import load
+    from trimformer.objective import find_problem
+
+    reference = load(path)[0]
+    kinds = [(find_problem(m), m.config.num_labels, m.config.vocab_size) for m in (model, reference)]
+    if kinds[0] != kinds[1]:
+        raise TrimformerError(
+            f"--reference '{path}' is not the dense model of this one: its head or vocabulary differs"
+        )
+    return reference
+
+
 def run_finetune(arguments: argparse.Namespace) -> None:
     from trimformer.cli_finetune import run
 
@@ -156,6 +182,8 @@ def load_task_data(arguments: argparse.Namespace, model: Any, need_train: bool =
     from trimformer.tasks.base import check_task
 
     problem = find_problem(model)
+    if arguments.task and (arguments.text_column or arguments.label_column):
+        raise TrimformerError("--task gives the columns; leave out --text-column and --label-column")
     task = check_task(find_task(arguments.task), problem) if arguments.task else None
     if arguments.data is not None:
         splits = read_splits(arguments.data)

@@ -1,6 +1,7 @@
 """The flags of Transformers' example scripts, for every task this package knows."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import transformers
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
 
-from trimformer.checkpoint import check_output, save
+from trimformer.arch import find_sublayers
+from trimformer.checkpoint import check_output
 from trimformer.data import Rows, find_splits, load_hub, read_rows, read_splits
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation import Scorer
 from trimformer.finetune import finetune, require_train_extra
 from trimformer.tasks import find_task, infer_task
@@ -29,6 +31,7 @@ class FinetuneArguments:
     max_seq_length: int | None = field(default=None, metadata={"help": "tokens beyond which a sample is cut"})
     text_column: list[str] | None = field(default=None, metadata={"help": "one text column, or two for pairs"})
     label_column: str | None = field(default=None, metadata={"help": "default: guessed from the usual names"})
+    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "a new head where the labels are others"})
 
 
 def run(argv: Sequence[str]) -> None:
@@ -40,25 +43,28 @@ def run(argv: Sequence[str]) -> None:
     require_train_extra()
     from transformers import TrainingArguments
 
-    defaults = {"output_dir": "", "save_strategy": "no", "report_to": "none", "disable_tqdm": None}
-    parser = HfArgumentParser([FinetuneArguments, TrainingArguments], prog="trimformer finetune")
+    defaults = {"output_dir": "", "save_strategy": "no", "report_to": "none", "disable_tqdm": not sys.stderr.isatty()}
+    parser = HfArgumentParser([FinetuneArguments, TrainingArguments], prog="trimformer finetune")  # type: ignore[list-item]
     parser.set_defaults(**defaults)
-    arguments, training = parser.parse_args_into_dataclasses(args=list(argv))
+    with one_sentence("the flags cannot be used"):
+        arguments, training = parser.parse_args_into_dataclasses(args=list(argv))
+    source = arguments.model_name_or_path
+    # A hub name has one slash at most; without this, a mistyped folder waits for the network.
+    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not Path(source).is_dir():
+        raise TrimformerError(f"model directory '{source}' does not exist")
     if not training.do_train and not training.do_eval:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
     if training.do_train:
         if not training.output_dir:
             raise TrimformerError("--output_dir is missing: where the trained model is to be written")
-        check_output(training.output_dir)
+        if not training.resume_from_checkpoint:
+            check_output(training.output_dir)
     transformers.set_seed(training.seed)
     train, validation = find_splits(_read(arguments), training.seed, need_train=training.do_train)
     rows = train if training.do_train else next(iter(validation.values()))
-    try:
-        config = AutoConfig.from_pretrained(arguments.model_name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrimformerError(f"model '{arguments.model_name_or_path}' cannot be loaded: {reason}") from error
+    with one_sentence(f"model '{source}' cannot be loaded"):
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     known = find_task(arguments.task_name) if arguments.task_name else None
     problem, column = known_problem(known) if known else guess_problem(rows, arguments.label_column)
     set_labels(config, problem, column, [*train, *(row for part in validation.values() for row in part)])
@@ -67,11 +73,20 @@ def run(argv: Sequence[str]) -> None:
     if arguments.max_seq_length:
         task = replace(task, max_length=arguments.max_seq_length)
     model_class = getattr(transformers, task.auto_class)
-    model = model_class.from_pretrained(arguments.model_name_or_path, config=config)
+    with one_sentence(f"the weights of '{source}' cannot be loaded for {config.num_labels} labels"):
+        model = model_class.from_pretrained(
+            source, config=config, ignore_mismatched_sizes=arguments.ignore_mismatched_sizes
+        )
+    find_sublayers(model)  # a family that could not be pruned is refused before any training
     scorers = [Scorer(name, rows, task, model, tokenizer) for name, rows in validation.items()]
     if training.do_train:
-        finetune(model, tokenizer, task.encode(train, tokenizer, config), training)
-        save(model, tokenizer, training.output_dir)
+        features = task.encode(train, tokenizer, config)
+        wanted = training.eval_strategy != "no"
+        eval_features = task.encode(next(iter(validation.values())), tokenizer, config) if wanted else None
+        finetune(model, tokenizer, features, training, eval_features)
+        # Not `save`: where they are asked for, the Trainer's own checkpoints lie in the directory by now.
+        model.save_pretrained(training.output_dir)
+        tokenizer.save_pretrained(training.output_dir)
     if training.do_eval:
         report = {scorer.name: scorer(model)[0] for scorer in scorers}
         print(json.dumps(report, indent=2))

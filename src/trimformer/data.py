@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, one_sentence
 
 Rows = Sequence[Mapping[str, Any]]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+_TRAIN_NAMES = ("train", "training")
+_VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
 
 
 def read_rows(path: str | Path) -> Rows:
@@ -57,9 +60,9 @@ def _read_json(path: Path) -> Rows:
 
 def _read_csv(path: Path) -> Rows:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", restkey="", strict=True))
+        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
     for number, row in enumerate(rows, start=1):
-        if "" in row or None in row.values():
+        if None in row or None in row.values():
             raise ValueError(f"row {number} has more or fewer fields than the header")
     return rows
 
@@ -88,16 +91,24 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
         raise TrimformerError(f"data folder '{path}' does not exist")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _load_from_disk(path)
-    files = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
+    files: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if file.suffix in SUFFIXES and file.stem.startswith((*_TRAIN_NAMES, *_VALIDATION_NAMES)):
+            if file.stem in files:
+                raise TrimformerError(f"data folder '{path}' holds both {files[file.stem].name} and {file.name}")
+            files[file.stem] = file
     if not files:
-        raise TrimformerError(f"data folder '{path}' holds no file named <split>{{{','.join(SUFFIXES)}}}")
-    return {file.stem: read_rows(file) for file in files}
+        raise TrimformerError(
+            f"data folder '{path}' holds no file named train or validation with one of {', '.join(SUFFIXES)}"
+        )
+    return {split: read_rows(file) for split, file in files.items()}
 
 
 def _load_from_disk(path: Path) -> dict[str, Rows]:
     import datasets
 
-    loaded = datasets.load_from_disk(str(path))
+    with one_sentence(f"data folder '{path}' cannot be read"):
+        loaded = datasets.load_from_disk(str(path))
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
 
 
@@ -119,12 +130,8 @@ def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows
     try:
         return dict(datasets.load_dataset(*source))
     except Exception as error:  # whatever the network, the hub or its cache raises
-        reason = str(error).splitlines()[0][:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrimformerError(f"data set '{source[0]}' cannot be loaded ({reason}); {advice}") from error
-
-
-_TRAIN_NAMES = ("train", "training")
-_VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
 
 
 def find_splits(

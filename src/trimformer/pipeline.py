@@ -1,10 +1,9 @@
 """The orchestrator: runs the stages in their order, times them, and gathers what they report."""
 
-import copy
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,25 +12,20 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.arch import find_sublayers
-from trimformer.calibration import Batch, make_batches, mean_length, sample_indices
+from trimformer.calibration import make_batches, mean_length, sample_indices
 from trimformer.checkpoint import file_size
 from trimformer.data import Rows, find_splits
 from trimformer.efficiency.mac import model_macs
 from trimformer.efficiency.timing import interleaved_latency
 from trimformer.errors import TrimformerError
 from trimformer.evaluation import Scorer, compare
-from trimformer.fisher import collect_mask_grads
 from trimformer.methods import DEFAULT_METHOD, Method, find_method
-from trimformer.moments import CollectMoments, SublayerMoments
 from trimformer.objective import find_problem
-from trimformer.reconstruct import reconstruct
-from trimformer.rescale import rescale_mask
-from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks, smallest_constraint
-from trimformer.shrink import shrink
+from trimformer.pruner import Pruner
+from trimformer.select import NEURON_MULTIPLE, smallest_constraint
 from trimformer.streams import Refit
 from trimformer.tasks import Task, infer_task
 
@@ -63,15 +57,6 @@ class PruningResult:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Calibration:
-    """What one pass over the calibration samples gathers; it serves any number of budgets."""
-
-    batches: list[Batch]
-    grads: list[Tensor]
-    moments: list[SublayerMoments]
-
-
 def resolve_device(device: str) -> torch.device:
     """ "auto" is the GPU where there is one.
 
@@ -101,64 +86,6 @@ def check_reachable(constraint: float, smallest: float) -> None:
     """
     if constraint < smallest:
         raise TrimformerError(f"constraint {constraint} leaves no unit; the smallest reachable is {smallest:.2g}")
-
-
-def calibrate(
-    model: PreTrainedModel, batches: list[Batch], method: Method, seed: int = 0, desc: str = "gradients"
-) -> Calibration:
-    """One forward and backward pass: mask gradients and, for "obs", second moments."""
-    sublayers = find_sublayers(model)
-    collect = partial(collect_mask_grads, model, progress(batches, desc), objective=method.objective, seed=seed)
-    if method.criterion == "fisher":
-        return Calibration(batches, collect(), [])
-    if method.criterion == "obs":
-        with CollectMoments(model, sublayers) as collected:
-            grads = collect()
-        return Calibration(batches, grads, collected.moments)
-    return Calibration(batches, [], [])
-
-
-def update_student(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    masks: Sequence[Tensor],
-    calibration: Calibration,
-    method: Method,
-    *,
-    find_teacher_masks: Callable[[], list[Tensor]],
-    first_token_last: bool,
-) -> tuple[list[Tensor], list[Refit]]:
-    """Refits the shrunk student; returns the masks with their scales, and the report."""
-    batches = calibration.batches
-    if method.update == "scale":
-        scales, refits = rescale_mask(
-            teacher,
-            student,
-            batches,
-            teacher_masks=find_teacher_masks(),
-            first_token_last=first_token_last,
-            progress=partial(progress, desc="rescale"),
-        )
-        return [_put(mask, scale) for mask, scale in zip(masks, scales, strict=True)], refits
-    if method.update == "full":
-        moments = calibration.moments
-        weights = (lambda s, b: moments[s].token_weights[b]) if moments else None
-        refits = reconstruct(
-            teacher, student, batches, token_weights=weights, progress=partial(progress, desc="reconstruct")
-        )
-        return list(masks), refits
-    return list(masks), []
-
-
-def _put(mask: Tensor, scale: Tensor) -> Tensor:
-    scaled = mask.clone()
-    scaled[mask != 0] = scale.to(mask)
-    return scaled
-
-
-def progress(items: Iterable[Any], desc: str) -> Iterable[Any]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(items, desc=desc, disable=None, leave=False)
 
 
 def prune(
@@ -223,38 +150,17 @@ def prune(
         check_reachable(constraint, smallest_constraint(method.allocation, sublayers, seq_len, neuron_multiple))
 
     model.to(target)  # type: ignore[arg-type]
-    student = copy.deepcopy(model).eval()
-    find_masks = partial(select_masks, method.allocation, sublayers, seq_len=seq_len, neuron_multiple=neuron_multiple)
-    with clock("calibrate"):
-        calibration = calibrate(model, batches, method, seed)
-    with clock("search"):
-        curves = find_curves(
-            method.criterion, sublayers, grads=calibration.grads, moments=calibration.moments, seed=seed
-        )
-        rearranged = calibration.grads if method.criterion == "fisher" else None
-        masks = find_masks(curves, constraint=constraint, rearrange_grads=rearranged)
-    with clock("shrink"):
-        shrink(student, masks)
-    with clock("update"):
-        masks, refits = update_student(
-            model,
-            student,
-            masks,
-            calibration,
-            method,
-            find_teacher_masks=lambda: find_masks(curves, constraint=constraint**0.5),
-            first_token_last=problem == "single_label" or problem == "regression",
-        )
-
+    pruner = Pruner(model, batches, method, seq_len=seq_len, neuron_multiple=neuron_multiple, seed=seed, clock=clock)
+    pruned = pruner(constraint)
     with clock("evaluate"):
-        metrics = compare(scorers, model, student)
+        metrics = compare(scorers, model, pruned.model)
     with clock("latency"):
         length = max(1, min(round(seq_len), tokenizer.model_max_length))
         inputs = _random_inputs(model, LATENCY_BATCH, length)
-        seconds = interleaved_latency([model, student], inputs)
+        seconds = interleaved_latency([model, pruned.model], inputs)
 
-    result = PruningResult(student, masks, metrics=metrics, timings=timings, refits=refits)
-    for name, candidate, latency in zip(("dense", "pruned"), (model, student), seconds, strict=True):
+    result = PruningResult(pruned.model, pruned.masks, metrics, timings=timings, refits=pruned.refits)
+    for name, candidate, latency in zip(("dense", "pruned"), (model, pruned.model), seconds, strict=True):
         result.sizes[name] = {
             "macs": model_macs(find_sublayers(candidate), seq_len),
             "parameters": sum(p.numel() for p in candidate.parameters()),
@@ -280,7 +186,7 @@ def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
     logger.info("%s ...", stage)
     start = time.perf_counter()
     yield
-    timings[stage] = time.perf_counter() - start
+    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
 
 
 def _random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """What fine-tuning must know before there is a task head: the kind of labels, and which there are."""
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -36,13 +37,17 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
         return "tokens", label_column
     values = [row[label_column] for row in rows]
     if any(isinstance(value, list) for value in values):
+        if not all(isinstance(value, list) for value in values):
+            raise TrimformerError(
+                f"column '{label_column}' mixes lists of labels and single ones; use one or the other"
+            )
         return "multi_label", label_column
     return "regression" if any(_is_fraction(value) for value in values) else "single_label", label_column
 
 
 def _is_fraction(value: Any) -> bool:
     try:
-        return not float(value).is_integer()
+        return math.isfinite(number := float(value)) and not number.is_integer()
     except (TypeError, ValueError):
         return False
 
@@ -59,15 +64,21 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
     Raises:
         TrimformerError: the rows mix label names and numbers.
     """
-    if problem == "regression":
-        config.num_labels, config.problem_type = 1, "regression"
+    # What an earlier fine-tuning left must not decide.
+    config.problem_type = None
     if problem == "multi_label":
         config.problem_type = "multi_label_classification"
+    if problem == "regression":
+        config.num_labels, config.problem_type = 1, "regression"
+    if problem == "span":
+        config.num_labels = 2  # start and end
     if column is None or problem == "regression":
         return
     values = [row[column] for row in rows if row.get(column) is not None]
     lists = [value.split() if isinstance(value, str) else value for value in values] if _has_lists(problem) else []
     found = {item for value in lists for item in value} if lists else set(values)
+    if not all(isinstance(item, str | int | float) for item in found):
+        raise TrimformerError(f"column '{column}' holds labels that are neither names nor numbers")
     named = {isinstance(item, str) and not item.lstrip("-").isdigit() for item in found}
     if len(named) > 1:
         raise TrimformerError(f"column '{column}' mixes label names and numbers; use one or the other")
@@ -78,7 +89,8 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
     else:
         multi_hot = problem == "multi_label" and found <= {0, 1} and len({len(value) for value in lists}) == 1
         count = len(lists[0]) if multi_hot else max((int(item) for item in found), default=0) + 1
-        if config.num_labels == count:
+        present = config.num_labels or 0
+        if present == count or (not multi_hot and present > count):
             return
         names = [f"LABEL_{i}" for i in range(max(count, 2))]
     config.id2label = dict(enumerate(names))

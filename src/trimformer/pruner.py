@@ -1,0 +1,137 @@
+"""The stages between encoded samples and a pruned model: calibrate once, prune to any number of budgets."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from trimformer.arch import find_sublayers
+from trimformer.calibration import Batch
+from trimformer.fisher import collect_mask_grads
+from trimformer.methods import Method
+from trimformer.moments import CollectMoments, SublayerMoments
+from trimformer.objective import find_problem
+from trimformer.reconstruct import reconstruct
+from trimformer.rescale import rescale_mask
+from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks
+from trimformer.shrink import shrink
+from trimformer.streams import Refit
+
+
+def progress(items: Iterable[Any], desc: str) -> Iterable[Any]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(items, desc=desc, disable=None, leave=False)
+
+
+@dataclass
+class Pruned:
+    """A shrunk and refitted model.
+
+    Attributes:
+        model: in evaluation mode.
+        masks: one per sublayer of the dense model: 0 for a removed unit, else its scale.
+        refits: what became of each sublayer's refit.
+    """
+
+    model: PreTrainedModel
+    masks: list[Tensor]
+    refits: list[Refit]
+
+
+class Pruner:
+    """Calibrates on creation; each call prunes a copy of the model to one budget.
+
+    Args:
+        model: dense, on its device; left as it was.
+        batches: calibration samples on that device.
+        method: a point of the grid.
+        seq_len: tokens that MACs are counted for.
+        neuron_multiple: "dp" allocation keeps multiples of so many neurons.
+        seed: for label-free losses and the random criterion.
+        clock: context managers that time a stage, by its name.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batches: Sequence[Batch],
+        method: Method,
+        *,
+        seq_len: float,
+        neuron_multiple: int = NEURON_MULTIPLE,
+        seed: int = 0,
+        clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
+        self.model, self.batches, self.method = model, batches, method
+        self._sublayers, self._clock = find_sublayers(model), clock
+        self._grads: list[Tensor] = []
+        self._moments: list[SublayerMoments] = []
+        with clock("calibrate"):
+            self._calibrate(seed)
+        with clock("search"):
+            self.curves = find_curves(
+                method.criterion, self._sublayers, grads=self._grads, moments=self._moments, seed=seed
+            )
+        self._select = partial(
+            select_masks,
+            method.allocation,
+            self._sublayers,
+            self.curves,
+            seq_len=seq_len,
+            neuron_multiple=neuron_multiple,
+        )
+
+    def _calibrate(self, seed: int) -> None:
+        batches = progress(self.batches, "calibrate")
+        collect = partial(collect_mask_grads, self.model, batches, objective=self.method.objective, seed=seed)
+        if self.method.criterion == "fisher":
+            self._grads = collect()
+        elif self.method.criterion == "obs":
+            with CollectMoments(self.model, self._sublayers) as collected:
+                collect()
+            self._moments = collected.moments
+
+    def __call__(self, constraint: float) -> Pruned:
+        """Prunes to `constraint`, a fraction in (0, 1] of the model's MACs.
+
+        Raises:
+            TrimformerError: the constraint cannot be reached.
+        """
+        with self._clock("search"):
+            masks = self._select(constraint=constraint, rearrange_grads=self._grads or None)
+        with self._clock("shrink"):
+            student = copy.deepcopy(self.model).eval()
+            shrink(student, masks)
+        with self._clock("update"):
+            return self._update(student, masks, constraint)
+
+    def _update(self, student: PreTrainedModel, masks: list[Tensor], constraint: float) -> Pruned:
+        if self.method.update == "scale":
+            scales, refits = rescale_mask(
+                self.model,
+                student,
+                self.batches,
+                teacher_masks=self._select(constraint=constraint**0.5),
+                first_token_last=find_problem(student) in ("single_label", "multi_label", "regression"),
+                progress=partial(progress, desc="rescale"),
+            )
+            for mask, scale in zip(masks, scales, strict=True):
+                mask[mask != 0] = scale.to(mask)
+            return Pruned(student, masks, refits)
+        refits = []
+        if self.method.update == "full":
+            moments = self._moments
+            refits = reconstruct(
+                self.model,
+                student,
+                self.batches,
+                token_weights=(lambda s, b: moments[s].token_weights[b]) if moments else None,
+                progress=partial(progress, desc="reconstruct"),
+            )
+        return Pruned(student, masks, refits)

@@ -1,0 +1,83 @@
+"""Tiny model directories and data files, and how the command-line tests run and read commands."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from conftest import WORDS, make_model, make_rows, make_tokenizer
+from transformers import PreTrainedModel
+
+PROBLEMS = ("single_label", "regression", "multi_label", "tokens", "span", "embedding")
+
+_HEADS = {"tokens": "ForTokenClassification", "span": "ForQuestionAnswering", "embedding": "Model"}
+_SIZES = {"regression": {"num_labels": 1}, "multi_label": {"problem_type": "multi_label_classification"}}
+
+
+def problem_model(problem: str, family: str = "Bert", **overrides: Any) -> PreTrainedModel:
+    """A tiny random model with this kind of output; classifiers have 3 labels, but "single_label" 2."""
+    sizes = {"single_label": {"num_labels": 2}, **_SIZES}.get(problem, {})
+    return make_model(family, _HEADS.get(problem, "ForSequenceClassification"), **{**sizes, **overrides})
+
+
+def problem_rows(problem: str, count: int = 40) -> list[dict[str, Any]]:
+    """Rows with the columns and the labels that such a model is for."""
+    rows = []
+    for i, row in enumerate(make_rows(count)):
+        words = row["sentence"].split()
+        if problem == "span":
+            start = row["sentence"].index(words[i % len(words)])
+            answer = {"text": [row["sentence"][start:]], "answer_start": [start]}
+            rows.append({"id": str(i), "question": "who saw it", "context": row["sentence"], "answers": answer})
+        elif problem == "tokens":
+            rows.append({"tokens": words, "ner_tags": [WORDS.index(word) % 3 for word in words]})
+        elif problem == "embedding":
+            rows.append({"sentence": row["sentence"]})
+        else:
+            label = {"single_label": i % 2, "regression": i / 10 + 0.05, "multi_label": [i % 2, 1, i // 2 % 2]}[problem]
+            rows.append({"sentence": row["sentence"], "label": label})
+    return rows
+
+
+def save_model(path: Path, problem: str = "single_label", family: str = "Bert", **overrides: Any) -> Path:
+    """A model directory; progress bars off, as they write to standard error."""
+    transformers.utils.logging.disable_progress_bar()
+    problem_model(problem, family, **overrides).save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    return path
+
+
+def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def error_line(text: str) -> str:
+    """The one sentence that is all of standard error but for time-stamped log lines."""
+    lines = [line for line in text.splitlines() if line.strip() and not re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("error: "), text
+    return lines[0].removeprefix("error: ")
+
+
+def tree(path: Path) -> set[str]:
+    """Everything below a folder, hidden files too."""
+    return {str(p.relative_to(path)) for p in path.rglob("*")}
+
+
+def run(main: Callable[[list[str]], int], *words: object) -> int:
+    """Exit code of a command, the argument parser's own included."""
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+def outputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    with torch.no_grad():
+        values = model.eval()(**batch).values()
+    return [value for value in values if isinstance(value, torch.Tensor)]

@@ -1,0 +1,471 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from commands import PROBLEMS, error_line, outputs, problem_rows, run, save_model, tree, write_jsonl
+from conftest import make_batch, make_rows, make_tokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
+
+from trimformer import METHODS
+from trimformer.arch import find_sublayers
+from trimformer.calibration import model_inputs
+from trimformer.checkpoint import read_masks
+from trimformer.cli import main
+from trimformer.masking import MaskUnits
+
+BATCH = model_inputs(make_batch(labels=None))
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    return save_model(tmp_path / "in" / "model")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_jsonl(tmp_path / "in" / "rows.jsonl", make_rows())
+
+
+def prune(model, data, out, *words):
+    return run(main, "prune", model, "--data", data, "--output", out, "--constraint", "0.5", *words)
+
+
+def evaluate(capsys, *words):
+    capsys.readouterr()
+    assert run(main, "evaluate", *words) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_output_is_a_directory_that_transformers_loads(model_dir, data, tmp_path):
+    assert prune(model_dir, data, tmp_path / "out") == 0
+    files = {"config.json", "model.safetensors", "tokenizer.json", "head_mask.pt", "neuron_mask.pt", "results.json"}
+    assert files | {"log.txt"} <= tree(tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "out")("a good film", return_tensors="pt")
+    assert outputs(model, dict(tokens))[0].shape == (1, 2)
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "in").stat().st_mode
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path, method):
+    assert prune(model_dir, data, tmp_path / "out", "--method", method, "--seed", "7") == 0
+    text = (tmp_path / "out" / "results.json").read_text()
+    results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    for side in ("dense", "pruned"):
+        assert {"accuracy", "f1"} <= set(results["metrics"][side])
+        assert set(results[side]) == {"macs", "parameters", "bytes", "latency_ms"}
+        assert all(value > 0 for value in results[side].values())
+    assert results["metrics"]["divergence"] >= 0
+    assert results["pruned"]["macs"] <= 0.5 * results["dense"]["macs"]
+    assert {"data", "calibrate", "search", "update", "evaluate", "latency"} <= set(results["seconds"])
+    assert {"torch", "transformers", "python", "trimformer"} <= set(results["versions"])
+    expected = {"method": method, "seed": 7, "constraint": 0.5, "model": str(model_dir), "batch_size": 32}
+    assert expected.items() <= results["arguments"].items()
+    assert "CPU" in results["device"]
+    assert len(results["sublayers"]) == (0 if method in ("magnitude", "random") else 6)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert (results["heads"], results["neurons"]) == (config["heads"], config["neurons"])
+
+
+@pytest.mark.parametrize("method", ["kwon2022", "magnitude"])
+def test_the_dense_model_under_the_mask_files_is_the_pruned_model(model_dir, data, tmp_path, method):
+    assert prune(model_dir, data, tmp_path / "out", "--method", method) == 0
+    dense = AutoModelForSequenceClassification.from_pretrained(model_dir)
+    for name, shape in (("head_mask.pt", (3, 4)), ("neuron_mask.pt", (3, 40))):
+        mask = torch.load(tmp_path / "out" / name, weights_only=True)
+        assert (type(mask), mask.dtype, tuple(mask.shape)) == (torch.Tensor, torch.float32, shape)
+    with MaskUnits(find_sublayers(dense), read_masks(tmp_path / "out", dense)):
+        masked = outputs(dense, BATCH)
+    pruned = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(outputs(pruned, BATCH), masked, atol=1e-5, rtol=1e-5)
+
+
+def test_the_table_is_printed_and_logged(model_dir, data, tmp_path, capsys):
+    assert prune(model_dir, data, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    log = (tmp_path / "out" / "log.txt").read_text()
+    for word in ("accuracy", "KL to dense", "MACs", "parameters", "weights (MB)", "latency", "seconds: data"):
+        assert word in printed
+        assert word in log
+    assert "2048 calibration samples asked for, 32 are there" in log
+    assert str(tmp_path / "out") in printed
+
+
+def test_the_same_command_gives_the_same_bytes(model_dir, data, tmp_path):
+    for out in ("one", "two"):
+        assert prune(model_dir, data, tmp_path / out) == 0
+    for name in ("model.safetensors", "config.json", "head_mask.pt", "neuron_mask.pt"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_kind_of_model_is_pruned_scored_and_pruned_again(tmp_path, capsys, problem):
+    model = save_model(tmp_path / "model", problem)
+    data = write_jsonl(tmp_path / "rows.jsonl", problem_rows(problem))
+    assert prune(model, data, tmp_path / "out", "--constraint", "0.7") == 0
+    assert prune(tmp_path / "out", data, tmp_path / "again") == 0
+    sizes = [json.loads((tmp_path / d / "results.json").read_text()) for d in ("out", "again")]
+    assert sizes[1]["dense"]["parameters"] == sizes[0]["pruned"]["parameters"] > sizes[1]["pruned"]["parameters"]
+    report = evaluate(capsys, tmp_path / "again", "--data", data, "--reference", model)
+    assert report["all"]["samples"] == 40
+    assert report["all"]["divergence"] > 0
+
+
+def test_what_was_reported_is_what_evaluate_finds(model_dir, tmp_path, capsys):
+    write_jsonl(tmp_path / "data" / "train.jsonl", make_rows(30))
+    write_jsonl(tmp_path / "data" / "validation.jsonl", make_rows(40, seed=1))
+    assert prune(model_dir, tmp_path / "data", tmp_path / "out") == 0
+    metrics = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]
+    for side, folder in (("dense", model_dir), ("pruned", tmp_path / "out")):
+        report = evaluate(capsys, folder, "--data", tmp_path / "data", "--reference", model_dir)["validation"]
+        assert report["samples"] == 40
+        assert report["divergence"] == pytest.approx(metrics["divergence"] if side == "pruned" else 0, abs=1e-9)
+        assert metrics[side].items() <= report.items()
+
+
+def test_evaluating_under_masks_is_evaluating_the_pruned_model(model_dir, data, tmp_path, capsys):
+    assert prune(model_dir, data, tmp_path / "out", "--method", "kwon2022", "--constraint", "0.3") == 0
+    reference = ("--data", data, "--reference", model_dir)
+    masked = evaluate(capsys, model_dir, "--masks", tmp_path / "out", *reference)["all"]
+    assert masked == pytest.approx(evaluate(capsys, tmp_path / "out", *reference)["all"], rel=1e-3, abs=1e-9)
+    assert masked["divergence"] > 0
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_scores_do_not_depend_on_the_batch_size(tmp_path, capsys, problem):
+    model, dense = save_model(tmp_path / "model", problem), save_model(tmp_path / "dense", problem, seed=1)
+    data = write_jsonl(tmp_path / "rows.jsonl", problem_rows(problem))
+    words = (model, "--data", data, "--reference", dense, "--batch-size")
+    one, many = (evaluate(capsys, *words, size)["all"] for size in (1, 64))
+    assert one.keys() == many.keys()
+    assert one["divergence"] > 0
+    assert many == pytest.approx(one, abs=1e-5, rel=1e-5)
+
+
+def test_the_report_is_written_where_it_is_wanted(model_dir, data, tmp_path, capsys):
+    report = evaluate(capsys, model_dir, "--data", data, "--output", tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text()) == report
+    assert report["all"].keys() == {"samples", "accuracy", "f1"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "json"])
+def test_every_format_gives_what_json_lines_give(model_dir, data, tmp_path, capsys, suffix):
+    import pandas
+
+    other, frame = tmp_path / f"rows.{suffix}", pandas.DataFrame(make_rows())
+    writers = {"csv": frame.to_csv, "tsv": lambda p: frame.to_csv(p, sep="\t"), "parquet": frame.to_parquet}
+    writers.get(suffix, lambda p: frame.to_json(p, orient="records"))(other)
+    assert evaluate(capsys, model_dir, "--data", other) == evaluate(capsys, model_dir, "--data", data)
+
+
+def test_columns_can_be_named(model_dir, tmp_path, capsys):
+    rows = [{"a": r["sentence"], "b": "film", "c": r["label"], "text": "bad", "label": 1} for r in make_rows()]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    report = evaluate(capsys, model_dir, "--data", data, "--text-column", "a", "b", "--label-column", "c")
+    assert report != evaluate(capsys, model_dir, "--data", data)
+
+
+def test_unlabelled_texts_are_enough(model_dir, tmp_path):
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"text": row["sentence"]} for row in make_rows()])
+    assert prune(model_dir, data, tmp_path / "out") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["metrics"]["dense"] == {}
+    assert results["metrics"]["divergence"] > 0
+
+
+def test_the_program_runs_as_a_module(model_dir, tmp_path):
+    command = [sys.executable, "-m", "trimformer", "prune", model_dir, "--data", "no.csv"]
+    command += ["--constraint", "0.5", "--output", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no.csv" in error_line(done.stderr)
+
+
+@pytest.mark.parametrize("command", ["prune", "evaluate", "finetune"])
+def test_every_command_has_a_help_text(command, capsys):
+    assert run(main, command, "--help") == 0
+    assert f"trimformer {command}" in capsys.readouterr().out
+
+
+# What is wrong -> how to make it so of a good model directory, and words of the error.
+
+
+def remove(*names):
+    def change(model):
+        for name in names:
+            (model / name).unlink()
+
+    return change
+
+
+def edit_config(**changes):
+    def change(model):
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | changes))
+
+    return change
+
+
+def edit_weights(edit):
+    def change(model):
+        tensors = load_file(model / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def make_gpt2(model):
+    shutil.rmtree(model)
+    GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=9)).save_pretrained(model)
+
+
+def empty(model):
+    shutil.rmtree(model)
+    model.mkdir()
+
+
+NOT_A_NUMBER = "bert.encoder.layer.1.output.dense.weight"
+
+BAD_MODELS = {
+    "missing": (shutil.rmtree, ["model", "does not exist"]),
+    "empty": (empty, ["model", "is empty"]),
+    "no config": (remove("config.json"), ["model", "no config.json", "save_pretrained"]),
+    "no weights": (remove("model.safetensors"), ["model", "no weights", "safetensors"]),
+    "broken config": (lambda m: (m / "config.json").write_text("{"), ["model", "config"]),
+    "no model type": (lambda m: (m / "config.json").write_text("{}"), ["model", "config", "model_type"]),
+    "no architecture": (edit_config(architectures=None), ["model", "architecture"]),
+    "other width": (edit_config(intermediate_size=36), ["model", "weights", "match"]),
+    "more layers": (edit_config(num_hidden_layers=4), ["model", "lack", "layer.3"]),
+    "no head": (edit_weights(lambda t: [t.pop(k) for k in list(t) if "classifier" in k]), ["model", "classifier"]),
+    "cut weights": (lambda m: (m / "model.safetensors").write_bytes(b"\x08"), ["model", "weights"]),
+    "gpt2": (make_gpt2, ["gpt2", "not supported", "bert", "distilbert", "roberta"]),
+    "masked LM": (edit_config(architectures=["BertForMaskedLM"]), ["supported", "BertForMaskedLM"]),
+    "decoder": (edit_config(is_decoder=True), ["decoder"]),
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["model", "tokenizer"]),
+    "NaN": (edit_weights(lambda t: t[NOT_A_NUMBER].fill_(torch.nan)), ["not finite", "NaN"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_a_bad_model_is_one_sentence_and_nothing_is_written(model_dir, data, tmp_path, capsys, name):
+    change, words = BAD_MODELS[name]
+    change(model_dir)
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert prune(model_dir, data, tmp_path / "out") == 2
+    message = error_line(capsys.readouterr().err)
+    assert all(word in message for word in words), message
+    assert tree(tmp_path) == before
+
+
+LABEL_3 = {"sentence": "a film", "label": 3}
+GOOD = make_rows()
+
+# Content of the data (rows, or bytes of a file of this name) and words of the error.
+BAD_DATA = {
+    "missing": ("no.jsonl", None, ["no.jsonl", "does not exist"]),
+    "missing folder": ("no", None, ["no", "does not exist"]),
+    "empty": ("rows.jsonl", b"", ["rows.jsonl", "empty"]),
+    "only a header": ("rows.csv", b"sentence,label\n", ["rows.csv", "empty"]),
+    "empty split": ("data/train.jsonl", b"", ["train.jsonl", "empty"]),
+    "no split": ("data/notes.txt", b"hello", ["data", "train", "validation"]),
+    "no training split": ("data/validation.jsonl", GOOD, ["'train'", "validation (40)"]),
+    "too few rows": ("rows.jsonl", GOOD[:3], ["all (3)"]),
+    "not UTF-8": ("rows.csv", "sentence,label\ncaf\xe9,1\n".encode("latin-1"), ["rows.csv", "UTF-8"]),
+    "broken JSON": ("rows.jsonl", b'{"sentence": "a"}\n{"sent', ["rows.jsonl", "line 2", "JSON"]),
+    "broken Parquet": ("rows.parquet", b"PAR1", ["rows.parquet"]),
+    "unknown type": ("rows.xlsx", b"x", ["rows.xlsx", ".jsonl"]),
+    "no text column": ("rows.jsonl", [{"a": 1, "b": 2}] * 9, ["no text column", "a, b", "--text-column"]),
+    "label outside": ("rows.jsonl", [*GOOD, LABEL_3], ["label 3", "2 labels"]),
+    "negative label": ("rows.jsonl", [*GOOD, {**LABEL_3, "label": -1}], ["label -1", "2 labels"]),
+    "unknown label": ("rows.jsonl", [*GOOD, {**LABEL_3, "label": "great"}], ["'great'", "LABEL_0, LABEL_1"]),
+    "label is a fraction": ("rows.jsonl", [*GOOD, {**LABEL_3, "label": 0.5}], ["0.5", "not a class"]),
+    "label is a list": ("rows.jsonl", [*GOOD, {**LABEL_3, "label": [1]}], ["list"]),
+    "label is an object": ("rows.jsonl", [*GOOD, {**LABEL_3, "label": {"a": 1}}], ["label"]),
+    "label is null": ("rows.jsonl", [*GOOD, {**LABEL_3, "label": None}], ["label"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_is_one_sentence_and_nothing_is_written(model_dir, tmp_path, capsys, name):
+    file, content, words = BAD_DATA[name]
+    path = tmp_path / "in" / file
+    path.parent.mkdir(exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        write_jsonl(path, content)
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert prune(model_dir, path.parent if path.parent.name == "data" else path, tmp_path / "out") == 2
+    message = error_line(capsys.readouterr().err)
+    assert all(word in message for word in words), message
+    assert tree(tmp_path) == before
+
+
+SPAN = {"question": "who", "context": "a film", "answers": {"text": ["film"], "answer_start": [2]}}
+WORDS = {"tokens": ["a", "film"], "ner_tags": [0, 1]}
+
+BAD_ROWS = {
+    "regression": ("regression", {"sentence": "a", "label": "good"}, ["'good'", "not a number"]),
+    "one label of several": ("multi_label", {"sentence": "a", "label": 1}, ["label '1'", "not a list"]),
+    "unknown among several": ("multi_label", {"sentence": "a", "label": ["odd"]}, ["'odd'", "LABEL_0"]),
+    "more words than tags": ("tokens", {**WORDS, "ner_tags": [0]}, ["2 words", "1 tags"]),
+    "unknown tag": ("tokens", {**WORDS, "ner_tags": ["O", "B-X"]}, ["'O'", "LABEL_0"]),
+    "no words": ("tokens", {**WORDS, "tokens": 7}, ["tokens", "not a list"]),
+    "answer after the context": ("span", {**SPAN, "context": "a"}, ["outside its context"]),
+    "answers are a text": ("span", {**SPAN, "answers": "film"}, ["'text' and 'answer_start'"]),
+    "no question": ("span", {**SPAN, "question": None}, ["'question'"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_bad_row_is_named_by_its_number(tmp_path, capsys, name):
+    problem, row, words = BAD_ROWS[name]
+    model = save_model(tmp_path / "model", problem)
+    write_jsonl(tmp_path / "data" / "train.jsonl", [*problem_rows(problem, 8), row])
+    write_jsonl(tmp_path / "data" / "validation.jsonl", problem_rows(problem, 4))
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert prune(model, tmp_path / "data", tmp_path / "out") == 2
+    message = error_line(capsys.readouterr().err)
+    assert all(word in message for word in [*words, "row"]), message
+    assert tree(tmp_path) == before
+
+
+BAD_FLAGS = {
+    "constraint 0": ("--constraint 0", ["0.0", "(0, 1]"]),
+    "constraint -1": ("--constraint -1", ["-1.0", "(0, 1]"]),
+    "constraint 1.5": ("--constraint 1.5", ["1.5", "(0, 1]"]),
+    "constraint nan": ("--constraint nan", ["nan", "(0, 1]"]),
+    "unreachable": ("--constraint 0.0001", ["0.0001", "smallest reachable is"]),
+    "method": ("--method best", ["'best'", "obs, kwon2022"]),
+    "task": ("--task sentiment", ["'sentiment'", "sst2", "squad_v2"]),
+    "task of another head": ("--task squad", ["'squad'", "span", "single_label"]),
+    "task of other columns": ("--task mrpc", ["'sentence1'", "label, sentence"]),
+    "task and columns": ("--task sst2 --text-column sentence", ["--task", "--text-column"]),
+    "device": ("--device tpu9", ["'tpu9'"]),
+    "text column": ("--text-column review", ["'review'", "label, sentence"]),
+    "label column": ("--label-column stars", ["'stars'", "label, sentence"]),
+    "three text columns": ("--text-column sentence label sentence", ["text column"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FLAGS)
+def test_a_bad_flag_is_one_sentence_and_nothing_is_written(model_dir, data, tmp_path, capsys, name):
+    flags, words = BAD_FLAGS[name]
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert prune(model_dir, data, tmp_path / "out", *flags.split()) == 2
+    message = error_line(capsys.readouterr().err)
+    assert all(word in message for word in words), message
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--constraint half", "--num-samples 0", "--batch-size -3", "--seed -1", "--max-length x", "--frobnicate 3", "extra"],
+)
+def test_what_the_parser_refuses_exits_2_too(model_dir, data, tmp_path, capsys, flags):
+    assert prune(model_dir, data, tmp_path / "out", *flags.split()) == 2
+    assert f"error: {flags.split()[0]}"[:9] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_not_empty_is_left_alone(model_dir, data, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    before = tree(tmp_path)
+    assert prune(model_dir, data, tmp_path / "out") == 2
+    assert "not empty" in error_line(capsys.readouterr().err)
+    assert tree(tmp_path) == before
+
+
+def test_an_output_below_a_file_is_an_error(model_dir, data, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert prune(model_dir, data, out) == 2
+        assert str(tmp_path / "file") in error_line(capsys.readouterr().err)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_an_empty_directory_and_missing_parents_are_fine(model_dir, data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
+        assert prune(model_dir, data, out) == 0
+        assert (out / "results.json").is_file()
+        assert [p.name for p in out.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_model_without_data_says_how_to_give_some(model_dir, tmp_path, capsys):
+    assert run(main, "prune", model_dir, "--constraint", "0.5", "--output", tmp_path / "out") == 2
+    message = error_line(capsys.readouterr().err)
+    assert "--data" in message
+    assert "--task" in message
+
+
+def test_a_task_that_the_hub_cannot_give_says_how_to_give_a_folder(model_dir, tmp_path, capsys, monkeypatch):
+    import datasets
+
+    def offline(*_):
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    words = ("prune", model_dir, "--task", "sst2", "--constraint", "0.5", "--output", tmp_path / "out")
+    assert run(main, *words) == 2
+    message = error_line(capsys.readouterr().err)
+    assert "nyu-mll/glue" in message
+    assert "--data" in message
+
+
+EVALUATE_FLAGS = {
+    "--masks nowhere": ["nowhere", "head_mask.pt"],
+    "--reference nowhere": ["nowhere", "does not exist"],
+    "--device tpu9": ["'tpu9'"],
+    "--output no/such/scores.json": ["no/such/scores.json"],
+}
+
+
+@pytest.mark.parametrize("flags", EVALUATE_FLAGS)
+def test_evaluate_refuses_bad_flags_in_one_sentence(model_dir, data, capsys, flags):
+    capsys.readouterr()
+    assert run(main, "evaluate", model_dir, "--data", data, *flags.split()) == 2
+    message = error_line(capsys.readouterr().err)
+    assert all(word in message for word in EVALUATE_FLAGS[flags]), message
+
+
+def test_masks_and_references_of_another_model_are_refused(model_dir, data, tmp_path, capsys):
+    other = save_model(tmp_path / "other", "tokens", intermediate_size=36)
+    for name, shape in (("head_mask.pt", (3, 4)), ("neuron_mask.pt", (3, 36))):
+        torch.save(torch.ones(shape), other / name)
+    capsys.readouterr()
+    assert run(main, "evaluate", model_dir, "--data", data, "--masks", other) == 2
+    assert "(3, 36)" in error_line(capsys.readouterr().err)
+    assert run(main, "evaluate", model_dir, "--data", data, "--reference", other) == 2
+    assert "other" in error_line(capsys.readouterr().err)
+
+
+def test_an_interrupted_run_leaves_nothing_behind(model_dir, data, tmp_path, capsys, monkeypatch):
+    before = tree(tmp_path)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", interrupt)
+    assert prune(model_dir, data, tmp_path / "out") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
+def test_a_model_of_halves_is_pruned_in_halves(tmp_path, data):
+    model = AutoModelForSequenceClassification.from_pretrained(save_model(tmp_path / "model"))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    make_tokenizer().save_pretrained(tmp_path / "half")
+    assert prune(tmp_path / "half", data, tmp_path / "out") == 0
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
