@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from commands import PROBLEMS, error_line, outputs, problem_rows, run, save_model, tree, write_jsonl
-from conftest import make_batch, make_rows, make_tokenizer
+from conftest import make_batch, make_model, make_rows, make_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
@@ -220,9 +220,17 @@ def edit_weights(edit):
     return change
 
 
-def make_gpt2(model):
-    shutil.rmtree(model)
-    GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=9)).save_pretrained(model)
+def become(make):
+    def change(model):
+        shutil.rmtree(model)
+        make().save_pretrained(model)
+        make_tokenizer().save_pretrained(model)
+
+    return change
+
+
+def gpt2():
+    return GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=9))
 
 
 def empty(model):
@@ -244,8 +252,8 @@ BAD_MODELS = {
     "more layers": (edit_config(num_hidden_layers=4), ["model", "lack", "layer.3"]),
     "no head": (edit_weights(lambda t: [t.pop(k) for k in list(t) if "classifier" in k]), ["model", "classifier"]),
     "cut weights": (lambda m: (m / "model.safetensors").write_bytes(b"\x08"), ["model", "weights"]),
-    "gpt2": (make_gpt2, ["gpt2", "not supported", "bert", "distilbert", "roberta"]),
-    "masked LM": (edit_config(architectures=["BertForMaskedLM"]), ["supported", "BertForMaskedLM"]),
+    "gpt2": (become(gpt2), ["gpt2", "not supported", "bert", "distilbert", "roberta"]),
+    "masked LM": (become(lambda: make_model(head="ForMaskedLM")), ["BertForMaskedLM", "not supported", "sequence"]),
     "decoder": (edit_config(is_decoder=True), ["decoder"]),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["model", "tokenizer"]),
     "NaN": (edit_weights(lambda t: t[NOT_A_NUMBER].fill_(torch.nan)), ["not finite", "NaN"]),
@@ -326,7 +334,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_a_bad_row_is_named_by_its_number(tmp_path, capsys, name):
+def test_a_bad_row_is_one_sentence_and_nothing_is_written(tmp_path, capsys, name):
     problem, row, words = BAD_ROWS[name]
     model = save_model(tmp_path / "model", problem)
     write_jsonl(tmp_path / "data" / "train.jsonl", [*problem_rows(problem, 8), row])
@@ -335,7 +343,7 @@ def test_a_bad_row_is_named_by_its_number(tmp_path, capsys, name):
     capsys.readouterr()
     assert prune(model, tmp_path / "data", tmp_path / "out") == 2
     message = error_line(capsys.readouterr().err)
-    assert all(word in message for word in [*words, "row"]), message
+    assert all(word in message for word in words), message
     assert tree(tmp_path) == before
 
 
@@ -370,11 +378,21 @@ def test_a_bad_flag_is_one_sentence_and_nothing_is_written(model_dir, data, tmp_
 
 @pytest.mark.parametrize(
     "flags",
-    ["--constraint half", "--num-samples 0", "--batch-size -3", "--seed -1", "--max-length x", "--frobnicate 3", "extra"],
+    [
+        "--constraint half",
+        "--num-samples 0",
+        "--batch-size -3",
+        "--seed -1",
+        "--max-length x",
+        "--frobnicate 3",
+        "extra",
+    ],
 )
 def test_what_the_parser_refuses_exits_2_too(model_dir, data, tmp_path, capsys, flags):
     assert prune(model_dir, data, tmp_path / "out", *flags.split()) == 2
-    assert f"error: {flags.split()[0]}"[:9] in capsys.readouterr().err
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "error: " in last
+    assert flags.split()[0] in last
     assert not (tmp_path / "out").exists()
 
 

@@ -109,6 +109,8 @@ def load(
     source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
     with one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what Transformers makes up where there are no files
+        raise TrimformerError(f"'{source}' has no tokenizer; copy the files of the model's own into it")
     return model, tokenizer
 
 

@@ -73,7 +73,8 @@ def run(argv: Sequence[str]) -> None:
     if arguments.max_seq_length:
         task = replace(task, max_length=arguments.max_seq_length)
     model_class = getattr(transformers, task.auto_class)
-    with one_sentence(f"the weights of '{source}' cannot be loaded for {config.num_labels} labels"):
+    advice = "--ignore_mismatched_sizes gives it a new head"
+    with one_sentence(f"the weights of '{source}' do not fit {config.num_labels} labels ({advice})"):
         model = model_class.from_pretrained(
             source, config=config, ignore_mismatched_sizes=arguments.ignore_mismatched_sizes
         )

@@ -85,7 +85,9 @@ def check_reachable(constraint: float, smallest: float) -> None:
     TrimformerError: not even one unit fits.
     """
     if constraint < smallest:
-        raise TrimformerError(f"constraint {constraint} leaves no unit; the smallest reachable is {smallest:.2g}")
+        raise TrimformerError(
+            f"constraint {constraint} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}"
+        )
 
 
 def prune(

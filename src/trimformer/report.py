@@ -36,7 +36,8 @@ def format_table(result: PruningResult) -> str:
     }
     for key, (label, unit) in units.items():
         a, b = result.sizes["dense"][key] / unit, result.sizes["pruned"][key] / unit
-        ratio = f"{a / b:.2f}x faster" if key == "latency_ms" else f"{100 * b / a:.1f} %"
+        faster = f"{a / b:.2f}x faster" if b <= a else f"{b / a:.2f}x slower"
+        ratio = faster if key == "latency_ms" else f"{100 * b / a:.1f} %"
         rows.append((label, f"{a:.3f}" if a < 1 else f"{a:.2f}", f"{b:.3f}" if a < 1 else f"{b:.2f}", ratio))
     header = ("", "dense", "pruned", "")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]

@@ -49,6 +49,7 @@ def shrink(model: PreTrainedModel, masks: Sequence[Tensor]) -> None:
     for sublayer, mask in zip(sublayers, masks, strict=True):
         if len(mask) != sublayer.num_units:
             raise TrimformerError(f"the mask of {sublayer.name} has {len(mask)} entries for {sublayer.num_units} units")
+    for sublayer, mask in zip(sublayers, masks, strict=True):
         weight = sublayer.projection.weight
         if not ((mask == 0) | (mask == 1)).all():
             weight.mul_(mask.to(weight).repeat_interleave(sublayer.unit_size))

@@ -15,8 +15,8 @@ BUCKETS = 20_000
 def allocate(errors: Sequence[Floats], costs: Sequence[Floats], budget: float, buckets: int = BUCKETS) -> list[int]:
     """Chooses one level per sublayer: least total error with total cost at most the budget.
 
-    Costs are rounded up to 1/`buckets` of the budget, so the budget is never exceeded and at most
-    sublayers / buckets of it is lost.
+    What levels cost beyond the cheapest is rounded up to 1/`buckets` of the budget beyond the cheapest, so
+    the budget is never exceeded and at most sublayers / buckets of it is lost.
 
     Args:
         errors: per sublayer, the error of each level.
@@ -32,9 +32,16 @@ def allocate(errors: Sequence[Floats], costs: Sequence[Floats], budget: float, b
     """
     smallest = sum(float(cost.min()) for cost in costs)
     if smallest > budget or budget <= 0:
-        raise TrimformerError(f"budget {budget:.4g} cannot be reached; the smallest reachable is {smallest:.4g}")
+        # Rounded up, as what is named here must be reachable.
+        raise TrimformerError(
+            f"budget {budget:.4g} cannot be reached; the smallest reachable is {smallest * 1.0005:.4g}"
+        )
+    favourites = [int(np.lexsort((cost, error))[0]) for error, cost in zip(errors, costs, strict=True)]
+    if sum(float(cost[level]) for cost, level in zip(costs, favourites, strict=True)) <= budget * (1 + 1e-12):
+        return favourites
     # Rounding must not lose a level that meets the budget exactly; what is free stays free.
-    steps = [np.ceil(cost / budget * buckets * (1 - 1e-12)).astype(np.int64) for cost in costs]
+    scale = buckets * (1 - 1e-12) / max(budget - smallest, 1e-12 * budget)
+    steps = [np.ceil(np.minimum((cost - cost.min()) * scale, buckets + 1.0)).astype(np.int64) for cost in costs]
     best = np.zeros(buckets + 1)
     choices = []
     for error, step in zip(errors, steps, strict=True):
@@ -48,8 +55,6 @@ def allocate(errors: Sequence[Floats], costs: Sequence[Floats], budget: float, b
             choice[step[level] :][better] = level
         best = total
         choices.append(choice)
-    if not np.isfinite(best[buckets]):
-        raise TrimformerError(f"budget {budget:.4g} cannot be reached; the smallest reachable is {smallest:.4g}")
     chosen, position = [], buckets
     for choice, step in zip(reversed(choices), reversed(steps), strict=True):
         level = int(choice[position])

@@ -56,7 +56,10 @@ def search_mac(
     budget = constraint * dense * (1 + 1e-12)
     if budget < min(head_cost, neuron_cost):
         smallest = min(head_cost, neuron_cost) / dense
-        raise TrimformerError(f"constraint {constraint} leaves no unit; the smallest reachable is {smallest:.2g}")
+        # Rounded up, as what is named here must be reachable.
+        raise TrimformerError(
+            f"constraint {constraint} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}"
+        )
 
     def gains(importance: list[Tensor], count: int) -> Tensor:
         scores = torch.cat([*importance, torch.empty(0)]).double().sort(descending=True).values
@@ -65,5 +68,6 @@ def search_mac(
     head_gain, neuron_gain = gains(heads, num_heads), gains(neurons, num_neurons)  # [kept + 1]
     kept_heads = torch.arange(min(num_heads, int(budget // head_cost)) + 1, dtype=torch.float64)
     room = (budget - kept_heads * head_cost).div(neuron_cost).floor().clamp(0, num_neurons).long()
-    best = int((head_gain[: len(kept_heads)] + neuron_gain[room]).argmax())
+    gain = head_gain[: len(kept_heads)] + neuron_gain[room]
+    best = int(gain.eq(gain.max()).nonzero().max())  # of equals the one with most heads: 1.0 keeps everything
     return _top(heads, best), _top(neurons, int(room[best]))

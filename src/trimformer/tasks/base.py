@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -35,6 +36,12 @@ class Task:
     metric: str | None = None
 
     auto_class: ClassVar[str] = ""
+
+    def length_limit(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+        """Tokens of the longest sample: the task's, the tokenizer's, or the model's limit, whichever is least."""
+        positions = getattr(config, "max_position_embeddings", self.max_length)
+        offset = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0  # their first position is 2
+        return min(self.max_length, tokenizer.model_max_length, positions - offset)
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
         """Tokenises rows into features for `make_batches`, labels included where the rows have them.
@@ -72,10 +79,10 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
     if isinstance(value, str):
         if value in names:
             return int(names[value])
-        if not value.lstrip("-").isdigit():
+        if not (value.isascii() and value.removeprefix("-").isdigit()):
             known = ", ".join(sorted(map(str, names)))
             raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {known}")
-    if isinstance(value, float) and not value.is_integer():
+    if not isinstance(value, str) and (not isinstance(value, Real) or value != int(value)):
         raise TrimformerError(f"label {value} in {where} is not a class; this model is a classifier")
     if not 0 <= int(value) < (config.num_labels or 0):
         raise TrimformerError(f"label {value} in {where} is outside the model's {config.num_labels} labels")

@@ -12,6 +12,8 @@ from trimformer.tasks.base import Task
 from trimformer.tasks.text import LABEL_COLUMNS, TextTask
 from trimformer.tasks.tokens import TAG_COLUMNS, WORD_COLUMNS
 
+_HEADS = ("ForSequenceClassification", "ForTokenClassification")
+
 
 def known_problem(task: Task) -> tuple[Problem, str | None]:
     """Kind of output and label column of a task of the table."""
@@ -30,8 +32,10 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
         return "span", None
     is_tokens = any(name in columns and not isinstance(rows[0][name], str) for name in WORD_COLUMNS)
     usual = TAG_COLUMNS if is_tokens else LABEL_COLUMNS
+    if label_column is not None and label_column not in columns:
+        raise TrimformerError(f"the data has no column '{label_column}'; its columns are {', '.join(columns)}")
     label_column = label_column or next((name for name in usual if name in columns), None)
-    if label_column is None or label_column not in columns:
+    if label_column is None:
         raise TrimformerError(f"no label column found among {', '.join(columns)}; name it with --label_column")
     if is_tokens:
         return "tokens", label_column
@@ -76,9 +80,10 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
         return
     values = [row[column] for row in rows if row.get(column) is not None]
     lists = [value.split() if isinstance(value, str) else value for value in values] if _has_lists(problem) else []
-    found = {item for value in lists for item in value} if lists else set(values)
-    if not all(isinstance(item, str | int | float) for item in found):
+    items = [item for value in lists for item in value] if lists else values
+    if not all(isinstance(item, str | int | float) for item in items):
         raise TrimformerError(f"column '{column}' holds labels that are neither names nor numbers")
+    found = set(items)
     named = {isinstance(item, str) and not item.lstrip("-").isdigit() for item in found}
     if len(named) > 1:
         raise TrimformerError(f"column '{column}' mixes label names and numbers; use one or the other")
@@ -90,7 +95,8 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
         multi_hot = problem == "multi_label" and found <= {0, 1} and len({len(value) for value in lists}) == 1
         count = len(lists[0]) if multi_hot else max((int(item) for item in found), default=0) + 1
         present = config.num_labels or 0
-        if present == count or (not multi_hot and present > count):
+        has_head = any(name.endswith(_HEADS) for name in config.architectures or ())
+        if present == count or (present > count and has_head and not multi_hot):
             return
         names = [f"LABEL_{i}" for i in range(max(count, 2))]
     config.id2label = dict(enumerate(names))

@@ -56,7 +56,7 @@ class SpanTask(Task):
         check_tokenizer(tokenizer)
         answers = [_first_answer(row, f"row {number}") if labelled else None for number, row in enumerate(rows, 1)]
 
-        max_length = min(self.max_length, tokenizer.model_max_length)
+        max_length = self.length_limit(tokenizer, config)
         stride = min(self.stride, max_length // 3)
         # this many tokens of the question leave a window longer than the overlap
         question_length = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2

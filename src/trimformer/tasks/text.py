@@ -1,5 +1,6 @@
 """Single texts and pairs: classification, regression, multi-label, and unlabelled text."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -49,7 +50,7 @@ class TextTask(Task):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
         check_columns(rows, (*self.text_columns, *([self.label_column] if self.label_column else [])))
         texts = [[str(row[column]) for row in rows] for column in self.text_columns]
-        encoded = tokenizer(*texts, truncation=True, max_length=min(self.max_length, tokenizer.model_max_length))
+        encoded = tokenizer(*texts, truncation=True, max_length=self.length_limit(tokenizer, config))
         features = [{key: encoded[key][i] for key in encoded} for i in range(len(rows))]
         if self.label_column is not None:
             for number, (feature, row) in enumerate(zip(features, rows, strict=True), start=1):
@@ -63,11 +64,12 @@ class TextTask(Task):
             return class_id(value, config, where)
         if self.problem == "regression":
             try:
-                return float(value)
+                number = float(value)
             except (TypeError, ValueError):
-                raise TrimformerError(
-                    f"label '{value}' in {where} is not a number; this model is a regressor"
-                ) from None
+                number = float("nan")
+            if not math.isfinite(number):
+                raise TrimformerError(f"label '{value}' in {where} is not a number; this model is a regressor")
+            return number
         names, num_labels = value.split() if isinstance(value, str) else value, config.num_labels or 0
         if not isinstance(names, list):
             raise TrimformerError(f"label '{value}' in {where} is not a list; this model gives several labels")

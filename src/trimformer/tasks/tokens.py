@@ -52,7 +52,7 @@ class TokenTask(Task):
             [[str(word) for word in sample] for sample in words],
             is_split_into_words=True,
             truncation=True,
-            max_length=min(self.max_length, tokenizer.model_max_length),
+            max_length=self.length_limit(tokenizer, config),
         )
         features = [{key: encoded[key][i] for key in INPUT_KEYS if key in encoded} for i in range(len(rows))]
         if self.tags_column is not None:

