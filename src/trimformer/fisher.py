@@ -1,6 +1,6 @@
 """Gradients of the loss with respect to masks, and the Fisher information they estimate (section 4.1)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal
 
@@ -14,11 +14,14 @@ from trimformer.errors import TrimformerError
 from trimformer.masking import MaskUnits, frozen
 from trimformer.objective import Problem, curvature_losses, find_problem, model_output, supervised_losses
 
-Objective = Literal["labels", "curvature"]
+# What is differentiated: the loss of the labels, a label-free one, or a function of (output, batch) -> [batch].
+Objective = Literal["labels", "curvature"] | Callable[[Tensor, Batch], Tensor]
 
 
 def sample_losses(output: Tensor, batch: Batch, problem: Problem, objective: Objective, seed: int = 0) -> Tensor:
-    """[batch]: the loss of each sample, from its labels or label-free."""
+    """[batch]: the loss of each sample."""
+    if callable(objective):
+        return objective(output, batch)
     if objective == "labels":
         return supervised_losses(output, batch, problem)
     return curvature_losses(output, batch, problem, seed)
@@ -41,7 +44,7 @@ def collect_mask_grads(
     Args:
         model: a supported model; left as it was.
         batches: padded samples with labels.
-        objective: "labels", or "curvature" for a label-free loss.
+        objective: "labels", "curvature" for a label-free loss, or a function of its own.
         per_sample: one row per sample, else one per batch.
         seed: for the draws of a label-free loss.
 

@@ -1,12 +1,11 @@
 """Pruning methods as points of one grid: what ranks units, what shares out the budget, what is refitted."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from trimformer.errors import TrimformerError
-from trimformer.fisher import Objective
 
-Criterion = Literal["magnitude", "random", "fisher", "obs"]
+Criterion = Literal["magnitude", "random", "fisher", "obs", "kprune"]
 Allocation = Literal["uniform", "global", "dp"]
 Update = Literal["none", "scale", "full"]
 
@@ -17,7 +16,8 @@ class Method:
 
     Attributes:
         criterion: "magnitude" (squared norm of a unit's weights), "random", "fisher" (squared mask
-            gradients, then the paper's rearrangement), "obs" (Optimal Brain Surgeon).
+            gradients, then the paper's rearrangement), "obs" (Optimal Brain Surgeon), "kprune" (K-prune,
+            whose loop over sublayers shares out and refits in its own way: it goes with "global" and "full").
         allocation: "uniform" (the same share of every sublayer), "global" (the units of highest
             importance anywhere, the paper's search), "dp" (least predicted loss, dynamic programming).
         update: "none", "scale" (one factor per unit, the paper's rescaling), "full" (all kept weights
@@ -28,13 +28,26 @@ class Method:
     criterion: Criterion = "obs"
     allocation: Allocation = "dp"
     update: Update = "full"
-    objective: Objective = "curvature"
+    objective: Literal["labels", "curvature"] = "curvature"
+
+    def __post_init__(self) -> None:
+        """Raises:
+        TrimformerError: a choice is unknown, or does not go with the others.
+        """
+        for name, kind in (("criterion", Criterion), ("allocation", Allocation), ("update", Update)):
+            if getattr(self, name) not in get_args(kind):
+                raise TrimformerError(
+                    f"{name} '{getattr(self, name)}' is unknown; known are {', '.join(get_args(kind))}"
+                )
+        if self.criterion == "kprune" and (self.allocation, self.update) != ("global", "full"):
+            raise TrimformerError("criterion 'kprune' goes only with allocation 'global' and update 'full'")
 
 
 METHODS = {
     "obs": Method(),
     "kwon2022": Method("fisher", "global", "scale", "labels"),
     "kwon2022-reconstruct": Method("fisher", "global", "full", "labels"),
+    "kprune": Method("kprune", "global", "full"),
     "magnitude": Method("magnitude", "uniform", "none"),
     "random": Method("random", "uniform", "none"),
 }

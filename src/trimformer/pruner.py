@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trimformer.arch import find_sublayers
 from trimformer.calibration import Batch
 from trimformer.fisher import collect_mask_grads
+from trimformer.kprune import kprune
 from trimformer.methods import Method
 from trimformer.moments import CollectMoments, SublayerMoments
 from trimformer.objective import find_problem
@@ -69,14 +70,16 @@ class Pruner:
         clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
-        self._sublayers, self._clock = find_sublayers(model), clock
+        self._sublayers, self._seq_len, self._clock = find_sublayers(model), seq_len, clock
         self._grads: list[Tensor] = []
         self._moments: list[SublayerMoments] = []
         with clock("calibrate"):
             self._calibrate(seed)
         with clock("search"):
-            self.curves = find_curves(
-                method.criterion, self._sublayers, grads=self._grads, moments=self._moments, seed=seed
+            self.curves = (
+                find_curves(method.criterion, self._sublayers, grads=self._grads, moments=self._moments, seed=seed)
+                if method.criterion != "kprune"
+                else []
             )
         self._select = partial(
             select_masks,
@@ -103,6 +106,8 @@ class Pruner:
         Raises:
             TrimformerError: the constraint cannot be reached.
         """
+        if self.method.criterion == "kprune":
+            return self._kprune(constraint)
         with self._clock("search"):
             masks = self._select(constraint=constraint, rearrange_grads=self._grads or None)
         with self._clock("shrink"):
@@ -110,6 +115,19 @@ class Pruner:
             shrink(student, masks)
         with self._clock("update"):
             return self._update(student, masks, constraint)
+
+    def _kprune(self, constraint: float) -> Pruned:
+        student = copy.deepcopy(self.model).eval()
+        with self._clock("update"):
+            masks, refits = kprune(
+                self.model,
+                student,
+                self.batches,
+                seq_len=self._seq_len,
+                constraint=constraint,
+                progress=partial(progress, desc="kprune"),
+            )
+        return Pruned(student, masks, refits)
 
     def _update(self, student: PreTrainedModel, masks: list[Tensor], constraint: float) -> Pruned:
         if self.method.update == "scale":

@@ -85,11 +85,12 @@ def reconstruct(
             continue
         solution = refit(fit + held_out, projection.weight, float(result.ridge or 0.0))
         if solution is not None:
-            _assign(projection, *solution)
+            assign(projection, *solution)
     return refits
 
 
 @torch.no_grad()
-def _assign(projection: torch.nn.Linear, weight: Tensor, bias: Tensor) -> None:
+def assign(projection: torch.nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Gives the projection new weights and a new bias, in its own dtype."""
     projection.weight.copy_(weight)
     projection.bias.copy_(bias)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -82,11 +81,16 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
         if not (value.isascii() and value.removeprefix("-").isdigit()):
             known = ", ".join(sorted(map(str, names)))
             raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {known}")
-    if not isinstance(value, str) and (not isinstance(value, Real) or value != int(value)):
+    try:
+        number = int(value)
+        is_class = isinstance(value, str) or number == value
+    except (TypeError, ValueError, OverflowError):
+        number, is_class = 0, False
+    if not is_class:
         raise TrimformerError(f"label {value} in {where} is not a class; this model is a classifier")
-    if not 0 <= int(value) < (config.num_labels or 0):
+    if not 0 <= number < (config.num_labels or 0):
         raise TrimformerError(f"label {value} in {where} is outside the model's {config.num_labels} labels")
-    return int(value)
+    return number
 
 
 def check_task(task: Task, problem: Problem) -> Task:

@@ -1,0 +1,146 @@
+"""K-prune (Park, Choi & Kang, ICLR 2024), written from its paper to be compared with: sublayer by sublayer from the
+bottom, units are scored on the current student, the cheapest ones under a global threshold are pruned, and the
+kept weights are refitted by least squares.
+
+A unit's score is (predictive + 2.5e-4 * representational) / MACs, times 64 for a head. Predictive is half the mean
+squared gradient of its mask under KL to the dense model at temperature 2; representational is the sum over
+tokens of its squared channels times the mean squared weight that reads each.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.arch import Sublayer, find_sublayers
+from trimformer.calibration import Batch, model_inputs, token_mask
+from trimformer.efficiency.mac import model_macs, unit_macs
+from trimformer.evaluation import predict
+from trimformer.fisher import collect_mask_grads, compute_fisher_info
+from trimformer.masking import frozen
+from trimformer.objective import divergence, find_problem
+from trimformer.reconstruct import assign, refit
+from trimformer.shrink import shrink
+from trimformer.streams import Moments, Progress, Refit, walk
+
+TEMPERATURE = 2.0
+REPRESENTATIONAL = 2.5e-4
+HEAD_FACTOR = 64.0
+RIDGE = 1e-6
+
+
+def kprune(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    batches: Sequence[Batch],
+    *,
+    seq_len: float,
+    constraint: float,
+    progress: Progress = iter,
+) -> tuple[list[Tensor], list[Refit]]:
+    """Prunes the student, a copy of the teacher, in place.
+
+    Args:
+        teacher: the dense model.
+        student: a copy of it.
+        batches: calibration samples; labels are not read.
+        seq_len: tokens that MACs are counted for.
+        constraint: fraction of the teacher's MACs to keep.
+        progress: wraps the list of sublayers.
+
+    Returns:
+        One mask of zeros and ones per sublayer, and the error of each sublayer's refit.
+    """
+    sublayers = find_sublayers(student)
+    references = dict(zip(map(id, batches), predict(teacher, batches), strict=True))
+    costs = [unit_macs(s, seq_len) for s in sublayers]
+    budget = constraint * model_macs(sublayers, seq_len) * (1 + 1e-12)
+    masks: list[Tensor] = []
+    refits: list[Refit] = []
+    for step in walk(teacher, student, batches, progress=progress):
+        sublayer, i = step.sublayer, step.index
+        scores = _scores(student, sublayers, batches, references, costs)
+        keep = _over_threshold(scores[i:], costs[i:], budget)
+        budget -= costs[i] * float(keep.sum())
+        channels = keep.repeat_interleave(sublayer.unit_size)
+        moments = step.fit + step.held_out
+        projection = sublayer.projection
+        masked = projection.weight * channels
+        before = moments.error(masked, projection.bias)
+        solution = refit(_restrict(moments, channels), projection.weight[:, channels], RIDGE)
+        if solution is not None:
+            weight = torch.zeros_like(projection.weight, dtype=torch.float64)
+            weight[:, channels] = solution[0]
+            assign(projection, weight, solution[1])
+        else:
+            assign(projection, masked, projection.bias)
+        after = moments.error(projection.weight, projection.bias)
+        refits.append(Refit(sublayer.name, int(keep.sum()), solution is not None, before, after, RIDGE))
+        masks.append(keep.float())
+    shrink(student, masks)
+    return masks, refits
+
+
+def _scores(
+    student: PreTrainedModel,
+    sublayers: Sequence[Sublayer],
+    batches: Sequence[Batch],
+    references: dict[int, Tensor],
+    costs: Sequence[float],
+) -> list[Tensor]:
+    """One score per unit of every sublayer, on the student as it is."""
+    problem = find_problem(student)
+
+    def losses(output: Tensor, batch: Batch) -> Tensor:
+        reference = references[id(batch)] / TEMPERATURE
+        return TEMPERATURE**2 * divergence(output / TEMPERATURE, reference, batch, problem)
+
+    grads = collect_mask_grads(student, batches, objective=losses)
+    scores = []
+    for s, grad, squares, cost in zip(sublayers, grads, _square_sums(student, sublayers, batches), costs, strict=True):
+        predictive = 0.5 * compute_fisher_info(grad) / len(grad)
+        channel = squares * s.projection.weight.detach().double().square().mean(0)
+        score = (predictive + REPRESENTATIONAL * channel.view(-1, s.unit_size).sum(1)) / cost
+        scores.append(score * (HEAD_FACTOR if s.kind == "attention" else 1.0))
+    return scores
+
+
+@torch.no_grad()
+def _square_sums(student: PreTrainedModel, sublayers: Sequence[Sublayer], batches: Sequence[Batch]) -> list[Tensor]:
+    """Per sublayer [channels]: sum over tokens that are not padding of the squared input of the projection."""
+    sums = [torch.zeros(s.projection.in_features, dtype=torch.float64, device=student.device) for s in sublayers]
+    for batch in batches:
+        mask = token_mask(batch)
+
+        def add(total: Tensor, inputs: tuple[Tensor, ...], mask: Tensor = mask) -> None:
+            total += inputs[0][mask].square().sum(0)
+
+        handles = [
+            s.projection.register_forward_pre_hook(lambda _, inputs, total=total: add(total, inputs))
+            for s, total in zip(sublayers, sums, strict=True)
+        ]
+        try:
+            with frozen(student):
+                student(**model_inputs(batch))
+        finally:
+            for handle in handles:
+                handle.remove()
+    return sums
+
+
+def _over_threshold(scores: Sequence[Tensor], costs: Sequence[float], budget: float) -> Tensor:
+    """[units of the first sublayer], true for those among the best of all that fit the budget."""
+    flat = torch.cat(list(scores))
+    price = torch.cat([torch.full_like(s, c) for s, c in zip(scores, costs, strict=True)])
+    order = flat.argsort(descending=True, stable=True)
+    fits = price[order].cumsum(0) <= budget
+    keep = torch.zeros_like(flat, dtype=torch.bool)
+    keep[order[fits]] = True
+    return keep[: len(scores[0])]
+
+
+def _restrict(moments: Moments, channels: Tensor) -> Moments:
+    """The moments of some channels alone."""
+    xx = moments.xx[channels][:, channels]
+    return Moments(xx, moments.xy[channels], moments.x[channels], moments.y, moments.yy, moments.count)
