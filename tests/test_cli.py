@@ -11,6 +11,7 @@ from conftest import make_batch, make_model, make_rows, make_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
+import trimformer
 from trimformer import METHODS
 from trimformer.arch import find_sublayers
 from trimformer.calibration import model_inputs
@@ -176,6 +177,11 @@ def test_unlabelled_texts_are_enough(model_dir, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metrics"]["dense"] == {}
     assert results["metrics"]["divergence"] > 0
+
+
+def test_the_version_is_told(capsys):
+    assert run(main, "--version") == 0
+    assert capsys.readouterr().out == f"trimformer {trimformer.__version__}\n"
 
 
 def test_the_program_runs_as_a_module(model_dir, tmp_path):
@@ -447,6 +453,7 @@ EVALUATE_FLAGS = {
     "--reference nowhere": ["nowhere", "does not exist"],
     "--device tpu9": ["'tpu9'"],
     "--output no/such/scores.json": ["no/such/scores.json"],
+    "--output .": ["output file", "name a file"],
 }
 
 

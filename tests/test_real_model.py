@@ -102,8 +102,8 @@ def literal_grads(model, batches):
             for linear, kind, size in places:
                 masks[kind].requires_grad_()
 
-                def scale(_, inputs, kind=kind, i=i, size=size):
-                    return (inputs[0] * masks[kind][i].double().repeat_interleave(size),)
+                def scale(_, inputs, mask=masks[kind], i=i, size=size):
+                    return (inputs[0] * mask[i].double().repeat_interleave(size),)
 
                 handles.append(linear.register_forward_pre_hook(scale))
         model(**model_inputs(batch), labels=batch["labels"]).loss.backward()

@@ -16,9 +16,11 @@ logger = logging.getLogger("trimformer")
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from trimformer import __version__
     from trimformer.methods import DEFAULT_METHOD, METHODS
 
     parser = argparse.ArgumentParser(prog="trimformer", description="Prune Transformers encoders without retraining.")
+    parser.add_argument("--version", action="version", version=f"trimformer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     prune = commands.add_parser("prune", help="prune a fine-tuned model directory to a budget")
@@ -128,8 +130,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from trimformer.pipeline import resolve_device
 
     device = resolve_device(arguments.device)
-    if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
-        raise TrimformerError(f"the folder of output file '{arguments.output}' does not exist; create it")
+    output = Path(arguments.output) if arguments.output else None
+    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise TrimformerError(f"output file '{output}' is a folder, or in one that does not exist; name a file")
     model, tokenizer = load(arguments.model)
     reference = load_reference(arguments.reference, model).to(device) if arguments.reference else None
     task, _, validation = load_task_data(arguments, model, need_train=False)
@@ -146,8 +149,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
             report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
     text = json.dumps(report, indent=2)
     print(text)
-    if arguments.output:
-        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+    if output:
+        output.write_text(text + "\n", encoding="utf-8")
 
 
 def load_reference(path: str, model: Any) -> Any:
@@ -227,6 +230,7 @@ def set_up_logging() -> None:
     for handler in (logging.StreamHandler(), kept_log):
         handler.setFormatter(formatter)
         logger.addHandler(handler)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")

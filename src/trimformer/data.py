@@ -124,7 +124,7 @@ def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows
     """
     import datasets
 
-    advice = "give a folder with the same columns (train.jsonl, validation.jsonl, ...) with --data"
+    advice = "give a folder with the same columns (train.jsonl, validation.jsonl, ...) with --data_dir"
     if source is None:
         raise TrimformerError(f"task '{task}' is not on the hub; {advice}")
     try:

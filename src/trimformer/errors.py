@@ -18,4 +18,6 @@ def one_sentence(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())
+        if " " not in reason:  # such as a KeyError's key
+            reason = f"{type(error).__name__} {reason}"
         raise TrimformerError(f"{what}: {reason[:300]}") from error

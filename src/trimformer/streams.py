@@ -136,7 +136,7 @@ def walk(
             channels = []
             for i, batch in enumerate(batches):
                 x = source.channels(teacher_hidden[i], inputs[i].attention_mask)
-                target = source.projection(x if mask is None else x * mask) + teacher_hidden[i]
+                target = source.projection(x if mask is None else x * mask.to(x.dtype)) + teacher_hidden[i]
                 teacher_hidden[i] = source.norm(target)
                 x = sublayer.channels(student_hidden[i], inputs[i].attention_mask)  # [batch, length, channels]
                 channels.append(x)

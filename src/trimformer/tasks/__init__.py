@@ -49,8 +49,10 @@ def infer_task(
         max_length: tokens beyond which a sample is cut; None: 384 for spans, else 128.
 
     Raises:
-        TrimformerError: no text column is named and none can be guessed.
+        TrimformerError: no text column is named and none can be guessed, or there are more than two.
     """
+    if text_columns and len(text_columns) > 2:
+        raise TrimformerError(f"{', '.join(text_columns)} are too many text columns; name one, or two for pairs")
     if problem == "span":
         return span_task(rows, max_length=max_length or 384)
     if problem == "tokens":

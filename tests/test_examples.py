@@ -1,0 +1,41 @@
+"""The cache of the demo's downloads; `tests/test_real_model.py` uses what is in it."""
+
+import assets
+import pytest
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_what_is_cached_is_made_once(cache):
+    made = []
+
+    def make(target):
+        made.append(target)
+        (target / "file").write_text("x")
+
+    for _ in range(2):
+        assert (assets._cached("thing", make) / "file").read_text() == "x"
+    assert len(made) == 1
+    assert [path.name for path in cache.iterdir()] == ["thing"]
+
+
+def test_an_interrupted_download_leaves_nothing_and_is_tried_again(cache):
+    def interrupt(target):
+        (target / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assets._cached("thing", interrupt)
+    assert list(cache.iterdir()) == []
+    assert assets._cached("thing", lambda target: None).is_dir()
+
+
+def test_a_fine_tuning_that_fails_stops_the_demo(cache, monkeypatch, tmp_path):
+    monkeypatch.setattr(assets, "minilm", lambda: tmp_path / "nowhere" / "at" / "all")
+    with pytest.raises(SystemExit, match="reviews failed"):
+        assets.finetuned("reviews", tmp_path, epochs=1)
+    assert not (cache / "MiniLM-L6-reviews").exists()
