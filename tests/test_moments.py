@@ -64,19 +64,19 @@ def test_neither_batch_size_nor_padding_matters(token_weighting):
         assert one.weight_sum == pytest.approx(many.weight_sum, rel=1e-4)
 
 
-def test_token_weights_are_zero_on_padding_and_sum_to_the_weight_sum():
+def test_token_norms_are_zero_on_padding_and_their_squares_sum_to_the_weight_sum():
     batches = [make_batch(seed=0), make_batch(batch=3, length=7, seed=1)]
     for m in collect(make_model(), batches):
-        for weights, batch in zip(m.token_weights, batches, strict=True):
-            assert weights.shape == batch["attention_mask"].shape
-            assert (weights[batch["attention_mask"] == 0] == 0).all()
-        assert float(sum(w.sum() for w in m.token_weights)) == pytest.approx(m.weight_sum, rel=1e-4)
+        for norms, batch in zip(m.token_norms, batches, strict=True):
+            assert norms.shape == batch["attention_mask"].shape
+            assert (norms[batch["attention_mask"] == 0] == 0).all()
+        assert float(sum(w.square().sum() for w in m.token_norms)) == pytest.approx(m.weight_sum, rel=1e-4)
 
 
 def test_only_the_first_token_weighs_in_a_classifiers_last_ffn():
     *_, last = collect(make_model(), [make_batch()])
-    assert (last.token_weights[0][:, 1:] == 0).all()
-    assert (last.token_weights[0][:, 0] > 0).all()
+    assert (last.token_norms[0][:, 1:] == 0).all()
+    assert (last.token_norms[0][:, 0] > 0).all()
 
 
 def test_grads_are_the_same_with_and_without_and_no_hook_stays():

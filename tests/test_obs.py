@@ -19,7 +19,7 @@ def system(unit_size, units, seed=0, hidden=5, dead=0):
     x = x @ (torch.eye(channels) + 0.4 * torch.randn(channels, channels, generator=generator)).double()
     x[:, channels - dead * unit_size :] = 0
     g = torch.randn(40, hidden, generator=generator, dtype=torch.float64)
-    moments = SublayerMoments(x.T @ x, g.T @ g, count=40, weight_sum=40.0, token_weights=[])
+    moments = SublayerMoments(x.T @ x, g.T @ g, count=40, weight_sum=40.0, token_norms=[])
     return moments, torch.randn(hidden, channels, generator=generator)
 
 

@@ -200,7 +200,7 @@ def test_layer_refits_are_reported_in_order():
 
 def test_every_stage_is_timed():
     timings = prune().timings
-    assert list(timings) == ["data", "calibrate", "search", "shrink", "update", "evaluate", "latency"]
+    assert list(timings) == ["data", "calibrate", "curves", "search", "shrink", "update", "evaluate", "latency"]
     assert all(seconds > 0 for seconds in timings.values())
 
 

@@ -95,9 +95,16 @@ def load(
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
         raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
-    kwargs = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    kwargs: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with one_sentence(f"the weights in '{path}' do not match its config"):
-        model, info = model_class.from_pretrained(path, output_loading_info=True, **kwargs)
+        # Mismatched shapes are told below, in one sentence.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = model_class.from_pretrained(path, **kwargs)
+    if info["mismatched_keys"]:
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        raise TrimformerError(
+            f"the weights in '{path}' do not match its config: {name} is {tuple(found)}, should be {tuple(expected)}"
+        )
     # Old checkpoints may lack the pooler, which only some heads use.
     missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
     if missing:
@@ -121,10 +128,12 @@ def check_output(path: str | Path) -> Path:
         TrimformerError: it is not empty, or cannot be written.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise TrimformerError(f"output directory '{path}' is not empty; choose another or remove it")
     parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not parent.is_dir():
+        raise TrimformerError(f"output directory '{path}' cannot be made: '{parent}' is a file")
+    if path.exists() and any(path.iterdir()):
+        raise TrimformerError(f"output directory '{path}' is not empty; choose another or remove it")
+    if not os.access(parent, os.W_OK):
         raise TrimformerError(f"output directory '{path}' cannot be written: no write access to '{parent}'")
     return path
 

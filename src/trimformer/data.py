@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,32 @@ import numpy as np
 from trimformer.errors import TrimformerError, one_sentence
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+class Selection(Sequence[Mapping[str, Any]]):
+    """Some rows of a data set that know their numbers there, so that messages name the user's own row.
+
+    Args:
+        rows: the data set, or a selection of it.
+        indices: positions of the chosen rows in `rows`.
+    """
+
+    def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
+        numbers = [number for number, _ in numbered(rows)]
+        self.numbers = [numbers[i] for i in indices]
+        self._rows = [rows[i] for i in indices]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows with their numbers in the user's data, from 1."""
+    return zip(rows.numbers if isinstance(rows, Selection) else range(1, len(rows) + 1), rows, strict=True)
+
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -157,5 +183,5 @@ def find_splits(
     if not validation:
         order = np.random.default_rng(seed).permutation(len(train)).tolist()
         cut = max(1, round(len(train) * held_out))
-        train, validation = [train[i] for i in order[cut:]], {"validation": [train[i] for i in order[:cut]]}
+        train, validation = Selection(train, order[cut:]), {"validation": Selection(train, order[:cut])}
     return train, validation

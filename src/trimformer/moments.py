@@ -22,14 +22,14 @@ class SublayerMoments:
         gradients: G, sum of g g^T over the loss gradients g at the projection's output, [hidden, hidden].
         count: number of tokens.
         weight_sum: sum of the token weights w.
-        token_weights: the weights w = ||g||^2 of each batch, [batch, length] each.
+        token_norms: ||g|| of each batch, [batch, length] each; 0 at padding.
     """
 
     inputs: Tensor
     gradients: Tensor
     count: int
     weight_sum: float
-    token_weights: list[Tensor]
+    token_norms: list[Tensor]
 
 
 class CollectMoments:
@@ -78,7 +78,7 @@ class CollectMoments:
 
     def _add(self, moments: SublayerMoments, x: Tensor, gradient: Tensor, mask: Tensor) -> None:
         weights = gradient.float().square().sum(-1) * mask  # [batch, length]
-        moments.token_weights.append(weights)
+        moments.token_norms.append(weights.sqrt())
         tokens = (weights > 0) if self._token_weighting else mask
         x, g = x[tokens].float(), gradient[mask].float()  # [tokens, channels], [tokens, hidden]
         if self._token_weighting:

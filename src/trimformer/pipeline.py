@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.arch import find_sublayers
 from trimformer.calibration import make_batches, mean_length, sample_indices
 from trimformer.checkpoint import file_size
-from trimformer.data import Rows, find_splits
+from trimformer.data import Rows, Selection, find_splits
 from trimformer.efficiency.mac import model_macs
 from trimformer.efficiency.timing import interleaved_latency
 from trimformer.errors import TrimformerError
@@ -145,7 +145,7 @@ def prune(
             logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
         if len(chosen) < 2:
             raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
-        features = task.encode([dataset[i] for i in chosen], tokenizer, model.config)
+        features = task.encode(Selection(dataset, chosen), tokenizer, model.config)
         seq_len = task.average_length or mean_length(features)
         batches = make_batches(features, tokenizer, batch_size, target)
         scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]

@@ -75,11 +75,9 @@ class Pruner:
         self._moments: list[SublayerMoments] = []
         with clock("calibrate"):
             self._calibrate(seed)
-        with clock("search"):
-            self.curves = (
-                find_curves(method.criterion, self._sublayers, grads=self._grads, moments=self._moments, seed=seed)
-                if method.criterion != "kprune"
-                else []
+        with clock("curves"):
+            self.curves = find_curves(
+                method.criterion, self._sublayers, grads=self._grads, moments=self._moments, seed=seed
             )
         self._select = partial(
             select_masks,
@@ -149,7 +147,7 @@ class Pruner:
                 self.model,
                 student,
                 self.batches,
-                token_weights=(lambda s, b: moments[s].token_weights[b]) if moments else None,
+                token_weights=(lambda s, b: moments[s].token_norms[b]) if moments else None,
                 progress=partial(progress, desc="reconstruct"),
             )
         return Pruned(student, masks, refits)

@@ -1,4 +1,4 @@
-"""Full least-squares refit of the kept weights of every output projection (two streams)."""
+"""Least-squares refit of a shrunk model's weights on two streams: teacher and student."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from transformers import PreTrainedModel
 
 from trimformer.calibration import Batch
 from trimformer.linalg import closed_form_solver
-from trimformer.streams import Moments, Progress, Refit, TokenWeights, walk
+from trimformer.streams import Moments, Progress, Refit, Step, TokenWeights, walk
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
-# Below this share of the target's power the student already equals the teacher; the rest is rounding.
-_NEGLIGIBLE = 1e-9
+# Below this share of the target's power the student already equals the teacher: the rest is float32 rounding.
+_NEGLIGIBLE = 1e-6
 
 
 def refit(moments: Moments, weight: Tensor, ridge: float) -> tuple[Tensor, Tensor] | None:
@@ -42,6 +42,37 @@ def refit(moments: Moments, weight: Tensor, ridge: float) -> tuple[Tensor, Tenso
     return w, mean_y - w @ mean_x
 
 
+def best_refit(
+    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float]
+) -> tuple[Refit, tuple[Tensor, Tensor] | None]:
+    """Tries ridges on the samples to fit on and takes the one of least error on the held-out ones.
+
+    Args:
+        step: of the walk.
+        weight: current weights, [hidden, channels].
+        bias: current bias, [hidden].
+        ridges: candidates.
+
+    Returns:
+        The report, and weight and bias refitted on all samples; None where no ridge lowers the held-out error.
+    """
+    before = step.held_out.error(weight, bias)
+    report = Refit(step.sublayer.name, step.sublayer.num_units, False, before, before)
+    if before <= _NEGLIGIBLE * float(step.held_out.yy / step.held_out.count):
+        report.note = "already equal to the dense model"
+        return report, None
+    for ridge in ridges:
+        solution = refit(step.fit, weight, ridge)
+        if solution is not None and (error := step.held_out.error(*solution)) < report.error_after:
+            report.error_after, report.ridge = error, ridge
+    if report.ridge is None:
+        report.note = "no ridge lowered the held-out error"
+        return report, None
+    solution = refit(step.fit + step.held_out, weight, report.ridge)
+    report.accepted = solution is not None
+    return report, solution
+
+
 def reconstruct(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
@@ -51,7 +82,11 @@ def reconstruct(
     ridges: Sequence[float] = RIDGES,
     progress: Progress = iter,
 ) -> list[Refit]:
-    """Refits the student's output projections, bias included, from the bottom up, in place.
+    """Refits the student, from the bottom up, in place: two linear maps for each sublayer.
+
+    The output projection, bias included, is refitted to the teacher's residual sum. Before that, what the
+    sublayer reads is aligned: the linear map that takes the student's hidden states nearest to the teacher's
+    is folded into the producers (query, key, value; or fc1), so that it costs nothing.
 
     Each ridge is tried on seven eighths of the samples; the one of least error on the others is taken,
     and refitted on all, only if it lowers that held-out error.
@@ -60,37 +95,37 @@ def reconstruct(
         teacher: the dense model.
         student: a shrunk copy of it, changed in place.
         batches: calibration samples.
-        token_weights: see `walk`.
+        token_weights: see `walk`; for the projections.
         ridges: candidates, relative to the mean diagonal of the inputs' second moments.
         progress: see `walk`.
 
     Returns:
         What became of each sublayer; errors are those on held-out samples.
     """
+    alignments: dict[int, Refit] = {}
+
+    def align(step: Step) -> None:
+        if step.sublayer.num_units:
+            identity = torch.eye(len(step.fit.y), device=step.fit.y.device)
+            alignments[step.index], solution = best_refit(step, identity, None, ridges)
+            if solution is not None:
+                for producer in step.sublayer.producers:
+                    w = producer.weight.double()
+                    assign(producer, w @ solution[0], producer.bias + w @ solution[1])
+
     refits = []
-    for step in walk(teacher, student, batches, token_weights=token_weights, progress=progress):
-        projection, fit, held_out = step.sublayer.projection, step.fit, step.held_out
-        before = held_out.error(projection.weight, projection.bias)
-        result = Refit(step.sublayer.name, step.sublayer.num_units, False, before, before)
-        refits.append(result)
-        if before <= _NEGLIGIBLE * float(held_out.yy / held_out.count):
-            result.note = "already equal to the dense model"
-            continue
-        for ridge in ridges:
-            solution = refit(fit, projection.weight, ridge)
-            if solution is not None and (error := held_out.error(*solution)) < result.error_after:
-                result.error_after, result.ridge, result.accepted = error, ridge, True
-        if not result.accepted:
-            result.note = "no ridge lowered the held-out error"
-            continue
-        solution = refit(fit + held_out, projection.weight, float(result.ridge or 0.0))
+    for step in walk(teacher, student, batches, token_weights=token_weights, align=align, progress=progress):
+        projection = step.sublayer.projection
+        report, solution = best_refit(step, projection.weight, projection.bias, ridges)
         if solution is not None:
             assign(projection, *solution)
+        report.alignment = alignments.get(step.index)
+        refits.append(report)
     return refits
 
 
 @torch.no_grad()
-def assign(projection: torch.nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    """Gives the projection new weights and a new bias, in its own dtype."""
-    projection.weight.copy_(weight)
-    projection.bias.copy_(bias)
+def assign(linear: torch.nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Gives a linear layer new weights and a new bias, in its own dtype."""
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)

@@ -43,6 +43,8 @@ def find_curves(
         moments: H and G, for "obs".
         seed: for "random".
     """
+    if criterion == "kprune":
+        return []  # it scores units as it goes
     if criterion == "obs":
         return [
             obs_curve(m, s.projection.weight.detach(), s.unit_size) for s, m in zip(sublayers, moments, strict=True)

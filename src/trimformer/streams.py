@@ -75,6 +75,7 @@ class Refit:
         error_after: with the new weights, or the old ones where there are none.
         ridge: relative ridge that was used, None without.
         note: why nothing was changed, or empty.
+        alignment: the same of what the sublayer reads, where that was aligned with the teacher's.
     """
 
     sublayer: str
@@ -84,15 +85,19 @@ class Refit:
     error_after: float
     ridge: float | None = None
     note: str = ""
+    alignment: "Refit | None" = None
 
 
 @dataclass
 class Step:
-    """One sublayer of the walk. Its target is the teacher's residual sum less the student's residual.
+    """One sublayer of the walk, and the moments of what goes into a linear map and what should come out.
+
+    For its projection, what should come out is the teacher's residual sum less the student's residual;
+    for its alignment, the student's hidden states go in and the teacher's should come out.
 
     Attributes:
         index: position among the sublayers.
-        sublayer: the student's; its projection may be changed before the walk goes on.
+        sublayer: the student's; its weights may be changed before the walk goes on.
         fit: moments of the samples to fit on.
         held_out: moments of the other samples.
     """
@@ -111,6 +116,7 @@ def walk(
     *,
     teacher_masks: Sequence[Tensor] | None = None,
     token_weights: TokenWeights | None = None,
+    align: Callable[[Step], None] | None = None,
     progress: Progress = iter,
 ) -> Iterator[Step]:
     """Yields every sublayer once, bottom first; goes on with the student's projection as it is then.
@@ -121,6 +127,8 @@ def walk(
         batches: calibration samples.
         teacher_masks: one per sublayer, to walk a masked teacher.
         token_weights: weights of tokens; without it every token that is not padding weighs 1.
+        align: called before a sublayer runs, to change the producers that read the student's hidden states;
+            all tokens weigh 1 then, as attention reads them all.
         progress: wraps the list of sublayers, to show how far the walk is.
     """
     with frozen(teacher), frozen(student):
@@ -130,22 +138,31 @@ def walk(
         pairs = list(zip(find_sublayers(teacher), find_sublayers(student), strict=True))
         for index, (source, sublayer) in enumerate(progress(pairs)):
             projection, norm = sublayer.projection, sublayer.norm
-            size = projection.in_features, projection.out_features, projection.weight.device
-            fit, held_out = Moments.zeros(*size), Moments.zeros(*size)
+            channels, hidden, device = projection.in_features, projection.out_features, projection.weight.device
+            if align is not None and index:
+                fit, held_out = (Moments.zeros(hidden, hidden, device) for _ in range(2))
+                for batch, x, y in zip(batches, student_hidden, teacher_hidden, strict=True):
+                    _add_split(fit, held_out, batch, x, y, token_mask(batch))
+                align(Step(index, sublayer, fit, held_out))
+            fit, held_out = (Moments.zeros(channels, hidden, device) for _ in range(2))
             mask = None if teacher_masks is None else teacher_masks[index].repeat_interleave(source.unit_size)
-            channels = []
+            student_channels = []
             for i, batch in enumerate(batches):
                 x = source.channels(teacher_hidden[i], inputs[i].attention_mask)
                 target = source.projection(x if mask is None else x * mask.to(x.dtype)) + teacher_hidden[i]
                 teacher_hidden[i] = source.norm(target)
                 x = sublayer.channels(student_hidden[i], inputs[i].attention_mask)  # [batch, length, channels]
-                channels.append(x)
-                weights = token_mask(batch).to(x.dtype) if token_weights is None else token_weights(index, i)
-                is_held_out = batch["index"] % HELD_OUT_EVERY == 0  # [batch]
-                for moments, rows in ((fit, ~is_held_out), (held_out, is_held_out)):
-                    tokens = (weights > 0) & rows.unsqueeze(-1)  # [batch, length]
-                    y = target[tokens] - student_hidden[i][tokens]
-                    moments.add(x[tokens].float(), y.float(), weights[tokens].float())
+                student_channels.append(x)
+                weights = token_mask(batch) if token_weights is None else token_weights(index, i)
+                _add_split(fit, held_out, batch, x, target - student_hidden[i], weights)
             yield Step(index, sublayer, fit, held_out)
-            for i, x in enumerate(channels):
+            for i, x in enumerate(student_channels):
                 student_hidden[i] = norm(projection(x) + student_hidden[i])
+
+
+def _add_split(fit: Moments, held_out: Moments, batch: Batch, x: Tensor, y: Tensor, weights: Tensor) -> None:
+    """Adds a batch's tokens of positive weight [batch, length], every eighth sample to the held-out moments."""
+    is_held_out = batch["index"] % HELD_OUT_EVERY == 0  # [batch]
+    for moments, rows in ((fit, ~is_held_out), (held_out, is_held_out)):
+        tokens = (weights > 0) & rows.unsqueeze(-1)  # [batch, length]
+        moments.add(x[tokens].float(), y[tokens].float(), weights[tokens].float())

@@ -273,7 +273,7 @@ def broken(**changes: Any) -> list[dict[str, Any]]:
     ("rows", "message"),
     [
         ([], "no rows"),
-        (broken(context=None), "no column 'context' in row 2"),
+        (broken(context=None), "column 'context' is empty in row 2"),
         (broken(answers=None), "no column 'answers' in row 2"),
         (broken(answers="good"), "answers of row 2 are not SQuAD's"),
         (broken(answers={"text": ["good"]}), "answers of row 2 are not SQuAD's"),

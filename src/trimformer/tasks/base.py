@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from trimformer.calibration import Features
-from trimformer.data import Rows
+from trimformer.data import Rows, numbered
 from trimformer.errors import TrimformerError
 from trimformer.objective import Problem
 
@@ -62,8 +62,10 @@ def check_columns(rows: Rows, columns: Sequence[str], what: str = "the data") ->
     if not len(rows):
         raise TrimformerError(f"{what} has no rows")
     for column in columns:
-        for number, row in enumerate(rows, start=1):
+        for number, row in numbered(rows):
             if row.get(column) is None:
+                if column in row:
+                    raise TrimformerError(f"column '{column}' is empty in row {number} of {what}")
                 found = ", ".join(sorted(map(str, row)))
                 raise TrimformerError(f"{what} has no column '{column}' in row {number}; its columns are {found}")
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from trimformer.calibration import INPUT_KEYS, Features
-from trimformer.data import Rows
+from trimformer.data import Rows, numbered
 from trimformer.errors import TrimformerError
 from trimformer.objective import Problem
 from trimformer.tasks.base import Task, check_columns
@@ -54,7 +54,7 @@ class SpanTask(Task):
         labelled = _has_answers(rows)
         check_columns(rows, ("question", "context", *(["answers"] if labelled else [])))
         check_tokenizer(tokenizer)
-        answers = [_first_answer(row, f"row {number}") if labelled else None for number, row in enumerate(rows, 1)]
+        answers = [_first_answer(row, f"row {number}") if labelled else None for number, row in numbered(rows)]
 
         max_length = self.length_limit(tokenizer, config)
         stride = min(self.stride, max_length // 3)

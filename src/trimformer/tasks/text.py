@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from trimformer.calibration import Features
-from trimformer.data import Rows
+from trimformer.data import Rows, numbered
 from trimformer.errors import TrimformerError
 from trimformer.metrics import METRICS
 from trimformer.tasks.base import Task, check_columns, class_id
@@ -53,7 +53,7 @@ class TextTask(Task):
         encoded = tokenizer(*texts, truncation=True, max_length=self.length_limit(tokenizer, config))
         features = [{key: encoded[key][i] for key in encoded} for i in range(len(rows))]
         if self.label_column is not None:
-            for number, (feature, row) in enumerate(zip(features, rows, strict=True), start=1):
+            for feature, (number, row) in zip(features, numbered(rows), strict=True):
                 feature["labels"] = self._label(row[self.label_column], config, f"row {number}")
         return features
 

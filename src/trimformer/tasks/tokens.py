@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from trimformer.calibration import INPUT_KEYS, Features
-from trimformer.data import Rows
+from trimformer.data import Rows, numbered
 from trimformer.errors import TrimformerError
 from trimformer.metrics import METRICS
 from trimformer.objective import Problem
@@ -47,7 +47,7 @@ class TokenTask(Task):
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
         check_tokenizer(tokenizer)
-        words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in enumerate(rows, 1)]
+        words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
         encoded = _with_leading_spaces(tokenizer)(
             [[str(word) for word in sample] for sample in words],
             is_split_into_words=True,
@@ -56,12 +56,12 @@ class TokenTask(Task):
         )
         features = [{key: encoded[key][i] for key in INPUT_KEYS if key in encoded} for i in range(len(rows))]
         if self.tags_column is not None:
-            for i, (feature, row) in enumerate(zip(features, rows, strict=True)):
-                tags = _items(row[self.tags_column], f"'{self.tags_column}' of row {i + 1}")
+            for i, (number, row) in enumerate(numbered(rows)):
+                tags = _items(row[self.tags_column], f"'{self.tags_column}' of row {number}")
                 if len(tags) != len(words[i]):
-                    raise TrimformerError(f"row {i + 1} has {len(words[i])} words but {len(tags)} tags")
-                labels = [class_id(tag, config, f"row {i + 1}") for tag in tags]
-                feature["labels"] = _first_token_labels(encoded.word_ids(i), labels)
+                    raise TrimformerError(f"row {number} has {len(words[i])} words but {len(tags)} tags")
+                labels = [class_id(tag, config, f"row {number}") for tag in tags]
+                features[i]["labels"] = _first_token_labels(encoded.word_ids(i), labels)
         return features
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
@@ -73,6 +73,8 @@ class TokenTask(Task):
             labels.append(target[target != UNLABELLED])
             predictions.append(output[: len(target)].argmax(-1).numpy()[target != UNLABELLED])
         flat = np.concatenate(predictions), np.concatenate(labels)
+        if not len(flat[1]):
+            return {}
         accuracy = METRICS["accuracy"](*flat)
         if not _are_entity_tags(self.label_names):
             return {"f1": METRICS["macro_f1"](*flat), "accuracy": accuracy}
