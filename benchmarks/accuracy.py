@@ -24,10 +24,12 @@ from tqdm.auto import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
 
+from trimformer.arch import find_sublayers
 from trimformer.calibration import make_batches, mean_length, sample_indices
 from trimformer.checkpoint import load
 from trimformer.cli import set_up_logging
 from trimformer.data import find_splits, read_splits
+from trimformer.efficiency.cost import unit_costs
 from trimformer.evaluation import Scorer
 from trimformer.methods import METHODS, find_method
 from trimformer.objective import find_problem
@@ -64,10 +66,10 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         chosen = [train[i] for i in sample_indices(len(train), options.num_samples, seed)]
         features = task.encode(chosen, tokenizer, model.config)
         batches = make_batches(features, tokenizer, options.batch_size, model.device)
-        seq_len = task.average_length or mean_length(features)
+        costs = unit_costs(find_sublayers(model), "mac", task.average_length or mean_length(features))
         for method in options.methods:
             start = time.perf_counter()
-            pruner = Pruner(model, batches, find_method(method), seq_len=seq_len, seed=seed)
+            pruner = Pruner(model, batches, find_method(method), costs, seed=seed)
             shared = time.perf_counter() - start
             for constraint in options.constraints:
                 start = time.perf_counter()

@@ -14,9 +14,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 import trimformer
 from trimformer import METHODS
+from trimformer.arch import find_sublayers
 from trimformer.calibration import make_batches, mean_length, model_inputs
 from trimformer.cli import main
 from trimformer.data import read_rows
+from trimformer.efficiency.cost import unit_costs
 from trimformer.pruner import Pruner
 from trimformer.tasks import infer_task
 
@@ -154,7 +156,12 @@ def test_masks_are_those_of_the_formulas(checkpoint, data):
         rows, tokenizer, model.config
     )
     length = mean_length(features)
-    pruner = Pruner(model, make_batches(features, tokenizer, 16), METHODS["kwon2022"], seq_len=length)
+    pruner = Pruner(
+        model,
+        make_batches(features, tokenizer, 16),
+        METHODS["kwon2022"],
+        unit_costs(find_sublayers(model), "mac", length),
+    )
 
     grads = literal_grads(model, make_batches(features, tokenizer, 1))
     importance = {kind: values.square().sum(1) for kind, values in grads.items()}  # [layers, units]

@@ -6,9 +6,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from trimformer.errors import TrimformerError
 
@@ -17,7 +17,9 @@ logger = logging.getLogger("trimformer")
 
 def build_parser() -> argparse.ArgumentParser:
     from trimformer import __version__
+    from trimformer.efficiency.cost import Metric
     from trimformer.methods import DEFAULT_METHOD, METHODS
+    from trimformer.select import NEURON_MULTIPLE
 
     parser = argparse.ArgumentParser(prog="trimformer", description="Prune Transformers encoders without retraining.")
     parser.add_argument("--version", action="version", version=f"trimformer {__version__}")
@@ -26,9 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="prune a fine-tuned model directory to a budget")
     prune.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint, written by save_pretrained")
     add_data_arguments(prune)
-    prune.add_argument("--constraint", type=float, required=True, help="MACs to keep, a fraction in (0, 1]")
+    prune.add_argument("--constraint", type=float, required=True, help="share of the cost to keep, in (0, 1]")
     prune.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
-    prune.add_argument("--method", default=DEFAULT_METHOD, help=f"{', '.join(METHODS)} (default: %(default)s)")
+    prune.add_argument("--metric", choices=get_args(Metric), default="mac", help="what the constraint counts")
+    prune.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
+                       "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
+    add_method_arguments(prune, METHODS, DEFAULT_METHOD)
     add_calibration_arguments(prune)
     prune.set_defaults(run=run_prune)
 
@@ -46,6 +51,27 @@ def build_parser() -> argparse.ArgumentParser:
     finetune = commands.add_parser("finetune", help="fine-tune a model, before or after pruning", add_help=False)
     finetune.set_defaults(run=run_finetune)
     return parser
+
+
+def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], default: str) -> None:
+    from trimformer.methods import Allocation, Criterion, Update
+
+    method = parser.add_argument_group("method", "a preset, and choices of it to replace")
+    method.add_argument("--method", default=default, help=f"{', '.join(names)} (default: %(default)s)")
+    method.add_argument("--criterion", choices=get_args(Criterion), help="what ranks units")
+    method.add_argument("--allocation", choices=get_args(Allocation), help="what shares out the budget")
+    method.add_argument("--update", choices=get_args(Update), help="what is refitted")
+    method.add_argument("--objective", choices=["labels", "curvature"], help="whether the ranking loss reads labels")
+
+
+def chosen_method(arguments: argparse.Namespace) -> Any:
+    """The preset with the choices that replace its own."""
+    from dataclasses import replace
+
+    from trimformer.methods import find_method
+
+    choices = {name: getattr(arguments, name) for name in ("criterion", "allocation", "update", "objective")}
+    return replace(find_method(arguments.method), **{name: value for name, value in choices.items() if value})
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,11 +105,10 @@ def non_negative_int(text: str) -> int:
 
 def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.checkpoint import check_output, load
-    from trimformer.methods import find_method
     from trimformer.pipeline import check_constraint, resolve_device
 
     check_constraint(arguments.constraint)
-    find_method(arguments.method)
+    method = chosen_method(arguments)
     resolve_device(arguments.device)
     check_output(arguments.output)
     model, tokenizer = load(arguments.model)
@@ -97,7 +122,9 @@ def run_prune(arguments: argparse.Namespace) -> None:
         constraint=arguments.constraint,
         eval_dataset=validation,
         task=task,
-        method=arguments.method,
+        metric=arguments.metric,
+        method=method,
+        neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,
         batch_size=arguments.batch_size,
         seed=arguments.seed,

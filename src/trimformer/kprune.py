@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import Sublayer, find_sublayers
 from trimformer.calibration import Batch, model_inputs, token_mask
-from trimformer.efficiency.mac import model_macs, unit_macs
+from trimformer.efficiency.cost import total_cost
 from trimformer.evaluation import predict
 from trimformer.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.masking import frozen
@@ -34,8 +34,8 @@ def kprune(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     batches: Sequence[Batch],
+    unit_costs: Sequence[float],
     *,
-    seq_len: float,
     constraint: float,
     progress: Progress = iter,
 ) -> tuple[list[Tensor], list[Refit]]:
@@ -45,8 +45,8 @@ def kprune(
         teacher: the dense model.
         student: a copy of it.
         batches: calibration samples; labels are not read.
-        seq_len: tokens that MACs are counted for.
-        constraint: fraction of the teacher's MACs to keep.
+        unit_costs: of one unit of each sublayer.
+        constraint: fraction of the total cost to keep.
         progress: wraps the list of sublayers.
 
     Returns:
@@ -54,15 +54,14 @@ def kprune(
     """
     sublayers = find_sublayers(student)
     references = dict(zip(map(id, batches), predict(teacher, batches), strict=True))
-    costs = [unit_macs(s, seq_len) for s in sublayers]
-    budget = constraint * model_macs(sublayers, seq_len) * (1 + 1e-12)
+    budget = constraint * total_cost(sublayers, unit_costs) * (1 + 1e-12)
     masks: list[Tensor] = []
     refits: list[Refit] = []
     for step in walk(teacher, student, batches, progress=progress):
         sublayer, i = step.sublayer, step.index
-        scores = _scores(student, sublayers, batches, references, costs)
-        keep = _over_threshold(scores[i:], costs[i:], budget)
-        budget -= costs[i] * float(keep.sum())
+        scores = _scores(student, sublayers, batches, references, unit_costs)
+        keep = _over_threshold(scores[i:], unit_costs[i:], budget)
+        budget -= unit_costs[i] * float(keep.sum())
         channels = keep.repeat_interleave(sublayer.unit_size)
         moments = step.fit + step.held_out
         projection = sublayer.projection

@@ -18,6 +18,7 @@ from trimformer.arch import find_sublayers
 from trimformer.calibration import make_batches, mean_length, sample_indices
 from trimformer.checkpoint import file_size
 from trimformer.data import Rows, Selection, find_splits
+from trimformer.efficiency.cost import Metric, unit_costs
 from trimformer.efficiency.mac import model_macs
 from trimformer.efficiency.timing import interleaved_latency
 from trimformer.errors import TrimformerError
@@ -98,6 +99,7 @@ def prune(
     *,
     eval_dataset: Rows | Mapping[str, Rows] | None = None,
     task: Task | None = None,
+    metric: Metric = "mac",
     method: str | Method = DEFAULT_METHOD,
     num_samples: int = 2048,
     batch_size: int = 32,
@@ -111,9 +113,10 @@ def prune(
         model: a supported model; moved to the device, else left as it was.
         tokenizer: its tokenizer.
         dataset: examples to calibrate on: a `datasets.Dataset`, or a list of dictionaries.
-        constraint: MACs to keep, as a fraction in (0, 1] of the model's own.
+        constraint: MACs (or what `metric` names) to keep, as a fraction in (0, 1] of the model's own.
         eval_dataset: examples to score on, or several sets by name; None sets a fifth of `dataset` aside.
         task: what the columns mean; None guesses it from the model's head and the usual column names.
+        metric: what the budget is counted in: "mac", or "parameters" of the sublayers.
         method: a preset's name, or a point of the grid.
         num_samples: calibration examples, drawn without replacement.
         batch_size: for calibration and evaluation; the result does not depend on it.
@@ -149,10 +152,11 @@ def prune(
         seq_len = task.average_length or mean_length(features)
         batches = make_batches(features, tokenizer, batch_size, target)
         scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
-        check_reachable(constraint, smallest_constraint(method.allocation, sublayers, seq_len, neuron_multiple))
+        costs = unit_costs(sublayers, metric, seq_len)
+        check_reachable(constraint, smallest_constraint(method.allocation, sublayers, costs, neuron_multiple))
 
     model.to(target)  # type: ignore[arg-type]
-    pruner = Pruner(model, batches, method, seq_len=seq_len, neuron_multiple=neuron_multiple, seed=seed, clock=clock)
+    pruner = Pruner(model, batches, method, costs, neuron_multiple=neuron_multiple, seed=seed, clock=clock)
     pruned = pruner(constraint)
     with clock("evaluate"):
         metrics = compare(scorers, model, pruned.model)

@@ -52,7 +52,7 @@ class Pruner:
         model: dense, on its device; left as it was.
         batches: calibration samples on that device.
         method: a point of the grid.
-        seq_len: tokens that MACs are counted for.
+        unit_costs: of one unit of each sublayer, in what the budget is counted in.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
         seed: for label-free losses and the random criterion.
         clock: context managers that time a stage, by its name.
@@ -63,14 +63,15 @@ class Pruner:
         model: PreTrainedModel,
         batches: Sequence[Batch],
         method: Method,
+        unit_costs: Sequence[float],
         *,
-        seq_len: float,
         neuron_multiple: int = NEURON_MULTIPLE,
         seed: int = 0,
         clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
-        self._sublayers, self._seq_len, self._clock = find_sublayers(model), seq_len, clock
+        self._sublayers, self._clock = find_sublayers(model), clock
+        self._unit_costs = unit_costs
         self._grads: list[Tensor] = []
         self._moments: list[SublayerMoments] = []
         with clock("calibrate"):
@@ -84,7 +85,7 @@ class Pruner:
             method.allocation,
             self._sublayers,
             self.curves,
-            seq_len=seq_len,
+            self._unit_costs,
             neuron_multiple=neuron_multiple,
         )
 
@@ -99,7 +100,7 @@ class Pruner:
             self._moments = collected.moments
 
     def __call__(self, constraint: float) -> Pruned:
-        """Prunes to `constraint`, a fraction in (0, 1] of the model's MACs.
+        """Prunes to `constraint`, a fraction in (0, 1] of what all units cost.
 
         Raises:
             TrimformerError: the constraint cannot be reached.
@@ -121,7 +122,7 @@ class Pruner:
                 self.model,
                 student,
                 self.batches,
-                seq_len=self._seq_len,
+                unit_costs=self._unit_costs,
                 constraint=constraint,
                 progress=partial(progress, desc="kprune"),
             )

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from trimformer.arch import Sublayer
-from trimformer.efficiency.mac import model_macs, unit_macs
+from trimformer.efficiency.cost import total_cost
 from trimformer.fisher import compute_fisher_info
 from trimformer.methods import Allocation, Criterion
 from trimformer.moments import SublayerMoments
 from trimformer.obs import Curve, importance_curve, obs_curve
 from trimformer.rearrange import rearrange_mask
 from trimformer.search.allocate import allocate
-from trimformer.search.mac import search_mac
+from trimformer.search.mac import search_units
 
 NEURON_MULTIPLE = 32
 
@@ -63,20 +63,20 @@ def select_masks(
     allocation: Allocation,
     sublayers: Sequence[Sublayer],
     curves: Sequence[Curve],
+    unit_costs: Sequence[float],
     *,
-    seq_len: float,
     constraint: float,
     rearrange_grads: Sequence[Tensor] | None = None,
     neuron_multiple: int = NEURON_MULTIPLE,
 ) -> list[Tensor]:
-    """One mask of zeros and ones per sublayer, together within `constraint` of the MACs.
+    """One mask of zeros and ones per sublayer, together within the budget.
 
     Args:
         allocation: what shares out the budget.
         sublayers: of the dense model.
         curves: their removal curves.
-        seq_len: tokens that MACs are counted for.
-        constraint: fraction of the sublayers' MACs to keep.
+        unit_costs: of one unit of each sublayer.
+        constraint: fraction of the sublayers' total cost to keep.
         rearrange_grads: mask gradients for the paper's rearrangement, or None to leave it out.
         neuron_multiple: "dp" keeps multiples of so many neurons; hardware likes them.
 
@@ -84,14 +84,14 @@ def select_masks(
         TrimformerError: the constraint cannot be reached.
     """
     if allocation == "global":
-        masks = _search_globally(sublayers, curves, seq_len, constraint)
+        masks = _search_globally(sublayers, curves, unit_costs, constraint)
     elif allocation == "uniform":
         masks = [curve.mask(int(len(curve.order) * constraint + 1e-9)) for curve in curves]
     else:
         levels = [unit_levels(s, neuron_multiple) for s in sublayers]
         errors = [curve.error.cpu().numpy()[level] for curve, level in zip(curves, levels, strict=True)]
-        costs = [level * unit_macs(s, seq_len) for s, level in zip(sublayers, levels, strict=True)]
-        chosen = allocate(errors, costs, constraint * model_macs(sublayers, seq_len))
+        costs = [level * cost for cost, level in zip(unit_costs, levels, strict=True)]
+        chosen = allocate(errors, costs, constraint * total_cost(sublayers, unit_costs))
         masks = [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, chosen, strict=True)]
     if rearrange_grads is not None:
         masks = [rearrange_mask(mask, grad) for mask, grad in zip(masks, rearrange_grads, strict=True)]
@@ -99,16 +99,18 @@ def select_masks(
 
 
 def smallest_constraint(
-    allocation: Allocation, sublayers: Sequence[Sublayer], seq_len: float, neuron_multiple: int = NEURON_MULTIPLE
+    allocation: Allocation,
+    sublayers: Sequence[Sublayer],
+    unit_costs: Sequence[float],
+    neuron_multiple: int = NEURON_MULTIPLE,
 ) -> float:
-    """The smallest constraint that leaves at least one unit, as a fraction of all MACs."""
-    present = [s for s in sublayers if s.num_units]
+    """The smallest constraint that leaves at least one unit, as a fraction of the total cost."""
+    present = [(s, cost) for s, cost in zip(sublayers, unit_costs, strict=True) if s.num_units]
     if allocation == "uniform":
-        return min(1 / s.num_units for s in present)
+        return min(1 / s.num_units for s, _ in present)
     step = neuron_multiple if allocation == "dp" else 1
-    units = [min(step, s.num_units) if s.kind == "ffn" else 1 for s in present]
-    least = min(n * unit_macs(s, seq_len) for s, n in zip(present, units, strict=True))
-    return least / model_macs(sublayers, seq_len)
+    least = min(cost * (min(step, s.num_units) if s.kind == "ffn" else 1) for s, cost in present)
+    return least / total_cost(sublayers, unit_costs)
 
 
 def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
@@ -118,20 +120,18 @@ def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
 
 
 def _search_globally(
-    sublayers: Sequence[Sublayer], curves: Sequence[Curve], seq_len: float, constraint: float
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], unit_costs: Sequence[float], constraint: float
 ) -> list[Tensor]:
     importance = []
     for curve in curves:
         costs = -curve.error.diff().flip(0)  # of each removal, first removal first
         importance.append(torch.empty_like(costs).scatter_(0, curve.order, costs))
     kinds = [s.kind for s in sublayers]
-    first = sublayers[kinds.index("attention")]
-    masks = search_mac(
+    masks = search_units(
         [i for i, kind in zip(importance, kinds, strict=True) if kind == "attention"],
         [i for i, kind in zip(importance, kinds, strict=True) if kind == "ffn"],
-        seq_len=seq_len,
-        hidden_size=first.projection.out_features,
-        attention_head_size=first.unit_size,
+        head_cost=unit_costs[kinds.index("attention")],
+        neuron_cost=unit_costs[kinds.index("ffn")],
         constraint=constraint,
     )
     rows = {"attention": iter(masks[0]), "ffn": iter(masks[1])}

@@ -47,10 +47,20 @@ def search_mac(
     Raises:
         TrimformerError: not even one unit fits.
     """
-    heads, neurons = list(head_importance), list(neuron_importance)
+    return search_units(
+        list(head_importance),
+        list(neuron_importance),
+        head_cost=mac_per_head(seq_len, hidden_size, attention_head_size),
+        neuron_cost=mac_per_neuron(seq_len, hidden_size),
+        constraint=constraint,
+    )
+
+
+def search_units(
+    heads: list[Tensor], neurons: list[Tensor], *, head_cost: float, neuron_cost: float, constraint: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`search_mac` for any cost of a head and of a neuron."""
     num_heads, num_neurons = sum(map(len, heads)), sum(map(len, neurons))
-    head_cost = mac_per_head(seq_len, hidden_size, attention_head_size)
-    neuron_cost = mac_per_neuron(seq_len, hidden_size)
     dense = num_heads * head_cost + num_neurons * neuron_cost
     # Rounding must not lose the last unit at a constraint that is met exactly, 1.0 above all.
     budget = constraint * dense * (1 + 1e-12)
