@@ -111,7 +111,7 @@ def finetuned(name: str, data: Path, *, epochs: float, **options: str) -> Path:
         **options: further flags, such as task_name or label_column.
     """
     path = CACHE / f"MiniLM-L6-{name}"
-    if not path.is_dir():
+    if not (path / "config.json").is_file():  # an interrupted run leaves an empty folder
         from trimformer.cli import main
 
         print(f"fine-tuning MiniLM-L6 on {name}, once ...", flush=True)

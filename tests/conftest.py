@@ -87,6 +87,11 @@ def make_rows(count: int = 40, labels: int = 2, seed: int = 0) -> list[dict[str,
     return [{"sentence": " ".join(words()), "label": i % labels} for i in range(count)]
 
 
+def without_intervals(scores: dict[str, float]) -> dict[str, float]:
+    """The metrics themselves, without the widths of their intervals."""
+    return {name: value for name, value in scores.items() if not name.endswith("_ci95")}
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer()

@@ -58,21 +58,13 @@ def hijack_input(module: nn.Module, captured: list[Tensor]) -> RemovableHandle:
     return module.register_forward_pre_hook(capture)
 
 
-class MaskUnits:
-    """Context manager: masks on the sublayers inside, none left behind after, an exception included.
+class Hooks:
+    """Context manager that removes its hooks on exit, after an exception too."""
 
-    Args:
-        sublayers: where to put the masks.
-        masks: one mask per sublayer, [units] or [batch, 1, units].
-    """
-
-    def __init__(self, sublayers: Iterable[Sublayer], masks: Iterable[Tensor]) -> None:
-        self._pairs = list(zip(sublayers, masks, strict=True))
+    def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        for sublayer, mask in self._pairs:
-            self._handles.append(register_mask(sublayer.projection, mask, sublayer.unit_size))
         return self
 
     def __exit__(
@@ -80,6 +72,24 @@ class MaskUnits:
     ) -> None:
         while self._handles:
             self._handles.pop().remove()
+
+
+class MaskUnits(Hooks):
+    """Context manager: masks on the sublayers inside, none left behind after.
+
+    Args:
+        sublayers: where to put the masks.
+        masks: one mask per sublayer, [units] or [batch, 1, units].
+    """
+
+    def __init__(self, sublayers: Iterable[Sublayer], masks: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._pairs = list(zip(sublayers, masks, strict=True))
+
+    def __enter__(self) -> Self:
+        for sublayer, mask in self._pairs:
+            self._handles.append(register_mask(sublayer.projection, mask, sublayer.unit_size))
+        return self
 
 
 class MaskNeurons(MaskUnits):

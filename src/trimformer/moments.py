@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from trimformer.arch import Sublayer
+from trimformer.masking import Hooks
 
 
 @dataclass
@@ -32,7 +31,7 @@ class SublayerMoments:
     token_norms: list[Tensor]
 
 
-class CollectMoments:
+class CollectMoments(Hooks):
     """Context manager: while it is open, every backward pass adds to `moments`, one per sublayer.
 
     Tokens weigh in by how much the loss listens to them, w = ||g||^2: a token whose output is never
@@ -45,8 +44,8 @@ class CollectMoments:
     """
 
     def __init__(self, model: PreTrainedModel, sublayers: Sequence[Sublayer], token_weighting: bool = True) -> None:
+        super().__init__()
         self._model, self._sublayers, self._token_weighting = model, sublayers, token_weighting
-        self._handles: list[RemovableHandle] = []
         self._mask = torch.empty(0)
         self.moments: list[SublayerMoments] = []
         for s in sublayers:
@@ -59,12 +58,6 @@ class CollectMoments:
         for sublayer, moments in zip(self._sublayers, self.moments, strict=True):
             self._handles.append(sublayer.projection.register_forward_hook(self._watch(moments)))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
 
     def _see_batch(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._mask = kwargs["attention_mask"].bool()  # [batch, length]

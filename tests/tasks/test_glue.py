@@ -6,7 +6,7 @@ import datasets
 import pytest
 import torch
 from commands import run, save_model, write_jsonl
-from conftest import make_model, make_tokenizer
+from conftest import make_model, make_tokenizer, without_intervals
 
 from trimformer.cli import main
 from trimformer.evaluation import Scorer
@@ -107,7 +107,7 @@ def test_the_hubs_columns_are_scored(task, model_dir, tmp_path, capsys):
     assert set(report) == {name for name in splits(task) if name.startswith("validation")}
     for metrics in report.values():
         assert metrics.pop("samples") == len(ROWS[task])
-        assert tuple(metrics) == METRICS.get(task, ("accuracy",))
+        assert tuple(without_intervals(metrics)) == METRICS.get(task, ("accuracy",))
         assert all(-1 <= value <= 1 for value in metrics.values())
 
 
@@ -151,4 +151,4 @@ def test_predicting_the_labels_scores_full_marks(name):
     assert [labels[i] for i in range(len(labels))] == [row["label"] for row in ROWS[name]]
     perfect = [torch.nn.functional.one_hot(torch.tensor(row["label"]), labels_of(name)) for row in ROWS[name]]
     features = TASKS[name].encode(ROWS[name], make_tokenizer(), model.config)
-    assert set(TASKS[name].score(perfect, features, ROWS[name]).values()) == {1.0}
+    assert set(without_intervals(TASKS[name].score(perfect, features, ROWS[name])).values()) == {1.0}

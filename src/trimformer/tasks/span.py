@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trimformer.calibration import INPUT_KEYS, Features
 from trimformer.data import Rows, numbered
 from trimformer.errors import TrimformerError
+from trimformer.metrics import confidence_interval
 from trimformer.objective import Problem
 from trimformer.tasks.base import Task, check_columns
 from trimformer.tasks.squad_metrics import squad_exact, squad_f1
@@ -131,6 +132,7 @@ class SpanTask(Task):
         exact = np.array([squad_exact(*pair) for pair in pairs])
         f1 = np.array([squad_f1(*pair) for pair in pairs])
         metrics = {"exact_match": float(exact.mean()), "f1": float(f1.mean())}
+        metrics |= {"exact_match_ci95": confidence_interval(exact), "f1_ci95": confidence_interval(f1)}
         if self.with_unanswerable:
             answerable = np.array([bool(gold) for gold in golds])
             for name, part in (("has_ans", answerable), ("no_ans", ~answerable)):

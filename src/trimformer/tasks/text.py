@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trimformer.calibration import Features
 from trimformer.data import Rows, numbered
 from trimformer.errors import TrimformerError
-from trimformer.metrics import METRICS
+from trimformer.metrics import METRICS, confidence_interval
 from trimformer.tasks.base import Task, check_columns, class_id
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "body", "title", "query", "question")
@@ -88,7 +88,10 @@ class TextTask(Task):
             "multi_label": lambda: (logits > 0).astype(int),
             "regression": lambda: logits[:, 0],
         }[self.problem]()
-        return {name: METRICS[name](predictions, labels) for name in self.metrics}
+        scores = {name: METRICS[name](predictions, labels) for name in self.metrics}
+        if "accuracy" in scores:
+            scores["accuracy_ci95"] = confidence_interval(predictions == labels)
+        return scores
 
 
 def guess_text_columns(columns: Sequence[str]) -> tuple[str, ...] | None:
