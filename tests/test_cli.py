@@ -151,7 +151,7 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path, capsys, problem):
 def test_the_report_is_written_where_it_is_wanted(model_dir, data, tmp_path, capsys):
     report = evaluate(capsys, model_dir, "--data", data, "--output", tmp_path / "scores.json")
     assert json.loads((tmp_path / "scores.json").read_text()) == report
-    assert report["all"].keys() == {"samples", "accuracy", "f1"}
+    assert report["all"].keys() == {"samples", "accuracy", "accuracy_ci95", "f1"}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "json"])

@@ -2,11 +2,13 @@
 
 import logging
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,7 +163,7 @@ def prune(
     with clock("evaluate"):
         metrics = compare(scorers, model, pruned.model)
     with clock("latency"):
-        length = max(1, min(round(seq_len), tokenizer.model_max_length))
+        length = max(1, min(round(seq_len), task.length_limit(tokenizer, model.config)))
         inputs = _random_inputs(model, LATENCY_BATCH, length)
         seconds = interleaved_latency([model, pruned.model], inputs)
 
@@ -205,7 +207,9 @@ def describe_device(device: torch.device) -> str:
     """The device in words, with the threads PyTorch uses on a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    cpu_info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", cpu_info.read_text()) if cpu_info.is_file() else []
+    return f"{names[0] if names else platform.processor()} CPU, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:

@@ -61,7 +61,12 @@ def test_regression_on_what_is_not_finite_is_an_error_that_names_the_row(label):
 
 
 @pytest.mark.parametrize(
-    "rows", [[{"label": 0}], [{"text": "a", "label": 0}, {"text": None, "label": 0}], [{"text": "a"}]]
+    "rows",
+    [
+        [{"label": 0}],
+        [{"text": "a", "label": 0}, {"text": None, "label": 0}],
+        [{"text": "a", "label": 0}, {"text": "b"}],
+    ],
 )
 def test_a_missing_column_is_named_with_its_row(rows):
     with pytest.raises(TrimformerError, match=rf"column '(text|label)' (is empty )?in row {len(rows)}"):

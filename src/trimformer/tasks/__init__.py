@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 from trimformer.data import Rows
 from trimformer.errors import TrimformerError
 from trimformer.objective import Problem
-from trimformer.tasks.base import Task
+from trimformer.tasks.base import Task, check_columns
 from trimformer.tasks.glue import GLUE_TASKS
 from trimformer.tasks.span import SPAN_TASKS, SpanTask, span_task
 from trimformer.tasks.text import TextTask, text_task
@@ -49,8 +49,11 @@ def infer_task(
         max_length: tokens beyond which a sample is cut; None: 384 for spans, else 128.
 
     Raises:
-        TrimformerError: no text column is named and none can be guessed, or there are more than two.
+        TrimformerError: no text column is named and none can be guessed, there are more than two, or the label
+            column that is named is not there.
     """
+    if label_column:
+        check_columns(rows, [label_column])
     if text_columns and len(text_columns) > 2:
         raise TrimformerError(f"{', '.join(text_columns)} are too many text columns; name one, or two for pairs")
     if problem == "span":

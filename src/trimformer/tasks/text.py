@@ -48,13 +48,15 @@ class TextTask(Task):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
 
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
-        check_columns(rows, (*self.text_columns, *([self.label_column] if self.label_column else [])))
+        # Unlabelled rows are welcome, but not a label here and there.
+        label_column = self.label_column if any(self.label_column in row for row in rows) else None
+        check_columns(rows, (*self.text_columns, *([label_column] if label_column else [])))
         texts = [[str(row[column]) for row in rows] for column in self.text_columns]
         encoded = tokenizer(*texts, truncation=True, max_length=self.length_limit(tokenizer, config))
         features = [{key: encoded[key][i] for key in encoded} for i in range(len(rows))]
-        if self.label_column is not None:
+        if label_column is not None:
             for feature, (number, row) in zip(features, numbered(rows), strict=True):
-                feature["labels"] = self._label(row[self.label_column], config, f"row {number}")
+                feature["labels"] = self._label(row[label_column], config, f"row {number}")
         return features
 
     def _label(self, value: Any, config: PreTrainedConfig, where: str) -> int | float | list[float]:
