@@ -68,7 +68,9 @@ def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path
     expected = {"method": method, "seed": 7, "constraint": 0.5, "model": str(model_dir), "batch_size": 32}
     assert expected.items() <= results["arguments"].items()
     assert "CPU" in results["device"]
-    assert len(results["sublayers"]) == (0 if method in ("magnitude", "random") else 6)
+    assert len(results["sublayers"]) == 6
+    assert all((s["refit"] is None) == (method in ("magnitude", "random")) for s in results["sublayers"])
+    assert all((s["predicted_loss"] is None) == (method == "kprune") for s in results["sublayers"])
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert (results["heads"], results["neurons"]) == (config["heads"], config["neurons"])
 

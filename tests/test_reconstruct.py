@@ -160,3 +160,35 @@ def test_reconstruction_brings_the_output_closer():
         with MaskUnits(sublayers, masks):
             masked = teacher(**inputs).logits
     assert (refitted - dense).norm() < 0.8 * (masked - dense).norm()
+
+
+def test_alignment_leaves_the_first_sublayer_and_empty_ones_alone():
+    teacher, batch = make_model(), make_batch(batch=24)
+    masks = random_masks(teacher)
+    masks[3] = torch.zeros_like(masks[3])
+    refits = reconstruct(teacher, pruned(teacher, masks), [batch])
+    assert refits[0].alignment is None
+    assert refits[3].alignment is None
+    assert all(r.alignment is not None for i, r in enumerate(refits) if i not in (0, 3))
+
+
+def test_alignment_undoes_a_linear_map_of_what_a_sublayer_reads():
+    """A student whose first norm scales its output otherwise: folding the inverse into the producers mends it."""
+    teacher, batch = make_model(), make_batch(batch=40)
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        find_sublayers(student)[0].norm.weight.mul_(1.5)
+        find_sublayers(student)[0].norm.bias.add_(0.3)
+    refits = reconstruct(teacher, student, [batch], ridges=[1e-8])
+    first = refits[1].alignment
+    assert first.accepted
+    assert first.error_after < 1e-4 * first.error_before
+
+
+def test_both_refits_bring_the_student_nearer_to_the_teacher():
+    teacher, batch = make_model(), make_batch(batch=40)
+    plain, refitted = (pruned(teacher, random_masks(teacher)) for _ in range(2))
+    reconstruct(teacher, refitted, [batch])
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    target = teacher(**inputs).logits
+    assert (refitted(**inputs).logits - target).norm() < 0.8 * (plain(**inputs).logits - target).norm()

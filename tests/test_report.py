@@ -30,7 +30,7 @@ def result():
             "pruned": {"macs": 1e9, "parameters": 15e6, "bytes": 60e6, "latency_ms": 20.0},
         },
         timings={"data": 0.5, "search": 1.25},
-        refits=[Refit("layer 0 ffn", 20, True, 2.0, 1.0, ridge=0.1)],
+        refits=[Refit("layer 0 ffn", 20, True, 2.0, 1.0, ridge=0.1)] * 6,
         info={"problem": "single_label", "seq_len": 12.5, "latency_shape": [32, 13]},
     )
 
@@ -77,7 +77,7 @@ def test_results_hold_every_figure(result):
     assert found["seconds"] == result.timings
     assert (found["heads"], found["neurons"]) == ([2] * 3, [20] * 3)
     assert found["arguments"] == {"seed": 3}
-    assert found["sublayers"][0]["error_after"] == 1.0
+    assert found["sublayers"][0]["refit"]["error_after"] == 1.0
     assert found["seq_len"] == 12.5
 
 

@@ -45,6 +45,7 @@ class Method:
 
 METHODS = {
     "obs": Method(),
+    "obs-labels": Method(objective="labels"),
     "kwon2022": Method("fisher", "global", "scale", "labels"),
     "kwon2022-reconstruct": Method("fisher", "global", "full", "labels"),
     "kprune": Method("kprune", "global", "full"),

@@ -47,7 +47,8 @@ class PruningResult:
         metrics: "dense" and "pruned" scores, and the "divergence" between their outputs.
         sizes: "dense" and "pruned" MACs, parameters, bytes and latency in ms.
         timings: seconds of each stage.
-        refits: what became of each sublayer's refit.
+        refits: what became of each sublayer's refit; empty without an update.
+        predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
         info: sequence length of the MAC count, samples used, device, versions.
     """
 
@@ -57,6 +58,7 @@ class PruningResult:
     sizes: dict[str, dict[str, float]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     refits: list[Refit] = field(default_factory=list)
+    predicted: list[float] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -167,7 +169,9 @@ def prune(
         inputs = _random_inputs(model, LATENCY_BATCH, length)
         seconds = interleaved_latency([model, pruned.model], inputs)
 
-    result = PruningResult(pruned.model, pruned.masks, metrics, timings=timings, refits=pruned.refits)
+    result = PruningResult(
+        pruned.model, pruned.masks, metrics, timings=timings, refits=pruned.refits, predicted=pruned.predicted
+    )
     for name, candidate, latency in zip(("dense", "pruned"), (model, pruned.model), seconds, strict=True):
         result.sizes[name] = {
             "macs": model_macs(find_sublayers(candidate), seq_len),

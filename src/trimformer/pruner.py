@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -37,12 +37,14 @@ class Pruned:
     Attributes:
         model: in evaluation mode.
         masks: one per sublayer of the dense model: 0 for a removed unit, else its scale.
-        refits: what became of each sublayer's refit.
+        refits: what became of each sublayer's refit; empty without an update.
+        predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
     """
 
     model: PreTrainedModel
     masks: list[Tensor]
     refits: list[Refit]
+    predicted: list[float] = field(default_factory=list)
 
 
 class Pruner:
@@ -112,8 +114,10 @@ class Pruner:
         with self._clock("shrink"):
             student = copy.deepcopy(self.model).eval()
             shrink(student, masks)
+        units = [int(mask.count_nonzero()) for mask in masks]
+        predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
         with self._clock("update"):
-            return self._update(student, masks, constraint)
+            return replace(self._update(student, masks, constraint), predicted=predicted)
 
     def _kprune(self, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from trimformer.arch import Sublayer
+from trimformer.arch import Sublayer, find_sublayers
 from trimformer.checkpoint import write_directory
 from trimformer.masking import stack_masks
 from trimformer.pipeline import PruningResult
@@ -59,7 +59,16 @@ def results_dict(result: PruningResult, arguments: Mapping[str, Any]) -> dict[st
         "seconds": result.timings,
         "heads": result.model.config.quantization_config["heads"],
         "neurons": result.model.config.quantization_config["neurons"],
-        "sublayers": [asdict(refit) for refit in result.refits],
+        "sublayers": [_sublayer_dict(result, i, s) for i, s in enumerate(find_sublayers(result.model))],
+    }
+
+
+def _sublayer_dict(result: PruningResult, index: int, sublayer: Sublayer) -> dict[str, Any]:
+    return {
+        "sublayer": sublayer.name,
+        "units": sublayer.num_units,
+        "predicted_loss": result.predicted[index] if result.predicted else None,
+        "refit": asdict(result.refits[index]) if result.refits else None,
     }
 
 
