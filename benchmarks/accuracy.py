@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
     "mrpc": (4, {"task_name": "mrpc"}),
     "stsb": (3, {"task_name": "stsb"}),
     "trec": (3, {}),
-    "squad": (2, {"task_name": "squad", "per_device_train_batch_size": "12"}),
+    "squad": (1, {"task_name": "squad", "per_device_train_batch_size": "12"}),
 }
 
 

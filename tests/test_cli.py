@@ -17,6 +17,7 @@ from trimformer.arch import find_sublayers
 from trimformer.calibration import model_inputs
 from trimformer.checkpoint import read_masks
 from trimformer.cli import main
+from trimformer.efficiency.cost import unit_costs
 from trimformer.masking import MaskUnits
 
 BATCH = model_inputs(make_batch(labels=None))
@@ -496,3 +497,31 @@ def test_a_model_of_halves_is_pruned_in_halves(tmp_path, data):
     make_tokenizer().save_pretrained(tmp_path / "half")
     assert prune(tmp_path / "half", data, tmp_path / "out") == 0
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_reconstruct_is_the_full_update_of_any_method(model_dir, data, tmp_path):
+    assert prune(model_dir, data, tmp_path / "one", "--method", "kwon2022", "--reconstruct") == 0
+    assert prune(model_dir, data, tmp_path / "two", "--method", "kwon2022-reconstruct") == 0
+    weights = [load_file(tmp_path / out / "model.safetensors") for out in ("one", "two")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_choices_replace_those_of_the_preset(model_dir, data, tmp_path):
+    words = ["--method", "kwon2022", "--criterion", "magnitude", "--allocation", "uniform", "--update", "none"]
+    assert prune(model_dir, data, tmp_path / "one", *words) == 0
+    assert prune(model_dir, data, tmp_path / "two", "--method", "magnitude") == 0
+    masks = [
+        read_masks(tmp_path / out, AutoModelForSequenceClassification.from_pretrained(model_dir))
+        for out in ("one", "two")
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
+
+
+def test_a_budget_in_parameters_is_kept(model_dir, data, tmp_path):
+    assert prune(model_dir, data, tmp_path / "out", "--metric", "parameters", "--constraint", "0.4") == 0
+    models = [AutoModelForSequenceClassification.from_pretrained(d) for d in (model_dir, tmp_path / "out")]
+    dense, pruned = (
+        sum(s.num_units * cost for s, cost in zip(subs, unit_costs(subs, "parameters", 1), strict=True))
+        for subs in map(find_sublayers, models)
+    )
+    assert 0.3 * dense < pruned <= 0.4 * dense

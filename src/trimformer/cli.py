@@ -61,6 +61,9 @@ def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], 
     method.add_argument("--criterion", choices=get_args(Criterion), help="what ranks units")
     method.add_argument("--allocation", choices=get_args(Allocation), help="what shares out the budget")
     method.add_argument("--update", choices=get_args(Update), help="what is refitted")
+    method.add_argument(
+        "--reconstruct", dest="update", action="store_const", const="full", help="the same as --update full"
+    )
     method.add_argument("--objective", choices=["labels", "curvature"], help="whether the ranking loss reads labels")
 
 
