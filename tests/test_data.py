@@ -3,7 +3,7 @@ import json
 import datasets
 import pytest
 
-from trimformer.data import find_splits, load_hub, read_rows, read_splits
+from trimformer.data import Selection, find_splits, load_hub, numbered, read_rows, read_splits
 from trimformer.errors import TrimformerError
 
 ROWS = [{"text": "good film", "label": "1"}, {"text": "it's, well:\n“bad”", "label": "0"}]
@@ -145,3 +145,10 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence_with_advice(monkeypatch, e
         with pytest.raises(TrimformerError, match="--data") as raised:
             load_hub("sst2", source)
         assert "\n" not in str(raised.value)
+
+
+def test_a_selection_of_a_selection_knows_the_users_row_numbers():
+    rows = [{"text": str(i)} for i in range(10)]
+    chosen = Selection(Selection(rows, [9, 4, 2]), [2, 0])
+    assert [(number, row["text"]) for number, row in numbered(chosen)] == [(3, "2"), (10, "9")]
+    assert [number for number, _ in numbered(rows)] == list(range(1, 11))

@@ -162,7 +162,7 @@ def test_standard_output_is_the_report_alone_and_training_is_logged(base, tmp_pa
 def test_a_known_task_has_its_own_settings(base, tmp_path, capsys):
     rows = [{"sentence1": r["premise"], "sentence2": r["hypothesis"], "label": r["label"] % 2} for r in pairs()]
     assert train(base, tmp_path / "out", "--task_name", "mrpc", rows=rows) == 0
-    assert set(json.loads(capsys.readouterr().out)["validation"]) == {"accuracy", "f1"}
+    assert set(json.loads(capsys.readouterr().out)["validation"]) == {"accuracy", "accuracy_ci95", "f1"}
 
 
 def test_run_glue_is_the_same_command(base, tmp_path):

@@ -13,7 +13,7 @@ from trimformer.errors import TrimformerError, one_sentence
 Rows = Sequence[Mapping[str, Any]]
 
 
-class Selection(Sequence[Mapping[str, Any]]):
+class Selection(list[Mapping[str, Any]]):
     """Some rows of a data set that know their numbers there, so that messages name the user's own row.
 
     Args:
@@ -24,13 +24,7 @@ class Selection(Sequence[Mapping[str, Any]]):
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         numbers = [number for number, _ in numbered(rows)]
         self.numbers = [numbers[i] for i in indices]
-        self._rows = [rows[i] for i in indices]
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows[index]
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        super().__init__(rows[i] for i in indices)
 
 
 def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
