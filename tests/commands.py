@@ -11,6 +11,8 @@ import transformers
 from conftest import WORDS, make_model, make_rows, make_tokenizer
 from transformers import PreTrainedModel
 
+from trimformer.cli import main
+
 PROBLEMS = ("single_label", "regression", "multi_label", "tokens", "span", "embedding")
 
 _HEADS = {"tokens": "ForTokenClassification", "span": "ForQuestionAnswering", "embedding": "Model"}
@@ -81,3 +83,15 @@ def outputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[torc
     with torch.no_grad():
         values = model.eval()(**batch).values()
     return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def prune(model: Path, data: Path, out: Path, *words: str) -> int:
+    """`trimformer prune` to half of the MACs; later words override."""
+    return run(main, "prune", model, "--data", data, "--output", out, "--constraint", "0.5", *words)
+
+
+def evaluate(capsys: Any, *words: Any) -> dict[str, Any]:
+    """The report of `trimformer evaluate`."""
+    capsys.readouterr()
+    assert run(main, "evaluate", *words) == 0
+    return json.loads(capsys.readouterr().out)

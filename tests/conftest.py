@@ -1,6 +1,7 @@
 """Fixtures: tiny random models of every supported family and head, and a tokenizer that needs no download."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,3 +96,17 @@ def without_intervals(scores: dict[str, float]) -> dict[str, float]:
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     return make_tokenizer()
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    from commands import save_model
+
+    return save_model(tmp_path / "in" / "model")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    from commands import write_jsonl
+
+    return write_jsonl(tmp_path / "in" / "rows.jsonl", make_rows())

@@ -21,7 +21,7 @@ class Curve:
 
     Attributes:
         order: units in the order in which they are best removed, [units].
-        error: loss increase with k units kept, [units + 1], float64; `error[units]` is 0.
+        error: loss increase per token with k units kept, [units + 1], float64; `error[units]` is 0.
     """
 
     order: Tensor

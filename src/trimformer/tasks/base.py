@@ -1,5 +1,6 @@
 """What a task is: how rows become model inputs, and how outputs become a score."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from trimformer.objective import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ABC):
     """Base of all tasks.
 
     Attributes:
@@ -42,17 +43,17 @@ class Task:
         offset = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0  # their first position is 2
         return min(self.max_length, tokenizer.model_max_length, positions - offset)
 
+    @abstractmethod
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
         """Tokenises rows into features for `make_batches`, labels included where the rows have them.
 
         Raises:
             TrimformerError: a column is missing, or a label is not one of the model's.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Metrics of the model's outputs, one per feature; empty where the rows have no labels."""
-        raise NotImplementedError
 
 
 def check_columns(rows: Rows, columns: Sequence[str], what: str = "the data") -> None:
