@@ -1,5 +1,6 @@
 """Fixtures: tiny random models of every supported family and head, and a tokenizer that needs no download."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from trimformer.arch import find_sublayers
+from trimformer.shrink import shrink
 
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")
@@ -54,6 +58,22 @@ def make_batch(batch: int = 5, length: int = 12, *, labels: int | None = 3, seed
     if labels:
         made["labels"] = torch.randint(labels, (batch,), generator=generator)
     return made
+
+
+def random_masks(model: PreTrainedModel, seed: int = 0) -> list[torch.Tensor]:
+    """Masks of zeros and ones that keep some six tenths of the units, and one of each sublayer at least."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = [(torch.rand(s.num_units, generator=generator) < 0.6).float() for s in find_sublayers(model)]
+    for mask in masks:
+        mask[0] = 1
+    return masks
+
+
+def pruned(model: PreTrainedModel, masks: Sequence[torch.Tensor]) -> PreTrainedModel:
+    """A copy of the model that is shrunk to the masks."""
+    student = copy.deepcopy(model)
+    shrink(student, masks)
+    return student
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

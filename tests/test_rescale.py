@@ -2,29 +2,14 @@ import copy
 
 import pytest
 import torch
-from conftest import FAMILIES, make_batch, make_model
+from conftest import FAMILIES, make_batch, make_model, pruned, random_masks
 
 from trimformer.arch import find_sublayers
 from trimformer.calibration import model_inputs
 from trimformer.linalg import closed_form_solver, lsmr_solver
 from trimformer.masking import MaskUnits
 from trimformer.rescale import rescale_mask, rescale_system
-from trimformer.shrink import shrink
 from trimformer.streams import Moments, walk
-
-
-def random_masks(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    masks = [(torch.rand(s.num_units, generator=generator) < 0.6).float() for s in find_sublayers(model)]
-    for mask in masks:
-        mask[0] = 1
-    return masks
-
-
-def pruned(model, masks):
-    student = copy.deepcopy(model)
-    shrink(student, masks)
-    return student
 
 
 def in_place(mask, scale):

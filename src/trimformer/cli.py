@@ -168,11 +168,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     task, _, validation = load_task_data(arguments, model, need_train=False)
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     model.to(device)  # type: ignore[arg-type]
+    masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
     report: dict[str, Any] = {}
     for name, rows in validation.items():
         scorer = Scorer(name, rows, task, model, tokenizer, arguments.batch_size)
-        sublayers = find_sublayers(model)
-        with MaskUnits(sublayers, [m.to(device) for m in masks]) if masks else nullcontext():
+        with masking:
             metrics, outputs = scorer(model)
         report[name] = {"samples": len(rows), **metrics}
         if reference is not None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.calibration import Batch, make_batches, num_samples
 from trimformer.data import Rows
 from trimformer.masking import frozen
 from trimformer.objective import Problem, divergence, find_problem, model_output
+from trimformer.progress import progress
 from trimformer.tasks import Task
 
 
@@ -75,7 +75,7 @@ class Scorer:
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
         """The model's metrics, and its outputs per batch."""
         device = model.device
-        batches = tqdm(self.batches, desc=desc, disable=None, leave=False)
+        batches = progress(self.batches, desc)
         outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
         outputs = [output.cpu() for output in outputs]
         return self._task.score(unbatch(outputs, self.batches), self._features, self._rows), outputs

@@ -18,7 +18,7 @@ from trimformer.calibration import Batch, model_inputs, token_mask
 from trimformer.efficiency.cost import total_cost
 from trimformer.evaluation import predict
 from trimformer.fisher import collect_mask_grads, compute_fisher_info
-from trimformer.masking import frozen
+from trimformer.masking import frozen, hijack_input
 from trimformer.objective import divergence, find_problem
 from trimformer.reconstruct import assign, refit
 from trimformer.shrink import shrink
@@ -109,22 +109,17 @@ def _scores(
 def _square_sums(student: PreTrainedModel, sublayers: Sequence[Sublayer], batches: Sequence[Batch]) -> list[Tensor]:
     """Per sublayer [channels]: sum over tokens that are not padding of the squared input of the projection."""
     sums = [torch.zeros(s.projection.in_features, dtype=torch.float64, device=student.device) for s in sublayers]
-    for batch in batches:
-        mask = token_mask(batch)
-
-        def add(total: Tensor, inputs: tuple[Tensor, ...], mask: Tensor = mask) -> None:
-            total += inputs[0][mask].square().sum(0)
-
-        handles = [
-            s.projection.register_forward_pre_hook(lambda _, inputs, total=total: add(total, inputs))
-            for s, total in zip(sublayers, sums, strict=True)
-        ]
-        try:
-            with frozen(student):
+    captured: list[list[Tensor]] = [[] for _ in sublayers]
+    handles = [hijack_input(s.projection, inputs) for s, inputs in zip(sublayers, captured, strict=True)]
+    try:
+        with frozen(student):
+            for batch in batches:
                 student(**model_inputs(batch))
-        finally:
-            for handle in handles:
-                handle.remove()
+                for total, inputs in zip(sums, captured, strict=True):
+                    total += inputs.pop()[token_mask(batch)].square().sum(0)
+    finally:
+        for handle in handles:
+            handle.remove()
     return sums
 
 

@@ -1,14 +1,12 @@
 """The stages between encoded samples and a pruned model: calibrate once, prune to any number of budgets."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
@@ -18,16 +16,12 @@ from trimformer.kprune import kprune
 from trimformer.methods import Method
 from trimformer.moments import CollectMoments, SublayerMoments
 from trimformer.objective import find_problem
+from trimformer.progress import progress
 from trimformer.reconstruct import reconstruct
 from trimformer.rescale import rescale_mask
 from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks
 from trimformer.shrink import shrink
 from trimformer.streams import Refit
-
-
-def progress(items: Iterable[Any], desc: str) -> Iterable[Any]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(items, desc=desc, disable=None, leave=False)
 
 
 @dataclass
