@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from trimformer.cli import guarded, load_task_data, non_negative_int, positive_int, prune_and_write
 from trimformer.errors import TrimformerError
@@ -22,9 +23,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output_dir", help="default: outputs/<model_name>/<task>/<metric>/<constraint>/seed_<seed>")
     parser.add_argument("--gpu", type=non_negative_int, default=0, help="index of the GPU; without one the CPU is used")
     parser.add_argument("--metric", choices=["mac", "latency"], default="mac")
-    parser.add_argument("--constraint", type=float, required=True, help="MACs to keep, a fraction in (0, 1]")
+    parser.add_argument("--constraint", type=float, required=True, help="MACs or latency to keep, in (0, 1]")
     parser.add_argument("--mha_lut", help="look-up table of attention latencies (--metric latency)")
     parser.add_argument("--ffn_lut", help="look-up table of feed-forward latencies (--metric latency)")
+    parser.add_argument("--any_lut", action="store_true", help="use tables that were measured elsewhere")
     parser.add_argument("--num_samples", type=positive_int, default=2048)
     parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--sample_batch_size", type=positive_int, help="default: 32, for SQuAD 12; halved for 'large'")
@@ -33,15 +35,26 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read_luts(arguments: argparse.Namespace) -> Any:
+    """The two tables, or None where they are to be measured or are not needed."""
+    from trimformer.efficiency.lut import read_table
+
+    if arguments.metric == "mac" or not (arguments.mha_lut or arguments.ffn_lut):
+        return None
+    if not (arguments.mha_lut and arguments.ffn_lut):
+        raise TrimformerError("--metric latency takes both --mha_lut and --ffn_lut, or neither to measure them now")
+    return read_table(arguments.mha_lut, arguments.ffn_lut)
+
+
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from trimformer.checkpoint import check_output, load
+    from trimformer.efficiency.promise import LatencyOptions
     from trimformer.pipeline import check_constraint
 
-    if arguments.metric == "latency":
-        raise TrimformerError("--metric latency is not available yet; use --metric mac")
     check_constraint(arguments.constraint)
+    latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
     device = f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
@@ -63,6 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
         constraint=arguments.constraint,
         eval_dataset=validation,
         task=task,
+        metric=arguments.metric,
+        latency=latency,
         method=arguments.method,
         num_samples=arguments.num_samples,
         batch_size=arguments.sample_batch_size or (batch_size // 2 if "large" in name else batch_size),

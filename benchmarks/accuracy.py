@@ -29,11 +29,11 @@ from trimformer.calibration import make_batches, mean_length, sample_indices
 from trimformer.checkpoint import load
 from trimformer.cli import set_up_logging
 from trimformer.data import find_splits, read_splits
-from trimformer.efficiency.cost import unit_costs
+from trimformer.efficiency.cost import linear_costs
+from trimformer.environment import describe_device, versions
 from trimformer.evaluation import Scorer
 from trimformer.methods import METHODS, find_method
 from trimformer.objective import find_problem
-from trimformer.pipeline import describe_device, versions
 from trimformer.pruner import Pruner
 from trimformer.tasks import TASKS, infer_task
 
@@ -66,14 +66,14 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         chosen = [train[i] for i in sample_indices(len(train), options.num_samples, seed)]
         features = task.encode(chosen, tokenizer, model.config)
         batches = make_batches(features, tokenizer, options.batch_size, model.device)
-        costs = unit_costs(find_sublayers(model), "mac", task.average_length or mean_length(features))
+        costs = linear_costs(find_sublayers(model), "mac", task.average_length or mean_length(features))
         for method in options.methods:
             start = time.perf_counter()
-            pruner = Pruner(model, batches, find_method(method), costs, seed=seed)
+            pruner = Pruner(model, batches, find_method(method), seed=seed)
             shared = time.perf_counter() - start
             for constraint in options.constraints:
                 start = time.perf_counter()
-                student = pruner(constraint).model
+                student = pruner(costs, constraint).model
                 seconds = time.perf_counter() - start
                 metrics, outputs = scorer(student)
                 yield {

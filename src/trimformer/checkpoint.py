@@ -75,6 +75,19 @@ def load(
     Raises:
         TrimformerError: the directory, its config, its weights or its tokenizer is missing or unusable.
     """
+    model = load_model(path, attn_implementation)
+    path = Path(path)
+    has_tokenizer = any((path / name).is_file() for name in _TOKENIZERS)
+    source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
+    with one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what Transformers makes up where there are no files
+        raise TrimformerError(f"'{source}' has no tokenizer; copy the files of the model's own into it")
+    return model, tokenizer
+
+
+def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
+    """Loads a model without its tokenizer; see `load`."""
     path = Path(path)
     if not path.is_dir():
         raise TrimformerError(f"model directory '{path}' does not exist")
@@ -112,13 +125,7 @@ def load(
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
             "is it a fine-tuned checkpoint of this architecture?"
         )
-    has_tokenizer = any((path / name).is_file() for name in _TOKENIZERS)
-    source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
-    with one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what Transformers makes up where there are no files
-        raise TrimformerError(f"'{source}' has no tokenizer; copy the files of the model's own into it")
-    return model, tokenizer
+    return model
 
 
 def check_output(path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""The command line: `trimformer prune | evaluate | finetune`."""
+"""The command line: `trimformer prune | evaluate | finetune | lut | bench`."""
 
 import argparse
 import json
@@ -17,6 +17,8 @@ logger = logging.getLogger("trimformer")
 
 def build_parser() -> argparse.ArgumentParser:
     from trimformer import __version__
+    from trimformer.cli_latency import add_bench_arguments, add_lut_arguments
+    from trimformer.efficiency.backends import Backend
     from trimformer.efficiency.cost import Metric
     from trimformer.methods import DEFAULT_METHOD, METHODS
     from trimformer.select import NEURON_MULTIPLE
@@ -28,11 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="prune a fine-tuned model directory to a budget")
     prune.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint, written by save_pretrained")
     add_data_arguments(prune)
-    prune.add_argument("--constraint", type=float, required=True, help="share of the cost to keep, in (0, 1]")
+    prune.add_argument("--constraint", type=float, help="share of the cost to keep, in (0, 1]")
     prune.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
     prune.add_argument("--metric", choices=get_args(Metric), default="mac", help="what the constraint counts")
     prune.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
                        "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
+    latency = prune.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
+    latency.add_argument("--latency-ms", type=float, help="milliseconds to keep to, instead of --constraint")
+    latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
+    latency.add_argument("--any-lut", action="store_true", help="use tables that were measured elsewhere")
+    latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
+    latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
+    latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
     add_method_arguments(prune, METHODS, DEFAULT_METHOD)
     add_calibration_arguments(prune)
     prune.set_defaults(run=run_prune)
@@ -47,6 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=non_negative_int, default=0)
     evaluate.add_argument("--device", default="auto")
     evaluate.set_defaults(run=run_evaluate)
+
+    lut = commands.add_parser("lut", help="measure latency look-up tables of a model's sublayers")
+    add_lut_arguments(lut)
+    bench = commands.add_parser("bench", help="compare the latency of model directories")
+    add_bench_arguments(bench)
 
     finetune = commands.add_parser("finetune", help="fine-tune a model, before or after pruning", add_help=False)
     finetune.set_defaults(run=run_finetune)
@@ -108,10 +122,21 @@ def non_negative_int(text: str) -> int:
 
 def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.checkpoint import check_output, load
-    from trimformer.pipeline import check_constraint, resolve_device
+    from trimformer.efficiency.lut import FILES, read_table
+    from trimformer.efficiency.promise import LatencyOptions
+    from trimformer.environment import resolve_device
+    from trimformer.pipeline import check_budget
 
-    check_constraint(arguments.constraint)
     method = chosen_method(arguments)
+    latency = LatencyOptions(
+        ms=arguments.latency_ms,
+        batch_size=arguments.bs,
+        seq_len=arguments.seq_len,
+        backend=arguments.backend,
+        table=read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None,
+        any_table=arguments.any_lut,
+    )
+    check_budget(arguments.constraint, arguments.metric, latency, method)
     resolve_device(arguments.device)
     check_output(arguments.output)
     model, tokenizer = load(arguments.model)
@@ -126,6 +151,7 @@ def run_prune(arguments: argparse.Namespace) -> None:
         eval_dataset=validation,
         task=task,
         metric=arguments.metric,
+        latency=latency,
         method=method,
         neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,
@@ -155,9 +181,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
     from trimformer.arch import find_sublayers
     from trimformer.checkpoint import load, read_masks
+    from trimformer.environment import resolve_device
     from trimformer.evaluation import Scorer
     from trimformer.masking import MaskUnits
-    from trimformer.pipeline import resolve_device
 
     device = resolve_device(arguments.device)
     output = Path(arguments.output) if arguments.output else None

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import Sublayer, find_sublayers
 from trimformer.calibration import Batch, model_inputs, token_mask
-from trimformer.efficiency.cost import total_cost
+from trimformer.efficiency.cost import Costs
 from trimformer.evaluation import predict
 from trimformer.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.masking import frozen, hijack_input
@@ -34,7 +34,7 @@ def kprune(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     batches: Sequence[Batch],
-    unit_costs: Sequence[float],
+    costs: Costs,
     *,
     constraint: float,
     progress: Progress = iter,
@@ -45,8 +45,8 @@ def kprune(
         teacher: the dense model.
         student: a copy of it.
         batches: calibration samples; labels are not read.
-        unit_costs: of one unit of each sublayer.
-        constraint: fraction of the total cost to keep.
+        costs: proportional to units.
+        constraint: fraction of the dense cost to keep.
         progress: wraps the list of sublayers.
 
     Returns:
@@ -54,7 +54,7 @@ def kprune(
     """
     sublayers = find_sublayers(student)
     references = dict(zip(map(id, batches), predict(teacher, batches), strict=True))
-    budget = constraint * total_cost(sublayers, unit_costs) * (1 + 1e-12)
+    unit_costs, budget = costs.per_unit, constraint * costs.dense * (1 + 1e-12)
     masks: list[Tensor] = []
     refits: list[Refit] = []
     for step in walk(teacher, student, batches, progress=progress):

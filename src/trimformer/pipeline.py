@@ -1,17 +1,13 @@
 """The orchestrator: runs the stages in their order, times them, and gathers what they report."""
 
 import logging
-import platform
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,21 +16,24 @@ from trimformer.arch import find_sublayers
 from trimformer.calibration import make_batches, mean_length, sample_indices
 from trimformer.checkpoint import file_size
 from trimformer.data import Rows, Selection, find_splits
-from trimformer.efficiency.cost import Metric, unit_costs
+from trimformer.efficiency.backends import check_backend
+from trimformer.efficiency.cost import Costs, Metric, linear_costs
+from trimformer.efficiency.lut import LatencyTable, check_table
 from trimformer.efficiency.mac import model_macs
-from trimformer.efficiency.timing import interleaved_latency
+from trimformer.efficiency.measure import measure_table, random_inputs
+from trimformer.efficiency.promise import LatencyOptions, LatencyPromise, compare_latency
+from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
 from trimformer.evaluation import Scorer, compare
 from trimformer.methods import DEFAULT_METHOD, Method, find_method
 from trimformer.objective import find_problem
+from trimformer.progress import progress
 from trimformer.pruner import Pruner
 from trimformer.select import NEURON_MULTIPLE, smallest_constraint
 from trimformer.streams import Refit
 from trimformer.tasks import Task, infer_task
 
 logger = logging.getLogger(__name__)
-
-LATENCY_BATCH = 32
 
 
 @dataclass
@@ -62,48 +61,52 @@ class PruningResult:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def resolve_device(device: str) -> torch.device:
-    """ "auto" is the GPU where there is one.
-
-    Raises:
-        TrimformerError: the device does not exist here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrimformerError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
-    return torch.device(device)
-
-
 def check_constraint(constraint: float) -> None:
     """Raises:
     TrimformerError: it is not in (0, 1].
     """
     if not 0 < constraint <= 1:
-        raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the MACs")
+        raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the dense model's cost")
 
 
-def check_reachable(constraint: float, smallest: float) -> None:
+def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptions, method: Method) -> None:
     """Raises:
-    TrimformerError: not even one unit fits.
+    TrimformerError: no budget is given or two are, or it does not go with the metric or the method.
     """
+    if (constraint is None) == (latency.ms is None):
+        raise TrimformerError("give either a constraint or a latency in ms")
+    if constraint is not None:
+        check_constraint(constraint)
+    if latency.ms is not None and not (metric == "latency" and 0 < latency.ms < float("inf")):
+        raise TrimformerError(f"a latency of {latency.ms} ms needs the metric 'latency', and to be a positive number")
+    if metric == "latency" and method.criterion == "kprune":
+        raise TrimformerError("criterion 'kprune' knows no latency table; use the metric 'mac'")
+
+
+def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
+    """Raises:
+    TrimformerError: not even one unit fits, or the dense model is within the budget already.
+    """
+    # Rounded up, as what is named here must be reachable.
+    unit = f" ({smallest * 1.005 * costs.dense:.3g} ms)" if costs.measured else ""
     if constraint < smallest:
         raise TrimformerError(
-            f"constraint {constraint} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}"
+            f"constraint {constraint:.4g} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{unit}"
         )
+    if constraint > 1:
+        raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
 
 
 def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Rows,
-    constraint: float = 0.5,
+    constraint: float | None = 0.5,
     *,
     eval_dataset: Rows | Mapping[str, Rows] | None = None,
     task: Task | None = None,
     metric: Metric = "mac",
+    latency: LatencyOptions | None = None,
     method: str | Method = DEFAULT_METHOD,
     num_samples: int = 2048,
     batch_size: int = 32,
@@ -117,10 +120,13 @@ def prune(
         model: a supported model; moved to the device, else left as it was.
         tokenizer: its tokenizer.
         dataset: examples to calibrate on: a `datasets.Dataset`, or a list of dictionaries.
-        constraint: MACs (or what `metric` names) to keep, as a fraction in (0, 1] of the model's own.
+        constraint: MACs (or what `metric` names) to keep, as a fraction in (0, 1] of the model's own; None if
+            `latency` gives milliseconds.
         eval_dataset: examples to score on, or several sets by name; None sets a fifth of `dataset` aside.
         task: what the columns mean; None guesses it from the model's head and the usual column names.
-        metric: what the budget is counted in: "mac", or "parameters" of the sublayers.
+        metric: what the budget is counted in: "mac" or "parameters" of the sublayers, or measured "latency" of the
+            whole model.
+        latency: how latency is measured, for the report too.
         method: a preset's name, or a point of the grid.
         num_samples: calibration examples, drawn without replacement.
         batch_size: for calibration and evaluation; the result does not depend on it.
@@ -134,9 +140,14 @@ def prune(
     Raises:
         TrimformerError: the input cannot be used or the constraint cannot be reached.
     """
-    check_constraint(constraint)
     method = find_method(method) if isinstance(method, str) else method
+    latency = latency or LatencyOptions()
+    check_budget(constraint, metric, latency, method)
     target = resolve_device(device)
+    check_backend(latency.backend, target)
+    model.to(target)  # type: ignore[arg-type]
+    if latency.table is not None:
+        check_table(latency.table, model, any_setting=latency.any_table)
     sublayers, problem = find_sublayers(model), find_problem(model)
     if eval_dataset is None:
         dataset, eval_dataset = find_splits({"all": dataset}, seed)
@@ -156,28 +167,40 @@ def prune(
         seq_len = task.average_length or mean_length(features)
         batches = make_batches(features, tokenizer, batch_size, target)
         scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
-        costs = unit_costs(sublayers, metric, seq_len)
-        check_reachable(constraint, smallest_constraint(method.allocation, sublayers, costs, neuron_multiple))
 
-    model.to(target)  # type: ignore[arg-type]
-    pruner = Pruner(model, batches, method, costs, neuron_multiple=neuron_multiple, seed=seed, clock=clock)
-    pruned = pruner(constraint)
+    latency = _with_shape(latency, max(1, min(round(seq_len), task.length_limit(tokenizer, model.config))))
+    inputs = random_inputs(model, latency.batch_size, latency.seq_len or 1)
+    promise = None
+    if metric == "latency":
+        with clock("table"):
+            table = latency.table or _measure(model, latency)
+        costs = table.costs(model)
+        constraint = constraint or latency.ms / costs.dense  # type: ignore[operator]
+        if table.setting:
+            promise = LatencyPromise(model, costs, constraint, latency.ms, inputs, latency.backend)
+        else:
+            logger.warning("the latency table says nothing of where it was measured: its word is taken")
+    else:
+        costs = linear_costs(sublayers, metric, seq_len)
+    assert constraint is not None
+    check_reachable(constraint, smallest_constraint(method.allocation, sublayers, costs, neuron_multiple), costs)
+
+    pruner = Pruner(model, batches, method, neuron_multiple=neuron_multiple, seed=seed, clock=clock)
+    pruned = pruner(costs, constraint, promise)
     with clock("evaluate"):
         metrics = compare(scorers, model, pruned.model)
     with clock("latency"):
-        length = max(1, min(round(seq_len), task.length_limit(tokenizer, model.config)))
-        inputs = _random_inputs(model, LATENCY_BATCH, length)
-        seconds = interleaved_latency([model, pruned.model], inputs)
+        seen = compare_latency(model, pruned.model, inputs, latency.backend)
 
     result = PruningResult(
         pruned.model, pruned.masks, metrics, timings=timings, refits=pruned.refits, predicted=pruned.predicted
     )
-    for name, candidate, latency in zip(("dense", "pruned"), (model, pruned.model), seconds, strict=True):
+    for name, candidate, timing in (("dense", model, seen.dense), ("pruned", pruned.model, seen.pruned)):
         result.sizes[name] = {
             "macs": model_macs(find_sublayers(candidate), seq_len),
             "parameters": sum(p.numel() for p in candidate.parameters()),
             "bytes": file_size(candidate),
-            "latency_ms": latency * 1e3,
+            "latency_ms": timing.median,
         }
     result.info = {
         "task": task.name,
@@ -186,11 +209,40 @@ def prune(
         "seq_len": seq_len,
         "calibration_samples": len(chosen),
         "evaluation_samples": sum(len(rows) for rows in eval_sets.values()),
-        "latency_shape": [LATENCY_BATCH, length],
+        "latency": {
+            "batch_size": latency.batch_size,
+            "seq_len": latency.seq_len,
+            "backend": latency.backend,
+            **asdict(seen),
+        },
         "device": describe_device(target),
         "versions": versions(),
     }
+    if metric == "latency":
+        result.info["latency"] |= {
+            "asked_ms": latency.ms or constraint * seen.dense.median,
+            "estimated_ms": (promise.costs if promise else costs).of(s.num_units for s in find_sublayers(pruned.model)),
+            "corrected": bool(promise and promise.corrected),
+        }
     return result
+
+
+def _with_shape(latency: LatencyOptions, length: int) -> LatencyOptions:
+    """The options with the table's own shape and backend, or the samples' length where none is given."""
+    if latency.table is not None and latency.table.setting:
+        setting = latency.table.setting
+        return replace(latency, **{key: setting[key] for key in ("batch_size", "seq_len", "backend")})
+    return replace(latency, seq_len=latency.seq_len or length)
+
+
+def _measure(model: PreTrainedModel, latency: LatencyOptions) -> LatencyTable:
+    return measure_table(
+        model,
+        latency.batch_size,
+        latency.seq_len or 1,
+        backend=latency.backend,
+        progress=partial(progress, desc="latency table"),
+    )
 
 
 @contextmanager
@@ -199,29 +251,3 @@ def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
-
-
-def _random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (batch, length), generator=generator).to(model.device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def describe_device(device: torch.device) -> str:
-    """The device in words, with the threads PyTorch uses on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpu_info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", cpu_info.read_text()) if cpu_info.is_file() else []
-    return f"{names[0] if names else platform.processor()} CPU, {torch.get_num_threads()} threads"
-
-
-def versions() -> dict[str, str]:
-    from trimformer import __version__
-
-    return {
-        "trimformer": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
 from trimformer.calibration import Batch
+from trimformer.efficiency.cost import Costs
 from trimformer.fisher import collect_mask_grads
 from trimformer.kprune import kprune
 from trimformer.methods import Method
@@ -22,6 +23,9 @@ from trimformer.rescale import rescale_mask
 from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks
 from trimformer.shrink import shrink
 from trimformer.streams import Refit
+
+# A shrunk model -> None, or the costs and the constraint to select by instead.
+Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
 
 
 @dataclass
@@ -48,7 +52,6 @@ class Pruner:
         model: dense, on its device; left as it was.
         batches: calibration samples on that device.
         method: a point of the grid.
-        unit_costs: of one unit of each sublayer, in what the budget is counted in.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
         seed: for label-free losses and the random criterion.
         clock: context managers that time a stage, by its name.
@@ -59,7 +62,6 @@ class Pruner:
         model: PreTrainedModel,
         batches: Sequence[Batch],
         method: Method,
-        unit_costs: Sequence[float],
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
         seed: int = 0,
@@ -67,7 +69,6 @@ class Pruner:
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
         self._sublayers, self._clock = find_sublayers(model), clock
-        self._unit_costs = unit_costs
         self._grads: list[Tensor] = []
         self._moments: list[SublayerMoments] = []
         with clock("calibrate"):
@@ -81,7 +82,6 @@ class Pruner:
             method.allocation,
             self._sublayers,
             self.curves,
-            self._unit_costs,
             neuron_multiple=neuron_multiple,
         )
 
@@ -95,44 +95,57 @@ class Pruner:
                 collect()
             self._moments = collected.moments
 
-    def __call__(self, constraint: float) -> Pruned:
-        """Prunes to `constraint`, a fraction in (0, 1] of what all units cost.
+    def __call__(self, costs: Costs, constraint: float, correct: Correct | None = None) -> Pruned:
+        """Prunes to `constraint`, a fraction in (0, 1] of the dense cost.
+
+        Args:
+            costs: what the budget is counted in.
+            constraint: what to keep of it.
+            correct: looks at the shrunk model, not refitted yet, and may ask for other costs and another
+                constraint; then units are selected once more.
 
         Raises:
             TrimformerError: the constraint cannot be reached.
         """
         if self.method.criterion == "kprune":
-            return self._kprune(constraint)
-        with self._clock("search"):
-            masks = self._select(constraint=constraint, rearrange_grads=self._grads or None)
-        with self._clock("shrink"):
-            student = copy.deepcopy(self.model).eval()
-            shrink(student, masks)
+            return self._kprune(costs, constraint)
+        masks, student = self._shrink(costs, constraint)
+        if correct is not None and (corrected := correct(student)) is not None:
+            costs, constraint = corrected
+            masks, student = self._shrink(costs, constraint)
         units = [int(mask.count_nonzero()) for mask in masks]
         predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
         with self._clock("update"):
-            return replace(self._update(student, masks, constraint), predicted=predicted)
+            return replace(self._update(student, masks, costs, constraint), predicted=predicted)
 
-    def _kprune(self, constraint: float) -> Pruned:
+    def _shrink(self, costs: Costs, constraint: float) -> tuple[list[Tensor], PreTrainedModel]:
+        with self._clock("search"):
+            masks = self._select(costs, constraint=constraint, rearrange_grads=self._grads or None)
+        with self._clock("shrink"):
+            student = copy.deepcopy(self.model).eval()
+            shrink(student, masks)
+        return masks, student
+
+    def _kprune(self, costs: Costs, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()
         with self._clock("update"):
             masks, refits = kprune(
                 self.model,
                 student,
                 self.batches,
-                unit_costs=self._unit_costs,
+                costs,
                 constraint=constraint,
                 progress=partial(progress, desc="kprune"),
             )
         return Pruned(student, masks, refits)
 
-    def _update(self, student: PreTrainedModel, masks: list[Tensor], constraint: float) -> Pruned:
+    def _update(self, student: PreTrainedModel, masks: list[Tensor], costs: Costs, constraint: float) -> Pruned:
         if self.method.update == "scale":
             scales, refits = rescale_mask(
                 self.model,
                 student,
                 self.batches,
-                teacher_masks=self._select(constraint=constraint**0.5),
+                teacher_masks=self._select(costs, constraint=constraint**0.5),
                 first_token_last=find_problem(student) in ("single_label", "multi_label", "regression"),
                 progress=partial(progress, desc="rescale"),
             )

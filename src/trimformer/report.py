@@ -27,18 +27,21 @@ def format_table(result: PruningResult) -> str:
         rows.append((name, f"{100 * dense[name]:.2f}{interval}", f"{100 * pruned[name]:.2f}", f"{change:+.2f}"))
     divergence = _DIVERGENCE.get(result.info["problem"], "KL to dense (nats)")
     rows.append((divergence, "", f"{result.metrics['divergence']:.4f}", ""))
-    batch, length = result.info["latency_shape"]
+    latency = result.info["latency"]
     units = {
         "macs": (f"MACs (G, length {result.info['seq_len']:.1f})", 1e9),
         "parameters": ("parameters (M)", 1e6),
         "bytes": ("weights (MB)", 1e6),
-        "latency_ms": (f"latency (ms, {batch} x {length})", 1.0),
+        "latency_ms": (f"latency (ms, {latency['batch_size']} x {latency['seq_len']})", 1.0),
     }
     for key, (label, unit) in units.items():
         a, b = result.sizes["dense"][key] / unit, result.sizes["pruned"][key] / unit
         faster = f"{a / b:.2f}x faster" if b <= a else f"{b / a:.2f}x slower"
         ratio = faster if key == "latency_ms" else f"{100 * b / a:.1f} %"
         rows.append((label, f"{a:.3f}" if a < 1 else f"{a:.2f}", f"{b:.3f}" if a < 1 else f"{b:.2f}", ratio))
+    if "asked_ms" in latency:
+        rows.append(("  asked", "", f"{latency['asked_ms']:.2f}", ""))
+        rows.append(("  estimated", "", f"{latency['estimated_ms']:.2f}", ""))
     header = ("", "dense", "pruned", "")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
     lines = [

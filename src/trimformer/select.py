@@ -6,14 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimformer.arch import Sublayer
-from trimformer.efficiency.cost import total_cost
+from trimformer.arch import Kind, Sublayer
+from trimformer.efficiency.cost import Costs, Floats
+from trimformer.errors import TrimformerError
 from trimformer.fisher import compute_fisher_info
 from trimformer.methods import Allocation, Criterion
 from trimformer.moments import SublayerMoments
 from trimformer.obs import Curve, importance_curve, obs_curve
 from trimformer.rearrange import rearrange_mask
 from trimformer.search.allocate import allocate
+from trimformer.search.latency import search_latency
 from trimformer.search.mac import search_units
 
 NEURON_MULTIPLE = 32
@@ -63,7 +65,7 @@ def select_masks(
     allocation: Allocation,
     sublayers: Sequence[Sublayer],
     curves: Sequence[Curve],
-    unit_costs: Sequence[float],
+    costs: Costs,
     *,
     constraint: float,
     rearrange_grads: Sequence[Tensor] | None = None,
@@ -75,8 +77,8 @@ def select_masks(
         allocation: what shares out the budget.
         sublayers: of the dense model.
         curves: their removal curves.
-        unit_costs: of one unit of each sublayer.
-        constraint: fraction of the sublayers' total cost to keep.
+        costs: of their units.
+        constraint: fraction of the dense cost to keep.
         rearrange_grads: mask gradients for the paper's rearrangement, or None to leave it out.
         neuron_multiple: "dp" keeps multiples of so many neurons; hardware likes them.
 
@@ -84,14 +86,15 @@ def select_masks(
         TrimformerError: the constraint cannot be reached.
     """
     if allocation == "global":
-        masks = _search_globally(sublayers, curves, unit_costs, constraint)
+        masks = _search_globally(sublayers, curves, costs, constraint)
     elif allocation == "uniform":
-        masks = [curve.mask(int(len(curve.order) * constraint + 1e-9)) for curve in curves]
+        units = _share_uniformly(costs, constraint)
+        masks = [curve.mask(kept) for curve, kept in zip(curves, units, strict=True)]
     else:
         levels = [unit_levels(s, neuron_multiple) for s in sublayers]
         errors = [curve.error.cpu().numpy()[level] for curve, level in zip(curves, levels, strict=True)]
-        costs = [level * cost for cost, level in zip(unit_costs, levels, strict=True)]
-        chosen = allocate(errors, costs, constraint * total_cost(sublayers, unit_costs))
+        level_costs = [cost[level] for cost, level in zip(costs.levels, levels, strict=True)]
+        chosen = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
         masks = [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, chosen, strict=True)]
     if rearrange_grads is not None:
         masks = [rearrange_mask(mask, grad) for mask, grad in zip(masks, rearrange_grads, strict=True)]
@@ -99,18 +102,19 @@ def select_masks(
 
 
 def smallest_constraint(
-    allocation: Allocation,
-    sublayers: Sequence[Sublayer],
-    unit_costs: Sequence[float],
-    neuron_multiple: int = NEURON_MULTIPLE,
+    allocation: Allocation, sublayers: Sequence[Sublayer], costs: Costs, neuron_multiple: int = NEURON_MULTIPLE
 ) -> float:
-    """The smallest constraint that leaves at least one unit, as a fraction of the total cost."""
-    present = [(s, cost) for s, cost in zip(sublayers, unit_costs, strict=True) if s.num_units]
+    """The smallest constraint that leaves at least one unit, as a fraction of the dense cost."""
     if allocation == "uniform":
-        return min(1 / s.num_units for s, _ in present)
+        return costs.of(_shares(costs, 1 / max(s.num_units for s in sublayers))) / costs.dense
     step = neuron_multiple if allocation == "dp" else 1
-    least = min(cost * (min(step, s.num_units) if s.kind == "ffn" else 1) for s, cost in present)
-    return least / total_cost(sublayers, unit_costs)
+    nothing = costs.of([0] * len(sublayers))
+    first = [
+        float(cost[min(step if s.kind == "ffn" else 1, s.num_units) :].min() - cost[0])
+        for s, cost in zip(sublayers, costs.levels, strict=True)
+        if s.num_units
+    ]
+    return (nothing + min(first)) / costs.dense
 
 
 def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
@@ -119,20 +123,40 @@ def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
     return np.unique([*range(0, sublayer.num_units, step), sublayer.num_units])
 
 
+def _shares(costs: Costs, share: float) -> list[int]:
+    """Units kept if each sublayer keeps this share of its own."""
+    return [int((len(level) - 1) * share + 1e-9) for level in costs.levels]
+
+
+def _share_uniformly(costs: Costs, constraint: float) -> list[int]:
+    """The largest share of every sublayer's units that the budget allows."""
+    budget = constraint * costs.dense * (1 + 1e-12)
+    widths = {len(level) - 1 for level in costs.levels}
+    for share in sorted({kept / width for width in widths if width for kept in range(width + 1)}, reverse=True):
+        units = _shares(costs, share)
+        if any(units) and costs.of(units) <= budget:
+            return units
+    raise TrimformerError(f"constraint {constraint:.4g} cannot be reached by the same share of every sublayer")
+
+
 def _search_globally(
-    sublayers: Sequence[Sublayer], curves: Sequence[Curve], unit_costs: Sequence[float], constraint: float
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float
 ) -> list[Tensor]:
-    importance = []
-    for curve in curves:
-        costs = -curve.error.diff().flip(0)  # of each removal, first removal first
-        importance.append(torch.empty_like(costs).scatter_(0, curve.order, costs))
-    kinds = [s.kind for s in sublayers]
-    masks = search_units(
-        [i for i, kind in zip(importance, kinds, strict=True) if kind == "attention"],
-        [i for i, kind in zip(importance, kinds, strict=True) if kind == "ffn"],
-        head_cost=unit_costs[kinds.index("attention")],
-        neuron_cost=unit_costs[kinds.index("ffn")],
-        constraint=constraint,
-    )
+    importance: dict[Kind, list[Tensor]] = {"attention": [], "ffn": []}
+    tables: dict[Kind, Floats] = {"attention": np.zeros(1), "ffn": np.zeros(1)}  # the longest of a kind holds them all
+    for s, curve, level in zip(sublayers, curves, costs.levels, strict=True):
+        increments = -curve.error.diff().flip(0)  # of each removal, first removal first
+        importance[s.kind].append(torch.empty_like(increments).scatter_(0, curve.order, increments))
+        tables[s.kind] = max(tables[s.kind], level, key=len)
+    heads, neurons = importance["attention"], importance["ffn"]
+    if costs.measured:
+        # The paper's search knows only what units add, so the cost of empty sublayers is taken out.
+        nothing = costs.of([0] * len(sublayers))
+        share = (constraint * costs.dense - nothing) / (costs.dense - nothing)
+        luts = [tables[kind][1:] - tables[kind][0] for kind in ("attention", "ffn")]
+        masks = search_latency(heads, neurons, *luts, constraint=share)
+    else:
+        head_cost, neuron_cost = (float(tables[kind][-1]) / (len(tables[kind]) - 1) for kind in ("attention", "ffn"))
+        masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=constraint)
     rows = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
-    return [next(rows[kind]).float() for kind in kinds]
+    return [next(rows[s.kind]).float().to(s.projection.weight.device) for s in sublayers]

@@ -1,38 +1,97 @@
-"""Wall-clock time of models, measured so that they can be compared on a noisy machine."""
+"""Wall-clock time, measured so that it can be compared on a noisy machine."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from trimformer.masking import frozen
+MIN_TURNS, MAX_TURNS = 7, 101
 
 
-@torch.no_grad()
-def interleaved_latency(
-    models: Sequence[PreTrainedModel], inputs: Mapping[str, torch.Tensor], repeats: int = 7
-) -> list[float]:
-    """Median seconds of a forward pass of each model; they take turns, after one warm-up each.
+@dataclass(frozen=True)
+class Timing:
+    """Median of repeated measurements in ms, with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Timing":
+        """From measurements in ms; the interval is the normal one of a median, by the absolute deviation."""
+        median = float(np.median(samples))
+        deviation = 1.4826 * float(np.median(np.abs(np.asarray(samples) - median)))
+        half = 1.96 * 1.2533 * deviation / len(samples) ** 0.5
+        return cls(median, median - half, median + half, len(samples))
+
+    @property
+    def noise(self) -> float:
+        """Half the interval, relative to the median."""
+        return (self.high - self.low) / 2 / self.median
+
+
+class Stopwatch:
+    """Times laps on a device: by CUDA events on a GPU, so that nothing waits between laps, else by the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._events: list[torch.cuda.Event] = []
+        self._times: list[float] = []
+
+    def mark(self) -> None:
+        """Starts the first lap, or ends one and starts the next."""
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
+        else:
+            self._times.append(time.perf_counter())
+
+    def laps(self) -> list[float]:
+        """Milliseconds of all laps since the last call."""
+        if self._cuda:
+            torch.cuda.synchronize()
+            laps = [a.elapsed_time(b) for a, b in zip(self._events, self._events[1:], strict=False)]
+        else:
+            laps = [1e3 * (b - a) for a, b in zip(self._times, self._times[1:], strict=False)]
+        self._events, self._times = [], []
+        return laps
+
+
+def interleaved(
+    functions: Sequence[Callable[[], object]], device: torch.device, *, seconds: float = 4.0, seed: int = 0
+) -> list[list[float]]:
+    """Milliseconds of each function, one measurement per turn; the turns' order is random, so that drift is no slope.
+
+    Each measurement follows an untimed call of the same function: caches are as if it ran alone.
 
     Args:
-        models: on the device of the inputs.
-        inputs: keyword arguments of their forward.
-        repeats: turns.
+        functions: what to time.
+        device: where they run.
+        seconds: turns go on for about so long, within 7 to 101 turns.
+        seed: of the order.
+
+    Returns:
+        [functions, turns]; one turn's entries are measured at about the same time.
     """
-    seconds: list[list[float]] = [[] for _ in models]
-    for turn in range(repeats + 1):
-        for model, times in zip(models, seconds, strict=True):
-            with frozen(model):
-                start = _now(inputs)
-                model(**inputs)
-                if turn:
-                    times.append(_now(inputs) - start)
-    return [float(np.median(times)) for times in seconds]
-
-
-def _now(inputs: Mapping[str, torch.Tensor]) -> float:
-    if next(iter(inputs.values())).is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    rng, watch = np.random.default_rng(seed), Stopwatch(device)
+    laps: list[list[float]] = [[] for _ in functions]
+    with torch.inference_mode():
+        for function in functions:
+            function()
+        start = time.perf_counter()
+        for turn in range(MAX_TURNS):
+            if turn >= MIN_TURNS and time.perf_counter() - start > seconds:
+                break
+            for i in rng.permutation(len(functions)).tolist():
+                functions[i]()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                watch.mark()
+                functions[i]()
+                watch.mark()
+                laps[i] += watch.laps()
+    return laps

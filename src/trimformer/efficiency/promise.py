@@ -1,0 +1,129 @@
+"""A latency asked for, held against what the shrunk model takes."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.arch import find_sublayers
+from trimformer.efficiency.backends import Backend, prepare
+from trimformer.efficiency.cost import Costs
+from trimformer.efficiency.lut import LatencyTable
+from trimformer.efficiency.timing import Timing, interleaved
+from trimformer.masking import frozen
+
+logger = logging.getLogger(__name__)
+
+# A model that is faster than asked by more than this gave away accuracy.
+SPARE = 0.03
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How latency is measured, and how much of it may be left.
+
+    Attributes:
+        ms: latency of the pruned model, instead of a fraction of the dense one's.
+        batch_size: of the random inputs.
+        seq_len: of the random inputs; None: the average length of the calibration samples.
+        backend: what runs the model.
+        table: what sublayers cost; None: measured before pruning. Its shape and backend replace those here.
+        any_table: use the table even if it was measured elsewhere.
+    """
+
+    ms: float | None = None
+    batch_size: int = 32
+    seq_len: int | None = None
+    backend: Backend = "eager"
+    table: LatencyTable | None = None
+    any_table: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latency of two models in the same turns.
+
+    Attributes:
+        dense: of the dense model.
+        pruned: of the pruned one.
+        ratio: pruned / dense, turn by turn.
+    """
+
+    dense: Timing
+    pruned: Timing
+    ratio: Timing
+
+
+def compare_latency(
+    dense: PreTrainedModel, pruned: PreTrainedModel, inputs: Mapping[str, Tensor], backend: Backend = "eager"
+) -> Comparison:
+    """Times two models in turn, in one process."""
+    with frozen(dense), frozen(pruned):
+        laps = interleaved([prepare(model, inputs, backend) for model in (dense, pruned)], dense.device)
+    ratio = np.divide(laps[1], laps[0]).tolist()
+    return Comparison(Timing.of(laps[0]), Timing.of(laps[1]), Timing.of(ratio))
+
+
+class LatencyPromise:
+    """Asks for another selection where the shrunk model misses the latency by more than the noise.
+
+    Args:
+        model: dense.
+        costs: of its units, in ms.
+        constraint: fraction of the dense latency; with `latency_ms`, what that is by the table.
+        latency_ms: an absolute latency, or None.
+        inputs: to time with.
+        backend: to time with.
+
+    Attributes:
+        costs: as last corrected.
+        corrected: whether another selection was asked for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        costs: Costs,
+        constraint: float,
+        latency_ms: float | None,
+        inputs: Mapping[str, Tensor],
+        backend: Backend,
+    ) -> None:
+        self._model, self._inputs, self._backend = model, inputs, backend
+        self.costs, self.corrected = costs, False
+        self._constraint, self._latency_ms = constraint, latency_ms
+
+    def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
+        """None, or the costs as this measurement corrects them and the constraint that goes with them."""
+        units = [s.num_units for s in find_sublayers(student)]
+        seen = compare_latency(self._model, student, self._inputs, self._backend)
+        if self._latency_ms is None:
+            asked, low, high = self._constraint, seen.ratio.low, seen.ratio.high
+        else:
+            asked, low, high = self._latency_ms, seen.pruned.low, seen.pruned.high
+        if low <= asked and high >= asked * (1 - SPARE):
+            return None
+        middle = (low + high) / 2
+        logger.info("latency is %+.1f %% of what was asked: searching again", 100 * (middle / asked - 1))
+        self.corrected = True
+        self.costs = corrected_costs(self.costs, units, seen.dense.median, seen.pruned.median)
+        constraint = self._constraint if self._latency_ms is None else self._latency_ms / seen.dense.median
+        return self.costs, constraint
+
+
+def corrected_costs(costs: Costs, units: Sequence[int], dense_ms: float, pruned_ms: float) -> Costs:
+    """Costs that agree with two measurements: of the dense model and of the one with so many units.
+
+    What sublayers cost is scaled, and what is fixed is set, unless that would make either negative; then
+    all is scaled to agree with the pruned model.
+    """
+    dense_sum, pruned_sum = costs.dense - costs.fixed, costs.of(units) - costs.fixed
+    scale = (dense_ms - pruned_ms) / (dense_sum - pruned_sum) if dense_sum > pruned_sum else 0.0
+    fixed = dense_ms - scale * dense_sum
+    if scale <= 0 or fixed < 0:
+        scale = pruned_ms / costs.of(units)
+        fixed = scale * costs.fixed
+    return Costs([level * scale for level in costs.levels], fixed, costs.measured)

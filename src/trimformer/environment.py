@@ -1,0 +1,45 @@
+"""Where a figure was taken: device, threads, versions."""
+
+import platform
+import re
+from pathlib import Path
+
+import torch
+import transformers
+
+from trimformer.errors import TrimformerError
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one.
+
+    Raises:
+        TrimformerError: the device does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrimformerError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, with the threads PyTorch uses on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu_info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", cpu_info.read_text()) if cpu_info.is_file() else []
+    return f"{names[0] if names else platform.processor()} CPU, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    from trimformer import __version__
+
+    return {
+        "trimformer": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
