@@ -5,24 +5,24 @@ import torch
 from conftest import make_batch, make_model
 
 from trimformer.arch import find_sublayers
-from trimformer.efficiency.cost import total_cost, unit_costs
+from trimformer.efficiency.cost import linear_costs
 from trimformer.kprune import _over_threshold, kprune
 
 
 def run(constraint, head="ForSequenceClassification"):
     teacher, batch = make_model(head=head), make_batch(batch=24)
     student = copy.deepcopy(teacher)
-    costs = unit_costs(find_sublayers(teacher), "mac", 8)
+    costs = linear_costs(find_sublayers(teacher), "mac", 8)
     masks, refits = kprune(teacher, student, [batch], costs, constraint=constraint)
     return teacher, student, batch, costs, masks, refits
 
 
 @pytest.mark.parametrize("constraint", [0.7, 0.4, 0.15])
 def test_the_budget_is_kept_and_nearly_used(constraint):
-    teacher, student, _, costs, masks, _ = run(constraint)
-    dense, left = (total_cost(find_sublayers(m), costs) for m in (teacher, student))
-    assert constraint * dense - max(costs) <= left <= constraint * dense
-    assert [int(mask.sum()) for mask in masks] == [s.num_units for s in find_sublayers(student)]
+    _, student, _, costs, masks, _ = run(constraint)
+    units = [s.num_units for s in find_sublayers(student)]
+    assert constraint * costs.dense - max(costs.per_unit) <= costs.of(units) <= constraint * costs.dense
+    assert [int(mask.sum()) for mask in masks] == units
 
 
 @pytest.mark.parametrize("head", ["ForTokenClassification", "ForQuestionAnswering", "Model"])

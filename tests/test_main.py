@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import error_line, problem_rows, run, save_model, tree, write_jsonl
+from commands import error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
+from conftest import make_table
 from transformers import AutoModelForSequenceClassification
 
 from trimformer.cli import guarded
+from trimformer.efficiency.latency import estimate_latency
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,15 +81,30 @@ def test_it_runs_as_a_script_and_every_constraint_has_its_folder(folder):
     assert {p.name for p in (folder / "outputs/bert-tiny/sst2/mac").iterdir()} == {"0.5", "0.75"}
 
 
-def test_the_latency_search_says_that_it_is_not_there_yet(folder, capsys):
-    before = tree(folder)
-    capsys.readouterr()
-    assert prune("--metric", "latency", "--mha_lut", "a.pt", "--ffn_lut", "b.pt") == 2
-    assert "--metric latency" in error_line(capsys.readouterr().err)
-    assert tree(folder) == before
+@pytest.fixture
+def luts(folder):
+    """Tables as the paper's code leaves them, with nothing beside."""
+    table = make_table(problem_model("single_label"), elsewhere=True)
+    (folder / "luts").mkdir()
+    torch.save(torch.from_numpy(table.levels["attention"][1:]), folder / "luts" / "mha_lut.pt")
+    torch.save(table.levels["ffn"][1:].tolist(), folder / "luts" / "ffn_lut.pt")
+    return ["--metric", "latency", "--mha_lut", "luts/mha_lut.pt", "--ffn_lut", "luts/ffn_lut.pt"]
+
+
+def test_latency_is_searched_by_the_tables_as_in_the_paper(folder, luts):
+    assert prune(*luts) == 0
+    out = folder / "outputs" / "bert-tiny" / "sst2" / "latency" / "0.5" / "seed_0"
+    mha_lut, ffn_lut = (torch.load(word, weights_only=True) for word in luts[3::2])
+    masks = [torch.load(out / name, weights_only=True) for name in ("head_mask.pt", "neuron_mask.pt")]
+    dense = estimate_latency(mha_lut, ffn_lut, torch.ones(3, 4), torch.ones(3, 40))
+    estimate = json.loads((out / "results.json").read_text())["latency"]["estimated_ms"]
+    assert estimate == pytest.approx(estimate_latency(mha_lut, ffn_lut, *masks))
+    assert 0.4 * dense < estimate <= 0.5 * dense
 
 
 BAD = {
+    "--metric latency --mha_lut a.pt": ["--ffn_lut"],
+    "--metric latency --mha_lut a.pt --ffn_lut b.pt": ["a.pt", "does not exist"],
     "--task_name nli": ["'nli'", "mnli"],
     "--task_name stsb": ["'stsb'", "regression", "single_label"],
     "--task_name mrpc": ["'sentence1'"],

@@ -4,14 +4,12 @@ from conftest import FAMILIES, make_batch, make_model
 
 from trimformer.arch import find_sublayers
 from trimformer.calibration import model_inputs
-from trimformer.fisher import collect_mask_grads
-from trimformer.moments import CollectMoments
+from trimformer.errors import TrimformerError
+from trimformer.moments import collect_moments
 
 
 def collect(model, batches, token_weighting=True):
-    with CollectMoments(model, find_sublayers(model), token_weighting) as collected:
-        collect_mask_grads(model, batches, objective="curvature")
-    return collected.moments
+    return collect_moments(model, batches, token_weighting=token_weighting)
 
 
 def tokens_of(model, batch, i):
@@ -79,12 +77,22 @@ def test_only_the_first_token_weighs_in_a_classifiers_last_ffn():
     assert (last.token_norms[0][:, 0] > 0).all()
 
 
-def test_grads_are_the_same_with_and_without_and_no_hook_stays():
+def test_the_model_is_left_as_it_was():
     model, batch = make_model(), make_batch()
-    expected = collect_mask_grads(model, [batch], objective="curvature")
-    with CollectMoments(model, find_sublayers(model)):
-        grads = collect_mask_grads(model, [batch], objective="curvature")
-    assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
-    with pytest.raises(KeyError), CollectMoments(model, find_sublayers(model)):
-        raise KeyError
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    collect(model, [batch])
+    with pytest.raises(TrimformerError, match="needs labels"):
+        collect_moments(
+            model, [{key: batch[key] for key in ("input_ids", "attention_mask", "index")}], objective="labels"
+        )
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_moment_that_is_not_finite_is_told():
+    model = make_model()
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight[0, 0] = torch.nan
+    with pytest.raises(TrimformerError, match="not finite"):
+        collect(model, [make_batch()])

@@ -1,17 +1,20 @@
 import copy
 import logging
+import re
 
 import datasets
 import pytest
 import torch
 from commands import PROBLEMS, outputs, problem_model, problem_rows
-from conftest import make_batch, make_tokenizer, without_intervals
+from conftest import make_batch, make_table, make_tokenizer, without_intervals
 
 import trimformer
 from trimformer import METHODS, Method, TrimformerError
 from trimformer.arch import find_sublayers
 from trimformer.calibration import model_inputs
 from trimformer.efficiency.mac import model_macs
+from trimformer.efficiency.promise import Comparison, LatencyOptions
+from trimformer.efficiency.timing import Timing
 from trimformer.masking import MaskUnits
 
 ROWS = problem_rows("single_label")
@@ -202,6 +205,97 @@ def test_every_stage_is_timed():
     timings = prune().timings
     assert list(timings) == ["data", "calibrate", "curves", "search", "shrink", "update", "evaluate", "latency"]
     assert all(seconds > 0 for seconds in timings.values())
+
+
+# Latency as the budget, by a table that was made by hand: what a tiny model takes is noise.
+
+
+def prune_to_latency(table=None, **options):
+    options = {"constraint": 0.5, "model": problem_model("single_label"), **options}
+    table = table or make_table(options["model"], elsewhere=True)
+    return prune(metric="latency", latency=LatencyOptions(options.pop("ms", None), 2, 8, table=table), **options)
+
+
+@pytest.mark.parametrize("constraint", [0.8, 0.5, 0.25])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "kprune"])
+def test_a_latency_is_kept_to_by_every_method(method, constraint):
+    model = problem_model("single_label")
+    latency = prune_to_latency(model=model, method=method, constraint=constraint).info["latency"]
+    dense = make_table(model).costs(model).dense
+    assert 0 < latency["estimated_ms"] <= constraint * dense
+    assert latency["asked_ms"] == pytest.approx(constraint * latency["dense"]["median"])
+    assert latency["pruned"]["low"] <= latency["pruned"]["median"] <= latency["pruned"]["high"]
+    assert not latency["corrected"]
+
+
+@pytest.mark.parametrize("allocation", ["dp", "global", "uniform"])
+def test_milliseconds_are_kept_to_by_every_allocation(allocation):
+    latency = prune_to_latency(constraint=None, ms=10, method=Method("magnitude", allocation, "none")).info["latency"]
+    assert latency["asked_ms"] == 10
+    assert 6 < latency["estimated_ms"] <= 10
+
+
+def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
+    seen = Timing(8.0, 7.9, 8.1, 9)
+    comparison = Comparison(Timing(10.0, 9.9, 10.1, 9), seen, Timing(0.8, 0.79, 0.81, 9))
+    monkeypatch.setattr("trimformer.efficiency.promise.compare_latency", lambda *_: comparison)
+    model = problem_model("single_label")
+    kept = prune_to_latency(make_table(model), model=model, constraint=0.8)
+    assert not kept.info["latency"]["corrected"]
+    slow = prune_to_latency(make_table(model), model=model, constraint=0.7)
+    assert slow.info["latency"]["corrected"]
+    assert slow.info["latency"]["estimated_ms"] <= 0.7 * 10
+    units = [sum(s.num_units for s in find_sublayers(result.model)) for result in (slow, kept)]
+    assert units[0] < units[1]
+
+
+def test_a_promise_that_cannot_be_kept_is_told(monkeypatch):
+    # Nothing is gained by pruning: all is overhead.
+    same = Timing(10.0, 9.9, 10.1, 9)
+    comparison = Comparison(same, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
+    monkeypatch.setattr("trimformer.efficiency.promise.compare_latency", lambda *_: comparison)
+    model = problem_model("single_label")
+    with pytest.raises(TrimformerError, match="smallest reachable"):
+        prune_to_latency(make_table(model), model=model, constraint=0.5)
+
+
+def test_a_table_of_a_shape_gives_the_report_its_shape():
+    model = problem_model("single_label")
+    table = make_table(model, elsewhere=True)
+    table.setting = {"batch_size": 1, "seq_len": 5, "backend": "eager"}
+    options = LatencyOptions(table=table, any_table=True)
+    latency = prune(model, latency=options).info["latency"]
+    assert (latency["batch_size"], latency["seq_len"]) == (1, 5)
+
+
+@pytest.mark.parametrize("allocation", ["dp", "global", "uniform"])
+def test_an_unreachable_latency_names_one_that_can_be_reached(allocation):
+    method = Method("magnitude", allocation, "none")
+    with pytest.raises(TrimformerError, match=r"smallest reachable is .* ms\)") as error:
+        prune_to_latency(constraint=None, ms=1.0, method=method)
+    smallest = float(re.search(r"\(([\d.]+) ms\)", str(error.value))[1])
+    latency = prune_to_latency(constraint=None, ms=smallest, method=method).info["latency"]
+    assert 1.0 < latency["estimated_ms"] <= smallest
+
+
+def test_budgets_that_make_no_sense_are_refused():
+    for words, options in {
+        "already; ask for less": {"constraint": None, "ms": 1e6},
+        "either a constraint or a latency": {"ms": 5.0},
+        "needs the metric 'latency', and to be a positive": {"constraint": None, "ms": 0.0},
+        "'kprune' knows no latency table": {"method": "kprune"},
+    }.items():
+        with pytest.raises(TrimformerError, match=words):
+            prune_to_latency(**options)
+    with pytest.raises(TrimformerError, match="needs the metric 'latency'"):
+        prune(constraint=None, latency=LatencyOptions(ms=5.0))
+
+
+def test_a_table_of_another_model_is_refused():
+    with pytest.raises(TrimformerError, match="48 units"):
+        prune_to_latency(make_table(problem_model("single_label")), model=problem_model("tokens", intermediate_size=48))
+    with pytest.raises(TrimformerError, match="dtype 'float16'"):
+        prune_to_latency(make_table(problem_model("single_label"), dtype="float16"))
 
 
 @pytest.mark.parametrize("constraint", [0, -1, 1.5, float("nan"), float("inf")])

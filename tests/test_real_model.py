@@ -18,7 +18,7 @@ from trimformer.arch import find_sublayers
 from trimformer.calibration import make_batches, mean_length, model_inputs
 from trimformer.cli import main
 from trimformer.data import read_rows
-from trimformer.efficiency.cost import unit_costs
+from trimformer.efficiency.cost import linear_costs
 from trimformer.pruner import Pruner
 from trimformer.tasks import infer_task
 
@@ -156,12 +156,8 @@ def test_masks_are_those_of_the_formulas(checkpoint, data):
         rows, tokenizer, model.config
     )
     length = mean_length(features)
-    pruner = Pruner(
-        model,
-        make_batches(features, tokenizer, 16),
-        METHODS["kwon2022"],
-        unit_costs(find_sublayers(model), "mac", length),
-    )
+    pruner = Pruner(model, make_batches(features, tokenizer, 16), METHODS["kwon2022"])
+    costs = linear_costs(find_sublayers(model), "mac", length)
 
     grads = literal_grads(model, make_batches(features, tokenizer, 1))
     importance = {kind: values.square().sum(1) for kind, values in grads.items()}  # [layers, units]
@@ -173,7 +169,7 @@ def test_masks_are_those_of_the_formulas(checkpoint, data):
             -curve.error.diff().flip(0), importance[kind][i // 2][curve.order], rtol=1e-4, atol=0
         )
     for rearranged in (False, True):
-        found = pruner._select(constraint=CONSTRAINT, rearrange_grads=pruner._grads if rearranged else None)
+        found = pruner._select(costs, constraint=CONSTRAINT, rearrange_grads=pruner._grads if rearranged else None)
         for i, mask in enumerate(found):
             kind = ("heads", "neurons")[i % 2]
             literal = expected[i % 2][i // 2]

@@ -31,7 +31,7 @@ def result():
         },
         timings={"data": 0.5, "search": 1.25},
         refits=[Refit("layer 0 ffn", 20, True, 2.0, 1.0, ridge=0.1)] * 6,
-        info={"problem": "single_label", "seq_len": 12.5, "latency_shape": [32, 13]},
+        info={"problem": "single_label", "seq_len": 12.5, "latency": {"batch_size": 32, "seq_len": 13}},
     )
 
 
@@ -49,6 +49,13 @@ def test_the_table_shows_both_models_and_the_change(result):
     assert rows["weights (MB)"] == ["80.00", "60.00", "75.0", "%"]
     assert rows["latency (ms, 32 x 13)"] == ["30.00", "20.00", "1.50x", "faster"]
     assert "accuracy_ci95" not in rows
+
+
+def test_a_latency_that_was_asked_for_is_shown_with_the_estimate(result):
+    assert "asked" not in table(result)
+    result.info["latency"] |= {"asked_ms": 15.0, "estimated_ms": 14.5}
+    rows = table(result)
+    assert (rows["asked"], rows["estimated"]) == (["15.00"], ["14.50"])
 
 
 def test_a_model_that_got_slower_is_not_called_faster(result):

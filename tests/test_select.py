@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimformer.arch import find_sublayers
-from trimformer.efficiency.cost import total_cost, unit_costs
+from trimformer.efficiency.cost import linear_costs
 from trimformer.errors import TrimformerError
 from trimformer.methods import METHODS, Allocation, Method, Update
 from trimformer.obs import importance_curve
@@ -20,23 +20,27 @@ SUBLAYERS = find_sublayers(make_model())
 
 
 def cost_of(masks, costs):
-    return sum(float(mask.count_nonzero()) * cost for mask, cost in zip(masks, costs, strict=True))
+    return costs.of(int(mask.count_nonzero()) for mask in masks)
+
+
+def cost_left(model, costs):
+    return costs.of(s.num_units for s in find_sublayers(model))
 
 
 @given(st.sampled_from(get_args(Allocation)), st.floats(0.01, 1.0), st.sampled_from(["mac", "parameters"]))
 @settings(max_examples=40, deadline=None)
 def test_no_allocation_exceeds_the_budget(allocation, constraint, metric):
-    costs = unit_costs(SUBLAYERS, metric, 10)
+    costs = linear_costs(SUBLAYERS, metric, 10)
     curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
     if constraint < smallest_constraint(allocation, SUBLAYERS, costs, 8):
         return
     masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=8)
-    assert cost_of(masks, costs) <= constraint * total_cost(SUBLAYERS, costs) * (1 + 1e-9)
+    assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("allocation", get_args(Allocation))
 def test_the_smallest_constraint_keeps_a_unit(allocation):
-    costs = unit_costs(SUBLAYERS, "mac", 10)
+    costs = linear_costs(SUBLAYERS, "mac", 10)
     curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
     smallest = smallest_constraint(allocation, SUBLAYERS, costs, 8)
     masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=smallest * 1.0001, neuron_multiple=8)
@@ -66,19 +70,19 @@ GRID = [
 @pytest.mark.parametrize("method", GRID, ids=lambda m: f"{m.criterion}-{m.allocation}-{m.update}")
 def test_every_point_of_the_grid_prunes_within_the_budget(method):
     model, batch = make_model(), make_batch(batch=24)
-    costs = unit_costs(find_sublayers(model), "mac", 10)
-    pruned = Pruner(model, [batch], method, costs, neuron_multiple=8)(0.5)
+    costs = linear_costs(find_sublayers(model), "mac", 10)
+    pruned = Pruner(model, [batch], method, neuron_multiple=8)(costs, 0.5)
     sublayers = find_sublayers(pruned.model)
-    assert 0 < total_cost(sublayers, costs) <= 0.5 * total_cost(find_sublayers(model), costs)
+    assert 0 < cost_left(pruned.model, costs) <= 0.5 * costs.dense
     assert [s.num_units for s in sublayers] == [int(mask.count_nonzero()) for mask in pruned.masks]
     assert len(pruned.refits) == (0 if method.update == "none" else 6)
 
 
 def test_one_calibration_serves_every_budget():
     model, batch = make_model(), make_batch(batch=24)
-    costs = unit_costs(find_sublayers(model), "mac", 10)
-    pruner = Pruner(model, [batch], METHODS["obs"], costs, neuron_multiple=8)
-    macs = [total_cost(find_sublayers(pruner(c).model), costs) for c in (0.3, 0.6, 0.9, 0.3)]
+    costs = linear_costs(find_sublayers(model), "mac", 10)
+    pruner = Pruner(model, [batch], METHODS["obs"], neuron_multiple=8)
+    macs = [cost_left(pruner(costs, c).model, costs) for c in (0.3, 0.6, 0.9, 0.3)]
     assert macs[0] < macs[1] < macs[2]
     assert macs[3] == macs[0]
 

@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 INPUT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 LABEL_KEYS = ("labels", "start_positions", "end_positions")
 
+# What a backward pass keeps grows with the tokens of a batch: some 2.5 GB for these on BERT-base.
+MAX_TOKENS = 4096
+
 Batch = dict[str, Tensor]
 Features = Mapping[str, Any]
 
@@ -26,25 +29,30 @@ def make_batches(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     device: str | torch.device = "cpu",
+    max_tokens: int = MAX_TOKENS,
 ) -> list[Batch]:
-    """Pads encoded samples into batches, longest samples together so that little is padding.
+    """Pads encoded samples into batches, samples of similar length together so that little is padding.
 
     Args:
         features: one mapping per sample: the tokenizer's output, and `labels` or, for spans,
             `start_positions` and `end_positions`. Token labels are padded with -100.
         tokenizer: knows the padding token and side.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch, at most.
         device: where the tensors are put.
+        max_tokens: tokens in a batch, padding included, at most; a batch has one sample at least.
 
     Returns:
         Batches of model inputs [batch, length], labels, and `index` [batch], the samples' positions
         in `features`.
     """
     order = sorted(range(len(features)), key=lambda i: len(features[i]["input_ids"]), reverse=True)
-    return [
-        _batch(features, order[start : start + batch_size], tokenizer, device)
-        for start in range(0, len(order), batch_size)
-    ]
+    batches, start = [], 0
+    while start < len(order):
+        longest = len(features[order[start]]["input_ids"])
+        stop = start + min(batch_size, max(1, max_tokens // max(longest, 1)))
+        batches.append(_batch(features, order[start:stop], tokenizer, device))
+        start = stop
+    return batches
 
 
 def _batch(

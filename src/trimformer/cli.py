@@ -3,7 +3,10 @@
 import argparse
 import json
 import logging
+import math
 import os
+import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -104,6 +107,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-samples", type=positive_int, default=2048, help="calibration examples (default: 2048)")
     parser.add_argument("--batch-size", type=positive_int, default=32)
+    parser.add_argument("--max-memory", type=memory, metavar="SIZE", help="what the samples' hidden "
+                        "states may take, such as 8GB; beyond, they go to temporary files")  # fmt: skip
     parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
@@ -112,6 +117,14 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
     return int(text)
+
+
+def memory(text: str) -> float:
+    """Bytes of "8GB", "500MB" or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.upper())
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 8GB or 500MB")
+    return float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
 
 
 def non_negative_int(text: str) -> int:
@@ -126,6 +139,7 @@ def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.efficiency.promise import LatencyOptions
     from trimformer.environment import resolve_device
     from trimformer.pipeline import check_budget
+    from trimformer.processes import join
 
     method = chosen_method(arguments)
     latency = LatencyOptions(
@@ -137,6 +151,7 @@ def run_prune(arguments: argparse.Namespace) -> None:
         any_table=arguments.any_lut,
     )
     check_budget(arguments.constraint, arguments.metric, latency, method)
+    arguments.device = join(arguments.device)
     resolve_device(arguments.device)
     check_output(arguments.output)
     model, tokenizer = load(arguments.model)
@@ -156,6 +171,7 @@ def run_prune(arguments: argparse.Namespace) -> None:
         neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,
         batch_size=arguments.batch_size,
+        max_memory=arguments.max_memory or math.inf,
         seed=arguments.seed,
         device=arguments.device,
     )
@@ -167,9 +183,12 @@ def prune_and_write(
     """Prunes, prints the table, and writes the output directory."""
     from trimformer.arch import find_sublayers
     from trimformer.pipeline import prune
+    from trimformer.processes import is_main
     from trimformer.report import format_table, write_result
 
     result = prune(model, tokenizer, train, **options)
+    if not is_main():
+        return
     table = format_table(result)
     log = "\n".join([*kept_log.lines, "", table, ""])
     write_result(result, tokenizer, output, find_sublayers(model), arguments, log)
@@ -294,16 +313,23 @@ def set_up_logging() -> None:
 
 def guarded(run: Callable[[], None]) -> int:
     """Exit code of a command: 2 with one sentence for bad input, no traceback."""
+    from trimformer import processes
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     set_up_logging()
+    # A launcher ends its processes by this signal; raised as an exception, it leaves nothing half-written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run()
     except TrimformerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if processes.is_main() or isinstance(error, processes.LostProcess):
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
+    finally:
+        processes.leave()
     return 0
 
 

@@ -7,7 +7,9 @@ squared gradient of its mask under KL to the dense model at temperature 2; repre
 tokens of its squared channels times the mean squared weight that reads each.
 """
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from trimformer.evaluation import predict
 from trimformer.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.masking import frozen, hijack_input
 from trimformer.objective import divergence, find_problem
+from trimformer.processes import add_up, decide
 from trimformer.reconstruct import assign, refit
 from trimformer.shrink import shrink
 from trimformer.streams import Moments, Progress, Refit, walk
@@ -37,6 +40,7 @@ def kprune(
     costs: Costs,
     *,
     constraint: float,
+    max_memory: float = math.inf,
     progress: Progress = iter,
 ) -> tuple[list[Tensor], list[Refit]]:
     """Prunes the student, a copy of the teacher, in place.
@@ -47,6 +51,7 @@ def kprune(
         batches: calibration samples; labels are not read.
         costs: proportional to units.
         constraint: fraction of the dense cost to keep.
+        max_memory: see `walk`.
         progress: wraps the list of sublayers.
 
     Returns:
@@ -57,10 +62,10 @@ def kprune(
     unit_costs, budget = costs.per_unit, constraint * costs.dense * (1 + 1e-12)
     masks: list[Tensor] = []
     refits: list[Refit] = []
-    for step in walk(teacher, student, batches, progress=progress):
+    for step in walk(teacher, student, batches, max_memory=max_memory, progress=progress):
         sublayer, i = step.sublayer, step.index
         scores = _scores(student, sublayers, batches, references, unit_costs)
-        keep = _over_threshold(scores[i:], unit_costs[i:], budget)
+        keep = decide(partial(_over_threshold, scores[i:], unit_costs[i:], budget)).to(scores[i].device)
         budget -= unit_costs[i] * float(keep.sum())
         channels = keep.repeat_interleave(sublayer.unit_size)
         moments = step.fit + step.held_out
@@ -98,7 +103,9 @@ def _scores(
     grads = collect_mask_grads(student, batches, objective=losses)
     scores = []
     for s, grad, squares, cost in zip(sublayers, grads, _square_sums(student, sublayers, batches), costs, strict=True):
-        predictive = 0.5 * compute_fisher_info(grad) / len(grad)
+        fisher, samples = compute_fisher_info(grad), torch.tensor(float(len(grad)), device=grad.device)
+        add_up(fisher, samples, squares)
+        predictive = 0.5 * fisher / samples
         channel = squares * s.projection.weight.detach().double().square().mean(0)
         score = (predictive + REPRESENTATIONAL * channel.view(-1, s.unit_size).sum(1)) / cost
         scores.append(score * (HEAD_FACTOR if s.kind == "attention" else 1.0))
@@ -131,7 +138,7 @@ def _over_threshold(scores: Sequence[Tensor], costs: Sequence[float], budget: fl
     fits = price[order].cumsum(0) <= budget
     keep = torch.zeros_like(flat, dtype=torch.bool)
     keep[order[fits]] = True
-    return keep[: len(scores[0])]
+    return keep[: len(scores[0])].cpu()
 
 
 def _restrict(moments: Moments, channels: Tensor) -> Moments:

@@ -1,15 +1,20 @@
-"""Second moments of a model's sublayers, gathered by hooks while a forward and backward pass runs."""
+"""Second moments of a model's sublayers, from one forward and backward pass over the calibration samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.arch import Sublayer
-from trimformer.masking import Hooks
+from trimformer.arch import Sublayer, find_sublayers
+from trimformer.calibration import Batch, token_mask
+from trimformer.fisher import Objective, check_finite, sample_losses
+from trimformer.gram import SPARSE, gram
+from trimformer.masking import Hooks, frozen
+from trimformer.objective import find_problem, model_output
+from trimformer.processes import add_up
 
 
 @dataclass
@@ -21,7 +26,7 @@ class SublayerMoments:
         gradients: G, sum of g g^T over the loss gradients g at the projection's output, [hidden, hidden].
         count: number of tokens.
         weight_sum: sum of the token weights w.
-        token_norms: ||g|| of each batch, [batch, length] each; 0 at padding.
+        token_norms: ||g|| of each batch, [batch, length] each; 0 at padding. Of this process's batches.
     """
 
     inputs: Tensor
@@ -31,52 +36,101 @@ class SublayerMoments:
     token_norms: list[Tensor]
 
 
-class CollectMoments(Hooks):
-    """Context manager: while it is open, every backward pass adds to `moments`, one per sublayer.
+def collect_moments(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    *,
+    objective: Objective = "curvature",
+    seed: int = 0,
+    token_weighting: bool = True,
+) -> list[SublayerMoments]:
+    """Moments of every sublayer of the dense model.
 
     Tokens weigh in by how much the loss listens to them, w = ||g||^2: a token whose output is never
-    read, such as all but the first in a classifier's last layer, counts nothing.
+    read, such as all but the first in a classifier's last layer, counts nothing. The backward pass goes
+    through activations only, down to the first projection's output.
 
     Args:
-        model: its forward must be called with `attention_mask` as a keyword.
-        sublayers: the model's.
+        model: a supported model; left as it was.
+        batches: padded samples, this process's part of them.
+        objective: "labels", "curvature" for a label-free loss, or a function of its own.
+        seed: for the draws of a label-free loss.
         token_weighting: False: all tokens weigh 1 in H.
+
+    Returns:
+        One entry per sublayer, summed over all processes.
+
+    Raises:
+        TrimformerError: a moment is not finite.
     """
+    problem, sublayers = find_problem(model), find_sublayers(model)
+    sums = [_Sums(s, token_weighting) for s in sublayers]
+    with frozen(model), torch.enable_grad(), _Watch(sublayers, sums) as watch:
+        for batch in batches:
+            watch.mask = token_mask(batch)
+            losses = sample_losses(model_output(model, batch, problem), batch, problem, objective, seed)
+            losses.sum().backward()
+    moments = [s.finish() for s in sums]
+    for sublayer, m in zip(sublayers, moments, strict=True):
+        check_finite(m.gradients, f"gradients of {sublayer.name}")
+        check_finite(m.inputs, f"activations of {sublayer.name}")
+    return moments
 
-    def __init__(self, model: PreTrainedModel, sublayers: Sequence[Sublayer], token_weighting: bool = True) -> None:
+
+class _Sums:
+    def __init__(self, sublayer: Sublayer, token_weighting: bool) -> None:
+        device = sublayer.projection.weight.device
+        self._inputs = gram(sublayer.projection.in_features, device)
+        self._gradients = gram(sublayer.projection.out_features, device)
+        self._scalars = torch.zeros(2, dtype=torch.float64, device=device)  # tokens, sum of weights
+        self._token_weighting = token_weighting
+        self._sparse: bool | None = None
+        self._norms: list[Tensor] = []
+
+    def add(self, x: Tensor, gradient: Tensor, mask: Tensor) -> None:
+        """Adds a batch: x [batch, length, channels], gradient [batch, length, hidden], mask [batch, length]."""
+        g = gradient.float() * mask.unsqueeze(-1)
+        norms = g.square().sum(-1).sqrt()  # [batch, length]
+        self._norms.append(norms)
+        weights = norms if self._token_weighting else mask.float()
+        rows, root, g = x.float().flatten(0, 1), weights.flatten().unsqueeze(-1), g.flatten(0, 1)
+        if self._sparse is None:  # looked at once: on a GPU every look waits
+            self._sparse = float((root > 0).float().mean()) < SPARSE
+        if self._sparse:
+            tokens = root.squeeze(-1).nonzero().squeeze(-1)
+            rows, root = rows[tokens], root[tokens]
+            g = g[g.any(-1)]
+        rows = rows * root  # [tokens, channels]
+        self._inputs.add(rows, rows)
+        self._gradients.add(g, g)
+        self._scalars += torch.stack([mask.sum(), weights.double().square().sum()])
+
+    def finish(self) -> SublayerMoments:
+        inputs, gradients = self._inputs.value, self._gradients.value
+        add_up(inputs, gradients, self._scalars)
+        tokens, weight_sum = self._scalars.tolist()
+        return SublayerMoments(inputs, gradients, int(tokens), weight_sum, self._norms)
+
+
+class _Watch(Hooks):
+    """Context manager: every backward pass adds to the sums of all sublayers; `mask` is the batch's tokens."""
+
+    def __init__(self, sublayers: Sequence[Sublayer], sums: Sequence[_Sums]) -> None:
         super().__init__()
-        self._model, self._sublayers, self._token_weighting = model, sublayers, token_weighting
-        self._mask = torch.empty(0)
-        self.moments: list[SublayerMoments] = []
-        for s in sublayers:
-            channels, hidden, device = s.projection.in_features, s.projection.out_features, s.projection.weight.device
-            inputs, gradients = (torch.zeros(n, n, dtype=torch.float64, device=device) for n in (channels, hidden))
-            self.moments.append(SublayerMoments(inputs, gradients, 0, 0.0, []))
+        self._pairs = list(zip(sublayers, sums, strict=True))
+        self.mask = torch.empty(0)
 
-    def __enter__(self) -> Self:
-        self._handles.append(self._model.register_forward_pre_hook(self._see_batch, with_kwargs=True))
-        for sublayer, moments in zip(self._sublayers, self.moments, strict=True):
-            self._handles.append(sublayer.projection.register_forward_hook(self._watch(moments)))
+    def __enter__(self) -> "_Watch":
+        for i, (sublayer, sums) in enumerate(self._pairs):
+            self._handles.append(sublayer.projection.register_forward_hook(self._hook(sums, is_first=i == 0)))
         return self
 
-    def _see_batch(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._mask = kwargs["attention_mask"].bool()  # [batch, length]
-
-    def _watch(self, moments: SublayerMoments) -> Any:
-        def forward_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x, mask = inputs[0].detach(), self._mask
-            output.register_hook(lambda gradient: self._add(moments, x, gradient, mask))
+    def _hook(self, sums: _Sums, is_first: bool) -> Callable[..., Tensor]:
+        def forward_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x, mask = inputs[0].detach(), self.mask
+            if is_first:  # nothing below needs a gradient
+                output = output.detach().requires_grad_()
+            output.register_hook(lambda gradient: sums.add(x, gradient, mask))
+            return output
 
         return forward_hook
-
-    def _add(self, moments: SublayerMoments, x: Tensor, gradient: Tensor, mask: Tensor) -> None:
-        weights = gradient.float().square().sum(-1) * mask  # [batch, length]
-        moments.token_norms.append(weights.sqrt())
-        tokens = (weights > 0) if self._token_weighting else mask
-        x, g = x[tokens].float(), gradient[mask].float()  # [tokens, channels], [tokens, hidden]
-        if self._token_weighting:
-            x = x * weights[tokens].sqrt().unsqueeze(-1)
-        moments.inputs += x.T @ x
-        moments.gradients += g.T @ g
-        moments.count += len(g)
-        moments.weight_sum += float(weights.double().sum()) if self._token_weighting else len(g)

@@ -14,10 +14,12 @@ from torch import Tensor
 from trimformer.linalg import add_ridge
 from trimformer.moments import SublayerMoments
 
+PUT_OFF = 256
+
 
 @dataclass
 class Curve:
-    """What pruning a sublayer costs.
+    """What pruning a sublayer costs; on the CPU.
 
     Attributes:
         order: units in the order in which they are best removed, [units].
@@ -29,14 +31,14 @@ class Curve:
 
     def mask(self, units: int) -> Tensor:
         """[units of the dense sublayer], ones for the `units` units that are removed last."""
-        mask = torch.ones(len(self.order), device=self.order.device)
+        mask = torch.ones(len(self.order))
         mask[self.order[: len(self.order) - units]] = 0
         return mask
 
 
 def importance_curve(importance: Tensor) -> Curve:
     """The curve of independent units: the least important go first, and what they cost adds up."""
-    values, order = importance.double().sort(stable=True)
+    values, order = importance.double().cpu().sort(stable=True)
     return Curve(order, torch.cat([values.new_zeros(1), values.cumsum(0)]).flip(0))
 
 
@@ -59,34 +61,44 @@ def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: f
     rows = weight.double().T @ root  # [channels, hidden]; squared norms weigh by G
     left = torch.arange(weight.shape[1] // unit_size, device=weight.device)
     order, increments = [], []
+    # What eliminations do to H^-1 is put off, but for its diagonal, until so many channels are gone.
+    pending = [inverse.new_empty(0, len(inverse))]  # [removed, channels] each
+    diagonal, alive = inverse.diagonal().clone(), torch.ones(len(left), dtype=torch.bool, device=left.device)
     while len(left):
-        cost = _removal_cost(inverse, rows, unit_size)  # [units left]
-        count = min(len(left), step if unit_size == 1 else 1)
-        picked = cost.argsort(stable=True)[:count]
-        kept = torch.ones(len(left), dtype=torch.bool, device=left.device)
-        kept[picked] = False
-        out, rest = _channels(picked, unit_size), _channels(kept.nonzero().flatten(), unit_size)
-        factor = torch.linalg.cholesky(inverse[out][:, out])
-        coupling = torch.linalg.solve_triangular(factor, inverse[out][:, rest], upper=False)
+        cost = _removal_cost(inverse, diagonal, rows, unit_size)  # [units left]
+        count = min(int(alive.sum()), step if unit_size == 1 else 1)
+        picked = cost.masked_fill(~alive, torch.inf).argsort(stable=True)[:count]
+        alive[picked] = False
+        out = _channels(picked, unit_size)
+        gone = torch.cat(pending)
+        block = inverse[out] - gone[:, out].T @ gone  # [removed, channels], as of now
+        factor = torch.linalg.cholesky(block[:, out])
+        coupling = torch.linalg.solve_triangular(factor, block, upper=False)
         removed = torch.linalg.solve_triangular(factor, rows[out], upper=False)
         # Row i is what removing channel i costs after those before it: the elimination is sequential.
         increments.append(0.5 * removed.square().sum(1).view(count, unit_size).sum(1))
-        inverse = inverse[rest][:, rest] - coupling.T @ coupling
-        rows = rows[rest] - coupling.T @ removed
         order.append(left[picked])
-        left = left[kept]
+        rows -= coupling.T @ removed
+        diagonal -= coupling.square().sum(0)
+        pending.append(coupling)
+        if unit_size > 1 or sum(map(len, pending)) >= PUT_OFF or not alive.any():
+            kept, gone = _channels(alive.nonzero().flatten(), unit_size), torch.cat(pending)
+            inverse = inverse[kept][:, kept] - gone[:, kept].T @ gone[:, kept]
+            pending = [inverse.new_empty(0, len(inverse))]
+            diagonal, rows, left = inverse.diagonal().clone(), rows[kept], left[alive]
+            alive = alive[alive]
     costs = torch.cat(increments)
-    return Curve(torch.cat(order), torch.cat([costs.new_zeros(1), costs.cumsum(0)]).flip(0))
+    return Curve(torch.cat(order).cpu(), torch.cat([costs.new_zeros(1), costs.cumsum(0)]).flip(0).cpu())
 
 
 def _channels(units: Tensor, unit_size: int) -> Tensor:
     return (units.unsqueeze(1) * unit_size + torch.arange(unit_size, device=units.device)).flatten()
 
 
-def _removal_cost(inverse: Tensor, rows: Tensor, unit_size: int) -> Tensor:
+def _removal_cost(inverse: Tensor, diagonal: Tensor, rows: Tensor, unit_size: int) -> Tensor:
     """e(P) of each unit by itself, [units]."""
     if unit_size == 1:
-        return 0.5 * rows.square().sum(1) / inverse.diagonal()
+        return 0.5 * rows.square().sum(1) / diagonal
     units = len(rows) // unit_size
     blocks = inverse.view(units, unit_size, units, unit_size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     factor = torch.linalg.cholesky(blocks)  # [units, size, size]

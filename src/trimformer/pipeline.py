@@ -1,6 +1,7 @@
 """The orchestrator: runs the stages in their order, times them, and gathers what they report."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,11 +23,13 @@ from trimformer.efficiency.lut import LatencyTable, check_table
 from trimformer.efficiency.mac import model_macs
 from trimformer.efficiency.measure import measure_table, random_inputs
 from trimformer.efficiency.promise import LatencyOptions, LatencyPromise, compare_latency
+from trimformer.efficiency.yardstick import forward_seconds, peak_memory
 from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
 from trimformer.evaluation import Scorer, compare
 from trimformer.methods import DEFAULT_METHOD, Method, find_method
 from trimformer.objective import find_problem
+from trimformer.processes import count, decide, is_main, part
 from trimformer.progress import progress
 from trimformer.pruner import Pruner
 from trimformer.select import NEURON_MULTIPLE, smallest_constraint
@@ -34,6 +37,8 @@ from trimformer.streams import Refit
 from trimformer.tasks import Task, infer_task
 
 logger = logging.getLogger(__name__)
+
+PRUNING = ("calibrate", "curves", "search", "shrink", "update")
 
 
 @dataclass
@@ -48,7 +53,8 @@ class PruningResult:
         timings: seconds of each stage.
         refits: what became of each sublayer's refit; empty without an update.
         predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
-        info: sequence length of the MAC count, samples used, device, versions.
+        info: sequence length of the MAC count, samples used, cost in forward passes, peak memory, device, versions.
+            Of several processes only the main one has more than the cost and the memory.
     """
 
     model: PreTrainedModel
@@ -112,6 +118,7 @@ def prune(
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
     seed: int = 0,
+    max_memory: float = math.inf,
     device: str = "auto",
 ) -> PruningResult:
     """Prunes a fine-tuned model without retraining.
@@ -132,6 +139,8 @@ def prune(
         batch_size: for calibration and evaluation; the result does not depend on it.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
         seed: for every random choice.
+        max_memory: bytes that the hidden states of the calibration samples may take; beyond, they go to
+            temporary files.
         device: "auto", "cpu", "cuda", ...
 
     Returns:
@@ -165,7 +174,9 @@ def prune(
             raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
         features = task.encode(Selection(dataset, chosen), tokenizer, model.config)
         seq_len = task.average_length or mean_length(features)
-        batches = make_batches(features, tokenizer, batch_size, target)
+        batches = part(make_batches(features, tokenizer, batch_size, target))
+        if not batches:
+            raise TrimformerError(f"{len(chosen)} calibration samples are too few for {count()} processes")
         scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
 
     latency = _with_shape(latency, max(1, min(round(seq_len), task.length_limit(tokenizer, model.config))))
@@ -173,7 +184,7 @@ def prune(
     promise = None
     if metric == "latency":
         with clock("table"):
-            table = latency.table or _measure(model, latency)
+            table = latency.table or decide(lambda: _measure(model, latency))
         costs = table.costs(model)
         constraint = constraint or latency.ms / costs.dense  # type: ignore[operator]
         if table.setting:
@@ -185,16 +196,22 @@ def prune(
     assert constraint is not None
     check_reachable(constraint, smallest_constraint(method.allocation, sublayers, costs, neuron_multiple), costs)
 
-    pruner = Pruner(model, batches, method, neuron_multiple=neuron_multiple, seed=seed, clock=clock)
+    forward = forward_seconds(model, batches)
+    pruner = Pruner(
+        model, batches, method, neuron_multiple=neuron_multiple, seed=seed, max_memory=max_memory, clock=clock
+    )
     pruned = pruner(costs, constraint, promise)
+    result = PruningResult(
+        pruned.model, pruned.masks, timings=timings, refits=pruned.refits, predicted=pruned.predicted
+    )
+    result.info = {"forward_passes": _forward_passes(timings, forward), "peak_memory": peak_memory(target)}
+    if not is_main():
+        return result
     with clock("evaluate"):
-        metrics = compare(scorers, model, pruned.model)
+        result.metrics = compare(scorers, model, pruned.model)
     with clock("latency"):
         seen = compare_latency(model, pruned.model, inputs, latency.backend)
 
-    result = PruningResult(
-        pruned.model, pruned.masks, metrics, timings=timings, refits=pruned.refits, predicted=pruned.predicted
-    )
     for name, candidate, timing in (("dense", model, seen.dense), ("pruned", pruned.model, seen.pruned)):
         result.sizes[name] = {
             "macs": model_macs(find_sublayers(candidate), seq_len),
@@ -202,7 +219,7 @@ def prune(
             "bytes": file_size(candidate),
             "latency_ms": timing.median,
         }
-    result.info = {
+    result.info |= {
         "task": task.name,
         "problem": problem,
         "metric": task.metric,
@@ -216,6 +233,7 @@ def prune(
             **asdict(seen),
         },
         "device": describe_device(target),
+        "processes": count(),
         "versions": versions(),
     }
     if metric == "latency":
@@ -225,6 +243,12 @@ def prune(
             "corrected": bool(promise and promise.corrected),
         }
     return result
+
+
+def _forward_passes(timings: Mapping[str, float], forward: float) -> dict[str, float]:
+    """Cost of the stages of pruning proper, in forward passes of the dense model over the calibration samples."""
+    stages = {stage: timings[stage] / forward for stage in PRUNING if stage in timings}
+    return {**stages, "total": sum(stages.values()), "seconds_of_one": forward}
 
 
 def _with_shape(latency: LatencyOptions, length: int) -> LatencyOptions:

@@ -1,6 +1,8 @@
 """The stages between encoded samples and a pruned model: calibrate once, prune to any number of budgets."""
 
 import copy
+import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -12,17 +14,21 @@ from transformers import PreTrainedModel
 from trimformer.arch import find_sublayers
 from trimformer.calibration import Batch
 from trimformer.efficiency.cost import Costs
+from trimformer.errors import TrimformerError
 from trimformer.fisher import collect_mask_grads
 from trimformer.kprune import kprune
 from trimformer.methods import Method
-from trimformer.moments import CollectMoments, SublayerMoments
+from trimformer.moments import SublayerMoments, collect_moments
 from trimformer.objective import find_problem
+from trimformer.processes import decide, gathered
 from trimformer.progress import progress
 from trimformer.reconstruct import reconstruct
 from trimformer.rescale import rescale_mask
 from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks
 from trimformer.shrink import shrink
 from trimformer.streams import Refit
+
+logger = logging.getLogger(__name__)
 
 # A shrunk model -> None, or the costs and the constraint to select by instead.
 Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
@@ -50,10 +56,11 @@ class Pruner:
 
     Args:
         model: dense, on its device; left as it was.
-        batches: calibration samples on that device.
+        batches: calibration samples on that device, this process's part of them.
         method: a point of the grid.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
         seed: for label-free losses and the random criterion.
+        max_memory: bytes that hidden states may take; see `walk`.
         clock: context managers that time a stage, by its name.
     """
 
@@ -65,18 +72,24 @@ class Pruner:
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
         seed: int = 0,
+        max_memory: float = math.inf,
         clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
         self._sublayers, self._clock = find_sublayers(model), clock
+        self._max_memory = max_memory
         self._grads: list[Tensor] = []
-        self._moments: list[SublayerMoments] = []
+        moments: list[SublayerMoments] = []
         with clock("calibrate"):
-            self._calibrate(seed)
+            shown = progress(batches, "calibrate")
+            if method.criterion == "fisher":
+                grads = collect_mask_grads(model, shown, objective=method.objective, seed=seed)
+                self._grads = [gathered(grad) for grad in grads]
+            elif method.criterion == "obs":
+                moments = collect_moments(model, shown, objective=method.objective, seed=seed)
+        self._token_norms = [m.token_norms for m in moments]
         with clock("curves"):
-            self.curves = find_curves(
-                method.criterion, self._sublayers, grads=self._grads, moments=self._moments, seed=seed
-            )
+            self.curves = find_curves(method.criterion, self._sublayers, grads=self._grads, moments=moments, seed=seed)
         self._select = partial(
             select_masks,
             method.allocation,
@@ -84,16 +97,6 @@ class Pruner:
             self.curves,
             neuron_multiple=neuron_multiple,
         )
-
-    def _calibrate(self, seed: int) -> None:
-        batches = progress(self.batches, "calibrate")
-        collect = partial(collect_mask_grads, self.model, batches, objective=self.method.objective, seed=seed)
-        if self.method.criterion == "fisher":
-            self._grads = collect()
-        elif self.method.criterion == "obs":
-            with CollectMoments(self.model, self._sublayers) as collected:
-                collect()
-            self._moments = collected.moments
 
     def __call__(self, costs: Costs, constraint: float, correct: Correct | None = None) -> Pruned:
         """Prunes to `constraint`, a fraction in (0, 1] of the dense cost.
@@ -110,9 +113,12 @@ class Pruner:
         if self.method.criterion == "kprune":
             return self._kprune(costs, constraint)
         masks, student = self._shrink(costs, constraint)
-        if correct is not None and (corrected := correct(student)) is not None:
-            costs, constraint = corrected
-            masks, student = self._shrink(costs, constraint)
+        if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
+            try:
+                masks, student = self._shrink(*corrected)
+                costs, constraint = corrected
+            except TrimformerError as error:
+                logger.warning("the first selection stays, though it misses the budget: %s", error)
         units = [int(mask.count_nonzero()) for mask in masks]
         predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
         with self._clock("update"):
@@ -120,7 +126,7 @@ class Pruner:
 
     def _shrink(self, costs: Costs, constraint: float) -> tuple[list[Tensor], PreTrainedModel]:
         with self._clock("search"):
-            masks = self._select(costs, constraint=constraint, rearrange_grads=self._grads or None)
+            masks = decide(lambda: self._select(costs, constraint=constraint, rearrange_grads=self._grads or None))
         with self._clock("shrink"):
             student = copy.deepcopy(self.model).eval()
             shrink(student, masks)
@@ -135,6 +141,7 @@ class Pruner:
                 self.batches,
                 costs,
                 constraint=constraint,
+                max_memory=self._max_memory,
                 progress=partial(progress, desc="kprune"),
             )
         return Pruned(student, masks, refits)
@@ -147,6 +154,7 @@ class Pruner:
                 self.batches,
                 teacher_masks=self._select(costs, constraint=constraint**0.5),
                 first_token_last=find_problem(student) in ("single_label", "multi_label", "regression"),
+                max_memory=self._max_memory,
                 progress=partial(progress, desc="rescale"),
             )
             for mask, scale in zip(masks, scales, strict=True):
@@ -154,12 +162,13 @@ class Pruner:
             return Pruned(student, masks, refits)
         refits = []
         if self.method.update == "full":
-            moments = self._moments
+            norms = self._token_norms
             refits = reconstruct(
                 self.model,
                 student,
                 self.batches,
-                token_weights=(lambda s, b: moments[s].token_norms[b]) if moments else None,
+                token_weights=(lambda s, b: norms[s][b]) if norms else None,
+                max_memory=self._max_memory,
                 progress=partial(progress, desc="reconstruct"),
             )
         return Pruned(student, masks, refits)

@@ -1,6 +1,7 @@
 """Least-squares refit of a shrunk model's weights on two streams: teacher and student."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,16 +31,24 @@ def refit(moments: Moments, weight: Tensor, ridge: float) -> tuple[Tensor, Tenso
     Returns:
         Weight [hidden, channels] and bias [hidden] in float64; None if the system cannot be solved.
     """
+    return next(refits(moments, weight, [ridge]))
+
+
+def refits(moments: Moments, weight: Tensor, ridges: Sequence[float]) -> Iterator[tuple[Tensor, Tensor] | None]:
+    """`refit` for several ridges, which share all but the solve."""
     w = weight.double()
     mean_x, mean_y = moments.x / moments.count, moments.y / moments.count
-    if w.shape[1]:
-        covariance = moments.xx - torch.outer(mean_x, moments.x)  # [channels, channels]
-        gradient = moments.xy - torch.outer(moments.x, mean_y) - covariance @ w.T  # [channels, hidden]
-        change, solved = closed_form_solver(covariance, gradient, ridge)
-        if not solved:
-            return None
-        w = w + change.T
-    return w, mean_y - w @ mean_x
+    covariance = moments.xx - torch.outer(mean_x, moments.x)  # [channels, channels]
+    gradient = moments.xy - torch.outer(moments.x, mean_y) - covariance @ w.T  # [channels, hidden]
+    for ridge in ridges:
+        changed = w
+        if w.shape[1]:
+            change, solved = closed_form_solver(covariance, gradient, ridge)
+            if not solved:
+                yield None
+                continue
+            changed = w + change.T
+        yield changed, mean_y - changed @ mean_x
 
 
 def best_refit(
@@ -61,8 +70,7 @@ def best_refit(
     if before <= _NEGLIGIBLE * float(step.held_out.yy / step.held_out.count):
         report.note = "already equal to the dense model"
         return report, None
-    for ridge in ridges:
-        solution = refit(step.fit, weight, ridge)
+    for ridge, solution in zip(ridges, refits(step.fit, weight, ridges), strict=True):
         if solution is not None and (error := step.held_out.error(*solution)) < report.error_after:
             report.error_after, report.ridge = error, ridge
     if report.ridge is None:
@@ -80,6 +88,7 @@ def reconstruct(
     *,
     token_weights: TokenWeights | None = None,
     ridges: Sequence[float] = RIDGES,
+    max_memory: float = math.inf,
     progress: Progress = iter,
 ) -> list[Refit]:
     """Refits the student, from the bottom up, in place: two linear maps for each sublayer.
@@ -97,6 +106,7 @@ def reconstruct(
         batches: calibration samples.
         token_weights: see `walk`; for the projections.
         ridges: candidates, relative to the mean diagonal of the inputs' second moments.
+        max_memory: see `walk`.
         progress: see `walk`.
 
     Returns:
@@ -114,7 +124,16 @@ def reconstruct(
                     assign(producer, w @ solution[0], producer.bias + w @ solution[1])
 
     refits = []
-    for step in walk(teacher, student, batches, token_weights=token_weights, align=align, progress=progress):
+    steps = walk(
+        teacher,
+        student,
+        batches,
+        token_weights=token_weights,
+        align=align,
+        max_memory=max_memory,
+        progress=progress,
+    )
+    for step in steps:
         projection = step.sublayer.projection
         report, solution = best_refit(step, projection.weight, projection.bias, ridges)
         if solution is not None:

@@ -49,7 +49,16 @@ def format_table(result: PruningResult) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.timings.items())
-    return "\n".join([*lines, "", f"seconds: {seconds}; {sum(result.timings.values()):.1f} in all"])
+    cost, memory = result.info["forward_passes"], result.info["peak_memory"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"seconds: {seconds}; {sum(result.timings.values()):.1f} in all",
+            f"pruning cost {cost['total']:.1f} forward passes over the calibration samples; peak memory "
+            + ", ".join(f"{name.removesuffix('_gb')} {value:.1f} GB" for name, value in memory.items()),
+        ]
+    )
 
 
 def results_dict(result: PruningResult, arguments: Mapping[str, Any]) -> dict[str, Any]:

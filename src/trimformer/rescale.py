@@ -1,5 +1,6 @@
 """The paper's mask rescaling: one factor per kept unit, by least squares (section 4.3)."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -52,6 +53,7 @@ def rescale_mask(
     teacher_masks: Sequence[Tensor] | None = None,
     first_token_last: bool = False,
     solver: Solver = lsmr_cupy_solver,
+    max_memory: float = math.inf,
     progress: Progress = iter,
 ) -> tuple[list[Tensor], list[Refit]]:
     """Scales the student's kept units, layer by layer from the bottom, so that it follows the teacher.
@@ -67,6 +69,7 @@ def rescale_mask(
         teacher_masks: one per sublayer of the teacher (the paper: the masks at sqrt(constraint)).
         first_token_last: fit the last feed-forward on the first token only (sequence classifiers).
         solver: (A^T A, A^T b) -> (solution, success).
+        max_memory: see `walk`.
         progress: see `walk`.
 
     Returns:
@@ -81,7 +84,15 @@ def rescale_mask(
         return weights
 
     scales, refits = [], []
-    steps = walk(teacher, student, batches, teacher_masks=teacher_masks, token_weights=token_weights, progress=progress)
+    steps = walk(
+        teacher,
+        student,
+        batches,
+        teacher_masks=teacher_masks,
+        token_weights=token_weights,
+        max_memory=max_memory,
+        progress=progress,
+    )
     for step in steps:
         sublayer, moments = step.sublayer, step.fit + step.held_out
         projection, size = sublayer.projection, sublayer.unit_size

@@ -13,6 +13,7 @@ from trimformer.fisher import compute_fisher_info
 from trimformer.methods import Allocation, Criterion
 from trimformer.moments import SublayerMoments
 from trimformer.obs import Curve, importance_curve, obs_curve
+from trimformer.processes import each
 from trimformer.rearrange import rearrange_mask
 from trimformer.search.allocate import allocate
 from trimformer.search.latency import search_latency
@@ -48,16 +49,18 @@ def find_curves(
     if criterion == "kprune":
         return []  # it scores units as it goes
     if criterion == "obs":
-        return [
-            obs_curve(m, s.projection.weight.detach(), s.unit_size) for s, m in zip(sublayers, moments, strict=True)
-        ]
+
+        def curve(i: int) -> Curve:
+            return obs_curve(moments[i], sublayers[i].projection.weight.detach(), sublayers[i].unit_size)
+
+        return each(range(len(sublayers)), curve)
     if criterion == "fisher":
         scores = [compute_fisher_info(grad) for grad in grads]
     elif criterion == "magnitude":
         scores = [magnitude_importance(s).detach() for s in sublayers]
     else:
         generator = torch.Generator().manual_seed(seed)
-        scores = [torch.rand(s.num_units, generator=generator).to(s.projection.weight.device) for s in sublayers]
+        scores = [torch.rand(s.num_units, generator=generator) for s in sublayers]
     return [importance_curve(score) for score in scores]
 
 
@@ -71,7 +74,7 @@ def select_masks(
     rearrange_grads: Sequence[Tensor] | None = None,
     neuron_multiple: int = NEURON_MULTIPLE,
 ) -> list[Tensor]:
-    """One mask of zeros and ones per sublayer, together within the budget.
+    """One mask of zeros and ones per sublayer, on the CPU, together within the budget.
 
     Args:
         allocation: what shares out the budget.
@@ -97,7 +100,9 @@ def select_masks(
         chosen = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
         masks = [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, chosen, strict=True)]
     if rearrange_grads is not None:
-        masks = [rearrange_mask(mask, grad) for mask, grad in zip(masks, rearrange_grads, strict=True)]
+        masks = [
+            rearrange_mask(mask.to(grad.device), grad).cpu() for mask, grad in zip(masks, rearrange_grads, strict=True)
+        ]
     return masks
 
 
@@ -152,6 +157,8 @@ def _search_globally(
     if costs.measured:
         # The paper's search knows only what units add, so the cost of empty sublayers is taken out.
         nothing = costs.of([0] * len(sublayers))
+        if costs.dense <= nothing:
+            raise TrimformerError("by this latency table dropping everything saves nothing; measure it again")
         share = (constraint * costs.dense - nothing) / (costs.dense - nothing)
         luts = [tables[kind][1:] - tables[kind][0] for kind in ("attention", "ffn")]
         masks = search_latency(heads, neurons, *luts, constraint=share)
@@ -159,4 +166,4 @@ def _search_globally(
         head_cost, neuron_cost = (float(tables[kind][-1]) / (len(tables[kind]) - 1) for kind in ("attention", "ffn"))
         masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=constraint)
     rows = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
-    return [next(rows[s.kind]).float().to(s.projection.weight.device) for s in sublayers]
+    return [next(rows[s.kind]).float() for s in sublayers]

@@ -32,6 +32,8 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     for linear in sublayer.producers:
         _replace(linear, linear.weight[channels], None if linear.bias is None else linear.bias[channels])
     _replace(sublayer.projection, sublayer.projection.weight[:, channels], sublayer.projection.bias)
+    if not len(units):
+        sublayer.empty()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 from trimformer.arch.sublayer import Family, Kind, Sublayer
 from trimformer.errors import TrimformerError
 
-__all__ = ["Family", "Kind", "Sublayer", "find_layers", "find_sublayers", "supported_families"]
+__all__ = ["Family", "Kind", "Sublayer", "find_layers", "find_sublayers", "max_positions", "supported_families"]
 
 _FAMILIES: dict[str, Family] = {}
 for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
@@ -34,6 +35,12 @@ def _find_family(config: object) -> Family:
     if getattr(config, "chunk_size_feed_forward", 0):
         raise TrimformerError("the model's config sets chunk_size_feed_forward; set it to 0 before pruning")
     return _FAMILIES[model_type]
+
+
+def max_positions(config: Any, default: int) -> int:
+    """Tokens of the longest sequence that a model takes; `default` where its config names no limit."""
+    offset = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0  # their first position is 2
+    return getattr(config, "max_position_embeddings", default + offset) - offset
 
 
 def find_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
+
 from trimformer.arch.sublayer import Family, Sublayer
 
 
@@ -16,6 +18,7 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
         norm=attention.output.LayerNorm,
         channels=lambda hidden, attention_mask: heads(hidden, attention_mask)[0],
         unit_size=heads.attention_head_size,
+        empty=lambda: setattr(heads, "forward", _no_heads),
     )
     yield Sublayer(
         kind="ffn",
@@ -26,6 +29,11 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
         channels=lambda hidden, attention_mask: layer.intermediate(hidden),
         unit_size=1,
     )
+
+
+def _no_heads(hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    """Attention without heads: no channels [batch, length, 0], no weights."""
+    return hidden_states[..., :0], None
 
 
 FAMILY = Family(

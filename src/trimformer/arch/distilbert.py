@@ -1,9 +1,10 @@
 """DistilBERT as Transformers ships it: the output projections live inside the attention and the FFN."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimformer.arch.sublayer import Family, Sublayer
 
@@ -28,6 +29,7 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
         norm=layer.sa_layer_norm,
         channels=attention_channels,
         unit_size=attention.attention_head_size,
+        empty=lambda: setattr(attention, "forward", partial(_no_heads, attention.out_lin)),
     )
     yield Sublayer(
         kind="ffn",
@@ -38,6 +40,11 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
         channels=lambda hidden, attention_mask: ffn.activation(ffn.lin1(hidden)),
         unit_size=1,
     )
+
+
+def _no_heads(projection: nn.Linear, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    """Attention without heads: the projection of no channels, no weights."""
+    return projection(hidden_states[..., :0]), None
 
 
 FAMILY = Family(

@@ -24,6 +24,8 @@ class Sublayer:
         channels: maps (hidden [batch, length, hidden], attention mask) to the projection's input
             [batch, length, channels].
         unit_size: channels per unit: the head size, or 1.
+        empty: called when no unit is left, so that what makes the channels is not run for nothing; ONNX Runtime
+            refuses attention without heads.
     """
 
     kind: Kind
@@ -33,6 +35,7 @@ class Sublayer:
     norm: nn.Module
     channels: Callable[[Tensor, Tensor | None], Tensor]
     unit_size: int
+    empty: Callable[[], None] = lambda: None
 
     @property
     def num_units(self) -> int:

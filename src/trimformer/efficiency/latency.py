@@ -59,7 +59,7 @@ def fit_latency_fn(lut: Sequence[float] | Tensor | Floats) -> LatencyFn:
     """
     table = np.asarray(lut, dtype=np.float64)
     best, least = LatencyFn(1, float(table[0]), 0.0), np.inf
-    for threshold in range(1, len(table) + 1):
+    for threshold in range(len(table), 0, -1):  # of equals the longest: what is free belongs to the base
         base = float(table[:threshold].mean())
         beyond, rise = np.arange(1, len(table) - threshold + 1), table[threshold:] - base
         slope = max(0.0, float(beyond @ rise) / max(float(beyond @ beyond), 1.0))

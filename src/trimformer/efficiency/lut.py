@@ -128,6 +128,10 @@ def read_table(mha_lut: str | Path, ffn_lut: str | Path) -> LatencyTable:
             for kind, levels in table.levels.items():
                 levels[0] = float(content["dropped_ms"][kind])
             table.fixed, table.setting = float(content["fixed_ms"]), dict(content["setting"])
+            if not all(0 <= ms < np.inf for ms in (table.fixed, *(levels[0] for levels in table.levels.values()))):
+                raise ValueError("latencies that are not positive numbers")
+            if table.setting and not {"batch_size", "seq_len", "backend"} <= table.setting.keys():
+                raise ValueError("the setting names no batch_size, seq_len and backend")
             table.measured = {kind: [list(row.values()) for row in rows] for kind, rows in content["measured"].items()}
     return table
 
@@ -136,7 +140,7 @@ def _read(path: Path) -> Floats:
     if not path.is_file():
         raise TrimformerError(f"latency table '{path}' does not exist; make it with `trimformer lut`")
     with one_sentence(f"latency table '{path}' is not a plain tensor or list of numbers"):
-        values = torch.as_tensor(torch.load(path, weights_only=True), dtype=torch.float64).numpy()
+        values = torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True), dtype=torch.float64).numpy()
     if values.ndim != 1 or not len(values):
         raise TrimformerError(
             f"latency table '{path}' has shape {values.shape}; it should be a list, one entry per unit"

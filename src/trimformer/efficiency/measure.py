@@ -18,7 +18,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.arch import Kind, Sublayer, find_layers, find_sublayers
+from trimformer.arch import Kind, Sublayer, find_layers, find_sublayers, max_positions
 from trimformer.efficiency.backends import Backend, check_backend, prepare
 from trimformer.efficiency.cost import Floats
 from trimformer.efficiency.lut import LatencyTable, describe_setting, widest
@@ -42,7 +42,7 @@ def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict
     Raises:
         TrimformerError: the batch is empty, or the sequences empty or longer than the model takes.
     """
-    longest = getattr(model.config, "max_position_embeddings", seq_len)
+    longest = max_positions(model.config, seq_len)
     if batch_size < 1 or not 1 <= seq_len <= longest:
         raise TrimformerError(
             f"batch size {batch_size} and length {seq_len} cannot be timed; both must be positive, and this model "
@@ -256,7 +256,6 @@ class _Bench:
         """[units + 1], milliseconds by the number of units."""
         levels = sorted(units for units, laps in self.laps[kind].items() if laps)
         timings = [Timing.of(self.laps[kind][units]) for units in levels]
-        # Where no drop can be timed, it saves nothing over the fewest units: np.interp goes on flat.
         return np.interp(np.arange(levels[-1] + 1), levels, monotone(timings))
 
     def fit_whole(self) -> tuple[float, float]:
@@ -271,10 +270,7 @@ def first_grid(kind: Kind, units: int, backend: Backend) -> list[int]:
     """Widths to begin with: none, one, all, and evenly between; of neurons multiples of 32."""
     parts = 12 if backend == "eager" else 6
     step = max(1, units // parts) if kind == "attention" else max(32, units // parts // 32 * 32)
-    grid = {0, min(1, units), *range(step, units, step), units}
-    if backend == "onnx" and kind == "attention":
-        grid -= {0}  # ONNX Runtime refuses attention without heads
-    return sorted(grid)
+    return sorted({0, min(1, units), *range(step, units, step), units})
 
 
 def monotone(timings: Sequence[Timing]) -> Floats:

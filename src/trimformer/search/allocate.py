@@ -31,7 +31,7 @@ def allocate(errors: Sequence[Floats], costs: Sequence[Floats], budget: float, b
         TrimformerError: even the cheapest levels exceed the budget.
     """
     smallest = sum(float(cost.min()) for cost in costs)
-    if smallest > budget or budget <= 0:
+    if smallest > budget * (1 + 1e-12) or budget <= 0:
         # Rounded up, as what is named here must be reachable.
         raise TrimformerError(
             f"budget {budget:.4g} cannot be reached; the smallest reachable is {smallest * 1.0005:.4g}"

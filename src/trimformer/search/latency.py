@@ -46,7 +46,8 @@ def search_latency(
     heads, neurons = list(head_importance), list(neuron_importance)
     functions = fit_latency_fn(mha_lut), fit_latency_fn(ffn_lut)
     ones = [[torch.ones_like(scores) for scores in importance] for importance in (heads, neurons)]
-    allowed = constraint * estimate_latency(mha_lut, ffn_lut, *ones) * (1 + 1e-12)
+    dense = estimate_latency(mha_lut, ffn_lut, *ones)
+    allowed = constraint * dense * (1 + 1e-12)
     modelled = sum(f(len(scores)) for f, rows in zip(functions, (heads, neurons), strict=True) for scores in rows)
     budget = constraint * modelled * (1 + 1e-12)
     for _ in range(_ROUNDS):
@@ -57,11 +58,16 @@ def search_latency(
         if estimate <= allowed:
             return masks
         budget *= min(0.999, allowed / estimate)
-    least = min(f(1) for f, rows in zip(functions, (heads, neurons), strict=True) if any(map(len, rows))) / modelled
+    # A single sublayer with what is free in it is the least there is; the loop may have stepped over it.
+    least = min(f(1) for f, rows in zip(functions, (heads, neurons), strict=True) if any(map(len, rows)))
+    masks = _search(heads, neurons, *functions, least * (1 + 1e-12))
+    assert masks is not None
+    estimate = estimate_latency(mha_lut, ffn_lut, *masks)
+    if estimate <= allowed:
+        return masks
     # Rounded up, as what is named here must be reachable.
-    raise TrimformerError(
-        f"constraint {constraint:.4g} cannot be reached; the smallest reachable is {least * 1.01:.3g}"
-    )
+    smallest = 1.01 * estimate / dense
+    raise TrimformerError(f"constraint {constraint:.4g} cannot be reached; the smallest reachable is {smallest:.3g}")
 
 
 class _Candidates:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from trimformer.arch import max_positions
 from trimformer.calibration import Features
 from trimformer.data import Rows, numbered
 from trimformer.errors import TrimformerError
@@ -39,9 +40,7 @@ class Task(ABC):
 
     def length_limit(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
         """Tokens of the longest sample: the task's, the tokenizer's, or the model's limit, whichever is least."""
-        positions = getattr(config, "max_position_embeddings", self.max_length)
-        offset = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0  # their first position is 2
-        return min(self.max_length, tokenizer.model_max_length, positions - offset)
+        return min(self.max_length, tokenizer.model_max_length, max_positions(config, self.max_length))
 
     @abstractmethod
     def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:

@@ -1,0 +1,45 @@
+"""Streaming sums of products over tokens: float32 within a batch, float64 across."""
+
+import torch
+from torch import Tensor
+
+BLOCKS, SMALLEST_BLOCK = 8, 256
+
+# Where fewer tokens than this share have any weight, the others are left out; else keeping them is cheaper.
+SPARSE = 0.5
+
+
+class ProductSum:
+    """Sum of x^T y over batches of tokens, [n, m].
+
+    Args:
+        n: width of x.
+        m: width of y.
+        device: where it is kept.
+        symmetric: y is x: only blocks on and above the diagonal are computed, a little over half of the work.
+    """
+
+    def __init__(self, n: int, m: int, device: torch.device, symmetric: bool = False) -> None:
+        self._symmetric = symmetric
+        self._total = torch.zeros(n, m, dtype=torch.float64, device=device)
+        blocks = min(BLOCKS, n // SMALLEST_BLOCK) if symmetric else 1
+        self._edges = torch.linspace(0, n, max(blocks, 1) + 1).long().tolist()
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Adds a batch: x [tokens, n], y [tokens, m], float32."""
+        for start, stop in zip(self._edges, self._edges[1:], strict=False):
+            first = start if self._symmetric else 0
+            self._total[start:stop, first:] += x[:, start:stop].T @ y[:, first:]
+
+    @property
+    def value(self) -> Tensor:
+        """The sum so far, [n, m], float64."""
+        if not self._symmetric:
+            return self._total
+        upper = self._total.triu()  # blocks on the diagonal are whole
+        return upper + upper.triu(1).T
+
+
+def gram(n: int, device: torch.device) -> ProductSum:
+    """Sum of x^T x, [n, n]; add(x, x)."""
+    return ProductSum(n, n, device, symmetric=True)

@@ -1,0 +1,96 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_table, pruned, random_masks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimformer.arch import find_sublayers
+from trimformer.efficiency import promise
+from trimformer.efficiency.cost import Costs
+from trimformer.efficiency.measure import random_inputs
+from trimformer.efficiency.promise import Comparison, LatencyPromise, compare_latency, corrected_costs
+from trimformer.efficiency.timing import Timing
+
+MODEL = make_model()
+STUDENT = pruned(MODEL, random_masks(MODEL))
+UNITS = [s.num_units for s in find_sublayers(STUDENT)]
+COSTS = make_table(MODEL).costs(MODEL)
+
+
+@given(dense_ms=st.floats(1, 1e4), share=st.floats(0.01, 0.999))
+@settings(max_examples=60, deadline=None)
+def test_corrected_costs_agree_with_what_was_measured(dense_ms, share):
+    costs = corrected_costs(COSTS, UNITS, dense_ms, share * dense_ms)
+    assert costs.of(UNITS) == pytest.approx(share * dense_ms)
+    assert costs.fixed >= 0
+    assert all((level >= 0).all() for level in costs.levels)
+    assert costs.measured
+    if costs.fixed / costs.dense != pytest.approx(COSTS.fixed / COSTS.dense):  # else one factor is all there can be
+        assert costs.dense == pytest.approx(dense_ms)
+
+
+def test_a_pruned_model_that_is_no_faster_still_gets_costs():
+    for pruned_ms in (10.0, 12.0):
+        costs = corrected_costs(COSTS, UNITS, 10.0, pruned_ms)
+        assert costs.of(UNITS) == pytest.approx(pruned_ms)
+
+
+def test_nothing_pruned_gives_costs_that_agree():
+    units = [s.num_units for s in find_sublayers(MODEL)]
+    assert corrected_costs(COSTS, units, 10.0, 10.0).dense == pytest.approx(10.0)
+
+
+def test_costs_that_are_all_fixed_stay_usable():
+    flat = Costs([np.zeros(5), np.zeros(41)] * 3, 3.0, True)
+    assert corrected_costs(flat, UNITS, 10.0, 8.0).of(UNITS) == pytest.approx(8.0)
+
+
+def timing(median, noise=0.01):
+    return Timing(median, median * (1 - noise), median * (1 + noise), 21)
+
+
+def ask(monkeypatch, dense_ms, pruned_ms, constraint, latency_ms=None):
+    """What the promise answers to these measurements."""
+    seen = Comparison(timing(dense_ms), timing(pruned_ms), timing(pruned_ms / dense_ms))
+    monkeypatch.setattr(promise, "compare_latency", lambda *_: seen)
+    asked = LatencyPromise(MODEL, COSTS, constraint, latency_ms, {}, "eager")
+    answer = asked(STUDENT)
+    assert asked.corrected == (answer is not None)
+    assert answer is None or answer[0] is asked.costs
+    return answer
+
+
+@pytest.mark.parametrize("pruned_ms", [5.0, 5.04, 4.96, 4.85])
+def test_a_promise_kept_within_the_noise_is_left_alone(monkeypatch, pruned_ms):
+    assert ask(monkeypatch, 10.0, pruned_ms, 0.5) is None
+    assert ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0) is None
+
+
+@pytest.mark.parametrize("pruned_ms", [5.2, 9.0, 4.6, 2.0])
+def test_a_model_too_slow_or_much_too_fast_is_searched_again(monkeypatch, pruned_ms):
+    costs, constraint = ask(monkeypatch, 10.0, pruned_ms, 0.5)
+    assert constraint == 0.5
+    assert costs.of(UNITS) == pytest.approx(pruned_ms)
+    costs, constraint = ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0)
+    assert constraint * 10.0 == pytest.approx(5.0)  # by the dense latency that was measured, not by the table's
+    assert costs.of(UNITS) == pytest.approx(pruned_ms)
+
+
+def test_a_fraction_is_held_against_the_ratio_and_milliseconds_against_the_clock(monkeypatch):
+    # The machine is half as fast as when the table was measured.
+    assert ask(monkeypatch, 20.0, 10.0, 0.5) is None
+    assert ask(monkeypatch, 20.0, 10.0, 0.5, latency_ms=5.0) is not None
+
+
+def test_comparing_leaves_both_models_as_they_were():
+    model = copy.deepcopy(MODEL).train()
+    seen = compare_latency(model, STUDENT, random_inputs(model, 1, 4))
+    assert model.training
+    assert not STUDENT.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert seen.dense.count == seen.pruned.count == seen.ratio.count
+    assert min(seen.dense.median, seen.pruned.median, seen.ratio.median) > 0
+    assert torch.is_grad_enabled()
