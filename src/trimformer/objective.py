@@ -88,33 +88,30 @@ def supervised_losses(output: Tensor, batch: Batch, problem: Problem) -> Tensor:
 def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int = 0) -> Tensor:
     """[batch]: losses whose squared gradients are, in expectation, the Gauss-Newton curvature.
 
-    No labels are read: where a label is needed it is drawn from the model's own prediction, with
-    random numbers that depend only on the seed and the sample, not on batches or order. With two
-    classes no draw is needed: the gradient of (z1 - z0) sqrt(p0 p1), p constant, is exact.
+    No labels are read. With random signs e, the squared gradient of sum_y e_y sqrt(p_y) log p_y, sqrt(p_y)
+    constant, is on average diag(p) - p p^T. So is that of -log p_y with y drawn from p, but a model that is
+    sure nearly always draws a class without a gradient, and the rare others make up the whole sum. The signs
+    depend only on the seed and the sample, not on batches or order. Two classes need none: the gradient of
+    (z1 - z0) sqrt(p0 p1), p constant, is exact.
     """
-    length = output.shape[1]
     if problem == "regression":
         return output.sum(1)
-    if problem == "embedding":
-        return (_noise(batch["index"], length, seed, normal=True).to(output) * output).sum(1)
-    if problem == "single_label" and length == 2:
+    if problem == "single_label" and output.shape[1] == 2:
         weight = output.detach().softmax(-1).prod(-1).sqrt()
         return (output[:, 1] - output[:, 0]) * weight
-    if problem == "single_label":
-        log_probs = output.log_softmax(-1)
-        draw = _draw(log_probs.unsqueeze(1), _noise(batch["index"], 1, seed))
-        return -log_probs.gather(-1, draw).squeeze(-1)
+    noise = _noise(batch["index"], output[0].numel(), seed, normal=problem == "embedding").view_as(output).to(output)
+    if problem == "embedding":
+        return (noise * output).sum(1)
+    signs = (noise - 0.5).sign()
     if problem == "multi_label":
-        labels = (_noise(batch["index"], length, seed).to(output) < output.detach().sigmoid()).to(output.dtype)
-        return F.binary_cross_entropy_with_logits(output, labels, reduction="none").sum(1)
+        p = output.detach().sigmoid()
+        return (signs * (p * (1 - p)).sqrt() * output).sum(1)
+    log_probs = _span_log_probs(output, batch) if problem == "span" else output.log_softmax(-1)
+    root = log_probs.detach().div(2).exp()
+    losses = signs * root * log_probs.masked_fill(root == 0, 0)  # 0 at a span's padding
     if problem == "tokens":
-        log_probs = output.log_softmax(-1)
-        draw = _draw(log_probs, _noise(batch["index"], length, seed))
-        losses = -log_probs.gather(-1, draw.unsqueeze(-1)).squeeze(-1)
-        return (losses * token_mask(batch)).sum(1)
-    log_probs = _span_log_probs(output, batch).transpose(1, 2)  # [batch, 2, length]
-    draw = _draw(log_probs, _noise(batch["index"], 2, seed))
-    return -log_probs.gather(-1, draw.unsqueeze(-1)).sum(dim=(1, 2))
+        losses = losses * token_mask(batch).unsqueeze(-1)
+    return losses.flatten(1).sum(1)
 
 
 def _noise(index: Tensor, length: int, seed: int, normal: bool = False) -> Tensor:
@@ -123,12 +120,6 @@ def _noise(index: Tensor, length: int, seed: int, normal: bool = False) -> Tenso
     # The generator reads only the low 32 bits of its seed.
     seeds = [(seed * 0x9E3779B1 + i) % 2**32 for i in index.tolist()]
     return torch.stack([draw(length, generator=torch.Generator().manual_seed(s)) for s in seeds])
-
-
-def _draw(log_probs: Tensor, noise: Tensor) -> Tensor:
-    """[batch, n] classes drawn from log-probabilities [batch, n, classes] by inverting their sums."""
-    sums = log_probs.detach().exp().cumsum(-1)
-    return (sums < noise.to(sums).unsqueeze(-1) * sums[..., -1:]).sum(-1).clamp(max=log_probs.shape[-1] - 1)
 
 
 def divergence(output: Tensor, reference: Tensor, batch: Batch, problem: Problem) -> Tensor:

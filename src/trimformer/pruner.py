@@ -124,9 +124,17 @@ class Pruner:
         with self._clock("update"):
             return replace(self._update(student, masks, costs, constraint), predicted=predicted)
 
+    def select(self, costs: Costs, constraint: float) -> list[Tensor]:
+        """One mask of zeros and ones per sublayer, the same in every process.
+
+        Raises:
+            TrimformerError: the constraint cannot be reached.
+        """
+        return decide(lambda: self._select(costs, constraint=constraint, rearrange_grads=self._grads or None))
+
     def _shrink(self, costs: Costs, constraint: float) -> tuple[list[Tensor], PreTrainedModel]:
         with self._clock("search"):
-            masks = decide(lambda: self._select(costs, constraint=constraint, rearrange_grads=self._grads or None))
+            masks = self.select(costs, constraint)
         with self._clock("shrink"):
             student = copy.deepcopy(self.model).eval()
             shrink(student, masks)
