@@ -103,7 +103,8 @@ def run_ours(model: PreTrainedModel, batches: Sequence[Batch], method: str, leng
     """Seconds of each stage."""
     seconds: dict[str, float] = {}
     costs = linear_costs(find_sublayers(model), "mac", length)
-    Pruner(model, batches, METHODS[method], clock=partial(clock, seconds))(costs, 0.5)
+    name, _, bf16 = method.partition(" ")
+    Pruner(model, batches, METHODS[name], bf16=bool(bf16), clock=partial(clock, seconds))(costs, 0.5)
     return seconds
 
 
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--length", type=int, default=40, help="average")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["obs", "kwon2022"])
+    parser.add_argument("--bf16", action="store_true", help="obs with passes in bfloat16 too")
     parser.add_argument("--no-literal", dest="literal", action="store_false")
     parser.add_argument("--scaling", action="store_true", help="how obs grows from MiniLM-L6 with 1,024 samples")
     parser.add_argument("--max-tokens", type=int, default=4096, help="in a batch")
@@ -242,7 +244,8 @@ def main() -> None:
                 sizes.pop("samples", None)
                 runs.append((axis, sizes, step.get("samples", 1024), step.get("length", options.length), ["obs"]))
     else:
-        recipes = [*options.methods, *(["literal"] if options.literal else [])]
+        recipes = [*options.methods, *(["obs bf16"] if options.bf16 else [])]
+        recipes += ["literal"] if options.literal else []
         runs = [(name, SIZES[name], options.samples, options.length, recipes) for name in options.models]
     for run in runs:
         records += measure(*run, options)

@@ -109,6 +109,7 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive_int, default=32)
     parser.add_argument("--max-memory", type=memory, metavar="SIZE", help="what the samples' hidden "
                         "states may take, such as 8GB; beyond, they go to temporary files")  # fmt: skip
+    parser.add_argument("--bf16", action="store_true", help="calibrate with passes in bfloat16")
     parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
@@ -150,8 +151,8 @@ def run_prune(arguments: argparse.Namespace) -> None:
         table=read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None,
         any_table=arguments.any_lut,
     )
-    check_budget(arguments.constraint, arguments.metric, latency, method)
     arguments.device = join(arguments.device)
+    check_budget(arguments.constraint, arguments.metric, latency, method)
     resolve_device(arguments.device)
     check_output(arguments.output)
     model, tokenizer = load(arguments.model)
@@ -171,7 +172,8 @@ def run_prune(arguments: argparse.Namespace) -> None:
         neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,
         batch_size=arguments.batch_size,
-        max_memory=arguments.max_memory or math.inf,
+        max_memory=math.inf if arguments.max_memory is None else arguments.max_memory,
+        bf16=arguments.bf16,
         seed=arguments.seed,
         device=arguments.device,
     )

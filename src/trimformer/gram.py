@@ -27,9 +27,10 @@ class ProductSum:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Adds a batch: x [tokens, n], y [tokens, m], float32."""
-        for start, stop in zip(self._edges, self._edges[1:], strict=False):
-            first = start if self._symmetric else 0
-            self._total[start:stop, first:] += x[:, start:stop].T @ y[:, first:]
+        with torch.autocast(x.device.type, enabled=False):
+            for start, stop in zip(self._edges, self._edges[1:], strict=False):
+                first = start if self._symmetric else 0
+                self._total[start:stop, first:] += x[:, start:stop].T @ y[:, first:]
 
     @property
     def value(self) -> Tensor:

@@ -119,6 +119,7 @@ def prune(
     neuron_multiple: int = NEURON_MULTIPLE,
     seed: int = 0,
     max_memory: float = math.inf,
+    bf16: bool = False,
     device: str = "auto",
 ) -> PruningResult:
     """Prunes a fine-tuned model without retraining.
@@ -141,6 +142,8 @@ def prune(
         seed: for every random choice.
         max_memory: bytes that the hidden states of the calibration samples may take; beyond, they go to
             temporary files.
+        bf16: calibrate and refit with passes in bfloat16, where the hardware is fast at it; statistics stay in
+            float32 and float64.
         device: "auto", "cpu", "cuda", ...
 
     Returns:
@@ -174,9 +177,13 @@ def prune(
             raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
         features = task.encode(Selection(dataset, chosen), tokenizer, model.config)
         seq_len = task.average_length or mean_length(features)
-        batches = part(make_batches(features, tokenizer, batch_size, target))
-        if not batches:
-            raise TrimformerError(f"{len(chosen)} calibration samples are too few for {count()} processes")
+        batches = make_batches(features, tokenizer, batch_size, target)
+        if len(batches) < count():
+            raise TrimformerError(
+                f"{len(chosen)} calibration samples make {len(batches)} batches, too few for {count()} processes; "
+                "lower the batch size"
+            )
+        batches = part(batches)
         scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
 
     latency = _with_shape(latency, max(1, min(round(seq_len), task.length_limit(tokenizer, model.config))))
@@ -198,7 +205,14 @@ def prune(
 
     forward = forward_seconds(model, batches)
     pruner = Pruner(
-        model, batches, method, neuron_multiple=neuron_multiple, seed=seed, max_memory=max_memory, clock=clock
+        model,
+        batches,
+        method,
+        neuron_multiple=neuron_multiple,
+        seed=seed,
+        max_memory=max_memory,
+        bf16=bf16,
+        clock=clock,
     )
     pruned = pruner(costs, constraint, promise)
     result = PruningResult(

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -61,6 +62,7 @@ class Pruner:
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
         seed: for label-free losses and the random criterion.
         max_memory: bytes that hidden states may take; see `walk`.
+        bf16: run the passes in bfloat16; statistics stay in float32 and float64.
         clock: context managers that time a stage, by its name.
     """
 
@@ -73,14 +75,16 @@ class Pruner:
         neuron_multiple: int = NEURON_MULTIPLE,
         seed: int = 0,
         max_memory: float = math.inf,
+        bf16: bool = False,
         clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
         self._sublayers, self._clock = find_sublayers(model), clock
         self._max_memory = max_memory
+        self._precision = partial(torch.autocast, model.device.type, dtype=torch.bfloat16, enabled=bf16)
         self._grads: list[Tensor] = []
         moments: list[SublayerMoments] = []
-        with clock("calibrate"):
+        with clock("calibrate"), self._precision():
             shown = progress(batches, "calibrate")
             if method.criterion == "fisher":
                 grads = collect_mask_grads(model, shown, objective=method.objective, seed=seed)
@@ -121,7 +125,7 @@ class Pruner:
                 logger.warning("the first selection stays, though it misses the budget: %s", error)
         units = [int(mask.count_nonzero()) for mask in masks]
         predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
-        with self._clock("update"):
+        with self._clock("update"), self._precision():
             return replace(self._update(student, masks, costs, constraint), predicted=predicted)
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:

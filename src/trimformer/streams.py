@@ -71,7 +71,9 @@ class MomentSums:
         x, y = x.float() * root.unsqueeze(-1), y.float() * root.unsqueeze(-1)
         self._xx.add(x, x)
         self._xy.add(x, y)
-        for total, part in zip(self._sums, (root @ x, root @ y, y.square().sum(), weights.sum()), strict=True):
+        columns = root.unsqueeze(-1)
+        parts = ((x * columns).sum(0), (y * columns).sum(0), y.square().sum(), weights.sum())
+        for total, part in zip(self._sums, parts, strict=True):
             total += part
 
     def moments(self) -> Moments:
