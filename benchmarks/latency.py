@@ -11,6 +11,7 @@ on movie reviews is pruned by latency and by MACs to the same estimated latency.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -58,11 +59,13 @@ def random_units(model: PreTrainedModel, count: int) -> Iterator[list[int]]:
 
 def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options: argparse.Namespace) -> dict[str, Any]:
     """Prediction errors of random masks, and what became of the latencies asked for."""
+    start = time.perf_counter()
     table = measure_table(model, *shape, backend=options.backend, seconds=options.seconds)
+    table_seconds = time.perf_counter() - start
     costs, inputs = table.costs(model), random_inputs(model, *shape)
     chosen = list(random_units(model, options.masks))
     calls = [prepare(resized(model, units), inputs, options.backend) for units in chosen]
-    measured = [Timing.of(laps) for laps in interleaved(calls, model.device, seconds=4.0 * len(calls))]
+    measured = [Timing.of(laps) for laps in interleaved(calls, model.device, seconds=2.0 * len(calls))]
     errors = [costs.of(units) / t.median - 1 for units, t in zip(chosen, measured, strict=True)]
     pruner = Pruner(model, [], Method("magnitude", "dp", "none"))
     promises = []
@@ -77,6 +80,8 @@ def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options
         "shape": list(shape),
         "dense_ms": costs.dense,
         "fixed_ms": table.fixed,
+        "table_seconds": table_seconds,
+        "widths_measured": {kind: len(rows) for kind, rows in table.measured.items()},
         "noise": float(np.median([t.noise for t in measured])),
         "errors": errors,
         "promises": promises,
@@ -139,16 +144,16 @@ def spread(ratio: list[float]) -> str:
 
 def to_markdown(result: dict[str, Any]) -> str:
     lines = [
-        "| model | batch x length | dense ms | error, median | error, worst | asked: measured / dense |",
-        "|---|---|---|---|---|---|",
+        "| model | batch x length | dense ms | table s | error, median | error, worst | asked: measured / dense |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in result["shapes"]:
         errors = np.abs(r["errors"])
         promises = ", ".join(f"{p['asked']:g}: {spread(p['ratio'])}{'*' * p['corrected']}" for p in r["promises"])
         shape = f"{r['shape'][0]} x {r['shape'][1]}"
         lines.append(
-            f"| {r['model']} | {shape} | {r['dense_ms']:.1f} | {100 * np.median(errors):.1f} % | "
-            f"{100 * errors.max():.1f} % | {promises} |"
+            f"| {r['model']} | {shape} | {r['dense_ms']:.1f} | {r['table_seconds']:.0f} | "
+            f"{100 * np.median(errors):.1f} % | {100 * errors.max():.1f} % | {promises} |"
         )
     if result["searches"]:
         lines += [
