@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trimformer.arch import find_sublayers
 from trimformer.efficiency.lut import LatencyTable, describe_setting, widest
+from trimformer.efficiency.timing import MIN_TURNS
 from trimformer.shrink import shrink
 
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
@@ -124,6 +125,13 @@ def make_rows(count: int = 40, labels: int = 2, seed: int = 0) -> list[dict[str,
 def without_intervals(scores: dict[str, float]) -> dict[str, float]:
     """The metrics themselves, without the widths of their intervals."""
     return {name: value for name, value in scores.items() if not name.endswith("_ci95")}
+
+
+@pytest.fixture(autouse=True)
+def few_turns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are timed in few turns, but for the slow tests: what a tiny model takes is noise."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr("trimformer.efficiency.timing.MAX_TURNS", MIN_TURNS + 1)
 
 
 @pytest.fixture

@@ -56,6 +56,16 @@ def test_batches_hold_every_sample_once_with_its_own_tokens_and_label(lengths, b
     assert all(len(batch["index"]) <= batch_size for batch in batches)
 
 
+@given(lengths=st.lists(st.integers(1, 30), max_size=30), batch_size=st.integers(1, 9), max_tokens=st.integers(1, 99))
+@settings(max_examples=60, deadline=None)
+def test_a_batch_exceeds_the_tokens_only_as_a_single_sample(lengths, batch_size, max_tokens):
+    batches = make_batches(features(lengths), make_tokenizer(), batch_size, max_tokens=max_tokens)
+    for batch in batches:
+        assert batch["input_ids"].numel() <= max_tokens or len(batch["index"]) == 1
+        assert len(batch["index"]) <= batch_size
+    assert sorted(i for batch in batches for i in batch["index"].tolist()) == list(range(len(lengths)))
+
+
 def test_long_samples_sit_together_and_are_padded_to_the_longest_of_them():
     batches = make_batches(features([2, 9, 3, 8]), make_tokenizer(), batch_size=2)
     assert [batch["index"].tolist() for batch in batches] == [[1, 3], [2, 0]]

@@ -14,7 +14,7 @@ from trimformer import METHODS
 from trimformer.arch import find_sublayers
 from trimformer.calibration import model_inputs
 from trimformer.checkpoint import read_masks
-from trimformer.cli import main
+from trimformer.cli import main, memory
 from trimformer.efficiency.cost import linear_costs
 from trimformer.masking import MaskUnits
 
@@ -50,6 +50,13 @@ def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path
     assert len(results["sublayers"]) == 6
     assert all((s["refit"] is None) == (method in ("magnitude", "random")) for s in results["sublayers"])
     assert all((s["predicted_loss"] is None) == (method == "kprune") for s in results["sublayers"])
+    assert results["processes"] == 1
+    assert results["peak_memory"]["host_gb"] > 0
+    cost = results["forward_passes"]
+    assert cost.pop("seconds_of_one") > 0
+    assert cost.pop("total") == pytest.approx(sum(cost.values()))
+    assert cost.keys() == {"calibrate", "curves", "update"} | ({"search", "shrink"} if method != "kprune" else set())
+    assert all(passes > 0 for passes in cost.values())
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert (results["heads"], results["neurons"]) == (config["heads"], config["neurons"])
 
@@ -83,6 +90,21 @@ def test_the_same_command_gives_the_same_bytes(model_dir, data, tmp_path):
         assert prune(model_dir, data, tmp_path / out) == 0
     for name in ("model.safetensors", "config.json", "head_mask.pt", "neuron_mask.pt"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GB", 8e9), ("500MB", 5e8), ("1.5 gb", 1.5e9), ("2K", 2e3), ("1T", 1e12), ("1000", 1e3)]
+)
+def test_sizes_are_read_as_they_are_written(text, size):
+    assert memory(text) == size
+
+
+def test_a_limit_of_memory_gives_the_same_bytes(model_dir, data, tmp_path):
+    for out, words in (("plain", []), ("disk", ["--max-memory", "0"]), ("large", ["--max-memory", "1GB"])):
+        assert prune(model_dir, data, tmp_path / out, *words) == 0
+    for out in ("disk", "large"):
+        for name in ("model.safetensors", "head_mask.pt", "neuron_mask.pt"):
+            assert (tmp_path / out / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

@@ -100,6 +100,17 @@ def test_units_that_never_fire_go_first(unit_size, units):
     assert float(curve.error[units - 2]) < 1e-4 * float(curve.error[0])
 
 
+@pytest.mark.parametrize("put_off", [1, 7, 256, 10**9])
+@pytest.mark.parametrize(("unit_size", "units", "step"), [(1, 300, 32), (1, 40, 3), (3, 5, 1)])
+def test_when_eliminations_are_carried_out_does_not_matter(monkeypatch, put_off, unit_size, units, step):
+    moments, weight = system(unit_size, units)
+    expected = obs_curve(moments, weight, unit_size, RIDGE, step)
+    monkeypatch.setattr("trimformer.obs.PUT_OFF", put_off)
+    curve = obs_curve(moments, weight, unit_size, RIDGE, step)
+    assert curve.order.tolist() == expected.order.tolist()
+    torch.testing.assert_close(curve.error, expected.error, rtol=1e-8, atol=1e-10)
+
+
 def test_a_sublayer_that_the_loss_never_hears_costs_nothing():
     moments = SublayerMoments(torch.zeros(4, 4).double(), torch.zeros(3, 3).double(), 0, 0.0, [])
     curve = obs_curve(moments, torch.randn(3, 4), unit_size=2)

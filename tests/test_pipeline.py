@@ -1,6 +1,7 @@
 import copy
 import logging
 import re
+from functools import partial
 
 import datasets
 import pytest
@@ -11,7 +12,7 @@ from conftest import make_batch, make_table, make_tokenizer, without_intervals
 import trimformer
 from trimformer import METHODS, Method, TrimformerError
 from trimformer.arch import find_sublayers
-from trimformer.calibration import model_inputs
+from trimformer.calibration import make_batches, model_inputs
 from trimformer.efficiency.mac import model_macs
 from trimformer.efficiency.promise import Comparison, LatencyOptions
 from trimformer.efficiency.timing import Timing
@@ -104,6 +105,18 @@ def test_the_result_does_not_depend_on_the_batch_size(problem, method):
             torch.testing.assert_close(mask, reference, atol=1e-3, rtol=1e-3)
         ours, theirs = (outputs(result.model, BATCH) for result in (other, results[0]))
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["obs", "kwon2022"])
+def test_the_result_does_not_depend_on_the_tokens_of_a_batch(method, monkeypatch):
+    results = []
+    for max_tokens in (4096, 30, 1):
+        monkeypatch.setattr("trimformer.pipeline.make_batches", partial(make_batches, max_tokens=max_tokens))
+        results.append(prune(method=method))
+    for other in results[1:]:
+        torch.testing.assert_close(other.masks, results[0].masks, atol=1e-5, rtol=1e-5)
+        ours, theirs = (outputs(result.model, BATCH) for result in (other, results[0]))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -249,14 +262,18 @@ def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
     assert units[0] < units[1]
 
 
-def test_a_promise_that_cannot_be_kept_is_told(monkeypatch):
+def test_a_promise_that_cannot_be_kept_is_told_and_the_first_selection_stays(monkeypatch, caplog):
     # Nothing is gained by pruning: all is overhead.
-    same = Timing(10.0, 9.9, 10.1, 9)
-    comparison = Comparison(same, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
+    dense = Timing(10.0, 9.9, 10.1, 9)
+    comparison = Comparison(dense, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
     monkeypatch.setattr("trimformer.efficiency.promise.compare_latency", lambda *_: comparison)
     model = problem_model("single_label")
-    with pytest.raises(TrimformerError, match="smallest reachable"):
-        prune_to_latency(make_table(model), model=model, constraint=0.5)
+    first = prune_to_latency(make_table(model, elsewhere=True), model=model, constraint=0.5)
+    with caplog.at_level(logging.WARNING, "trimformer"):
+        result = prune_to_latency(make_table(model), model=model, constraint=0.5)
+    assert "the first selection stays, though it misses the budget" in caplog.text
+    assert same(result.masks, first.masks)
+    assert result.info["latency"]["estimated_ms"] == pytest.approx(9.99)  # what was seen
 
 
 def test_a_table_of_a_shape_gives_the_report_its_shape():
@@ -310,6 +327,12 @@ def test_the_smallest_reachable_constraint_is_told_and_can_be_reached(method):
         prune(method=method, constraint=1e-6)
     smallest = float(str(error.value).split()[-1])
     assert prune(method=method, constraint=smallest * 1.05).sizes["pruned"]["macs"] > 0
+
+
+def test_fewer_batches_than_processes_are_an_error(monkeypatch):
+    monkeypatch.setattr("trimformer.pipeline.count", lambda: 4)
+    with pytest.raises(TrimformerError, match="20 calibration samples make 3 batches, too few for 4 processes"):
+        prune()
 
 
 def test_a_device_that_is_not_there_is_an_error():

@@ -8,7 +8,7 @@ from conftest import FAMILIES, make_batch, make_model, pruned, random_masks
 from trimformer.arch import find_sublayers
 from trimformer.masking import MaskUnits, dense_masks
 from trimformer.reconstruct import reconstruct, refit
-from trimformer.streams import Moments, walk
+from trimformer.streams import MomentSums, walk
 
 
 def only(model, index):
@@ -54,18 +54,18 @@ def test_refit_with_a_tiny_ridge_is_weighted_least_squares():
     generator = torch.Generator().manual_seed(0)
     x, y, weights = (torch.randn(*shape, generator=generator) for shape in ((90, 6), (90, 4), (90,)))
     weights = weights.abs()
-    moments = Moments.zeros(6, 4, torch.device("cpu"))
-    moments.add(x + 1, y, weights)
-    weight, bias = refit(moments, torch.randn(4, 6), 1e-10)
+    sums = MomentSums(6, 4, torch.device("cpu"))
+    sums.add(x + 1, y, weights)
+    weight, bias = refit(sums.moments(), torch.randn(4, 6), 1e-10)
     expected = solve((x + 1).numpy(), y.numpy(), weights.numpy())
     np.testing.assert_allclose(weight, expected[0], atol=1e-4)
     np.testing.assert_allclose(bias, expected[1], atol=1e-4)
 
 
 def test_refit_with_a_huge_ridge_keeps_the_weights():
-    moments, weight = Moments.zeros(6, 4, torch.device("cpu")), torch.randn(4, 6)
-    moments.add(torch.randn(90, 6), torch.randn(90, 4), torch.ones(90))
-    torch.testing.assert_close(refit(moments, weight, 1e9)[0].float(), weight)
+    sums, weight = MomentSums(6, 4, torch.device("cpu")), torch.randn(4, 6)
+    sums.add(torch.randn(90, 6), torch.randn(90, 4), torch.ones(90))
+    torch.testing.assert_close(refit(sums.moments(), weight, 1e9)[0].float(), weight)
 
 
 @pytest.mark.parametrize("index", [0, 1, 4, 5])
@@ -164,7 +164,7 @@ def test_alignment_undoes_a_linear_map_of_what_a_sublayer_reads():
     with torch.no_grad():
         find_sublayers(student)[0].norm.weight.mul_(1.5)
         find_sublayers(student)[0].norm.bias.add_(0.3)
-    refits = reconstruct(teacher, student, [batch], ridges=[1e-8])
+    refits = reconstruct(teacher, student, [batch], ridges=[1e-5])
     first = refits[1].alignment
     assert first.accepted
     assert first.error_after < 1e-4 * first.error_before

@@ -31,7 +31,13 @@ def result():
         },
         timings={"data": 0.5, "search": 1.25},
         refits=[Refit("layer 0 ffn", 20, True, 2.0, 1.0, ridge=0.1)] * 6,
-        info={"problem": "single_label", "seq_len": 12.5, "latency": {"batch_size": 32, "seq_len": 13}},
+        info={
+            "problem": "single_label",
+            "seq_len": 12.5,
+            "latency": {"batch_size": 32, "seq_len": 13},
+            "forward_passes": {"search": 4.25, "total": 4.25, "seconds_of_one": 0.3},
+            "peak_memory": {"host_gb": 1.25},
+        },
     )
 
 
@@ -63,8 +69,12 @@ def test_a_model_that_got_slower_is_not_called_faster(result):
     assert table(result)["latency (ms, 32 x 13)"][-2:] == ["2.00x", "slower"]
 
 
-def test_the_seconds_are_summed(result):
-    assert format_table(result).splitlines()[-1] == "seconds: data 0.5, search 1.2; 1.8 in all"
+def test_the_seconds_are_summed_and_the_cost_and_the_memory_are_told(result):
+    result.info["peak_memory"]["device_gb"] = 3.0
+    seconds, cost = format_table(result).splitlines()[-2:]
+    assert seconds == "seconds: data 0.5, search 1.2; 1.8 in all"
+    assert "cost 4.2 forward passes" in cost
+    assert "peak memory host 1.2 GB, device 3.0 GB" in cost
 
 
 @pytest.mark.parametrize(

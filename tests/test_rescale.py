@@ -9,7 +9,7 @@ from trimformer.calibration import model_inputs
 from trimformer.linalg import closed_form_solver, lsmr_solver
 from trimformer.masking import MaskUnits
 from trimformer.rescale import rescale_mask, rescale_system
-from trimformer.streams import Moments, walk
+from trimformer.streams import MomentSums, walk
 
 
 def in_place(mask, scale):
@@ -24,14 +24,14 @@ def test_system_is_the_normal_equations_of_the_literal_matrix(kind, unit_size, b
     generator = torch.Generator().manual_seed(0)
     x, y, weight = (torch.randn(*shape, generator=generator) for shape in ((20, 6), (20, 4), (4, 6)))
     b = torch.randn(4, generator=generator) if bias else None
-    moments = Moments.zeros(6, 4, torch.device("cpu"))
-    moments.add(x, y, torch.ones(20))
+    sums = MomentSums(6, 4, torch.device("cpu"))
+    sums.add(x, y, torch.ones(20))
     units = [slice(u * unit_size, (u + 1) * unit_size) for u in range(6 // unit_size)]
     columns = [(x[:, u] @ weight[:, u].T).flatten() for u in units]
     if kind == "attention":
         columns.append(torch.ones(80))
     a, target = torch.stack(columns, 1).double(), (y - (0 if b is None else b)).flatten().double()
-    matrix, right = rescale_system(moments, weight, b, unit_size, kind)
+    matrix, right = rescale_system(sums.moments(), weight, b, unit_size, kind)
     torch.testing.assert_close(matrix, a.T @ a, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(right, a.T @ target, rtol=1e-5, atol=1e-4)
 

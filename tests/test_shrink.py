@@ -49,6 +49,25 @@ def test_a_model_of_nothing_but_residuals_still_runs(family, attention):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_lost_an_attention_can_be_copied_pickled_and_pruned_again(family, tmp_path):
+    model, batch = make_model(family), make_batch()
+    shrink(model, random_masks(model))
+    expected = outputs(model, batch)
+    torch.save(model, tmp_path / "model.pt")
+    for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        torch.testing.assert_close(outputs(other, batch), expected, atol=0, rtol=0)
+        with torch.no_grad():  # of the copy's own projection
+            find_sublayers(other)[0].projection.bias.add_(1)
+        masks = random_masks(other, seed=1)
+        with MaskUnits(find_sublayers(other), masks):
+            masked = outputs(other, batch)
+        shrink(other, masks)
+        torch.testing.assert_close(outputs(other, batch), masked, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(masked[0], expected[0])
+    torch.testing.assert_close(outputs(model, batch), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_masks_of_ones_change_nothing(family):
     model = make_model(family)
     before = copy.deepcopy(model.state_dict())

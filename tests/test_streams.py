@@ -1,4 +1,5 @@
 import copy
+import tempfile
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from trimformer.arch import find_sublayers
 from trimformer.calibration import model_inputs
 from trimformer.masking import MaskUnits, dense_masks
 from trimformer.shrink import shrink
-from trimformer.streams import HELD_OUT_EVERY, Moments, walk
+from trimformer.streams import HELD_OUT_EVERY, MomentSums, walk
 
 FIELDS = ("xx", "xy", "x", "y", "yy", "count")
 
@@ -117,12 +118,63 @@ def test_error_is_the_weighted_mean_squared_error():
     generator = torch.Generator().manual_seed(0)
     x, y, weights = (torch.rand(*shape, generator=generator) for shape in ((30, 4), (30, 3), (30,)))
     weight, bias = torch.randn(3, 4, generator=generator), torch.randn(3, generator=generator)
-    moments = Moments.zeros(4, 3, torch.device("cpu"))
-    moments.add(x, y, weights)
+    sums = MomentSums(4, 3, torch.device("cpu"))
+    sums.add(x, y, weights)
     for b in (bias, None):
         residual = (x @ weight.T + (0 if b is None else b) - y).square().sum(1)
         expected = float(residual @ weights / weights.sum())
-        assert moments.error(weight, b) == pytest.approx(expected, rel=1e-5)
+        assert sums.moments().error(weight, b) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Where temporary files go."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def tripled(steps):
+    """The moments of every step; on the way projections are changed."""
+    for step in steps:
+        yield from vars(step.fit).values()
+        yield from vars(step.held_out).values()
+        with torch.no_grad():
+            step.sublayer.projection.weight.mul_(3)
+
+
+# Two streams of 24 floats for each of 2 x 5 x 12 tokens; with the widest channels, 40, it is more.
+@pytest.mark.parametrize("max_memory", [0, 2 * 24 * 120 * 4, 2 * 24 * 120 * 4 - 1])
+@pytest.mark.parametrize("family", ["Bert", "DistilBert"])
+def test_a_limit_of_memory_changes_nothing(family, max_memory, temporary):
+    teacher, batches = make_model(family), [make_batch(), make_batch(seed=1)]
+    plain, limited = pruned(teacher), pruned(teacher)
+    on_disk = []
+
+    def watch(pairs):
+        for pair in pairs:
+            yield pair
+            on_disk.append(bool(list(temporary.rglob("*.pt"))))
+
+    steps = walk(teacher, limited, batches, max_memory=max_memory, progress=watch)
+    for one, other in zip(tripled(walk(teacher, plain, batches)), tripled(steps), strict=True):
+        assert torch.equal(one, other)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), limited.parameters(), strict=True))
+    assert on_disk == [max_memory < 2 * 24 * 120 * 4] * 6
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("leave", ["raise", "close"])
+def test_temporary_files_are_gone_when_a_walk_ends_early(temporary, leave):
+    teacher, batch = make_model(), make_batch()
+    steps = walk(teacher, pruned(teacher), [batch], max_memory=0)
+    next(steps)
+    assert list(temporary.rglob("*.pt"))
+    if leave == "close":
+        steps.close()
+    else:
+        with pytest.raises(KeyError):
+            steps.throw(KeyError())
+    assert not list(temporary.iterdir())
 
 
 def test_the_walk_leaves_both_models_as_they_were():

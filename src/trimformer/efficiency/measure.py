@@ -183,10 +183,7 @@ class _Bench:
         for i in range(PASSES):
             group = self.rng.permutation(drawn[i * len(capacity) : (i + 1) * len(capacity)]).tolist()
             # A layer that was pruned before cannot be widened.
-            fits = [
-                max(u for u in self.laps[kind] if u <= min(g, c) or u == min(self.laps[kind]))
-                for g, c in zip(group, capacity, strict=True)
-            ]
+            fits = [max(u for u in self.laps[kind] if u <= min(g, c)) for g, c in zip(group, capacity, strict=True)]
             groups.append(fits[::-1])  # they are popped from the end
         return groups
 
