@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -140,7 +142,7 @@ def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.efficiency.promise import LatencyOptions
     from trimformer.environment import resolve_device
     from trimformer.pipeline import check_budget
-    from trimformer.processes import join
+    from trimformer.processes import is_main, join
 
     method = chosen_method(arguments)
     latency = LatencyOptions(
@@ -152,6 +154,8 @@ def run_prune(arguments: argparse.Namespace) -> None:
         any_table=arguments.any_lut,
     )
     arguments.device = join(arguments.device)
+    if not is_main():
+        logger.setLevel(logging.ERROR)
     check_budget(arguments.constraint, arguments.metric, latency, method)
     resolve_device(arguments.device)
     check_output(arguments.output)
@@ -320,12 +324,15 @@ def guarded(run: Callable[[], None]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     set_up_logging()
     # A launcher ends its processes by this signal; raised as an exception, it leaves nothing half-written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run()
     except TrimformerError as error:
         if processes.is_main() or isinstance(error, processes.LostProcess):
             print(f"error: {error}", file=sys.stderr)
+        else:
+            time.sleep(3)  # the first to leave ends the others: the main one speaks first
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)

@@ -31,9 +31,10 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
     )
 
 
-def _no_heads(hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    """Attention without heads: no channels [batch, length, 0], no weights."""
-    return hidden_states[..., :0], None
+def _no_heads(hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    """Attention without heads: channels [batch, length, 0] and weights [batch, 0, length, length]."""
+    batch, length = hidden_states.shape[:2]
+    return hidden_states[..., :0], hidden_states.new_empty(batch, 0, length, length)
 
 
 FAMILY = Family(

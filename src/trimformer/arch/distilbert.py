@@ -42,9 +42,10 @@ def _sublayers(layer: Any, index: int) -> Iterator[Sublayer]:
     )
 
 
-def _no_heads(projection: nn.Linear, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    """Attention without heads: the projection of no channels, no weights."""
-    return projection(hidden_states[..., :0]), None
+def _no_heads(projection: nn.Linear, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    """Attention without heads: the projection of no channels, and weights [batch, 0, length, length]."""
+    batch, length = hidden_states.shape[:2]
+    return projection(hidden_states[..., :0]), hidden_states.new_empty(batch, 0, length, length)
 
 
 FAMILY = Family(

@@ -109,21 +109,15 @@ class LatencyPromise:
         middle = (low + high) / 2
         logger.info("latency is %+.1f %% of what was asked: searching again", 100 * (middle / asked - 1))
         self.corrected = True
-        self.costs = corrected_costs(self.costs, units, seen.dense.median, seen.pruned.median)
-        constraint = self._constraint if self._latency_ms is None else self._latency_ms / seen.dense.median
-        return self.costs, constraint
+        self.costs = corrected_costs(self.costs, units, seen.pruned.median)
+        asked_ms = self._latency_ms or self._constraint * seen.dense.median
+        return self.costs, min(1.0, asked_ms / self.costs.dense)
 
 
-def corrected_costs(costs: Costs, units: Sequence[int], dense_ms: float, pruned_ms: float) -> Costs:
-    """Costs that agree with two measurements: of the dense model and of the one with so many units.
+def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Costs:
+    """Costs in proportion, so that they agree with the measured model, which has so many units left.
 
-    What sublayers cost is scaled, and what is fixed is set, unless that would make either negative; then
-    all is scaled to agree with the pruned model.
+    Two measurements could set what is fixed and what grows apart, but their noise would be blown up.
     """
-    dense_sum, pruned_sum = costs.dense - costs.fixed, costs.of(units) - costs.fixed
-    scale = (dense_ms - pruned_ms) / (dense_sum - pruned_sum) if dense_sum > pruned_sum else 0.0
-    fixed = dense_ms - scale * dense_sum
-    if scale <= 0 or fixed < 0:
-        scale = pruned_ms / costs.of(units)
-        fixed = scale * costs.fixed
-    return Costs([level * scale for level in costs.levels], fixed, costs.measured)
+    scale = pruned_ms / costs.of(units)
+    return Costs([level * scale for level in costs.levels], costs.fixed * scale, costs.measured)

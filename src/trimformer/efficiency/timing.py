@@ -62,7 +62,7 @@ class Stopwatch:
 
 
 def interleaved(
-    functions: Sequence[Callable[[], object]], device: torch.device, *, seconds: float = 4.0, seed: int = 0
+    functions: Sequence[Callable[[], object]], device: torch.device, *, seconds: float = 3.0, seed: int = 0
 ) -> list[list[float]]:
     """Milliseconds of each function, one measurement per turn; the turns' order is random, so that drift is no slope.
 
