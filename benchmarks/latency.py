@@ -3,9 +3,10 @@
     python benchmarks/latency.py                                          # on this machine, a quarter of an hour
     python benchmarks/latency.py --device cuda --dtype float16
 
-For each model and shape: a table is measured; 12 random masks are predicted by it and timed in turn; selections for
-three latencies are searched, shrunk, timed and corrected once, as `trimformer prune` does. Last, MiniLM-L6 fine-tuned
-on movie reviews is pruned by latency and by MACs to the same estimated latency. Writes JSON and Markdown.
+For each model and shape: a table is measured; 12 random masks are predicted by it and timed in turn, the dense model
+among them, which tells how far the machine's speed has drifted from the table's; selections for three latencies are
+searched, shrunk, timed and corrected once, as `trimformer prune` does. Last, MiniLM-L6 fine-tuned on movie reviews is
+pruned by latency and by MACs to the same estimated latency. Writes JSON and Markdown.
 """
 
 import argparse
@@ -64,9 +65,11 @@ def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options
     table_seconds = time.perf_counter() - start
     costs, inputs = table.costs(model), random_inputs(model, *shape)
     chosen = list(random_units(model, options.masks))
-    calls = [prepare(resized(model, units), inputs, options.backend) for units in chosen]
-    measured = [Timing.of(laps) for laps in interleaved(calls, model.device, seconds=2.0 * len(calls))]
+    models = [model, *(resized(model, units) for units in chosen)]
+    calls = [prepare(m, inputs, options.backend) for m in models]
+    dense, *measured = (Timing.of(laps) for laps in interleaved(calls, model.device, seconds=2.0 * len(calls)))
     errors = [costs.of(units) / t.median - 1 for units, t in zip(chosen, measured, strict=True)]
+    drift = dense.median / costs.dense
     pruner = Pruner(model, [], Method("magnitude", "dp", "none"))
     promises = []
     for constraint in options.constraints:
@@ -84,6 +87,8 @@ def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options
         "widths_measured": {kind: len(rows) for kind, rows in table.measured.items()},
         "noise": float(np.median([t.noise for t in measured])),
         "errors": errors,
+        "drift": drift,
+        "errors_to_dense": [(1 + error) * drift - 1 for error in errors],
         "promises": promises,
     }
 
@@ -144,16 +149,18 @@ def spread(ratio: list[float]) -> str:
 
 def to_markdown(result: dict[str, Any]) -> str:
     lines = [
-        "| model | batch x length | dense ms | table s | error, median | error, worst | asked: measured / dense |",
-        "|---|---|---|---|---|---|---|",
+        "| model | batch x length | dense ms | table s | error, median (worst) | drift | error without drift "
+        "| asked: measured / dense |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in result["shapes"]:
-        errors = np.abs(r["errors"])
+        errors, relative = np.abs(r["errors"]), np.abs(r["errors_to_dense"])
         promises = ", ".join(f"{p['asked']:g}: {spread(p['ratio'])}{'*' * p['corrected']}" for p in r["promises"])
         shape = f"{r['shape'][0]} x {r['shape'][1]}"
         lines.append(
             f"| {r['model']} | {shape} | {r['dense_ms']:.1f} | {r['table_seconds']:.0f} | "
-            f"{100 * np.median(errors):.1f} % | {100 * errors.max():.1f} % | {promises} |"
+            f"{100 * np.median(errors):.1f} % ({100 * errors.max():.1f} %) | {100 * (r['drift'] - 1):+.1f} % | "
+            f"{100 * np.median(relative):.1f} % ({100 * relative.max():.1f} %) | {promises} |"
         )
     if result["searches"]:
         lines += [
