@@ -3,18 +3,20 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.arch import find_sublayers
-from trimformer.calibration import make_batches, mean_length, sample_indices
+from trimformer.calibration import Batch, Features, make_batches, mean_length, sample_indices
+from trimformer.calibration import num_samples as num_samples_of
 from trimformer.checkpoint import file_size
 from trimformer.data import Rows, Selection, find_splits
 from trimformer.efficiency.backends import check_backend
@@ -153,7 +155,7 @@ def prune(
         TrimformerError: the input cannot be used or the constraint cannot be reached.
     """
     method = find_method(method) if isinstance(method, str) else method
-    latency = latency or LatencyOptions()
+    latency = _as_the_table(latency or LatencyOptions())
     check_budget(constraint, metric, latency, method)
     target = resolve_device(device)
     check_backend(latency.backend, target)
@@ -170,34 +172,23 @@ def prune(
     clock = partial(_clock, timings)
     transformers.set_seed(seed)
     with clock("data"):
-        chosen = sample_indices(len(dataset), num_samples, seed)
-        if len(chosen) < num_samples:
-            logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
-        if len(chosen) < 2:
-            raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
-        features = task.encode(Selection(dataset, chosen), tokenizer, model.config)
+        features = _encode(task, dataset, tokenizer, model, num_samples, seed)
         seq_len = task.average_length or mean_length(features)
-        batches = make_batches(features, tokenizer, batch_size, target)
-        if len(batches) < count():
-            raise TrimformerError(
-                f"{len(chosen)} calibration samples make {len(batches)} batches, too few for {count()} processes; "
-                "lower the batch size"
-            )
-        batches = part(batches)
+        batches = _share(make_batches(features, tokenizer, batch_size, target))
         scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
 
-    latency = _with_shape(latency, max(1, min(round(seq_len), task.length_limit(tokenizer, model.config))))
-    inputs = random_inputs(model, latency.batch_size, latency.seq_len or 1)
+    length = latency.seq_len or max(1, min(round(seq_len), task.length_limit(tokenizer, model.config)))
+    inputs = random_inputs(model, latency.batch_size, length)
     promise = None
     if metric == "latency":
         with clock("table"):
-            table = latency.table or decide(lambda: _measure(model, latency))
+            table = latency.table or decide(lambda: _measure(model, latency, length))
         costs = table.costs(model)
         constraint = constraint or latency.ms / costs.dense  # type: ignore[operator]
-        if table.setting:
+        if table.setting and not latency.any_table:
             promise = LatencyPromise(model, costs, constraint, latency.ms, inputs, latency.backend)
         else:
-            logger.warning("the latency table says nothing of where it was measured: its word is taken")
+            logger.warning("the latency table may be of another machine: its word is taken, nothing is corrected")
     else:
         costs = linear_costs(sublayers, metric, seq_len)
     assert constraint is not None
@@ -233,27 +224,24 @@ def prune(
             "bytes": file_size(candidate),
             "latency_ms": timing.median,
         }
+    shape = {"batch_size": latency.batch_size, "seq_len": length, "backend": latency.backend}
     result.info |= {
         "task": task.name,
         "problem": problem,
         "metric": task.metric,
         "seq_len": seq_len,
-        "calibration_samples": len(chosen),
+        "calibration_samples": len(features),
         "evaluation_samples": sum(len(rows) for rows in eval_sets.values()),
-        "latency": {
-            "batch_size": latency.batch_size,
-            "seq_len": latency.seq_len,
-            "backend": latency.backend,
-            **asdict(seen),
-        },
+        "latency": {**shape, **asdict(seen)},
         "device": describe_device(target),
         "processes": count(),
         "versions": versions(),
     }
     if metric == "latency":
+        units = [s.num_units for s in find_sublayers(pruned.model)]
         result.info["latency"] |= {
             "asked_ms": latency.ms or constraint * seen.dense.median,
-            "estimated_ms": (promise.costs if promise else costs).of(s.num_units for s in find_sublayers(pruned.model)),
+            "estimated_ms": (promise.costs if promise else costs).of(units),
             "corrected": bool(promise and promise.corrected),
         }
     return result
@@ -265,22 +253,38 @@ def _forward_passes(timings: Mapping[str, float], forward: float) -> dict[str, f
     return {**stages, "total": sum(stages.values()), "seconds_of_one": forward}
 
 
-def _with_shape(latency: LatencyOptions, length: int) -> LatencyOptions:
-    """The options with the table's own shape and backend, or the samples' length where none is given."""
-    if latency.table is not None and latency.table.setting:
-        setting = latency.table.setting
-        return replace(latency, **{key: setting[key] for key in ("batch_size", "seq_len", "backend")})
-    return replace(latency, seq_len=latency.seq_len or length)
+def _as_the_table(latency: LatencyOptions) -> LatencyOptions:
+    """The options with the shape and the backend of the table, where one is given that knows them."""
+    if latency.table is None or not latency.table.setting:
+        return latency
+    return replace(latency, **{key: latency.table.setting[key] for key in ("batch_size", "seq_len", "backend")})
 
 
-def _measure(model: PreTrainedModel, latency: LatencyOptions) -> LatencyTable:
-    return measure_table(
-        model,
-        latency.batch_size,
-        latency.seq_len or 1,
-        backend=latency.backend,
-        progress=partial(progress, desc="latency table"),
-    )
+def _measure(model: PreTrainedModel, latency: LatencyOptions, length: int) -> LatencyTable:
+    shown = partial(progress, desc="latency table")
+    return measure_table(model, latency.batch_size, length, backend=latency.backend, progress=shown)
+
+
+def _encode(
+    task: Task, dataset: Rows, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, num_samples: int, seed: int
+) -> Sequence[Features]:
+    """Draws calibration samples and tokenises them."""
+    chosen = sample_indices(len(dataset), num_samples, seed)
+    if len(chosen) < num_samples:
+        logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
+    if len(chosen) < 2:
+        raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
+    return task.encode(Selection(dataset, chosen), tokenizer, model.config)
+
+
+def _share(batches: list[Batch]) -> list[Batch]:
+    """This process's part of the batches."""
+    if len(batches) < count():
+        raise TrimformerError(
+            f"{num_samples_of(batches)} calibration samples make {len(batches)} batches, too few for {count()} "
+            "processes; lower the batch size"
+        )
+    return part(batches)
 
 
 @contextmanager
@@ -288,4 +292,6 @@ def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
     logger.info("%s ...", stage)
     start = time.perf_counter()
     yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

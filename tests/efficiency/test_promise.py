@@ -49,14 +49,14 @@ def ask(monkeypatch, dense_ms, pruned_ms, constraint, latency_ms=None):
     return answer
 
 
-@pytest.mark.parametrize("pruned_ms", [5.0, 5.04, 4.96, 4.85])
-def test_a_promise_kept_within_the_noise_is_left_alone(monkeypatch, pruned_ms):
+@pytest.mark.parametrize("pruned_ms", [5.0, 5.04, 4.96, 2.0])
+def test_a_promise_kept_within_the_noise_or_better_is_left_alone(monkeypatch, pruned_ms):
     assert ask(monkeypatch, 10.0, pruned_ms, 0.5) is None
     assert ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0) is None
 
 
-@pytest.mark.parametrize("pruned_ms", [5.2, 9.0, 4.6, 2.0])
-def test_a_model_too_slow_or_much_too_fast_is_searched_again(monkeypatch, pruned_ms):
+@pytest.mark.parametrize("pruned_ms", [5.2, 9.0, 12.0])
+def test_a_model_too_slow_is_searched_again(monkeypatch, pruned_ms):
     costs, constraint = ask(monkeypatch, 10.0, pruned_ms, 0.5)
     assert constraint == pytest.approx(min(1.0, 5.0 / costs.dense))
     assert costs.of(UNITS) == pytest.approx(pruned_ms)
