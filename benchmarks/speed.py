@@ -55,7 +55,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 # Name of the axis -> (what is varied, its values).
 SCALING: dict[str, list[dict[str, int]]] = {
-    "samples": [{"samples": n} for n in (256, 512, 1024, 2048)],
+    "samples": [{"samples": n} for n in (128, 256, 512, 1024)],
     "length": [{"length": n} for n in (16, 32, 64, 128)],
     "width": [
         {"hidden_size": n, "num_attention_heads": n // 32, "intermediate_size": 4 * n} for n in (192, 384, 576, 768)
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["obs", "kwon2022"])
     parser.add_argument("--bf16", action="store_true", help="obs with passes in bfloat16 too")
     parser.add_argument("--no-literal", dest="literal", action="store_false")
-    parser.add_argument("--scaling", action="store_true", help="how obs grows from MiniLM-L6 with 1,024 samples")
+    parser.add_argument("--scaling", action="store_true", help="how obs grows from MiniLM-L6")
     parser.add_argument("--max-tokens", type=int, default=4096, help="in a batch")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="without suffix")
@@ -242,7 +242,7 @@ def main() -> None:
             for step in steps:
                 sizes = SIZES["MiniLM-L6"] | {key: value for key, value in step.items() if key.endswith(("s", "size"))}
                 sizes.pop("samples", None)
-                runs.append((axis, sizes, step.get("samples", 1024), step.get("length", options.length), ["obs"]))
+                runs.append((axis, sizes, step.get("samples", options.samples), step.get("length", options.length), ["obs"]))
     else:
         recipes = [*options.methods, *(["obs bf16"] if options.bf16 else [])]
         recipes += ["literal"] if options.literal else []
