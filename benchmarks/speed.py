@@ -73,7 +73,7 @@ def make_data(samples: int, length: int, options: argparse.Namespace) -> list[Ba
     """Random tokens, half to one and a half times the average length, in batches of similar length."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(max(1, length // 2), length + length // 2 + 1, (samples,), generator=generator)
-    lengths = lengths.sort(descending=True).values
+    lengths = lengths.clamp(max=512).sort(descending=True).values
     batches, start = [], 0
     while start < samples:
         rows = lengths[start : start + max(1, options.max_tokens // int(lengths[start]))]
@@ -240,9 +240,10 @@ def main() -> None:
     if options.scaling:
         for axis, steps in SCALING.items():
             for step in steps:
-                sizes = SIZES["MiniLM-L6"] | {key: value for key, value in step.items() if key.endswith(("s", "size"))}
-                sizes.pop("samples", None)
-                runs.append((axis, sizes, step.get("samples", options.samples), step.get("length", options.length), ["obs"]))
+                data = {"samples": options.samples, "length": options.length}
+                data |= {key: value for key, value in step.items() if key in data}
+                sizes = SIZES["MiniLM-L6"] | {key: value for key, value in step.items() if key not in data}
+                runs.append((axis, sizes, data["samples"], data["length"], ["obs"]))
     else:
         recipes = [*options.methods, *(["obs bf16"] if options.bf16 else [])]
         recipes += ["literal"] if options.literal else []
