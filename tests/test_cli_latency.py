@@ -85,7 +85,7 @@ def test_prune_keeps_to_the_latency_of_a_table(model_dir, data, tmp_path, lut, k
 
 
 def test_prune_keeps_to_milliseconds(model_dir, data, tmp_path, lut, kept, dense):
-    words = ["--output", tmp_path / "out", "--metric", "latency", "--lut", lut, "--latency-ms", 12]
+    words = ["--output", tmp_path / "out", "--lut", lut, "--latency-ms", 12]
     assert run(main, "prune", model_dir, "--data", data, *words) == 0
     latency = results(tmp_path / "out")["latency"]
     assert latency["asked_ms"] == 12
@@ -154,7 +154,7 @@ def test_a_table_from_another_machine_is_used_where_it_is_wanted(model_dir, data
 BAD_FLAGS = {
     "ms and a constraint": ("--constraint 0.5 --latency-ms 12 --metric latency", ["either", "ms"]),
     "no budget": ("--metric latency", ["either a constraint", "ms"]),
-    "ms of MACs": ("--latency-ms 12", ["12.0 ms", "'latency'"]),
+    "ms of MACs": ("--metric mac --latency-ms 12", ["12.0 ms", "'latency'"]),
     "negative": ("--latency-ms -1 --metric latency", ["-1.0 ms", "positive"]),
     "NaN": ("--latency-ms nan --metric latency", ["nan ms", "positive"]),
     "more than dense": ("--latency-ms 1000 --metric latency --lut LUT", ["20.6 ms already"]),

@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_arguments(prune)
     prune.add_argument("--constraint", type=float, help="share of the cost to keep, in (0, 1]")
     prune.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
-    prune.add_argument("--metric", choices=get_args(Metric), default="mac", help="what the constraint counts")
+    prune.add_argument("--metric", choices=get_args(Metric), help="what the constraint counts "
+                       "(default: mac; with --latency-ms latency)")  # fmt: skip
     prune.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
                        "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
     latency = prune.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
@@ -145,6 +146,7 @@ def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.processes import is_main, join
 
     method = chosen_method(arguments)
+    arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
     latency = LatencyOptions(
         ms=arguments.latency_ms,
         batch_size=arguments.bs,
