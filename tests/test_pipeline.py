@@ -268,9 +268,9 @@ def test_a_promise_that_cannot_be_kept_is_told_and_the_first_selection_stays(mon
     comparison = Comparison(dense, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
     monkeypatch.setattr("trimformer.efficiency.promise.compare_latency", lambda *_: comparison)
     model = problem_model("single_label")
-    first = prune_to_latency(make_table(model, elsewhere=True), model=model, constraint=0.5)
+    first = prune_to_latency(make_table(model, elsewhere=True), model=model, constraint=0.3)
     with caplog.at_level(logging.WARNING, "trimformer"):
-        result = prune_to_latency(make_table(model), model=model, constraint=0.5)
+        result = prune_to_latency(make_table(model), model=model, constraint=0.3)
     assert "the first selection stays, though it misses the budget" in caplog.text
     assert same(result.masks, first.masks)
     assert result.info["latency"]["estimated_ms"] == pytest.approx(9.99)  # what was seen
