@@ -26,7 +26,7 @@ class Timing:
         median = float(np.median(samples))
         deviation = 1.4826 * float(np.median(np.abs(np.asarray(samples) - median)))
         half = 1.96 * 1.2533 * deviation / len(samples) ** 0.5
-        return cls(median, median - half, median + half, len(samples))
+        return cls(median, max(median - half, min(samples)), min(median + half, max(samples)), len(samples))
 
     @property
     def noise(self) -> float:
