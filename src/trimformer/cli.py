@@ -203,6 +203,14 @@ def prune_and_write(
     print(f"\n{table}\n\nwritten to {output}")
 
 
+def output_file(name: str | None) -> Path | None:
+    """A file to be written at the end of a run, if one is named; its folder must be there now."""
+    path = Path(name) if name else None
+    if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise TrimformerError(f"output file '{path}' is a folder, or in one that does not exist; name a file")
+    return path
+
+
 def run_evaluate(arguments: argparse.Namespace) -> None:
     from contextlib import nullcontext
 
@@ -213,9 +221,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from trimformer.masking import MaskUnits
 
     device = resolve_device(arguments.device)
-    output = Path(arguments.output) if arguments.output else None
-    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise TrimformerError(f"output file '{output}' is a folder, or in one that does not exist; name a file")
+    output = output_file(arguments.output)
     model, tokenizer = load(arguments.model)
     reference = load_reference(arguments.reference, model).to(device) if arguments.reference else None
     task, _, validation = load_task_data(arguments, model, need_train=False)

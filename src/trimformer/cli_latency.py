@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from trimformer.cli import output_file, positive_int
 from trimformer.errors import TrimformerError, one_sentence
 
 logger = logging.getLogger("trimformer")
@@ -30,8 +31,8 @@ def add_lut_arguments(parser: argparse.ArgumentParser, underscores: bool = False
     else:
         parser.add_argument("model", metavar="MODEL", help="model directory, or name on the hub")
         parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty")
-    parser.add_argument("--bs", type=_whole, required=True, help="batch size")
-    parser.add_argument("--seq-len", "--seq_len", type=_whole, required=True, help="tokens")
+    parser.add_argument("--bs", type=positive_int, required=True, help="batch size")
+    parser.add_argument("--seq-len", "--seq_len", type=positive_int, required=True, help="tokens")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for measuring (default: %(default)s)")
     _add_setting(parser)
     parser.set_defaults(run=run_lut)
@@ -47,14 +48,8 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_bench)
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
-    return int(text)
-
-
 def _wholes(text: str) -> list[int]:
-    return [_whole(part) for part in text.split(",")]
+    return [positive_int(part) for part in text.split(",")]
 
 
 def _load(name: str, arguments: argparse.Namespace) -> Any:
@@ -120,9 +115,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
     _check_seconds(arguments.seconds)
     device = resolve_device(arguments.device)
     check_backend(arguments.backend, device)
-    output = Path(arguments.output) if arguments.output else None
-    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise TrimformerError(f"output file '{output}' is a folder, or in one that does not exist; name a file")
+    output = output_file(arguments.output)
     models = [_load(name, arguments) for name in arguments.models]
     shapes = [(batch, length) for length in arguments.seq_len for batch in arguments.bs]
     inputs = {shape: [random_inputs(model, *shape) for model in models] for shape in shapes}  # checks all shapes
