@@ -2,15 +2,12 @@
 
 import argparse
 import json
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from trimformer.cli import output_file, positive_int
 from trimformer.errors import TrimformerError, one_sentence
-
-logger = logging.getLogger("trimformer")
 
 DTYPES = ("float32", "float16", "bfloat16")
 

@@ -67,12 +67,11 @@ class MomentSums:
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor) -> None:
         """Adds tokens: x [tokens, channels], y [tokens, hidden], weights [tokens]; those of weight 0 count nothing."""
-        root = weights.float().sqrt()
-        x, y = x.float() * root.unsqueeze(-1), y.float() * root.unsqueeze(-1)
+        root = weights.float().sqrt().unsqueeze(-1)  # [tokens, 1]
+        x, y = x.float() * root, y.float() * root
         self._xx.add(x, x)
         self._xy.add(x, y)
-        columns = root.unsqueeze(-1)
-        parts = ((x * columns).sum(0), (y * columns).sum(0), y.square().sum(), weights.sum())
+        parts = ((x * root).sum(0), (y * root).sum(0), y.square().sum(), weights.sum())
         for total, part in zip(self._sums, parts, strict=True):
             total += part
 

@@ -287,6 +287,3 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     if intercept < 0 or slope <= 0:
         return 0.0, float((a / b).sum() / np.square(a / b).sum())
     return float(intercept), float(slope)
-
-
-__all__ = ["first_grid", "fit_line", "measure_table", "monotone", "random_inputs", "resized"]
