@@ -20,6 +20,15 @@ from trimformer.cli import guarded
 WORDS = ("--batch-size", "4", "--neuron-multiple", "4", "--device", "cpu")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the launched processes have: the number of threads changes the rounding of float32 sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def launch(*words):
     """Two processes on a free port."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
