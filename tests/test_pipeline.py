@@ -308,6 +308,11 @@ def test_budgets_that_make_no_sense_are_refused():
         prune(constraint=None, latency=LatencyOptions(ms=5.0))
 
 
+def test_kprune_in_bfloat16_is_refused():
+    with pytest.raises(TrimformerError, match="'kprune' runs in float32 only"):
+        prune(method="kprune", bf16=True)
+
+
 def test_a_table_of_another_model_is_refused():
     with pytest.raises(TrimformerError, match="48 units"):
         prune_to_latency(make_table(problem_model("single_label")), model=problem_model("tokens", intermediate_size=48))

@@ -142,7 +142,7 @@ def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.efficiency.lut import FILES, read_table
     from trimformer.efficiency.promise import LatencyOptions
     from trimformer.environment import resolve_device
-    from trimformer.pipeline import check_budget
+    from trimformer.pipeline import check_budget, check_method
     from trimformer.processes import is_main, join
 
     method = chosen_method(arguments)
@@ -158,7 +158,8 @@ def run_prune(arguments: argparse.Namespace) -> None:
     arguments.device = join(arguments.device)
     if not is_main():
         logger.setLevel(logging.ERROR)
-    check_budget(arguments.constraint, arguments.metric, latency, method)
+    check_budget(arguments.constraint, arguments.metric, latency)
+    check_method(method, arguments.metric, arguments.bf16)
     resolve_device(arguments.device)
     check_output(arguments.output)
     model, tokenizer = load(arguments.model)

@@ -34,11 +34,13 @@ class ProductSum:
 
     @property
     def value(self) -> Tensor:
-        """The sum so far, [n, m], float64."""
-        if not self._symmetric:
-            return self._total
-        upper = self._total.triu()  # blocks on the diagonal are whole
-        return upper + upper.triu(1).T
+        """The sum so far, [n, m], float64; what is added later goes into the same memory."""
+        if self._symmetric:
+            for start, stop in zip(self._edges, self._edges[1:], strict=False):
+                block = self._total[start:stop, start:stop]  # whole, but for rounding
+                block.copy_(block.triu() + block.triu(1).T)
+                self._total[stop:, start:stop] = self._total[start:stop, stop:].T
+        return self._total
 
 
 def gram(n: int, device: torch.device) -> ProductSum:

@@ -64,9 +64,11 @@ def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: f
     # What eliminations do to H^-1 is put off, but for its diagonal, until so many channels are gone.
     pending = [inverse.new_empty(0, len(inverse))]  # [removed, channels] each
     diagonal, alive = inverse.diagonal().clone(), torch.ones(len(left), dtype=torch.bool, device=left.device)
-    while len(left):
+    remaining = len(left)
+    while remaining:
         cost = _removal_cost(inverse, diagonal, rows, unit_size)  # [units left]
-        count = min(int(alive.sum()), step if unit_size == 1 else 1)
+        count = min(remaining, step if unit_size == 1 else 1)
+        remaining -= count
         picked = cost.masked_fill(~alive, torch.inf).argsort(stable=True)[:count]
         alive[picked] = False
         out = _channels(picked, unit_size)
@@ -81,7 +83,7 @@ def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: f
         rows -= coupling.T @ removed
         diagonal -= coupling.square().sum(0)
         pending.append(coupling)
-        if unit_size > 1 or sum(map(len, pending)) >= PUT_OFF or not alive.any():
+        if unit_size > 1 or sum(map(len, pending)) >= PUT_OFF or not remaining:
             kept, gone = _channels(alive.nonzero().flatten(), unit_size), torch.cat(pending)
             inverse = inverse[kept][:, kept] - gone[:, kept].T @ gone[:, kept]
             pending = [inverse.new_empty(0, len(inverse))]

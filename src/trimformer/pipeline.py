@@ -77,9 +77,19 @@ def check_constraint(constraint: float) -> None:
         raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the dense model's cost")
 
 
-def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptions, method: Method) -> None:
+def check_method(method: Method, metric: Metric, bf16: bool) -> None:
     """Raises:
-    TrimformerError: no budget is given or two are, or it does not go with the metric or the method.
+    TrimformerError: the method cannot count in this metric, or compute in this precision.
+    """
+    if method.criterion == "kprune" and metric == "latency":
+        raise TrimformerError("criterion 'kprune' knows no latency table; use the metric 'mac'")
+    if method.criterion == "kprune" and bf16:
+        raise TrimformerError("criterion 'kprune' runs in float32 only; leave out bf16")
+
+
+def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptions) -> None:
+    """Raises:
+    TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
     if (constraint is None) == (latency.ms is None):
         raise TrimformerError("give either a constraint or a latency in ms")
@@ -87,8 +97,6 @@ def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptio
         check_constraint(constraint)
     if latency.ms is not None and not (metric == "latency" and 0 < latency.ms < float("inf")):
         raise TrimformerError(f"a latency of {latency.ms} ms needs the metric 'latency', and to be a positive number")
-    if metric == "latency" and method.criterion == "kprune":
-        raise TrimformerError("criterion 'kprune' knows no latency table; use the metric 'mac'")
 
 
 def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
@@ -156,7 +164,8 @@ def prune(
     """
     method = find_method(method) if isinstance(method, str) else method
     latency = _as_the_table(latency or LatencyOptions())
-    check_budget(constraint, metric, latency, method)
+    check_budget(constraint, metric, latency)
+    check_method(method, metric, bf16)
     target = resolve_device(device)
     check_backend(latency.backend, target)
     model.to(target)  # type: ignore[arg-type]
