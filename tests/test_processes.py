@@ -149,13 +149,32 @@ def test_every_item_is_in_one_part(items, count):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@given(costs=st.lists(st.integers(0, 9)), count=st.integers(2, 5))
+def test_every_item_is_computed_once_and_the_shares_cost_about_the_same(costs, count):
+    shares = []
+
+    def gather(parts, mine):
+        shares.append(mine)
+        parts[:] = [dict(enumerate(costs))] * count
+
+    for rank in range(count):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "rank", lambda rank=rank: rank)
+            patch.setattr(processes, "count", lambda: count)
+            patch.setattr(processes.dist, "all_gather_object", gather)
+            assert processes.each(costs, lambda cost: cost, cost=float) == costs
+    assert sorted(i for share in shares for i in share) == list(range(len(costs)))
+    loads = [sum(share.values()) for share in shares]
+    assert max(loads) - min(loads) <= max(costs, default=0)
+
+
 def test_a_process_alone_does_everything_itself():
     rows = torch.ones(2, 3)
     processes.add_up(rows)
     assert torch.equal(rows, torch.ones(2, 3))
     assert processes.gathered(rows) is rows
     assert processes.part("abc") == ["a", "b", "c"]
-    assert processes.each("abc", str.upper) == ["A", "B", "C"]
+    assert processes.each("abc", str.upper, cost=ord) == ["A", "B", "C"]
     assert processes.decide(lambda: 7) == 7
     assert (processes.rank(), processes.count(), processes.is_main(), processes.launched()) == (0, 1, True, False)
     assert processes.join("cuda:7") == "cuda:7"

@@ -69,15 +69,21 @@ def part(items: Sequence[T]) -> list[T]:
     return list(items[rank() :: count()])
 
 
-def each(items: Sequence[S], compute: Callable[[S], T]) -> list[T]:
-    """The results for all items, on every process; each computes its share. Tensors should be on the CPU."""
-    mine = [compute(item) for item in part(items)]
-    if count() == 1:
-        return mine
-    parts: list[Any] = [None] * count()
-    with _together():
-        dist.all_gather_object(parts, mine)
-    return [parts[i % count()][i // count()] for i in range(len(items))]
+def each(items: Sequence[S], compute: Callable[[S], T], cost: Callable[[S], float]) -> list[T]:
+    """The results for all items, on every process; each computes a share of about the same cost.
+
+    Tensors in the results should be on the CPU.
+    """
+    loads, owners = [0.0] * count(), [0] * len(items)
+    for i in sorted(range(len(items)), key=lambda i: -cost(items[i])):
+        owners[i] = loads.index(min(loads))
+        loads[owners[i]] += cost(items[i])
+    mine = {i: compute(item) for i, item in enumerate(items) if owners[i] == rank()}
+    parts: list[Any] = [mine] * count()
+    if count() > 1:
+        with _together():
+            dist.all_gather_object(parts, mine)
+    return [parts[owners[i]][i] for i in range(len(items))]
 
 
 class LostProcess(TrimformerError):

@@ -53,7 +53,7 @@ def find_curves(
         def curve(i: int) -> Curve:
             return obs_curve(moments[i], sublayers[i].projection.weight.detach(), sublayers[i].unit_size)
 
-        return each(range(len(sublayers)), curve)
+        return each(range(len(sublayers)), curve, cost=lambda i: sublayers[i].projection.in_features ** 3)
     if criterion == "fisher":
         scores = [compute_fisher_info(grad) for grad in grads]
     elif criterion == "magnitude":
