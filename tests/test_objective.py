@@ -6,6 +6,7 @@ from transformers import BertConfig, BertForMaskedLM
 from trimformer.calibration import model_inputs
 from trimformer.errors import TrimformerError
 from trimformer.objective import (
+    TEMPERATURE,
     curvature_losses,
     divergence,
     find_problem,
@@ -122,7 +123,7 @@ def test_squared_gradients_are_on_average_the_curvature_of_the_loss(problem):
         p = logits.sigmoid()
         exact = (p * (1 - p)).diag()
     else:
-        rows = torch.atleast_2d(logits.mT if problem == "span" else logits).softmax(-1)
+        rows = (torch.atleast_2d(logits.mT if problem == "span" else logits) / TEMPERATURE).softmax(-1)
         exact = torch.block_diag(*(p.diag() - torch.outer(p, p) for p in rows))
         if problem == "span":  # start and end alternate in the flat output
             exact = exact.view(2, 4, 2, 4).permute(1, 0, 3, 2).reshape(8, 8)

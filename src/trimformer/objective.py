@@ -20,6 +20,9 @@ from trimformer.errors import TrimformerError
 
 Problem = Literal["single_label", "multi_label", "regression", "tokens", "span", "embedding"]
 
+# Of the curvature of several classes: a model is over-sure of the texts that it was trained on.
+TEMPERATURE = 2.0
+
 
 def find_problem(model: PreTrainedModel) -> Problem:
     """The kind of output of a model, from its class and configuration.
@@ -90,9 +93,10 @@ def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int =
 
     No labels are read. With random signs e, the squared gradient of sum_y e_y sqrt(p_y) log p_y, sqrt(p_y)
     constant, is on average diag(p) - p p^T. So is that of -log p_y with y drawn from p, but a model that is
-    sure nearly always draws a class without a gradient, and the rare others make up the whole sum. The signs
-    depend only on the seed and the sample, not on batches or order. Two classes need none: the gradient of
-    (z1 - z0) sqrt(p0 p1), p constant, is exact.
+    sure nearly always draws a class without a gradient, and the rare others make up the whole sum. For the same
+    reason p is taken at `TEMPERATURE`. The signs depend only on the seed and the sample, not on batches or
+    order. Two classes need neither: the gradient of (z1 - z0) sqrt(p0 p1), p constant, is exact, and softening
+    it changes nothing that could be measured.
     """
     if problem == "regression":
         return output.sum(1)
@@ -106,9 +110,10 @@ def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int =
     if problem == "multi_label":
         p = output.detach().sigmoid()
         return (signs * (p * (1 - p)).sqrt() * output).sum(1)
-    log_probs = _span_log_probs(output, batch) if problem == "span" else output.log_softmax(-1)
+    soft = output / TEMPERATURE
+    log_probs = _span_log_probs(soft, batch) if problem == "span" else soft.log_softmax(-1)
     root = log_probs.detach().div(2).exp()
-    losses = signs * root * log_probs.masked_fill(root == 0, 0)  # 0 at a span's padding
+    losses = TEMPERATURE * signs * root * log_probs.masked_fill(root == 0, 0)  # 0 at a span's padding
     if problem == "tokens":
         losses = losses * token_mask(batch).unsqueeze(-1)
     return losses.flatten(1).sum(1)
