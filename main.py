@@ -52,10 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
     from trimformer.checkpoint import check_output, load
     from trimformer.efficiency.promise import LatencyOptions
     from trimformer.pipeline import check_constraint
+    from trimformer.processes import join
 
     check_constraint(arguments.constraint)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
-    device = f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu"
+    device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
     if device == "cpu":
         logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
     setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")

@@ -69,7 +69,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         costs = linear_costs(find_sublayers(model), "mac", task.average_length or mean_length(features))
         for method in options.methods:
             start = time.perf_counter()
-            pruner = Pruner(model, batches, find_method(method), seed=seed)
+            pruner = Pruner(model, batches, find_method(method), seed=seed, bf16=options.bf16)
             shared = time.perf_counter() - start
             for constraint in options.constraints:
                 start = time.perf_counter()
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--num-samples", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--bf16", action="store_true", help="calibrate with passes in bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("outputs/accuracy"), help="without suffix")
     options = parser.parse_args()

@@ -280,6 +280,30 @@ def test_an_output_that_cannot_be_written_is_an_error(model, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_directory_is_filled_where_it_is(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path.stat().st_ino
+    save(model, make_tokenizer(), ".")  # as a mounted folder, which nothing can replace
+    assert tmp_path.stat().st_ino == place
+    assert (tmp_path / "config.json").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    load(tmp_path)
+
+
+def test_a_name_of_the_hub_is_downloaded(saved, monkeypatch):
+    monkeypatch.setattr("trimformer.checkpoint.snapshot_download", lambda name, **_: {"user/model": str(saved)}[name])
+    load("user/model")
+    with pytest.raises(TrimformerError, match="'user/other' does not exist, and the hub has no such model"):
+        load("user/other")
+
+
+@pytest.mark.parametrize("name", ["./here", "/nowhere/at/all", "a/b/c"])
+def test_what_cannot_be_a_name_of_the_hub_is_not_looked_for_there(name, monkeypatch):
+    monkeypatch.setattr("trimformer.checkpoint.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(TrimformerError, match=f"'{name}' does not exist$"):
+        load(name)
+
+
 def test_an_output_inside_a_file_is_an_error(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrimformerError, match="is a file"):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -49,7 +50,9 @@ def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path
     assert "CPU" in results["device"]
     assert len(results["sublayers"]) == 6
     assert all((s["refit"] is None) == (method in ("magnitude", "random")) for s in results["sublayers"])
-    assert all((s["predicted_loss"] is None) == (method == "kprune") for s in results["sublayers"])
+    assert all((s["predicted_loss"] is None) != method.startswith("obs") for s in results["sublayers"])
+    assert results["method"] == asdict(METHODS[method])
+    assert 0 < results["budget"]["kept"] <= results["budget"]["constraint"] == 0.5
     assert results["processes"] == 1
     assert results["peak_memory"]["host_gb"] > 0
     cost = results["forward_passes"]

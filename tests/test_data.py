@@ -51,6 +51,13 @@ def test_a_folder_gives_its_files_as_splits(tmp_path):
     assert read_splits(tmp_path) == {"train": ROWS, "validation": ROWS}
 
 
+def test_shards_are_one_split(tmp_path):
+    for i in range(2):
+        write(tmp_path / f"train-0000{i}-of-00002.jsonl")
+    write(tmp_path / "validation-00000-of-00001.csv")
+    assert read_splits(tmp_path) == {"train": ROWS + ROWS, "validation": ROWS}
+
+
 def test_what_datasets_saved_is_read(tmp_path):
     dataset = datasets.Dataset.from_list(ROWS)
     dataset.save_to_disk(tmp_path / "one")

@@ -44,6 +44,19 @@ def test_many_batches_give_what_one_gives(n, symmetric):
     assert_equal(many.value, one.value)
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_products_are_in_full_float32_whatever_is_switched_on(precision):
+    x, before = numbers(200, 300, seed=0), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        sums = gram(300, CPU)
+        sums.add(x, x)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert_equal(sums.value, x.double().T @ x.double())
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_the_value_can_be_read_at_any_time(symmetric):
     x, sums = numbers(30, 520, seed=0), ProductSum(520, 520, CPU, symmetric)

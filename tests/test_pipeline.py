@@ -17,6 +17,7 @@ from trimformer.efficiency.mac import model_macs
 from trimformer.efficiency.promise import Comparison, LatencyOptions
 from trimformer.efficiency.timing import Timing
 from trimformer.masking import MaskUnits
+from trimformer.shrink import shrink
 
 ROWS = problem_rows("single_label")
 BATCH = model_inputs(make_batch(labels=None))
@@ -283,6 +284,56 @@ def test_a_table_of_a_shape_gives_the_report_its_shape():
     options = LatencyOptions(table=table, any_table=True)
     latency = prune(model, latency=options).info["latency"]
     assert (latency["batch_size"], latency["seq_len"]) == (1, 5)
+
+
+def test_another_shape_than_the_tables_is_refused():
+    model = problem_model("single_label")
+    with pytest.raises(TrimformerError, match="measured with batch_size 2, not 1"):
+        prune(model, metric="latency", latency=LatencyOptions(batch_size=1, table=make_table(model)))
+
+
+@pytest.mark.parametrize("kind", ["attention", "ffn"])
+@pytest.mark.parametrize("metric", ["mac", "latency"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_lost_all_of_a_kind_is_pruned_again(method, metric, kind):
+    if (method, metric) == ("kprune", "latency"):
+        return
+    model = problem_model("single_label")
+    shrink(model, [torch.full((s.num_units,), float(s.kind != kind)) for s in find_sublayers(model)])
+    latency = LatencyOptions(table=make_table(model, elsewhere=True), batch_size=2, seq_len=8, any_table=True)
+    result = prune(model, metric=metric, latency=latency, method=method, constraint=0.6)
+    assert 0 < sum(s.num_units for s in find_sublayers(result.model)) < sum(s.num_units for s in find_sublayers(model))
+
+
+def test_in_bfloat16_the_result_is_nearly_the_same_and_weights_stay_as_they_are():
+    one, other = prune(), prune(bf16=True)
+    assert other.sizes["pruned"]["macs"] <= 0.5 * other.sizes["dense"]["macs"]
+    assert all(p.dtype == torch.float32 for p in other.model.parameters())
+    assert other.metrics["divergence"] != one.metrics["divergence"]  # it was used
+    assert other.metrics["divergence"] == pytest.approx(one.metrics["divergence"], rel=0.5)
+
+
+def test_bfloat16_passes_of_a_half_precision_checkpoint_are_refused():
+    with pytest.raises(TrimformerError, match="needs a checkpoint in float32"):
+        prune(problem_model("single_label").half(), bf16=True)
+
+
+def test_a_model_that_nothing_moves_is_an_error():
+    model = problem_model("single_label")
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+    with pytest.raises(TrimformerError, match="the loss has no gradient"):
+        prune(model)
+
+
+def test_splits_by_name_are_taken_as_they_are():
+    splits = datasets.DatasetDict({k: datasets.Dataset.from_list(ROWS) for k in ("train", "validation")})
+    assert prune(rows=splits, num_samples=8).info["evaluation_samples"] == len(ROWS)
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(TrimformerError, match="metric 'macs' is unknown; known are mac, parameters, latency"):
+        prune(metric="macs")
 
 
 @pytest.mark.parametrize("allocation", ["dp", "global", "uniform"])

@@ -99,6 +99,7 @@ def test_a_failing_solve_leaves_scale_one_is_reported_and_stops_no_later_one(spo
     scales, refits = rescale_mask(teacher, student, [make_batch()], solver=solver)
     assert [r.accepted for r in refits] == [False, True, False, True, True, True]
     assert note in refits[2].note
+    assert refits[2].error_after == refits[2].error_before
     assert scales[2].tolist() == [1.0] * len(scales[2])
     assert torch.equal(find_sublayers(student)[2].projection.weight, weights[2])
     assert not torch.equal(find_sublayers(student)[5].projection.weight, weights[5])

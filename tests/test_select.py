@@ -87,6 +87,12 @@ def test_one_calibration_serves_every_budget():
     assert macs[3] == macs[0]
 
 
+@pytest.mark.parametrize("choice", ["criterion", "allocation", "update", "objective"])
+def test_an_unknown_choice_is_an_error(choice):
+    with pytest.raises(TrimformerError, match=f"{choice} 'x' is unknown"):
+        Method(**{choice: "x"})
+
+
 def test_choices_that_do_not_go_together_are_an_error():
     with pytest.raises(TrimformerError, match="goes only with"):
         Method("kprune", "dp", "full")

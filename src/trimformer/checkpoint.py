@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
@@ -28,6 +29,8 @@ from trimformer.masking import unstack_masks
 from trimformer.shrink import QUANT_METHOD, resize
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_NOT_OURS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
@@ -65,18 +68,18 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
 def load(
     path: str | Path, attn_implementation: str | None = None, tokenizer_name: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a model with its own task head, in its own dtype, and its tokenizer, from a local directory.
+    """Loads a model with its own task head, in its own dtype, and its tokenizer.
 
     Args:
-        path: of the directory.
+        path: of a local directory, or a name on the hub.
         attn_implementation: "eager", "sdpa", ...; None: what Transformers chooses.
         tokenizer_name: where the tokenizer comes from if the directory has none.
 
     Raises:
         TrimformerError: the directory, its config, its weights or its tokenizer is missing or unusable.
     """
+    path = find_directory(path)
     model = load_model(path, attn_implementation)
-    path = Path(path)
     has_tokenizer = any((path / name).is_file() for name in _TOKENIZERS)
     source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
     with one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
@@ -86,11 +89,25 @@ def load(
     return model, tokenizer
 
 
+def find_directory(name: str | Path) -> Path:
+    """The local directory of that name, or else of the hub's model, downloaded.
+
+    Raises:
+        TrimformerError: neither is there.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    # A hub name has one slash at most; without this, a mistyped folder waits for the network.
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1 or path.is_file():
+        raise TrimformerError(f"model directory '{name}' does not exist")
+    with one_sentence(f"model directory '{name}' does not exist, and the hub has no such model"):
+        return Path(snapshot_download(str(name), ignore_patterns=_NOT_OURS))
+
+
 def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
     """Loads a model without its tokenizer; see `load`."""
-    path = Path(path)
-    if not path.is_dir():
-        raise TrimformerError(f"model directory '{path}' does not exist")
+    path = find_directory(path)
     if not any(path.iterdir()):
         raise TrimformerError(f"model directory '{path}' is empty")
     if not (path / "config.json").is_file():
@@ -147,16 +164,24 @@ def check_output(path: str | Path) -> Path:
 
 @contextmanager
 def write_directory(path: str | Path) -> Iterator[Path]:
-    """A temporary directory beside `path` that takes its place if the body succeeds, else vanishes."""
+    """A temporary directory that becomes `path` if the body succeeds, else vanishes.
+
+    It lies beside `path`; or in it where that exists, which may be a mounted folder that nothing can replace.
+    """
     path = check_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    exists = path.exists()
+    home = path if exists else path.parent
+    home.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=home, prefix=f".{path.name}-"))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
+        if exists:
+            for item in temporary.iterdir():
+                item.rename(path / item.name)
+            temporary.rmdir()
+        else:
+            temporary.chmod(0o777 & ~_umask())
+            temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -191,7 +216,7 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
         if not file.is_file():
             raise TrimformerError(f"mask file '{file}' does not exist")
         with one_sentence(f"mask file '{file}' is not a plain tensor"):
-            tensors.append(torch.load(file, weights_only=True))
+            tensors.append(torch.load(file, map_location="cpu", weights_only=True))
     sublayers = find_sublayers(model)
     expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in ("attention", "ffn")]
     for tensor, units, name in zip(tensors, expected, ("head_mask.pt", "neuron_mask.pt"), strict=True):

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     prune = commands.add_parser("prune", help="prune a fine-tuned model directory to a budget")
-    prune.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint, written by save_pretrained")
+    prune.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
     add_data_arguments(prune)
     prune.add_argument("--constraint", type=float, help="share of the cost to keep, in (0, 1]")
     prune.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
@@ -59,9 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--reference", metavar="MODEL_DIR", help="dense model to measure the divergence from")
     evaluate.add_argument("--output", help="write the metrics to this JSON file")
     evaluate.add_argument("--batch-size", type=positive_int, default=32)
-    evaluate.add_argument("--seed", type=non_negative_int, default=0)
     evaluate.add_argument("--device", default="auto")
-    evaluate.set_defaults(run=run_evaluate)
+    evaluate.set_defaults(run=run_evaluate, seed=0)  # nothing is drawn: all rows are scored
 
     lut = commands.add_parser("lut", help="measure latency look-up tables of a model's sublayers")
     add_lut_arguments(lut)
@@ -104,15 +103,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--task", help="a known task (mrpc, squad, ...); default: told by the model and the columns")
     data.add_argument("--text-column", nargs="+", metavar="NAME", help="one text column, or two for pairs")
     data.add_argument("--label-column", metavar="NAME")
-    data.add_argument("--max-length", type=positive_int, help="tokens beyond which a sample is cut")
+    data.add_argument("--max-length", type=positive_int, help="tokens beyond which a sample is cut (default: "
+                      "the model's limit, for questions 384, for a known task its own)")  # fmt: skip
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-samples", type=positive_int, default=2048, help="calibration examples (default: 2048)")
-    parser.add_argument("--batch-size", type=positive_int, default=32)
-    parser.add_argument("--max-memory", type=memory, metavar="SIZE", help="what the samples' hidden "
-                        "states may take, such as 8GB; beyond, they go to temporary files")  # fmt: skip
-    parser.add_argument("--bf16", action="store_true", help="calibrate with passes in bfloat16")
+    parser.add_argument("--batch-size", type=positive_int, default=32, help="samples in a batch, as long as they have "
+                        "no more than 4,096 tokens (default: 32)")  # fmt: skip
+    parser.add_argument("--max-memory", type=memory, metavar="SIZE", help="what the samples' hidden states and "
+                        "channels may take in each process, such as 8GB; beyond, channels are computed twice "
+                        "and hidden states go to temporary files")  # fmt: skip
+    parser.add_argument("--bf16", action="store_true", help="calibrate and refit with passes in bfloat16")
     parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
@@ -145,6 +147,9 @@ def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.pipeline import check_budget, check_method
     from trimformer.processes import is_main, join
 
+    arguments.device = join(arguments.device)
+    if not is_main():
+        logger.setLevel(logging.ERROR)
     method = chosen_method(arguments)
     arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
     latency = LatencyOptions(
@@ -155,9 +160,6 @@ def run_prune(arguments: argparse.Namespace) -> None:
         table=read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None,
         any_table=arguments.any_lut,
     )
-    arguments.device = join(arguments.device)
-    if not is_main():
-        logger.setLevel(logging.ERROR)
     check_budget(arguments.constraint, arguments.metric, latency)
     check_method(method, arguments.metric, arguments.bf16)
     resolve_device(arguments.device)

@@ -15,6 +15,7 @@ from trimformer.data import Rows, find_splits, load_hub, read_rows, read_splits
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation import Scorer
 from trimformer.finetune import finetune, require_train_extra
+from trimformer.processes import is_main
 from trimformer.tasks import find_task, infer_task
 from trimformer.tasks.labels import guess_problem, known_problem, set_labels
 
@@ -85,6 +86,8 @@ def run(argv: Sequence[str]) -> None:
         wanted = training.eval_strategy != "no"
         eval_features = task.encode(next(iter(validation.values())), tokenizer, config) if wanted else None
         finetune(model, tokenizer, features, training, eval_features)
+        if not is_main():
+            return
         # Not `save`: where they are asked for, the Trainer's own checkpoints lie in the directory by now.
         model.save_pretrained(training.output_dir)
         tokenizer.save_pretrained(training.output_dir)

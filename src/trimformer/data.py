@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 _TRAIN_NAMES = ("train", "training")
+_SHARD = re.compile(r"-\d+-of-\d+$")  # of a file that holds a part of a split, as on the hub
 _VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
 
 
@@ -98,8 +100,8 @@ _PARSERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".tsv"
 
 
 def read_splits(path: str | Path) -> dict[str, Rows]:
-    """Splits by name: the files of a folder (`train.jsonl`, `validation.csv`, ...), a folder written by
-    `datasets.save_to_disk`, or a single file as the split "all".
+    """Splits by name: the files of a folder (`train.jsonl`, `validation.csv`, ..., or the hub's shards, such as
+    `train-00000-of-00002.parquet`), a folder written by `datasets.save_to_disk`, or a single file as the split "all".
 
     Raises:
         TrimformerError: nothing there can be read.
@@ -111,17 +113,19 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
         raise TrimformerError(f"data folder '{path}' does not exist")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _load_from_disk(path)
-    files: dict[str, Path] = {}
+    files: dict[str, list[Path]] = {}
     for file in sorted(path.iterdir()):
         if file.suffix in SUFFIXES and file.stem.startswith((*_TRAIN_NAMES, *_VALIDATION_NAMES)):
-            if file.stem in files:
-                raise TrimformerError(f"data folder '{path}' holds both {files[file.stem].name} and {file.name}")
-            files[file.stem] = file
+            split = _SHARD.sub("", file.stem)
+            of_split = files.setdefault(split, [])
+            if of_split and split == file.stem:
+                raise TrimformerError(f"data folder '{path}' holds both {of_split[0].name} and {file.name}")
+            of_split.append(file)
     if not files:
         raise TrimformerError(
             f"data folder '{path}' holds no file named train or validation with one of {', '.join(SUFFIXES)}"
         )
-    return {split: read_rows(file) for split, file in files.items()}
+    return {split: [row for shard in shards for row in read_rows(shard)] for split, shards in files.items()}
 
 
 def _load_from_disk(path: Path) -> dict[str, Rows]:

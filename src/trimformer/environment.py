@@ -22,7 +22,10 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise TrimformerError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
-    return torch.device(device)
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and resolved.index is not None:
+        torch.cuda.set_device(resolved)  # events and synchronisation are the current device's
+    return resolved
 
 
 def describe_device(device: torch.device) -> str:

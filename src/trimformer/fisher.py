@@ -13,6 +13,7 @@ from trimformer.calibration import Batch
 from trimformer.errors import TrimformerError
 from trimformer.masking import MaskUnits, frozen
 from trimformer.objective import Problem, curvature_losses, find_problem, model_output, supervised_losses
+from trimformer.processes import add_up
 
 # What is differentiated: the loss of the labels, a label-free one, or a function of (output, batch) -> [batch].
 Objective = Literal["labels", "curvature"] | Callable[[Tensor, Batch], Tensor]
@@ -74,9 +75,11 @@ def collect_mask_grads(
 
 def check_finite(values: Tensor, what: str) -> None:
     """Raises:
-    TrimformerError: `values` holds NaN or infinity.
+    TrimformerError: `values` holds NaN or infinity, in whichever process.
     """
-    if not values.isfinite().all():
+    bad = (~values.isfinite()).any().float()
+    add_up(bad)
+    if bad:
         raise TrimformerError(f"{what} are not finite; check the checkpoint for NaN, or load it in float32")
 
 

@@ -1,5 +1,8 @@
 """Streaming sums of products over tokens: float32 within a batch, float64 across."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -27,7 +30,7 @@ class ProductSum:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Adds a batch: x [tokens, n], y [tokens, m], float32."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), full_float32():
             for start, stop in zip(self._edges, self._edges[1:], strict=False):
                 first = start if self._symmetric else 0
                 self._total[start:stop, first:] += x[:, start:stop].T @ y[:, first:]
@@ -41,6 +44,23 @@ class ProductSum:
                 block.copy_(block.triu() + block.triu(1).T)
                 self._total[stop:, start:stop] = self._total[start:stop, stop:].T
         return self._total
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 matrices in full, whatever is switched on: TF32 keeps ten bits, bfloat16 seven."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        switches, name, full = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul], "fp32_precision", "ieee"
+    else:  # before torch 2.9
+        switches, name, full = [torch.backends.cuda.matmul], "allow_tf32", False  # type: ignore[assignment]
+    before = [getattr(switch, name) for switch in switches]
+    for switch in switches:
+        setattr(switch, name, full)
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
 
 
 def gram(n: int, device: torch.device) -> ProductSum:

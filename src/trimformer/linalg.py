@@ -33,7 +33,7 @@ def lsmr_solver(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
 
 def lsmr_cupy_solver(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
     """`lsmr_solver` on the GPU by CuPy; on scipy, with one log line, where CuPy or a GPU is missing."""
-    if not _has_cupy():
+    if not _has_cupy() or len(target) == 1:  # CuPy's LSMR takes no system of one unknown
         return lsmr_solver(matrix, target)
     import cupy
     from cupyx.scipy.sparse.linalg import lsmr as cupy_lsmr

@@ -43,7 +43,7 @@ def register_mask(module: nn.Module, mask: Tensor, unit_size: int = 1) -> Remova
     """
 
     def scale_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        factors = mask.to(inputs[0].dtype).repeat_interleave(unit_size, dim=-1)
+        factors = mask.to(inputs[0]).repeat_interleave(unit_size, dim=-1)
         return (inputs[0] * factors, *inputs[1:])
 
     return module.register_forward_pre_hook(scale_input)

@@ -8,6 +8,7 @@ from trimformer.errors import TrimformerError
 Criterion = Literal["magnitude", "random", "fisher", "obs", "kprune"]
 Allocation = Literal["uniform", "global", "dp"]
 Update = Literal["none", "scale", "full"]
+Objective = Literal["labels", "curvature"]
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,22 @@ class Method:
         allocation: "uniform" (the same share of every sublayer), "global" (the units of highest
             importance anywhere, the paper's search), "dp" (least predicted loss, dynamic programming).
         update: "none", "scale" (one factor per unit, the paper's rescaling), "full" (all kept weights
-            of the output projections).
+            of the output projections, and what sublayers read aligned; where the criterion is "obs", tokens weigh by
+            their gradients).
         objective: "labels", or "curvature", which needs none.
     """
 
     criterion: Criterion = "obs"
     allocation: Allocation = "dp"
     update: Update = "full"
-    objective: Literal["labels", "curvature"] = "curvature"
+    objective: Objective = "curvature"
 
     def __post_init__(self) -> None:
         """Raises:
         TrimformerError: a choice is unknown, or does not go with the others.
         """
-        for name, kind in (("criterion", Criterion), ("allocation", Allocation), ("update", Update)):
+        choices = {"criterion": Criterion, "allocation": Allocation, "update": Update, "objective": Objective}
+        for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 raise TrimformerError(
                     f"{name} '{getattr(self, name)}' is unknown; known are {', '.join(get_args(kind))}"

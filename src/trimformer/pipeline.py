@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import transformers
@@ -79,8 +79,10 @@ def check_constraint(constraint: float) -> None:
 
 def check_method(method: Method, metric: Metric, bf16: bool) -> None:
     """Raises:
-    TrimformerError: the method cannot count in this metric, or compute in this precision.
+    TrimformerError: the metric is unknown, or the method cannot count in it or compute in this precision.
     """
+    if metric not in get_args(Metric):
+        raise TrimformerError(f"metric '{metric}' is unknown; known are {', '.join(get_args(Metric))}")
     if method.criterion == "kprune" and metric == "latency":
         raise TrimformerError("criterion 'kprune' knows no latency table; use the metric 'mac'")
     if method.criterion == "kprune" and bf16:
@@ -151,7 +153,7 @@ def prune(
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
         seed: for every random choice.
         max_memory: bytes that the hidden states of the calibration samples may take; beyond, they go to
-            temporary files.
+            temporary files. On a GPU half of its free memory if nothing is said.
         bf16: calibrate and refit with passes in bfloat16, where the hardware is fast at it; statistics stay in
             float32 and float64.
         device: "auto", "cpu", "cuda", ...
@@ -172,8 +174,10 @@ def prune(
     if latency.table is not None:
         check_table(latency.table, model, any_setting=latency.any_table)
     sublayers, problem = find_sublayers(model), find_problem(model)
+    if bf16 and model.dtype != torch.float32:
+        raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
     if eval_dataset is None:
-        dataset, eval_dataset = find_splits({"all": dataset}, seed)
+        dataset, eval_dataset = find_splits(dataset if isinstance(dataset, Mapping) else {"all": dataset}, seed)
     eval_sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"validation": eval_dataset}
     task = task or infer_task(problem, model.config, dataset)
 
@@ -203,6 +207,8 @@ def prune(
     assert constraint is not None
     check_reachable(constraint, smallest_constraint(method.allocation, sublayers, costs, neuron_multiple), costs)
 
+    if target.type == "cuda" and math.isinf(max_memory):
+        max_memory = torch.cuda.mem_get_info(target)[0] / 2  # rather files than a run that ends out of memory
     forward = forward_seconds(model, batches)
     pruner = Pruner(
         model,
@@ -233,11 +239,14 @@ def prune(
             "bytes": file_size(candidate),
             "latency_ms": timing.median,
         }
+    units = [s.num_units for s in find_sublayers(pruned.model)]
     shape = {"batch_size": latency.batch_size, "seq_len": length, "backend": latency.backend}
     result.info |= {
         "task": task.name,
         "problem": problem,
         "metric": task.metric,
+        "method": asdict(method),
+        "budget": {"metric": metric, "constraint": constraint, "kept": costs.of(units) / costs.dense},
         "seq_len": seq_len,
         "calibration_samples": len(features),
         "evaluation_samples": sum(len(rows) for rows in eval_sets.values()),
@@ -247,7 +256,6 @@ def prune(
         "versions": versions(),
     }
     if metric == "latency":
-        units = [s.num_units for s in find_sublayers(pruned.model)]
         result.info["latency"] |= {
             "asked_ms": latency.ms or constraint * seen.dense.median,
             "estimated_ms": (promise.costs if promise else costs).of(units),
@@ -263,10 +271,19 @@ def _forward_passes(timings: Mapping[str, float], forward: float) -> dict[str, f
 
 
 def _as_the_table(latency: LatencyOptions) -> LatencyOptions:
-    """The options with the shape and the backend of the table, where one is given that knows them."""
+    """The options with the shape and the backend of the table, where one is given that knows them.
+
+    Raises:
+        TrimformerError: the options ask for others.
+    """
     if latency.table is None or not latency.table.setting:
         return latency
-    return replace(latency, **{key: latency.table.setting[key] for key in ("batch_size", "seq_len", "backend")})
+    setting = {key: latency.table.setting[key] for key in ("batch_size", "seq_len", "backend")}
+    for key, value in setting.items():
+        asked = getattr(latency, key)
+        if asked not in (value, getattr(LatencyOptions(), key)):
+            raise TrimformerError(f"the latency table was measured with {key} {value}, not {asked}; measure another")
+    return replace(latency, **setting)
 
 
 def _measure(model: PreTrainedModel, latency: LatencyOptions, length: int) -> LatencyTable:
@@ -301,6 +318,6 @@ def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
     logger.info("%s ...", stage)
     start = time.perf_counter()
     yield
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

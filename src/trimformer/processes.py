@@ -7,6 +7,7 @@ everywhere is decided by the main process, and only that one writes. With one pr
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trimformer.errors import TrimformerError
+
+# Processes wait for the main one while it measures a latency table.
+TIMEOUT = timedelta(hours=2)
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -43,7 +47,7 @@ def join(device: str) -> str:
     except ImportError as error:
         raise TrimformerError("several processes need accelerate: pip install 'trimformer[train]'") from error
     cpu = device == "cpu" or not torch.cuda.is_available()
-    return str(PartialState(cpu=cpu).device)
+    return str(PartialState(cpu=cpu, timeout=TIMEOUT).device)
 
 
 def leave() -> None:

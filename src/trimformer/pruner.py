@@ -43,7 +43,7 @@ class Pruned:
         model: in evaluation mode.
         masks: one per sublayer of the dense model: 0 for a removed unit, else its scale.
         refits: what became of each sublayer's refit; empty without an update.
-        predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
+        predicted: the loss increase that each sublayer's curve foretells; only for "obs".
     """
 
     model: PreTrainedModel
@@ -94,6 +94,11 @@ class Pruner:
         self._token_norms = [m.token_norms for m in moments]
         with clock("curves"):
             self.curves = find_curves(method.criterion, self._sublayers, grads=self._grads, moments=moments, seed=seed)
+        if self.curves and not any(curve.error.any() for curve in self.curves):
+            raise TrimformerError(
+                f"criterion '{method.criterion}' finds no unit to matter: the loss has no gradient at any sublayer; "
+                "is the checkpoint fine-tuned, and on data of this kind?"
+            )
         self._select = partial(
             select_masks,
             method.allocation,
@@ -124,7 +129,9 @@ class Pruner:
             except TrimformerError as error:
                 logger.warning("the first selection stays, though it misses the budget: %s", error)
         units = [int(mask.count_nonzero()) for mask in masks]
-        predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
+        predicted = []
+        if self.method.criterion == "obs":  # other curves rank units, but are no loss
+            predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
         with self._clock("update"), self._precision():
             return replace(self._update(student, masks, costs, constraint), predicted=predicted)
 

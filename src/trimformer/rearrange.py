@@ -19,7 +19,7 @@ def rearrange_mask(mask: Tensor, grads: Tensor) -> Tensor:
         A mask with as many units kept.
     """
     grads = grads.double()
-    gram = grads.T @ grads  # [units, units]
+    gram, mask = (grads.T @ grads).cpu(), mask.cpu()  # [units, units]; many small steps follow
     importance = gram.diagonal()
     pruned = mask == 0
     if not pruned.any():

@@ -107,13 +107,13 @@ def rescale_mask(
             system = rescale_system(moments, projection.weight, projection.bias, size, sublayer.kind)
             solution, success = solver(*system)
             solution = solution[: sublayer.num_units]
-            after = moments.error(projection.weight * solution.repeat_interleave(size), projection.bias)
             if not success:
                 note = "the solver did not converge"
             elif not solution.abs().max() <= MAX_SCALE:
                 note = f"a scale of {solution.abs().max():.3g} is beyond {MAX_SCALE:g}"
             else:
                 scale = solution
+                after = moments.error(projection.weight * scale.repeat_interleave(size), projection.bias)
         if not note:
             with torch.no_grad():
                 projection.weight.mul_(scale.repeat_interleave(size).to(projection.weight.dtype))

@@ -163,7 +163,11 @@ def _search_globally(
         luts = [tables[kind][1:] - tables[kind][0] for kind in ("attention", "ffn")]
         masks = search_latency(heads, neurons, *luts, constraint=share)
     else:
-        head_cost, neuron_cost = (float(tables[kind][-1]) / (len(tables[kind]) - 1) for kind in ("attention", "ffn"))
+        # A model may have lost all of a kind: then no cost is asked for.
+        head_cost, neuron_cost = (
+            float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0
+            for kind in ("attention", "ffn")
+        )
         masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=constraint)
     rows = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
     return [next(rows[s.kind]).float() for s in sublayers]

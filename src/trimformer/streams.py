@@ -54,7 +54,7 @@ class Moments:
         if bias is not None:
             b = bias.double()
             total += b @ (self.count * b + 2 * (w @ self.x) - 2 * self.y)
-        return float(total / self.count)
+        return float(total / self.count.clamp(min=1e-300))
 
 
 class MomentSums:

@@ -155,3 +155,10 @@ def test_glue_tasks_are_known_and_an_unknown_one_lists_them():
     assert find_task("stsb").problem == "regression"
     with pytest.raises(TrimformerError, match=r"'sst-3' is unknown; known are cola, sst2"):
         find_task("sst-3")
+
+
+def test_texts_are_cut_at_the_models_limit_unless_told_otherwise():
+    rows, model = [{"text": "film " * 200}], make_model()
+    for asked, expected in ((None, 64), (10, 10)):
+        task = infer_task("single_label", model.config, rows, max_length=asked)
+        assert len(task.encode(rows, make_tokenizer(), model.config)[0]["input_ids"]) == expected

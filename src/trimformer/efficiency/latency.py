@@ -55,9 +55,11 @@ def fit_latency_fn(lut: Sequence[float] | Tensor | Floats) -> LatencyFn:
     """Fits the flat-then-linear function of least squared error, over all thresholds.
 
     Args:
-        lut: entry k - 1 is the latency with k units; any length from 1 up.
+        lut: entry k - 1 is the latency with k units.
     """
     table = np.asarray(lut, dtype=np.float64)
+    if not len(table):
+        return LatencyFn(1, 0.0, 0.0)
     best, least = LatencyFn(1, float(table[0]), 0.0), np.inf
     for threshold in range(len(table), 0, -1):  # of equals the longest: what is free belongs to the base
         base = float(table[:threshold].mean())

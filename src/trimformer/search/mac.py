@@ -60,6 +60,7 @@ def search_units(
     heads: list[Tensor], neurons: list[Tensor], *, head_cost: float, neuron_cost: float, constraint: float
 ) -> tuple[list[Tensor], list[Tensor]]:
     """`search_mac` for any cost of a head and of a neuron."""
+    heads, neurons = [h.cpu() for h in heads], [n.cpu() for n in neurons]
     num_heads, num_neurons = sum(map(len, heads)), sum(map(len, neurons))
     dense = num_heads * head_cost + num_neurons * neuron_cost
     # Rounding must not lose the last unit at a constraint that is met exactly, 1.0 above all.
@@ -73,7 +74,7 @@ def search_units(
 
     def gains(importance: list[Tensor], count: int) -> Tensor:
         scores = torch.cat([*importance, torch.empty(0)]).double().sort(descending=True).values
-        return torch.cat([scores.new_zeros(1), scores.cumsum(0)])[: count + 1].cpu()
+        return torch.cat([scores.new_zeros(1), scores.cumsum(0)])[: count + 1]
 
     head_gain, neuron_gain = gains(heads, num_heads), gains(neurons, num_neurons)  # [kept + 1]
     kept_heads = torch.arange(min(num_heads, int(budget // head_cost)) + 1, dtype=torch.float64)

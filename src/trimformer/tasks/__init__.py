@@ -1,5 +1,6 @@
 """Tasks by name, and tasks guessed from a model and the user's rows."""
 
+import sys
 from collections.abc import Sequence
 
 from transformers import PreTrainedConfig
@@ -46,7 +47,7 @@ def infer_task(
         rows: the user's examples.
         text_columns: columns of texts, or of words; None: guessed. Span tasks have SQuAD's columns.
         label_column: column of labels, or of tags; None: guessed.
-        max_length: tokens beyond which a sample is cut; None: 384 for spans, else 128.
+        max_length: tokens beyond which a sample is cut; None: 384 for spans, else the model's limit.
 
     Raises:
         TrimformerError: no text column is named and none can be guessed, there are more than two, or the label
@@ -64,7 +65,7 @@ def infer_task(
             rows,
             words_column=text_columns[0] if text_columns else None,
             tags_column=label_column,
-            max_length=max_length or 128,
+            max_length=max_length or sys.maxsize,
         )
     return text_task(
         problem,
@@ -72,5 +73,5 @@ def infer_task(
         text_columns=text_columns,
         label_column=label_column,
         num_labels=config.num_labels,
-        max_length=max_length or 128,
+        max_length=max_length or sys.maxsize,
     )
