@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,10 +50,12 @@ class ProductSum:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Products of float32 matrices in full, whatever is switched on: TF32 keeps ten bits, bfloat16 seven."""
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        switches, name, full = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul], "fp32_precision", "ieee"
-    else:  # before torch 2.9
-        switches, name, full = [torch.backends.cuda.matmul], "allow_tf32", False  # type: ignore[assignment]
+    switches: list[Any] = [torch.backends.cuda.matmul]
+    name: str = "allow_tf32"
+    full: Any = False
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # since torch 2.9
+        switches.append(torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+        name, full = "fp32_precision", "ieee"
     before = [getattr(switch, name) for switch in switches]
     for switch in switches:
         setattr(switch, name, full)
