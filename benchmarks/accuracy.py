@@ -110,6 +110,8 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
 
 
 def _cell(records: list[dict[str, Any]]) -> str:
+    if not records:
+        return ""  # not run yet
     scores = np.array([100 * record["score"] for record in records])
     spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
     return f"{scores.mean():.1f}{spread} / {np.mean([record['divergence'] for record in records]):.4f}"
