@@ -30,6 +30,7 @@ from trimformer.shrink import QUANT_METHOD, resize
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
+# Weights of other libraries, which a download leaves out.
 _NOT_OURS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
