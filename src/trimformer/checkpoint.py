@@ -90,18 +90,24 @@ def load(
     return model, tokenizer
 
 
+def check_name(name: str | Path) -> None:
+    """Raises:
+    TrimformerError: it is no directory, and no name of the hub, which has one slash at most.
+    """
+    # Without this, a mistyped folder waits for the network.
+    if not Path(name).is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
+        raise TrimformerError(f"model directory '{name}' does not exist")
+
+
 def find_directory(name: str | Path) -> Path:
     """The local directory of that name, or else of the hub's model, downloaded.
 
     Raises:
         TrimformerError: neither is there.
     """
-    path = Path(name)
-    if path.is_dir():
-        return path
-    # A hub name has one slash at most; without this, a mistyped folder waits for the network.
-    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1 or path.is_file():
-        raise TrimformerError(f"model directory '{name}' does not exist")
+    check_name(name)
+    if Path(name).is_dir():
+        return Path(name)
     with one_sentence(f"model directory '{name}' does not exist, and the hub has no such model"):
         return Path(snapshot_download(str(name), ignore_patterns=_NOT_OURS))
 

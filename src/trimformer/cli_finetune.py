@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
 
 from trimformer.arch import find_sublayers
-from trimformer.checkpoint import check_output
+from trimformer.checkpoint import check_name, check_output
 from trimformer.data import Rows, find_splits, load_hub, read_rows, read_splits
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation import Scorer
@@ -50,9 +50,7 @@ def run(argv: Sequence[str]) -> None:
     with one_sentence("the flags cannot be used"):
         arguments, training = parser.parse_args_into_dataclasses(args=list(argv))
     source = arguments.model_name_or_path
-    # A hub name has one slash at most; without this, a mistyped folder waits for the network.
-    if (source.startswith((".", "/", "~")) or source.count("/") > 1) and not Path(source).is_dir():
-        raise TrimformerError(f"model directory '{source}' does not exist")
+    check_name(source)
     if not training.do_train and not training.do_eval:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
     if training.do_train:
