@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--num-samples", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--bf16", action="store_true", help="calibrate with passes in bfloat16")
+    parser.add_argument("--bf16", action="store_true", help="calibrate and refit with passes in bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("outputs/accuracy"), help="without suffix")
     options = parser.parse_args()

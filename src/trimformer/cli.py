@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], default: str) -> None:
-    from trimformer.methods import Allocation, Criterion, Update
+    from trimformer.methods import Allocation, Criterion, Objective, Update
 
     method = parser.add_argument_group("method", "a preset, and choices of it to replace")
     method.add_argument("--method", default=default, help=f"{', '.join(names)} (default: %(default)s)")
@@ -83,7 +83,7 @@ def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], 
     method.add_argument(
         "--reconstruct", dest="update", action="store_const", const="full", help="the same as --update full"
     )
-    method.add_argument("--objective", choices=["labels", "curvature"], help="whether the ranking loss reads labels")
+    method.add_argument("--objective", choices=get_args(Objective), help="whether the ranking loss reads labels")
 
 
 def chosen_method(arguments: argparse.Namespace) -> Any:
@@ -145,11 +145,9 @@ def run_prune(arguments: argparse.Namespace) -> None:
     from trimformer.efficiency.promise import LatencyOptions
     from trimformer.environment import resolve_device
     from trimformer.pipeline import check_budget, check_method
-    from trimformer.processes import is_main, join
+    from trimformer.processes import join
 
     arguments.device = join(arguments.device)
-    if not is_main():
-        logger.setLevel(logging.ERROR)
     method = chosen_method(arguments)
     arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
     latency = LatencyOptions(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,14 +11,15 @@ from trimformer.arch import find_sublayers
 from trimformer.calibration import Batch
 from trimformer.errors import TrimformerError
 from trimformer.masking import MaskUnits, frozen
+from trimformer.methods import Objective
 from trimformer.objective import Problem, curvature_losses, find_problem, model_output, supervised_losses
 from trimformer.processes import add_up
 
 # What is differentiated: the loss of the labels, a label-free one, or a function of (output, batch) -> [batch].
-Objective = Literal["labels", "curvature"] | Callable[[Tensor, Batch], Tensor]
+Loss = Objective | Callable[[Tensor, Batch], Tensor]
 
 
-def sample_losses(output: Tensor, batch: Batch, problem: Problem, objective: Objective, seed: int = 0) -> Tensor:
+def sample_losses(output: Tensor, batch: Batch, problem: Problem, objective: Loss, seed: int = 0) -> Tensor:
     """[batch]: the loss of each sample."""
     if callable(objective):
         return objective(output, batch)
@@ -32,7 +32,7 @@ def collect_mask_grads(
     model: PreTrainedModel,
     batches: Iterable[Batch],
     *,
-    objective: Objective = "labels",
+    objective: Loss = "labels",
     per_sample: bool = True,
     seed: int = 0,
 ) -> list[Tensor]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import Sublayer, find_sublayers
 from trimformer.calibration import Batch, token_mask
-from trimformer.fisher import Objective, check_finite, sample_losses
+from trimformer.fisher import Loss, check_finite, sample_losses
 from trimformer.gram import SPARSE, gram
 from trimformer.masking import Hooks, frozen
 from trimformer.objective import find_problem, model_output
@@ -40,7 +40,7 @@ def collect_moments(
     model: PreTrainedModel,
     batches: Iterable[Batch],
     *,
-    objective: Objective = "curvature",
+    objective: Loss = "curvature",
     seed: int = 0,
     token_weighting: bool = True,
 ) -> list[SublayerMoments]:

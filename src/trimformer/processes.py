@@ -4,6 +4,7 @@ Each holds the whole model and its part of the samples; sums are added up over a
 everywhere is decided by the main process, and only that one writes. With one process nothing here does anything.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def launched() -> bool:
 
 
 def join(device: str) -> str:
-    """Joins the other processes.
+    """Joins the other processes; only the main one goes on logging.
 
     Args:
         device: as asked for on the command line.
@@ -47,7 +48,10 @@ def join(device: str) -> str:
     except ImportError as error:
         raise TrimformerError("several processes need accelerate: pip install 'trimformer[train]'") from error
     cpu = device == "cpu" or not torch.cuda.is_available()
-    return str(PartialState(cpu=cpu, timeout=TIMEOUT).device)
+    own = str(PartialState(cpu=cpu, timeout=TIMEOUT).device)
+    if not is_main():
+        logging.getLogger("trimformer").setLevel(logging.ERROR)
+    return own
 
 
 def leave() -> None:

@@ -16,7 +16,7 @@ def rearrange_mask(mask: Tensor, grads: Tensor) -> Tensor:
         grads: mask gradients, [samples, units].
 
     Returns:
-        A mask with as many units kept.
+        A mask with as many units kept, on the CPU.
     """
     grads = grads.double()
     gram, mask = (grads.T @ grads).cpu(), mask.cpu()  # [units, units]; many small steps follow

@@ -100,9 +100,7 @@ def select_masks(
         chosen = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
         masks = [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, chosen, strict=True)]
     if rearrange_grads is not None:
-        masks = [
-            rearrange_mask(mask.to(grad.device), grad).cpu() for mask, grad in zip(masks, rearrange_grads, strict=True)
-        ]
+        masks = [rearrange_mask(mask, grad) for mask, grad in zip(masks, rearrange_grads, strict=True)]
     return masks
 
 
@@ -163,7 +161,7 @@ def _search_globally(
         luts = [tables[kind][1:] - tables[kind][0] for kind in ("attention", "ffn")]
         masks = search_latency(heads, neurons, *luts, constraint=share)
     else:
-        # A model may have lost all of a kind: then no cost is asked for.
+        # A model may have lost all of a kind: what one would cost is not asked then.
         head_cost, neuron_cost = (
             float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0
             for kind in ("attention", "ffn")

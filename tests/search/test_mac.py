@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trimformer.efficiency.mac import compute_mac, compute_mask_mac
 from trimformer.errors import TrimformerError
-from trimformer.search.mac import search_mac
+from trimformer.search.mac import search_mac, search_units
 
 SIZES = {"seq_len": 3, "hidden_size": 4, "attention_head_size": 2}
 SUBSETS = np.array(list(product([0, 1], repeat=10)))  # 4 heads, then 6 neurons
@@ -76,3 +76,11 @@ def test_unreachable_names_a_constraint_that_can_be_reached(neurons):
     assert torch.cat([*heads, *kept]).sum() >= 1
     with pytest.raises(TrimformerError):
         search_mac(*importance, constraint=smallest * 0.8, **sizes)
+
+
+@pytest.mark.parametrize("none", ["heads", "neurons"])
+def test_a_kind_that_is_not_there_lowers_no_bar(none):
+    units = {"heads": [torch.ones(4)], "neurons": [torch.ones(4)]} | {none: []}
+    costs = {"head_cost": 100.0, "neuron_cost": 100.0} | {none.removesuffix("s") + "_cost": 1.0}
+    with pytest.raises(TrimformerError, match=r"smallest reachable is 0\.251"):
+        search_units(**units, **costs, constraint=0.2)

@@ -65,8 +65,9 @@ def search_units(
     dense = num_heads * head_cost + num_neurons * neuron_cost
     # Rounding must not lose the last unit at a constraint that is met exactly, 1.0 above all.
     budget = constraint * dense * (1 + 1e-12)
-    if budget < min(head_cost, neuron_cost):
-        smallest = min(head_cost, neuron_cost) / dense
+    unit = min((cost for cost, count in ((head_cost, num_heads), (neuron_cost, num_neurons)) if count), default=0.0)
+    if budget < unit:
+        smallest = unit / dense
         # Rounded up, as what is named here must be reachable.
         raise TrimformerError(
             f"constraint {constraint} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}"
