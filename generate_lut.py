@@ -8,8 +8,8 @@ writes mha_lut.pt (ms for 1..heads) and ffn_lut.pt (1..neurons), measured on thi
 import argparse
 import sys
 
-from trimformer.cli import guarded
-from trimformer.cli_latency import add_lut_arguments, run_lut
+from trimformer.cli.latency import add_lut_arguments, run_lut
+from trimformer.cli.main import guarded
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measures latency tables, with the flags of the paper's code.")

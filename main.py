@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trimformer.cli import guarded, load_task_data, non_negative_int, positive_int, prune_and_write
+from trimformer.cli.main import guarded, load_task_data, non_negative_int, positive_int, prune_and_write
 from trimformer.errors import TrimformerError
 
 
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_luts(arguments: argparse.Namespace) -> Any:
     """The two tables, or None where they are to be measured or are not needed."""
-    from trimformer.efficiency.lut import read_table
+    from trimformer.costs.lut import read_table
 
     if arguments.metric == "mac" or not (arguments.mha_lut or arguments.ffn_lut):
         return None
@@ -49,10 +49,11 @@ def read_luts(arguments: argparse.Namespace) -> Any:
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from trimformer.checkpoint import check_output, load
-    from trimformer.efficiency.promise import LatencyOptions
+    from trimformer.files import check_output
     from trimformer.pipeline import check_constraint
     from trimformer.processes import join
+    from trimformer.shrinking.checkpoint import load
+    from trimformer.verify.promise import LatencyOptions
 
     check_constraint(arguments.constraint)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)

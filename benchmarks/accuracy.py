@@ -25,17 +25,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
 
 from trimformer.arch import find_sublayers
-from trimformer.calibration import make_batches, mean_length, sample_indices
-from trimformer.checkpoint import load
-from trimformer.cli import set_up_logging
-from trimformer.data import find_splits, read_splits
-from trimformer.efficiency.cost import linear_costs
+from trimformer.batches.calibration import make_batches, mean_length, sample_indices
+from trimformer.batches.data import find_splits, read_splits
+from trimformer.batches.output import find_problem
+from trimformer.batches.tasks import TASKS, infer_task
+from trimformer.cli.main import set_up_logging
+from trimformer.costs.cost import linear_costs
 from trimformer.environment import describe_device, versions
-from trimformer.evaluation import Scorer
 from trimformer.methods import METHODS, find_method
-from trimformer.objective import find_problem
 from trimformer.pruner import Pruner
-from trimformer.tasks import TASKS, infer_task
+from trimformer.shrinking.checkpoint import load
+from trimformer.verify.evaluation import Scorer
 
 # Epochs of fine-tuning, and further flags of `trimformer finetune`.
 SETTINGS: dict[str, tuple[float, dict[str, str]]] = {

@@ -26,21 +26,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
 
 from trimformer.arch import find_sublayers
-from trimformer.calibration import make_batches, mean_length, sample_indices
-from trimformer.checkpoint import load
-from trimformer.cli import set_up_logging
-from trimformer.data import find_splits, read_splits
-from trimformer.efficiency.backends import prepare
-from trimformer.efficiency.cost import Costs, linear_costs
-from trimformer.efficiency.measure import measure_table, random_inputs, resized
-from trimformer.efficiency.promise import LatencyPromise, compare_latency
-from trimformer.efficiency.timing import Timing, interleaved
+from trimformer.batches.calibration import make_batches, mean_length, sample_indices
+from trimformer.batches.data import find_splits, read_splits
+from trimformer.batches.output import find_problem
+from trimformer.batches.tasks import infer_task
+from trimformer.cli.main import set_up_logging
+from trimformer.costs.backends import prepare
+from trimformer.costs.cost import Costs, linear_costs
+from trimformer.costs.measure import measure_table, random_inputs, resized
+from trimformer.costs.timing import Timing, interleaved
 from trimformer.environment import describe_device, resolve_device, versions
-from trimformer.evaluation import Scorer
 from trimformer.methods import METHODS, Method
-from trimformer.objective import find_problem
 from trimformer.pruner import Pruner
-from trimformer.tasks import infer_task
+from trimformer.shrinking.checkpoint import load
+from trimformer.verify.evaluation import Scorer
+from trimformer.verify.promise import LatencyPromise, compare_latency
 
 # Random weights: timing does not depend on them.
 SIZES = {

@@ -27,20 +27,22 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from trimformer import processes
 from trimformer.arch import find_sublayers
-from trimformer.calibration import Batch, model_inputs, token_mask
-from trimformer.cli import set_up_logging
-from trimformer.efficiency.cost import linear_costs
-from trimformer.efficiency.yardstick import forward_seconds, peak_memory
+from trimformer.arch.calls import Batch, model_inputs
+from trimformer.arch.masking import MaskUnits, frozen
+from trimformer.batches.calibration import token_mask
+from trimformer.cli.main import set_up_logging
+from trimformer.costs.cost import linear_costs
+from trimformer.costs.yardstick import forward_seconds, peak_memory
+from trimformer.curves.fisher import collect_mask_grads, compute_fisher_info
+from trimformer.curves.obs import importance_curve
 from trimformer.environment import describe_device, resolve_device, versions
-from trimformer.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.linalg import lsmr_cupy_solver
-from trimformer.masking import MaskUnits, frozen, hijack_input
 from trimformer.methods import METHODS
-from trimformer.obs import importance_curve
+from trimformer.paper import hijack_input
 from trimformer.pruner import Pruner
-from trimformer.rescale import rescale_system
-from trimformer.select import select_masks
-from trimformer.streams import MomentSums
+from trimformer.select.allocations import select_masks
+from trimformer.update.moments import MomentSums
+from trimformer.update.rescale import rescale_system
 
 SIZES: dict[str, dict[str, int]] = {
     "MiniLM-L6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},

@@ -112,7 +112,7 @@ def finetuned(name: str, data: Path, *, epochs: float, **options: str) -> Path:
     """
     path = CACHE / f"MiniLM-L6-{name}"
     if not (path / "config.json").is_file():  # an interrupted run leaves an empty folder
-        from trimformer.cli import main
+        from trimformer.cli.main import main
 
         print(f"fine-tuning MiniLM-L6 on {name}, once ...", flush=True)
         flags = {"model_name_or_path": minilm(), "data_dir": data, "output_dir": path, "num_train_epochs": epochs}

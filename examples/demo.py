@@ -10,7 +10,7 @@ from pathlib import Path
 
 from assets import finetuned, movie_reviews
 
-from trimformer.cli import main
+from trimformer.cli.main import main
 
 OUTPUT = Path(__file__).parent.parent / "demo-output"
 

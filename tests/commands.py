@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import transformers
-from conftest import WORDS, make_model, make_rows, make_tokenizer
 from transformers import PreTrainedModel
 
-from trimformer.cli import main
+from tests.conftest import WORDS, make_model, make_rows, make_tokenizer
+from trimformer.cli.main import main
 
 PROBLEMS = ("single_label", "regression", "multi_label", "tokens", "span", "embedding")
 

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trimformer.arch import find_sublayers
-from trimformer.efficiency.lut import LatencyTable, describe_setting, widest
-from trimformer.efficiency.timing import MIN_TURNS
-from trimformer.shrink import shrink
+from trimformer.costs.lut import LatencyTable, describe_setting, widest
+from trimformer.costs.timing import MIN_TURNS
+from trimformer.shrinking.shrink import shrink
 
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")
@@ -131,7 +131,7 @@ def without_intervals(scores: dict[str, float]) -> dict[str, float]:
 def few_turns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are timed in few turns, but for the slow tests: what a tiny model takes is noise."""
     if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr("trimformer.efficiency.timing.MAX_TURNS", MIN_TURNS + 1)
+        monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", MIN_TURNS + 1)
 
 
 @pytest.fixture
@@ -141,13 +141,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
-    from commands import save_model
+    from tests.commands import save_model
 
     return save_model(tmp_path / "in" / "model")
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    from commands import write_jsonl
+    from tests.commands import write_jsonl
 
     return write_jsonl(tmp_path / "in" / "rows.jsonl", make_rows())

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from commands import problem_model, problem_rows
-from conftest import make_model, make_tokenizer
 
 import trimformer
-from trimformer.efficiency.lut import check_table
-from trimformer.efficiency.measure import measure_table
+from tests.commands import problem_model, problem_rows
+from tests.conftest import make_model, make_tokenizer
+from trimformer.costs.lut import check_table
+from trimformer.costs.measure import measure_table
 
 pytestmark = [
     pytest.mark.cuda,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
-from conftest import make_table
 from transformers import AutoModelForSequenceClassification
 
-from trimformer.cli import guarded
-from trimformer.efficiency.latency import estimate_latency
+from tests.commands import error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
+from tests.conftest import make_table
+from trimformer.cli.main import guarded
+from trimformer.costs.latency import estimate_latency
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,18 +6,19 @@ from functools import partial
 import datasets
 import pytest
 import torch
-from commands import PROBLEMS, outputs, problem_model, problem_rows
-from conftest import make_batch, make_table, make_tokenizer, without_intervals
 
 import trimformer
+from tests.commands import PROBLEMS, outputs, problem_model, problem_rows
+from tests.conftest import make_batch, make_table, make_tokenizer, without_intervals
 from trimformer import METHODS, Method, TrimformerError
 from trimformer.arch import find_sublayers
-from trimformer.calibration import make_batches, model_inputs
-from trimformer.efficiency.mac import model_macs
-from trimformer.efficiency.promise import Comparison, LatencyOptions
-from trimformer.efficiency.timing import Timing
-from trimformer.masking import MaskUnits
-from trimformer.shrink import shrink
+from trimformer.arch.calls import model_inputs
+from trimformer.arch.masking import MaskUnits
+from trimformer.batches.calibration import make_batches
+from trimformer.costs.mac import model_macs
+from trimformer.costs.timing import Timing
+from trimformer.shrinking.shrink import shrink
+from trimformer.verify.promise import Comparison, LatencyOptions
 
 ROWS = problem_rows("single_label")
 BATCH = model_inputs(make_batch(labels=None))
@@ -252,7 +253,7 @@ def test_milliseconds_are_kept_to_by_every_allocation(allocation):
 def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
     seen = Timing(8.0, 7.9, 8.1, 9)
     comparison = Comparison(Timing(10.0, 9.9, 10.1, 9), seen, Timing(0.8, 0.79, 0.81, 9))
-    monkeypatch.setattr("trimformer.efficiency.promise.compare_latency", lambda *_: comparison)
+    monkeypatch.setattr("trimformer.verify.promise.compare_latency", lambda *_: comparison)
     model = problem_model("single_label")
     kept = prune_to_latency(make_table(model), model=model, constraint=0.8)
     assert not kept.info["latency"]["corrected"]
@@ -267,7 +268,7 @@ def test_a_promise_that_cannot_be_kept_is_told_and_the_first_selection_stays(mon
     # Nothing is gained by pruning: all is overhead.
     dense = Timing(10.0, 9.9, 10.1, 9)
     comparison = Comparison(dense, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
-    monkeypatch.setattr("trimformer.efficiency.promise.compare_latency", lambda *_: comparison)
+    monkeypatch.setattr("trimformer.verify.promise.compare_latency", lambda *_: comparison)
     model = problem_model("single_label")
     first = prune_to_latency(make_table(model, elsewhere=True), model=model, constraint=0.3)
     with caplog.at_level(logging.WARNING, "trimformer"):

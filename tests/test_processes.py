@@ -8,14 +8,14 @@ import sys
 
 import pytest
 import torch
-from commands import prune, tree
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from tests.commands import prune, tree
 from trimformer import TrimformerError, processes
-from trimformer.checkpoint import write_directory
-from trimformer.cli import guarded
+from trimformer.cli.main import guarded
+from trimformer.files import write_directory
 
 WORDS = ("--batch-size", "4", "--neuron-multiple", "4", "--device", "cpu")
 
@@ -70,7 +70,7 @@ def test_two_processes_prune_as_one_does_and_one_of_them_writes(model_dir, data,
 SEVERAL = """
 import sys
 from trimformer import processes
-from trimformer.cli import main
+from trimformer.cli.main import main
 
 leave, processes.leave = processes.leave, lambda: None  # all runs in one pair of processes
 *words, output = sys.argv[1:]
@@ -104,7 +104,7 @@ def test_bad_input_is_told_once(model_dir, data, tmp_path):
 LOSE_ONE = """
 import os, sys
 from trimformer import pruner
-from trimformer.cli import main
+from trimformer.cli.main import main
 
 if os.environ["RANK"] == "1":
     pruner.find_curves = lambda *_, **__: os._exit(1)

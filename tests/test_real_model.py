@@ -8,19 +8,20 @@ import json
 import assets
 import pytest
 import torch
-from commands import outputs, write_jsonl
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import trimformer
+from tests.commands import outputs, write_jsonl
 from trimformer import METHODS
 from trimformer.arch import find_sublayers
-from trimformer.calibration import make_batches, mean_length, model_inputs
-from trimformer.cli import main
-from trimformer.data import read_rows
-from trimformer.efficiency.cost import linear_costs
+from trimformer.arch.calls import model_inputs
+from trimformer.batches.calibration import make_batches, mean_length
+from trimformer.batches.data import read_rows
+from trimformer.batches.tasks import infer_task
+from trimformer.cli.main import main
+from trimformer.costs.cost import linear_costs
 from trimformer.pruner import Pruner
-from trimformer.tasks import infer_task
 
 pytestmark = pytest.mark.slow
 

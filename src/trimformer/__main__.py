@@ -1,5 +1,5 @@
 import sys
 
-from trimformer.cli import main
+from trimformer.cli.main import main
 
 sys.exit(main())

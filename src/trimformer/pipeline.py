@@ -15,28 +15,30 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.arch import find_sublayers
-from trimformer.calibration import Batch, Features, make_batches, mean_length, sample_indices
-from trimformer.calibration import num_samples as num_samples_of
-from trimformer.checkpoint import file_size
-from trimformer.data import Rows, Selection, find_splits
-from trimformer.efficiency.backends import check_backend
-from trimformer.efficiency.cost import Costs, Metric, linear_costs
-from trimformer.efficiency.lut import LatencyTable, check_table
-from trimformer.efficiency.mac import model_macs
-from trimformer.efficiency.measure import measure_table, random_inputs
-from trimformer.efficiency.promise import LatencyOptions, LatencyPromise, compare_latency
-from trimformer.efficiency.yardstick import forward_seconds, peak_memory
+from trimformer.arch.calls import Batch
+from trimformer.batches.calibration import Features, make_batches, mean_length, sample_indices
+from trimformer.batches.calibration import num_samples as num_samples_of
+from trimformer.batches.data import Rows, Selection, find_splits
+from trimformer.batches.output import find_problem
+from trimformer.batches.tasks import Task, infer_task
+from trimformer.costs.backends import check_backend
+from trimformer.costs.cost import Costs, Metric, linear_costs
+from trimformer.costs.lut import LatencyTable, check_table
+from trimformer.costs.mac import layer_lengths, model_macs
+from trimformer.costs.measure import measure_table, random_inputs
+from trimformer.costs.yardstick import forward_seconds, peak_memory
 from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
-from trimformer.evaluation import Scorer, compare
 from trimformer.methods import DEFAULT_METHOD, Method, find_method
-from trimformer.objective import find_problem
 from trimformer.processes import count, decide, is_main, part
 from trimformer.progress import progress
 from trimformer.pruner import Pruner
-from trimformer.select import NEURON_MULTIPLE, smallest_constraint
-from trimformer.streams import Refit
-from trimformer.tasks import Task, infer_task
+from trimformer.run import Run
+from trimformer.select.allocations import NEURON_MULTIPLE, smallest_constraint
+from trimformer.shrinking.checkpoint import file_size
+from trimformer.update.walk import Refit
+from trimformer.verify.evaluation import Scorer, compare
+from trimformer.verify.promise import LatencyOptions, LatencyPromise, compare_latency
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +192,7 @@ def prune(
         batches = _share(make_batches(features, tokenizer, batch_size, target))
         scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
 
+    lengths = layer_lengths(model, sublayers, batches[0], seq_len)
     length = latency.seq_len or max(1, min(round(seq_len), task.length_limit(tokenizer, model.config)))
     inputs = random_inputs(model, latency.batch_size, length)
     promise = None
@@ -203,7 +206,7 @@ def prune(
         else:
             logger.warning("the latency table may be of another machine: its word is taken, nothing is corrected")
     else:
-        costs = linear_costs(sublayers, metric, seq_len)
+        costs = linear_costs(sublayers, metric, lengths)
     assert constraint is not None
     check_reachable(constraint, smallest_constraint(method.allocation, sublayers, costs, neuron_multiple), costs)
 
@@ -215,10 +218,7 @@ def prune(
         batches,
         method,
         neuron_multiple=neuron_multiple,
-        seed=seed,
-        max_memory=max_memory,
-        bf16=bf16,
-        clock=clock,
+        run=Run(max_memory=max_memory, bf16=bf16, seed=seed, progress=progress, clock=clock),
     )
     pruned = pruner(costs, constraint, promise)
     result = PruningResult(
@@ -234,7 +234,7 @@ def prune(
 
     for name, candidate, timing in (("dense", model, seen.dense), ("pruned", pruned.model, seen.pruned)):
         result.sizes[name] = {
-            "macs": model_macs(find_sublayers(candidate), seq_len),
+            "macs": model_macs(find_sublayers(candidate), lengths),
             "parameters": sum(p.numel() for p in candidate.parameters()),
             "bytes": file_size(candidate),
             "latency_ms": timing.median,

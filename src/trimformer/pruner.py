@@ -2,32 +2,29 @@
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
-from trimformer.calibration import Batch
-from trimformer.efficiency.cost import Costs
+from trimformer.arch.calls import Batch
+from trimformer.costs.cost import Costs
+from trimformer.curves.fisher import collect_mask_grads
+from trimformer.curves.moments import SublayerMoments, collect_moments
+from trimformer.curves.objective import reads_first_token
 from trimformer.errors import TrimformerError
-from trimformer.fisher import collect_mask_grads
-from trimformer.kprune import kprune
 from trimformer.methods import Method
-from trimformer.moments import SublayerMoments, collect_moments
-from trimformer.objective import find_problem
 from trimformer.processes import decide, gathered
-from trimformer.progress import progress
-from trimformer.reconstruct import reconstruct
-from trimformer.rescale import rescale_mask
-from trimformer.select import NEURON_MULTIPLE, find_curves, select_masks
-from trimformer.shrink import shrink
-from trimformer.streams import Refit
+from trimformer.run import Run
+from trimformer.select.allocations import NEURON_MULTIPLE, find_curves, select_masks
+from trimformer.shrinking.shrink import shrink
+from trimformer.update.kprune import kprune
+from trimformer.update.reconstruct import reconstruct
+from trimformer.update.rescale import rescale_mask
+from trimformer.update.walk import Refit
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +57,7 @@ class Pruner:
         batches: calibration samples on that device, this process's part of them.
         method: a point of the grid.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
-        seed: for label-free losses and the random criterion.
-        max_memory: bytes that hidden states may take; see `walk`.
-        bf16: run the passes in bfloat16; statistics stay in float32 and float64.
-        clock: context managers that time a stage, by its name.
+        run: memory, precision, seed, progress and clock.
     """
 
     def __init__(
@@ -73,19 +67,15 @@ class Pruner:
         method: Method,
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
-        seed: int = 0,
-        max_memory: float = math.inf,
-        bf16: bool = False,
-        clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+        run: Run | None = None,
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
-        self._sublayers, self._clock = find_sublayers(model), clock
-        self._max_memory = max_memory
-        self._precision = partial(torch.autocast, model.device.type, dtype=torch.bfloat16, enabled=bf16)
+        self._sublayers, self._run = find_sublayers(model), run or Run()
+        clock, seed = self._run.clock, self._run.seed
         self._grads: list[Tensor] = []
         moments: list[SublayerMoments] = []
-        with clock("calibrate"), self._precision():
-            shown = progress(batches, "calibrate")
+        with clock("calibrate"), self._run.precision(model.device):
+            shown = self._run.progress(batches, "calibrate")
             if method.criterion == "fisher":
                 grads = collect_mask_grads(model, shown, objective=method.objective, seed=seed)
                 self._grads = [gathered(grad) for grad in grads]
@@ -132,7 +122,7 @@ class Pruner:
         predicted = []
         if self.method.criterion == "obs":  # other curves rank units, but are no loss
             predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
-        with self._clock("update"), self._precision():
+        with self._run.clock("update"), self._run.precision(self.model.device):
             return replace(self._update(student, masks, costs, constraint), predicted=predicted)
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:
@@ -144,25 +134,17 @@ class Pruner:
         return decide(lambda: self._select(costs, constraint=constraint, rearrange_grads=self._grads or None))
 
     def _shrink(self, costs: Costs, constraint: float) -> tuple[list[Tensor], PreTrainedModel]:
-        with self._clock("search"):
+        with self._run.clock("search"):
             masks = self.select(costs, constraint)
-        with self._clock("shrink"):
+        with self._run.clock("shrink"):
             student = copy.deepcopy(self.model).eval()
             shrink(student, masks)
         return masks, student
 
     def _kprune(self, costs: Costs, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()
-        with self._clock("update"):
-            masks, refits = kprune(
-                self.model,
-                student,
-                self.batches,
-                costs,
-                constraint=constraint,
-                max_memory=self._max_memory,
-                progress=partial(progress, desc="kprune"),
-            )
+        with self._run.clock("update"):
+            masks, refits = kprune(self.model, student, self.batches, costs, constraint=constraint, run=self._run)
         return Pruned(student, masks, refits)
 
     def _update(self, student: PreTrainedModel, masks: list[Tensor], costs: Costs, constraint: float) -> Pruned:
@@ -172,9 +154,8 @@ class Pruner:
                 student,
                 self.batches,
                 teacher_masks=self._select(costs, constraint=constraint**0.5),
-                first_token_last=find_problem(student) in ("single_label", "multi_label", "regression"),
-                max_memory=self._max_memory,
-                progress=partial(progress, desc="rescale"),
+                first_token_last=decide(lambda: reads_first_token(self.model, self.batches[0])),
+                run=self._run,
             )
             for mask, scale in zip(masks, scales, strict=True):
                 mask[mask != 0] = scale.to(mask)
@@ -186,8 +167,7 @@ class Pruner:
                 self.model,
                 student,
                 self.batches,
-                token_weights=(lambda s, b: norms[s][b]) if norms else None,
-                max_memory=self._max_memory,
-                progress=partial(progress, desc="reconstruct"),
+                token_weights=(lambda s, b, _: norms[s][b]) if norms else None,
+                run=self._run,
             )
         return Pruned(student, masks, refits)

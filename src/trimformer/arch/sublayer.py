@@ -1,61 +1,111 @@
-"""What every later stage knows of a model: its sublayers."""
+"""What every later stage knows of a model: its sublayers, told by the leaf modules in which they can be watched."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor, nn
+import torch
+from torch import nn
+
+from trimformer.arch.linear import Linear, matrix
 
 Kind = Literal["attention", "ffn"]
 
 
 @dataclass(frozen=True, eq=False)
-class Sublayer:
-    """An attention or feed-forward sublayer: `norm(projection(channels(hidden)) + hidden)`.
-
-    Its units (heads or neurons) are groups of `unit_size` consecutive input channels of `projection`.
+class Producer:
+    """A linear layer whose output rows are channels of a sublayer, or what its channels are made of.
 
     Attributes:
-        kind: "attention" (a unit is a head) or "ffn" (a unit is a neuron).
-        layer: index of the layer, from the bottom.
+        linear: the layer (query, key, value, fc1, a fused projection, ...).
+        size: rows that belong to one unit in one block.
+        blocks: equal runs of rows, each with all units in order: 3 for fused query, key and value, 2 for
+            fused gate and up.
+        reads: whether it reads what the sublayer reads and nothing else, so that a linear map may be folded into it.
+    """
+
+    linear: Linear
+    size: int
+    blocks: int = 1
+    reads: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Sublayer:
+    """An attention or feed-forward sublayer. Its units are groups of `unit_size` input channels of `projection`.
+
+    It is never computed by itself: the layer's own forward runs, and these leaves are watched in it.
+
+    Attributes:
+        kind: "attention" (a unit is a head, in grouped-query attention a key-value head with its queries) or
+            "ffn" (a unit is a neuron).
+        producers: what makes the channels.
         projection: the output projection; its input channels are what pruning removes.
-        producers: linear layers whose output rows are those channels (query, key, value; or fc1).
-        norm: what follows the residual sum (identity where the family normalises first).
-        channels: maps (hidden [batch, length, hidden], attention mask) to the projection's input
-            [batch, length, channels].
         unit_size: channels per unit: the head size, or 1.
-        empty: called when no unit is left, so that what makes the channels is not run for nothing; ONNX Runtime
-            refuses attention without heads.
+        entry: a leaf whose input is the residual stream before the sublayer: a norm, or a producer.
+        output: a leaf whose output is added to the stream; None: the projection itself.
+        gain: factor, [hidden], between the projection and what is added (LayerScale).
+        beside: reads the same stream as the sublayer before it, whose output is added with its own (parallel layers).
+        visits: calls of the layer in one forward pass (more than one where layers share their weights).
+        counts: module attributes that say how many units there are: (module, name) -> amount per unit.
+        per_head: an attention that is handed a tensor with an entry per head, and the class that picks the entries
+            of heads that are left; see `keep_units`.
+        layer: index of the layer in the order in which they run.
+        module: the layer itself.
     """
 
     kind: Kind
-    layer: int
-    projection: nn.Linear
-    producers: tuple[nn.Linear, ...]
-    norm: nn.Module
-    channels: Callable[[Tensor, Tensor | None], Tensor]
+    producers: tuple[Producer, ...]
+    projection: Linear
     unit_size: int
-    empty: Callable[[], None] = lambda: None
+    entry: nn.Module
+    output: nn.Module | None = None
+    gain: nn.Parameter | None = None
+    beside: bool = False
+    visits: int = 1
+    counts: Mapping[tuple[nn.Module, str], int] = field(default_factory=dict)
+    per_head: tuple[nn.Module, type[nn.Module]] | None = None
+    layer: int = 0
+    module: nn.Module = field(default_factory=nn.Identity)
 
     @property
     def num_units(self) -> int:
-        return self.projection.in_features // self.unit_size
+        return self.channels // self.unit_size
+
+    @property
+    def channels(self) -> int:
+        return matrix(self.projection).shape[1]
+
+    @property
+    def hidden_size(self) -> int:
+        return matrix(self.projection).shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.projection.weight.device
 
     @property
     def name(self) -> str:
         return f"layer {self.layer} {self.kind}"
 
+    @property
+    def told(self) -> bool:
+        """Whether the layer's forward is told how many units there are, and takes no other number."""
+        return bool(self.counts) or self.per_head is not None
 
-@dataclass(frozen=True)
-class Family:
-    """An adapter: where the sublayers of one model family are.
 
-    Attributes:
-        model_types: values of `config.model_type` that it covers.
-        layers: base model -> its layers, bottom first.
-        sublayers: (layer, index) -> its sublayers in the order they run.
-    """
+def attention(
+    producers: tuple[Producer, ...], projection: Linear, head_size: int, entry: nn.Module, **more: Any
+) -> Sublayer:
+    """An attention sublayer; see `Sublayer` for `more`."""
+    return Sublayer("attention", producers, projection, head_size, entry, **more)
 
-    model_types: tuple[str, ...]
-    layers: Callable[[Any], nn.ModuleList]
-    sublayers: Callable[[Any, int], Iterator[Sublayer]]
+
+def ffn(producers: tuple[Producer, ...], projection: Linear, entry: nn.Module, **more: Any) -> Sublayer:
+    """A feed-forward sublayer; see `Sublayer` for `more`."""
+    return Sublayer("ffn", producers, projection, 1, entry, **more)
+
+
+def rows(size: int, *linears: Linear, blocks: int = 1) -> tuple[Producer, ...]:
+    """Producers that have `size` rows for a unit in each block."""
+    return tuple(Producer(linear, size, blocks) for linear in linears)

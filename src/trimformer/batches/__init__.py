@@ -1,0 +1,1 @@
+"""The user's data: rows, what they mean, samples, padded batches."""

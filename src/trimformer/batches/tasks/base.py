@@ -1,0 +1,108 @@
+"""What a task is: how rows become model inputs, and how outputs become a score."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from trimformer.arch import max_positions
+from trimformer.batches.calibration import Features
+from trimformer.batches.data import Rows, numbered
+from trimformer.batches.output import Problem
+from trimformer.errors import TrimformerError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Base of all tasks.
+
+    Attributes:
+        name: as users type it.
+        problem: kind of output.
+        max_length: tokens beyond which a sample is cut.
+        average_length: tokens that MACs are counted for (the paper's figure); None: the mean of the
+            calibration samples.
+        hub: path and configuration of the data set on the Hugging Face hub.
+        metric: the main metric, a key of what `score` returns; None: without labels.
+    """
+
+    name: str
+    problem: Problem
+    max_length: int = 128
+    average_length: float | None = None
+    hub: tuple[str, str | None] | None = None
+    metric: str | None = None
+
+    auto_class: ClassVar[str] = ""
+
+    def length_limit(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+        """Tokens of the longest sample: the task's, the tokenizer's, or the model's limit, whichever is least."""
+        return min(self.max_length, tokenizer.model_max_length, max_positions(config, self.max_length))
+
+    @abstractmethod
+    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
+        """Tokenises rows into features for `make_batches`, labels included where the rows have them.
+
+        Raises:
+            TrimformerError: a column is missing, or a label is not one of the model's.
+        """
+
+    @abstractmethod
+    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """Metrics of the model's outputs, one per feature; empty where the rows have no labels."""
+
+
+def check_columns(rows: Rows, columns: Sequence[str], what: str = "the data") -> None:
+    """Raises:
+    TrimformerError: a row lacks a column.
+    """
+    if not len(rows):
+        raise TrimformerError(f"{what} has no rows")
+    for column in columns:
+        for number, row in numbered(rows):
+            if row.get(column) is None:
+                if column in row:
+                    raise TrimformerError(f"column '{column}' is empty in row {number} of {what}")
+                found = ", ".join(sorted(map(str, row)))
+                raise TrimformerError(f"{what} has no column '{column}' in row {number}; its columns are {found}")
+
+
+def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
+    """The model's id of a class given by id or by name.
+
+    Raises:
+        TrimformerError: it is neither.
+    """
+    names: Mapping[str, Any] = config.label2id or {}
+    if isinstance(value, str):
+        if value in names:
+            return int(names[value])
+        if not (value.isascii() and value.removeprefix("-").isdigit()):
+            known = ", ".join(sorted(map(str, names)))
+            raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {known}")
+    try:
+        number = int(value)
+        is_class = isinstance(value, str) or number == value
+    except (TypeError, ValueError, OverflowError):
+        number, is_class = 0, False
+    if not is_class:
+        raise TrimformerError(f"label {value} in {where} is not a class; this model is a classifier")
+    if not 0 <= number < (config.num_labels or 0):
+        raise TrimformerError(f"label {value} in {where} is outside the model's {config.num_labels} labels")
+    return number
+
+
+def check_task(task: Task, problem: Problem) -> Task:
+    """The task, if a model whose output is of this kind can do it.
+
+    Raises:
+        TrimformerError: it cannot.
+    """
+    if task.problem != problem:
+        raise TrimformerError(
+            f"task '{task.name}' needs a model whose output is '{task.problem}', this one's is '{problem}'"
+        )
+    return task

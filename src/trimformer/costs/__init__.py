@@ -1,0 +1,1 @@
+"""What units cost: MACs, parameters, measured latency."""

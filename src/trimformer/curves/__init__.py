@@ -1,0 +1,1 @@
+"""What removing units costs in loss: gradients, second moments, removal curves."""

@@ -1,1 +1,0 @@
-"""What units cost: multiply-accumulates, parameters, and later measured latency."""

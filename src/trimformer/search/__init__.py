@@ -1,1 +1,0 @@
-"""Which units to keep under a budget."""

@@ -1,0 +1,1 @@
+"""The budget shared out over sublayers: which units stay."""

@@ -1,0 +1,43 @@
+"""The paper's mask search under a MAC constraint (section 4.1, algorithm 1)."""
+
+import torch
+from torch import Tensor
+
+from trimformer.errors import TrimformerError
+
+
+def _top(importance: list[Tensor], count: int) -> list[Tensor]:
+    """Masks of the `count` most important units over all layers; ties go to the first."""
+    flat = torch.cat(importance)
+    mask = torch.zeros_like(flat)
+    mask[flat.sort(descending=True, stable=True).indices[:count]] = 1.0
+    return list(mask.split([len(scores) for scores in importance]))
+
+
+def search_units(
+    heads: list[Tensor], neurons: list[Tensor], *, head_cost: float, neuron_cost: float, constraint: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`search_mac` for any cost of a head and of a neuron."""
+    heads, neurons = [h.cpu() for h in heads], [n.cpu() for n in neurons]
+    num_heads, num_neurons = sum(map(len, heads)), sum(map(len, neurons))
+    dense = num_heads * head_cost + num_neurons * neuron_cost
+    # Rounding must not lose the last unit at a constraint that is met exactly, 1.0 above all.
+    budget = constraint * dense * (1 + 1e-12)
+    unit = min((cost for cost, count in ((head_cost, num_heads), (neuron_cost, num_neurons)) if count), default=0.0)
+    if budget < unit:
+        smallest = unit / dense
+        # Rounded up, as what is named here must be reachable.
+        raise TrimformerError(
+            f"constraint {constraint} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}"
+        )
+
+    def gains(importance: list[Tensor], count: int) -> Tensor:
+        scores = torch.cat([*importance, torch.empty(0)]).double().sort(descending=True).values
+        return torch.cat([scores.new_zeros(1), scores.cumsum(0)])[: count + 1]
+
+    head_gain, neuron_gain = gains(heads, num_heads), gains(neurons, num_neurons)  # [kept + 1]
+    kept_heads = torch.arange(min(num_heads, int(budget // head_cost)) + 1, dtype=torch.float64)
+    room = (budget - kept_heads * head_cost).div(neuron_cost).floor().clamp(0, num_neurons).long()
+    gain = head_gain[: len(kept_heads)] + neuron_gain[room]
+    best = int(gain.eq(gain.max()).nonzero().max())  # of equals the one with most heads: 1.0 keeps everything
+    return _top(heads, best), _top(neurons, int(room[best]))

@@ -1,0 +1,1 @@
+"""Physical removal of units, and directories of shrunk models."""

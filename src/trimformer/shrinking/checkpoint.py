@@ -1,0 +1,194 @@
+"""Saving and loading of ordinary model directories, dense or shrunk.
+
+Transformers cannot load layers of different widths by itself. It does ask a registered "quantizer" to
+prepare the skeleton of a model before its weights are loaded; ours resizes the linear layers. So after
+`import trimformer`, `AutoModel*.from_pretrained`, `pipeline` and whatever stands on them load a shrunk
+directory, and get a plain model: nothing of the quantizer stays on it.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from trimformer.arch import find_sublayers
+from trimformer.errors import TrimformerError, one_sentence
+from trimformer.files import write_directory
+from trimformer.shrinking.masks import unstack_masks
+from trimformer.shrinking.shrink import QUANT_METHOD, resize
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# Weights of other libraries, which a download leaves out.
+_NOT_OURS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+
+
+@register_quantization_config(QUANT_METHOD)
+class _Widths(QuantizationConfigMixin):
+    def __init__(
+        self, heads: list[int], neurons: list[int], kept_heads: list[list[int] | None] | None = None, **_: Any
+    ) -> None:
+        self.quant_method = QUANT_METHOD  # type: ignore[assignment]
+        self.heads, self.neurons = heads, neurons
+        if kept_heads is not None:
+            self.kept_heads = kept_heads
+
+
+@register_quantizer(QUANT_METHOD)
+class _Resizer(HfQuantizer):  # type: ignore[misc]
+    quantization_config: _Widths
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        widths = self.quantization_config
+        resize(model, widths.heads, widths.neurons, getattr(widths, "kept_heads", None))
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        # A plain model from here on: it can be halved, trained, and saved with its widths in the config.
+        self.remove_quantization_config(model)
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                vars(module.config).pop("_is_quantized", None)
+        model.config.quantization_config = self.quantization_config.to_dict()
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+def load(
+    path: str | Path, attn_implementation: str | None = None, tokenizer_name: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a model with its own task head, in its own dtype, and its tokenizer.
+
+    Args:
+        path: of a local directory, or a name on the hub.
+        attn_implementation: "eager", "sdpa", ...; None: what Transformers chooses.
+        tokenizer_name: where the tokenizer comes from if the directory has none.
+
+    Raises:
+        TrimformerError: the directory, its config, its weights or its tokenizer is missing or unusable.
+    """
+    path = find_directory(path)
+    model = load_model(path, attn_implementation)
+    has_tokenizer = any((path / name).is_file() for name in _TOKENIZERS)
+    source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
+    with one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what Transformers makes up where there are no files
+        raise TrimformerError(f"'{source}' has no tokenizer; copy the files of the model's own into it")
+    return model, tokenizer
+
+
+def check_name(name: str | Path) -> None:
+    """Raises:
+    TrimformerError: it is no directory, and no name of the hub, which has one slash at most.
+    """
+    # Without this, a mistyped folder waits for the network.
+    if not Path(name).is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
+        raise TrimformerError(f"model directory '{name}' does not exist")
+
+
+def find_directory(name: str | Path) -> Path:
+    """The local directory of that name, or else of the hub's model, downloaded.
+
+    Raises:
+        TrimformerError: neither is there.
+    """
+    check_name(name)
+    if Path(name).is_dir():
+        return Path(name)
+    with one_sentence(f"model directory '{name}' does not exist, and the hub has no such model"):
+        return Path(snapshot_download(str(name), ignore_patterns=_NOT_OURS))
+
+
+def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
+    """Loads a model without its tokenizer; see `load`."""
+    path = find_directory(path)
+    if not any(path.iterdir()):
+        raise TrimformerError(f"model directory '{path}' is empty")
+    if not (path / "config.json").is_file():
+        raise TrimformerError(f"'{path}' has no config.json; give a directory written by save_pretrained")
+    if not any((path / name).is_file() for name in _WEIGHTS):
+        raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin)")
+    with one_sentence(f"the config of '{path}' cannot be read"):
+        config = AutoConfig.from_pretrained(path)
+    architecture = (config.architectures or [""])[0]
+    model_class = getattr(transformers, architecture, None)
+    if model_class is None:
+        raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
+    with one_sentence(f"the config of '{path}' describes no model that can be built"), torch.device("meta"):
+        skeleton = model_class(copy.deepcopy(config))
+    try:
+        find_sublayers(skeleton)
+    except TrimformerError as error:  # before the weights are read
+        raise TrimformerError(f"the model in '{path}' cannot be pruned: {error}") from error
+    kwargs: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    with one_sentence(f"the weights in '{path}' do not match its config"):
+        # Mismatched shapes are told below, in one sentence.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = model_class.from_pretrained(path, **kwargs)
+    if info["mismatched_keys"]:
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        raise TrimformerError(
+            f"the weights in '{path}' do not match its config: {name} is {tuple(found)}, should be {tuple(expected)}"
+        )
+    # Old checkpoints may lack the pooler, which only some heads use.
+    missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
+    if missing:
+        raise TrimformerError(
+            f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
+            "is it a fine-tuned checkpoint of this architecture?"
+        )
+    return model
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
+    """Writes model and tokenizer as an ordinary directory: config, safetensors, tokenizer files.
+
+    Raises:
+        TrimformerError: the directory is not empty or cannot be written.
+    """
+    with write_directory(path) as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
+    """One mask per sublayer from the files `head_mask.pt` and `neuron_mask.pt` of a directory.
+
+    Raises:
+        TrimformerError: a file is missing, is not a plain tensor, or does not fit the model.
+    """
+    tensors = []
+    for name in ("head_mask.pt", "neuron_mask.pt"):
+        file = Path(path) / name
+        if not file.is_file():
+            raise TrimformerError(f"mask file '{file}' does not exist")
+        with one_sentence(f"mask file '{file}' is not a plain tensor"):
+            tensors.append(torch.load(file, map_location="cpu", weights_only=True))
+    sublayers = find_sublayers(model)
+    expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in ("attention", "ffn")]
+    for tensor, units, name in zip(tensors, expected, ("head_mask.pt", "neuron_mask.pt"), strict=True):
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (len(units), max(units)):
+            shape = tuple(getattr(tensor, "shape", ()))
+            raise TrimformerError(f"{name} in '{path}' has shape {shape}; the model needs {(len(units), max(units))}")
+    return unstack_masks(sublayers, *tensors)
+
+
+def file_size(model: PreTrainedModel) -> int:
+    """Bytes of the model's weights as a checkpoint holds them."""
+    tensors = {t.data_ptr() or id(t): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,0 +1,95 @@
+"""Physical removal of units: a model with smaller linear layers, and what its config says of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.arch import find_sublayers
+from trimformer.arch.linear import matrix
+from trimformer.arch.remove import keep_units, kept_heads
+from trimformer.errors import TrimformerError
+
+QUANT_METHOD = "trimformer"
+
+
+@torch.no_grad()
+def shrink(model: PreTrainedModel, masks: Sequence[Tensor]) -> None:
+    """Removes, in place, the units whose mask is 0; other factors are folded into the output projection.
+
+    The model computes what it did under the masks. Its config records the widths, so that
+    `save_pretrained` writes a directory that loads again.
+
+    Args:
+        model: a supported model.
+        masks: one per sublayer, [units].
+
+    Raises:
+        TrimformerError: a mask has another number of entries than its sublayer has units.
+    """
+    sublayers = find_sublayers(model)
+    for sublayer, mask in zip(sublayers, masks, strict=True):
+        if len(mask) != sublayer.num_units:
+            raise TrimformerError(f"the mask of {sublayer.name} has {len(mask)} entries for {sublayer.num_units} units")
+    for sublayer, mask in zip(sublayers, masks, strict=True):
+        weight = matrix(sublayer.projection)
+        if not ((mask == 0) | (mask == 1)).all():
+            weight.mul_(mask.to(weight).repeat_interleave(sublayer.unit_size))
+        keep_units(sublayer, mask.nonzero().flatten().to(weight.device))
+    record_widths(model)
+
+
+def record_widths(model: PreTrainedModel) -> None:
+    """Writes the number of heads and neurons of each layer into the model's config.
+
+    Where a family has tensors with an entry for each head, also which heads are left.
+    """
+    sublayers = find_sublayers(model)
+    widths: dict[str, Any] = {
+        "quant_method": QUANT_METHOD,
+        "heads": [s.num_units for s in sublayers if s.kind == "attention"],
+        "neurons": [s.num_units for s in sublayers if s.kind == "ffn"],
+    }
+    kept = [kept_heads(s) for s in sublayers if s.kind == "attention"]
+    if any(heads is not None for heads in kept):
+        widths["kept_heads"] = kept
+    model.config.quantization_config = widths
+
+
+def resize(
+    model: PreTrainedModel,
+    heads: Sequence[int],
+    neurons: Sequence[int],
+    kept_heads: Sequence[Sequence[int] | None] | None = None,
+) -> None:
+    """Gives a model, its weights not loaded yet, the widths of a shrunk checkpoint.
+
+    Args:
+        model: as its config makes it, dense.
+        heads: left in each attention sublayer.
+        neurons: left in each feed-forward sublayer.
+        kept_heads: which heads are left, where that matters.
+
+    Raises:
+        TrimformerError: the widths are not those of such a model.
+    """
+    sublayers = find_sublayers(model)
+    widths = {"attention": list(heads), "ffn": list(neurons)}
+    for kind, of_kind in widths.items():
+        dense = [s.num_units for s in sublayers if s.kind == kind]
+        if len(dense) != len(of_kind) or any(not 0 <= k <= n for k, n in zip(of_kind, dense, strict=True)):
+            raise TrimformerError(
+                f"the widths in the config's quantization_config do not fit the model: {kind} sublayers have up to "
+                f"{dense} units, not {of_kind}"
+            )
+    counts = {kind: iter(of_kind) for kind, of_kind in widths.items()}
+    names = iter(kept_heads or [None] * len(heads))
+    for sublayer in sublayers:
+        count, device = next(counts[sublayer.kind]), sublayer.device
+        kept = next(names) if sublayer.kind == "attention" else None
+        keep_units(
+            sublayer,
+            torch.arange(count, device=device) if kept is None else torch.tensor(kept, dtype=torch.long, device=device),
+        )

@@ -1,0 +1,1 @@
+"""Refits of a shrunk model: teacher and student walked together."""

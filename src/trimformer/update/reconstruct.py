@@ -1,0 +1,158 @@
+"""Least-squares refit of a shrunk model's weights on two streams: teacher and student."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.arch.calls import Batch
+from trimformer.arch.linear import assign, matrix
+from trimformer.linalg import closed_form_solver
+from trimformer.run import Run
+from trimformer.update.moments import Moments
+from trimformer.update.walk import Refit, Step, TokenWeights, walk
+
+# Weight [hidden, channels] and bias [hidden], or None without.
+Solution = tuple[Tensor, Tensor | None]
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+
+# Below this share of the target's power the student already equals the teacher: the rest is float32 rounding.
+_NEGLIGIBLE = 1e-6
+
+
+def refit(moments: Moments, weight: Tensor, ridge: float, *, bias: bool = True) -> Solution | None:
+    """Weights and bias of least squared error, drawn towards `weight` by the ridge.
+
+    With centred moments: W' = W + (X^T Y - X^T X W) (X^T X + lambda I)^-1, lambda = ridge * mean diagonal;
+    the bias is free. Without a bias the moments are not centred.
+
+    Args:
+        moments: of the projection's input and target.
+        weight: current weights, [hidden, channels].
+        ridge: relative to the mean diagonal of the inputs' second moments.
+        bias: whether there is one.
+
+    Returns:
+        Weight [hidden, channels] and bias [hidden] or None, in float64; None if the system cannot be solved.
+    """
+    return next(refits(moments, weight, [ridge], bias=bias))
+
+
+def refits(
+    moments: Moments, weight: Tensor, ridges: Sequence[float], *, bias: bool = True
+) -> Iterator[Solution | None]:
+    """`refit` for several ridges, which share all but the solve."""
+    w = weight.double()
+    mean_x, mean_y = moments.x / moments.count, moments.y / moments.count
+    covariance, cross = moments.xx, moments.xy
+    if bias:
+        covariance = covariance - torch.outer(mean_x, moments.x)  # [channels, channels]
+        cross = cross - torch.outer(moments.x, mean_y)
+    gradient = cross - covariance @ w.T  # [channels, hidden]
+    for ridge in ridges:
+        changed = w
+        if w.shape[1]:
+            change, solved = closed_form_solver(covariance, gradient, ridge)
+            if not solved:
+                yield None
+                continue
+            changed = w + change.T
+        yield changed, mean_y - changed @ mean_x if bias else None
+
+
+def best_refit(
+    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, may_shift: bool
+) -> tuple[Refit, Solution | None]:
+    """Tries ridges on the samples to fit on and takes the one of least error on the held-out ones.
+
+    Args:
+        step: of the walk.
+        weight: current weights, [hidden, channels].
+        bias: current bias, [hidden].
+        ridges: candidates.
+        may_shift: whether a bias may be fitted.
+
+    Returns:
+        The report, and weight and bias refitted on all samples; None where no ridge lowers the held-out error.
+    """
+    before = step.held_out.error(weight, bias)
+    report = Refit(step.sublayer.name, step.sublayer.num_units, False, before, before)
+    if before <= _NEGLIGIBLE * float(step.held_out.yy / step.held_out.count):
+        report.note = "already equal to the dense model"
+        return report, None
+    for ridge, solution in zip(ridges, refits(step.fit, weight, ridges, bias=may_shift), strict=True):
+        if solution is not None and (error := step.held_out.error(*solution)) < report.error_after:
+            report.error_after, report.ridge = error, ridge
+    if report.ridge is None:
+        report.note = "no ridge lowered the held-out error"
+        return report, None
+    solution = refit(step.fit + step.held_out, weight, report.ridge, bias=may_shift)
+    report.accepted = solution is not None
+    return report, solution
+
+
+def reconstruct(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    batches: Sequence[Batch],
+    *,
+    token_weights: TokenWeights | None = None,
+    ridges: Sequence[float] = RIDGES,
+    run: Run | None = None,
+) -> list[Refit]:
+    """Refits the student, from the bottom up, in place: two linear maps for each sublayer.
+
+    The output projection, bias included, is refitted to the teacher's residual sum. Before that, what the
+    sublayer reads is aligned: the linear map that takes the student's hidden states nearest to the teacher's
+    is folded into the producers (query, key, value; or fc1), so that it costs nothing.
+
+    Each ridge is tried on seven eighths of the samples; the one of least error on the others is taken,
+    and refitted on all, only if it lowers that held-out error.
+
+    Args:
+        teacher: the dense model.
+        student: a shrunk copy of it, changed in place.
+        batches: calibration samples.
+        token_weights: see `walk`; for the projections.
+        ridges: candidates, relative to the mean diagonal of the inputs' second moments.
+        run: see `walk`.
+
+    Returns:
+        What became of each sublayer; errors are those on held-out samples.
+    """
+    alignments: dict[int, Refit] = {}
+
+    def align(step: Step) -> None:
+        readers = [p.linear for p in step.sublayer.producers if p.reads]
+        identity = torch.eye(len(step.fit.y), device=step.fit.y.device)
+        # Where only some have a bias (all but the key), the others' would change nothing.
+        may_shift = any(linear.bias is not None for linear in readers)
+        alignments[step.index], solution = best_refit(step, identity, None, ridges, may_shift=may_shift)
+        if solution is not None:
+            change, shift = solution
+            for linear in readers:
+                w = matrix(linear).double()
+                bias = None if linear.bias is None or shift is None else linear.bias + w @ shift
+                assign(linear, w @ change, bias)
+
+    refits = []
+    steps = walk(
+        teacher,
+        student,
+        batches,
+        token_weights=token_weights,
+        align=align,
+        run=run,
+        desc="reconstruct",
+    )
+    for step in steps:
+        projection = step.sublayer.projection
+        weight, bias = matrix(projection), projection.bias
+        report, solution = best_refit(step, weight, bias, ridges, may_shift=bias is not None)
+        if solution is not None:
+            assign(projection, *solution)
+        report.alignment = alignments.get(step.index)
+        refits.append(report)
+    return refits

@@ -1,0 +1,305 @@
+"""Teacher and student walked together, sublayer by sublayer from the bottom.
+
+Whatever refits the student's output projections stands on this: the teacher gives the target of the
+residual stream, the student, already shrunk and refitted below, gives the inputs. What a fit needs is
+a few second moments, never a matrix of all tokens. Layers are run by their own forward, a sublayer that is
+settled is replayed, so the whole walk costs one forward pass of each model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.arch import Sublayer, find_sublayers
+from trimformer.arch.calls import Batch, Call, Stop, Tap, record_calls, replayed
+from trimformer.arch.linear import matrix
+from trimformer.arch.masking import frozen
+from trimformer.run import Run
+from trimformer.update.moments import Moments, SplitSums
+from trimformer.update.spill import BatchTensors
+
+# (index of the sublayer, index of the batch, mask) -> weights of tokens, of the mask's shape, 0 leaves one out. It is
+# [batch, length]; [visits, batch, length] where the layer is called at several depths.
+TokenWeights = Callable[[int, int, Tensor], Tensor]
+
+HELD_OUT_EVERY = 8
+
+
+@dataclass
+class Refit:
+    """What became of one sublayer's refit. Errors are mean squared errors per token of the projection's output.
+
+    Attributes:
+        sublayer: its name.
+        units: units kept.
+        accepted: whether the projection was changed.
+        error_before: with the weights as they were.
+        error_after: with the new weights, or the old ones where there are none.
+        ridge: relative ridge that was used, None without.
+        note: why nothing was changed, or empty.
+        alignment: the same of what the sublayer reads, where that was aligned with the teacher's.
+    """
+
+    sublayer: str
+    units: int
+    accepted: bool
+    error_before: float
+    error_after: float
+    ridge: float | None = None
+    note: str = ""
+    alignment: "Refit | None" = None
+
+
+@dataclass
+class Step:
+    """One sublayer of the walk, and the moments of what goes into a linear map and what should come out.
+
+    For its projection, what should come out is what takes the student's residual stream to the teacher's;
+    for its alignment, what the student's producers read goes in and what the teacher's read should come out.
+
+    Attributes:
+        index: position among the sublayers.
+        sublayer: the student's; its weights may be changed before the walk goes on.
+        fit: moments of the samples to fit on.
+        held_out: moments of the other samples.
+    """
+
+    index: int
+    sublayer: Sublayer
+    fit: Moments
+    held_out: Moments
+
+
+class _Side:
+    """One model's way up: what goes into the current layer, and what its settled projections gave."""
+
+    def __init__(self, new: Callable[[], BatchTensors], batches: int) -> None:
+        self.hidden = new()  # per batch [batch, length, hidden]
+        self.settled: list[tuple[Sublayer, BatchTensors]] = []
+        self.calls: list[list[Call]] = [[] for _ in range(batches)]
+
+    def enter(self, calls: list[list[Call]]) -> None:
+        """Goes on to the next layer."""
+        self.calls, self.settled = calls, []
+        for i, of_batch in enumerate(calls):
+            if of_batch[0].start is not None:
+                self.hidden[i] = of_batch[0].start
+
+    def run(self, i: int, *taps: Tap, answer: tuple[Sublayer, Tensor] | None = None) -> Tensor:
+        """The layer's output for a batch, settled sublayers replayed; where a tap stops it, what went in.
+
+        Args:
+            i: index of the batch.
+            *taps: on leaves of the layer.
+            answer: one more sublayer to replay, and what its projection gives.
+        """
+        hidden = self.hidden[i]
+        answers = [(sublayer, _answer(outputs[i])) for sublayer, outputs in self.settled]
+        if answer is not None:
+            answers.append((answer[0], _answer(answer[1])))
+        with replayed(answers), ExitStack() as stack:
+            for tap in taps:
+                stack.enter_context(tap)
+            with suppress(Stop):
+                for call in self.calls[i]:
+                    hidden = call(hidden)
+        return hidden
+
+
+def _answer(output: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: output
+
+
+@torch.no_grad()
+def walk(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    batches: Sequence[Batch],
+    *,
+    token_weights: TokenWeights | None = None,
+    align: Callable[[Step], None] | None = None,
+    run: Run | None = None,
+    desc: str = "walk",
+) -> Iterator[Step]:
+    """Yields every sublayer once, bottom first; goes on with the student's projection as it is then.
+
+    A layer that is called at several depths is walked over all of them at once: moments are sums over its calls.
+
+    Args:
+        teacher: the model to follow.
+        student: a shrunk copy of it.
+        batches: calibration samples, this process's part of them.
+        token_weights: weights of tokens; without it every token that is not padding weighs 1.
+        align: called before a sublayer runs, to change the producers that read the student's hidden states;
+            all tokens weigh 1 then, as attention reads them all.
+        run: bounds the memory of hidden states and channels. Beyond it, channels are computed twice instead of kept,
+            and hidden states go to temporary files.
+        desc: what the progress bar says.
+
+    Raises:
+        TrimformerError: the model works on the hidden states between its layers.
+    """
+    run = run or Run()
+    pairs = list(zip(find_sublayers(teacher), find_sublayers(student), strict=True))
+    with frozen(teacher), frozen(student):
+        calls = [record_calls(teacher, batch) for batch in batches]
+        tokens = sum(of_batch[0].mask.numel() for of_batch in calls)
+        widest = tokens * teacher.dtype.itemsize * max(s.channels for _, s in pairs)
+        # Of both models what goes into a layer, and what its first projection gave.
+        in_memory = 4 * tokens * teacher.dtype.itemsize * max(s.hidden_size for _, s in pairs)
+        keeps_channels = in_memory + widest <= run.max_memory
+        with BatchTensors.place(in_memory > run.max_memory, len(batches)) as new:
+            above, below = _Side(new, len(batches)), _Side(new, len(batches))
+            start = 0  # of the layer's calls
+            for index, (source, sublayer) in enumerate(run.progress(pairs, desc)):
+                stage = _Stage(index, source, sublayer, above, below, batches, new)
+                if index == 0 or pairs[index - 1][0].module is not source.module:
+                    layer_calls = [of_batch[start : start + source.visits] for of_batch in calls]
+                    start += source.visits
+                    above.enter(layer_calls)
+                    below.enter([[call.of(sublayer.module) for call in part] for part in layer_calls])
+                    stage.is_bottom = layer_calls[0][0].start is not None and source.visits == 1
+                stage.is_last = index + 1 == len(pairs) or pairs[index + 1][0].module is not source.module
+                stage.beside = pairs[index - 1] if source.beside else None
+                if align is not None and sublayer.num_units and not stage.is_bottom and stage.reader is not None:
+                    align(stage.alignment())
+                yield stage.fit(token_weights, keeps_channels)
+                stage.settle()
+
+
+class _Stage:
+    """The walk at one sublayer."""
+
+    def __init__(
+        self,
+        index: int,
+        source: Sublayer,
+        sublayer: Sublayer,
+        above: _Side,
+        below: _Side,
+        batches: Sequence[Batch],
+        new: Callable[[], BatchTensors],
+    ) -> None:
+        self.index, self.source, self.sublayer = index, source, sublayer
+        self.above, self.below, self.new = above, below, new
+        self.is_bottom = self.is_last = False
+        self.is_single = source.visits == 1
+        self.beside: tuple[Sublayer, Sublayer] | None = None
+        self.samples = [batch["index"] for batch in batches]
+        self.reader = next((k for k, p in enumerate(sublayer.producers) if p.reads), None)
+        self.kept: list[Tensor] = []
+
+    def alignment(self) -> Step:
+        """Moments of what the student's producers read, and of what the teacher's do."""
+        assert self.reader is not None
+        leaves = [s.producers[self.reader].linear for s in (self.source, self.sublayer)]
+        width = matrix(leaves[0]).shape[1]
+        sums = SplitSums(width, width, self.sublayer.device)
+        for i in range(len(self.samples)):
+            taps = [Tap(leaf, stop=self.source.visits) for leaf in leaves]
+            for side, tap in zip((self.above, self.below), taps, strict=True):
+                side.run(i, tap)
+            for visit, (y, x) in enumerate(zip(taps[0].seen, taps[1].seen, strict=True)):
+                mask = self.above.calls[i][visit].mask
+                sums.add(x, y, mask, self._held_out(i, len(x)))
+        return Step(self.index, self.sublayer, *sums.moments())
+
+    def fit(self, token_weights: TokenWeights | None, keeps_channels: bool) -> Step:
+        """Moments of the student's channels, and of what its projection should make of them."""
+        sums = SplitSums(self.sublayer.channels, self.sublayer.hidden_size, self.sublayer.device)
+        settled = self.new()
+        for i in range(len(self.samples)):
+            targets, given = self._watch_teacher(i)
+            entry, channels = Tap(self.sublayer.entry), Tap(self.sublayer.projection, stop=self.source.visits)
+            beside = self._beside(1)
+            self.below.run(i, entry, channels, *beside)
+            weights = self._weights(token_weights, i)
+            for visit, x in enumerate(channels.seen):
+                stream = sum((tap.seen[visit] for tap in beside), entry.seen[visit])
+                target = targets[visit](stream)
+                sums.add(x, target, weights[visit], self._held_out(i, len(x)))
+            if keeps_channels and self.is_single:
+                self.kept.append(channels.seen[0])
+            if not self.is_last:
+                settled[i] = given
+        if self.is_single and not self.is_last:
+            self.above.settled.append((self.source, settled))
+        return Step(self.index, self.sublayer, *sums.moments())
+
+    def _watch_teacher(self, i: int) -> tuple[list[Callable[[Tensor], Tensor]], Tensor]:
+        """For each call, what the student's projection should give by its stream; and what the teacher's gives.
+
+        At a layer's last sublayer the teacher goes on to the next layer.
+        """
+        source, last_call = self.source, 0 if self.is_last else self.source.visits
+        entry, given = Tap(source.entry), Tap(source.projection, outputs=True)
+        added = given if source.output is None else Tap(source.output, outputs=True)
+        added.stop = last_call
+        beside = self._beside(0)
+        output = self.above.run(i, *dict.fromkeys((entry, given, added, *beside)))
+        if self.is_last:
+            self.above.hidden[i] = output
+        targets = []
+        for visit, given_now in enumerate(given.seen):
+            total = sum((tap.seen[visit] for tap in beside), entry.seen[visit] + added.seen[visit])
+            targets.append(self._target(total, given_now))
+        return targets, given.seen[-1]
+
+    def _beside(self, side: int) -> list[Tap]:
+        """A tap on what the sublayer beside this one adds; none where there is none."""
+        if self.beside is None:
+            return []
+        neighbour = self.beside[side]
+        return [Tap(neighbour.output or neighbour.projection, outputs=True)]
+
+    def _target(self, total: Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
+        """The projection's target by the student's stream.
+
+        Args:
+            total: the teacher's residual sum, [batch, length, hidden].
+            given: what the teacher's projection gave.
+        """
+        source = self.source
+        if source.output is None:
+            return lambda stream: total - stream
+        if source.gain is None:  # a norm follows: it keeps only the direction, and the teacher's is as good as any
+            return lambda _: given
+        gain = self.sublayer.gain
+        assert gain is not None
+        return lambda stream: torch.where(gain.abs() < 1e-6, given, (total - stream) / gain)
+
+    def settle(self) -> None:
+        """Goes on with the student's projection as it is now."""
+        projection, outputs = self.sublayer.projection, self.new()
+        for i in range(len(self.samples)):
+            output = None
+            if self.kept:
+                output, self.kept[i] = projection(self.kept[i]), self.kept[i].new_empty(0)
+            elif self.is_single and not self.is_last:
+                tap = Tap(projection, outputs=True, stop=1)
+                self.below.run(i, tap)
+                output = tap.seen[0]
+            if self.is_last:
+                self.below.hidden[i] = self.below.run(i, answer=None if output is None else (self.sublayer, output))
+            elif output is not None:
+                outputs[i] = output
+        if self.is_single and not self.is_last:
+            self.below.settled.append((self.sublayer, outputs))
+
+    def _weights(self, token_weights: TokenWeights | None, i: int) -> list[Tensor]:
+        """[batch, length] for each call."""
+        masks = [call.mask for call in self.above.calls[i]]
+        if token_weights is None:
+            return masks
+        if self.is_single:
+            return [token_weights(self.index, i, masks[0])]
+        return list(token_weights(self.index, i, torch.stack(masks)))
+
+    def _held_out(self, i: int, rows: int) -> Tensor:
+        """Indices of the held-out rows of a batch; a sample may have several rows."""
+        held = (self.samples[i] % HELD_OUT_EVERY == 0).repeat_interleave(rows // len(self.samples[i]))
+        return held.nonzero().squeeze(-1)

@@ -1,0 +1,1 @@
+"""What became of it: scores, divergence, and whether a latency was kept."""

@@ -1,0 +1,121 @@
+"""A latency asked for, held against what the shrunk model takes."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.arch import find_sublayers
+from trimformer.arch.masking import frozen
+from trimformer.costs.backends import Backend, prepare
+from trimformer.costs.cost import Costs
+from trimformer.costs.lut import LatencyTable
+from trimformer.costs.timing import Timing, interleaved
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How latency is measured, and how much of it may be left.
+
+    Attributes:
+        ms: latency of the pruned model, instead of a fraction of the dense one's.
+        batch_size: of the random inputs.
+        seq_len: of the random inputs; None: the average length of the calibration samples.
+        backend: what runs the model.
+        table: what sublayers cost; None: measured before pruning. Its shape and backend replace those here.
+        any_table: use the table even if it was measured elsewhere.
+    """
+
+    ms: float | None = None
+    batch_size: int = 32
+    seq_len: int | None = None
+    backend: Backend = "eager"
+    table: LatencyTable | None = None
+    any_table: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latency of two models in the same turns.
+
+    Attributes:
+        dense: of the dense model.
+        pruned: of the pruned one.
+        ratio: pruned / dense, turn by turn.
+    """
+
+    dense: Timing
+    pruned: Timing
+    ratio: Timing
+
+
+def compare_latency(
+    dense: PreTrainedModel, pruned: PreTrainedModel, inputs: Mapping[str, Tensor], backend: Backend = "eager"
+) -> Comparison:
+    """Times two models in turn, in one process."""
+    with frozen(dense), frozen(pruned):
+        laps = interleaved([prepare(model, inputs, backend) for model in (dense, pruned)], dense.device)
+    ratio = np.divide(laps[1], laps[0]).tolist()
+    return Comparison(Timing.of(laps[0]), Timing.of(laps[1]), Timing.of(ratio))
+
+
+class LatencyPromise:
+    """Asks for another selection where the shrunk model is slower than asked by more than the noise.
+
+    One that is faster is left: a second look at a noisy machine could only break the promise.
+
+    Args:
+        model: dense.
+        costs: of its units, in ms.
+        constraint: fraction of the dense latency; with `latency_ms`, what that is by the table.
+        latency_ms: an absolute latency, or None.
+        inputs: to time with.
+        backend: to time with.
+
+    Attributes:
+        costs: as last corrected.
+        corrected: whether another selection was asked for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        costs: Costs,
+        constraint: float,
+        latency_ms: float | None,
+        inputs: Mapping[str, Tensor],
+        backend: Backend,
+    ) -> None:
+        self._model, self._inputs, self._backend = model, inputs, backend
+        self.costs, self.corrected = costs, False
+        self._constraint, self._latency_ms = constraint, latency_ms
+
+    def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
+        """None, or the costs as this measurement corrects them and the constraint that goes with them."""
+        units = [s.num_units for s in find_sublayers(student)]
+        seen = compare_latency(self._model, student, self._inputs, self._backend)
+        if self._latency_ms is None:
+            asked, measured = self._constraint, seen.ratio
+        else:
+            asked, measured = self._latency_ms, seen.pruned
+        if measured.low <= asked:
+            return None
+        logger.info("latency is %.1f %% over what was asked: searching again", 100 * (measured.median / asked - 1))
+        self.corrected = True
+        self.costs = corrected_costs(self.costs, units, seen.pruned.median)
+        asked_ms = self._latency_ms or self._constraint * seen.dense.median
+        return self.costs, min(1.0, asked_ms / self.costs.dense)
+
+
+def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Costs:
+    """Costs in proportion, so that they agree with the measured model, which has so many units left.
+
+    Two measurements could set what is fixed and what grows apart, but their noise would be blown up.
+    """
+    scale = pruned_ms / costs.of(units)
+    return Costs([level * scale for level in costs.levels], costs.fixed * scale, costs.measured)

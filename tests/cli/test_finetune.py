@@ -1,0 +1,235 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, TrainingArguments
+
+from tests.commands import PROBLEMS, error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
+from tests.conftest import make_rows, make_tokenizer
+from trimformer import TrimformerError
+from trimformer.arch import find_sublayers
+from trimformer.batches.tasks import TextTask
+from trimformer.cli.main import main
+from trimformer.training import finetune
+
+ROOT = Path(__file__).parent.parent.parent
+QUICK = ("--num_train_epochs", "1", "--learning_rate", "0.01", "--use_cpu")
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A bare encoder, as before any fine-tuning."""
+    return save_model(tmp_path / "base", "embedding")
+
+
+def train(model, out, *words, rows=None):
+    """Fine-tunes on `rows`, all but the last 8 of them, and scores on those."""
+    if rows is not None:
+        folder = out.parent / f"{out.name}-data"
+        files = [write_jsonl(folder / "train.jsonl", rows[:-8]), write_jsonl(folder / "validation.jsonl", rows[-8:])]
+        words = ("--train_file", files[0], "--validation_file", files[1], *words)
+    flags = ("--model_name_or_path", model, "--output_dir", out, "--do_train", "--do_eval")
+    return run(main, "finetune", *flags, *QUICK, *words)
+
+
+def named(rows, column="label", names=("bad", "good", "so-so")):
+    def name(value):
+        return [names[v] for v in value] if isinstance(value, list) else names[value]
+
+    return [{**row, column: name(row[column])} for row in rows]
+
+
+def pairs():
+    return [{"premise": r["sentence"], "hypothesis": "it is good", "label": r["label"]} for r in make_rows(24, 3)]
+
+
+KINDS = {
+    "numbers": (problem_rows("single_label", 24), 2, {"accuracy", "f1"}),
+    "names": (named(make_rows(24, 3)), 3, {"accuracy", "macro_f1"}),
+    "pairs": (pairs(), 3, {"accuracy", "macro_f1"}),
+    "regression": (problem_rows("regression", 24), 1, {"pearson", "spearman"}),
+    "multi-hot": (problem_rows("multi_label", 24), 3, {"micro_f1", "macro_f1"}),
+    "lists of names": (named([{"text": "a", "label": [i % 3]} for i in range(24)]), 3, {"micro_f1", "macro_f1"}),
+    "tags": (problem_rows("tokens", 24), 3, {"f1", "accuracy"}),
+    "named tags": (named(problem_rows("tokens", 24), "ner_tags", ("O", "B-X", "I-X")), 3, {"precision", "recall"}),
+    "spans": (problem_rows("span", 24), 2, {"exact_match", "f1"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_data_is_trained_saved_and_scored_alike(base, tmp_path, capsys, kind):
+    rows, num_labels, metrics = KINDS[kind]
+    assert train(base, tmp_path / "out", rows=rows) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert metrics <= set(report["validation"])
+    assert json.loads((tmp_path / "out" / "eval_results.json").read_text()) == report
+    assert AutoConfig.from_pretrained(tmp_path / "out").num_labels == num_labels
+    assert run(main, "evaluate", tmp_path / "out", "--data", tmp_path / "out-data") == 0
+    evaluated = json.loads(capsys.readouterr().out)["validation"]
+    assert {**report["validation"], "samples": 8} == pytest.approx(evaluated)
+
+
+def test_names_of_labels_are_kept_in_the_config(base, tmp_path):
+    assert train(base, tmp_path / "out", rows=named(make_rows(24, 3))) == 0
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.label2id == {"bad": 0, "good": 1, "so-so": 2}
+
+
+def test_training_learns(base, tmp_path, capsys):
+    rows = [{"text": "good" if i % 2 else "bad film", "label": i % 2} for i in range(48)]
+    assert train(base, tmp_path / "out", "--num_train_epochs", "5", rows=rows) == 0
+    assert json.loads(capsys.readouterr().out)["validation"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "embedding"])
+def test_a_pruned_model_is_trained_and_keeps_its_widths(tmp_path, problem):
+    model, rows = save_model(tmp_path / "model", problem), problem_rows(problem, 24)
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    words = ("--data", data, "--output", tmp_path / "pruned", "--constraint", "0.4")
+    assert run(main, "prune", model, *words) == 0
+    assert train(tmp_path / "pruned", tmp_path / "out", rows=rows) == 0
+    configs = [AutoConfig.from_pretrained(tmp_path / name) for name in ("pruned", "out")]
+    assert configs[0].quantization_config == configs[1].quantization_config
+    assert len(set(configs[1].quantization_config["neurons"])) > 1
+    again = ("--data", data, "--output", tmp_path / "again", "--constraint", "0.8")
+    assert run(main, "prune", tmp_path / "out", *again) == 0
+
+
+def test_scoring_alone_changes_nothing(tmp_path, capsys):
+    model = save_model(tmp_path / "model", "tokens")
+    rows = [{"tokens": ["a", "film"], "ner_tags": [0, 1]}] * 4  # the model's third label does not occur
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    before = tree(tmp_path)
+    words = ("--model_name_or_path", model, "--validation_file", data, "--do_eval")
+    assert run(main, "finetune", *words) == 0
+    assert "accuracy" in json.loads(capsys.readouterr().out)["validation"]
+    assert tree(tmp_path) == before
+
+
+def test_what_an_earlier_training_left_does_not_decide(tmp_path):
+    scorer = save_model(tmp_path / "model", "regression")
+    rows = problem_rows("single_label", 24)
+    assert train(scorer, tmp_path / "out", "--ignore_mismatched_sizes", rows=rows) == 0
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert (config.num_labels, config.problem_type) == (2, "single_label_classification")
+
+
+def test_other_labels_need_a_new_head_and_it_is_said_how(tmp_path, capsys):
+    model, rows = save_model(tmp_path / "model"), named(make_rows(24, 3))
+    capsys.readouterr()
+    assert train(model, tmp_path / "out", rows=rows) == 2
+    assert "--ignore_mismatched_sizes" in error_line(capsys.readouterr().err)
+    assert train(model, tmp_path / "out", "--ignore_mismatched_sizes", rows=rows) == 0
+    assert AutoConfig.from_pretrained(tmp_path / "out").num_labels == 3
+
+
+def test_the_trainers_own_checkpoints_do_not_lose_the_model(base, tmp_path):
+    words = ("--save_strategy", "epoch", "--eval_strategy", "epoch", "--load_best_model_at_end")
+    assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 0
+    assert {"model.safetensors", "tokenizer.json", "checkpoint-2"} <= tree(tmp_path / "out")
+    resumed = ("--resume_from_checkpoint", tmp_path / "out" / "checkpoint-2", "--num_train_epochs", "2")
+    assert train(base, tmp_path / "out", *resumed, rows=problem_rows("single_label", 24)) == 0
+
+
+def test_flags_of_transformers_are_heard(base, tmp_path):
+    words = ("--max_steps", "3", "--per_device_train_batch_size", "2", "--warmup_steps", "1", "--save_steps", "3")
+    words += ("--save_strategy", "steps", "--gradient_accumulation_steps", "2", "--lr_scheduler_type", "cosine")
+    assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 0
+    state = json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert (state["global_step"], state["train_batch_size"]) == (3, 2)
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (1, 2)])
+def test_the_seed_decides(base, tmp_path, seeds):
+    rows = problem_rows("single_label", 24)
+    for i, seed in enumerate(seeds):
+        assert train(base, tmp_path / str(i), "--seed", seed, rows=rows) == 0
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in "01")
+    assert (first == second) == (seeds[0] == seeds[1])
+
+
+def test_standard_output_is_the_report_alone_and_training_is_logged(base, tmp_path, capsys):
+    assert train(base, tmp_path / "out", rows=problem_rows("single_label", 24)) == 0
+    captured = capsys.readouterr()
+    assert list(json.loads(captured.out)) == ["validation"]
+    assert "training on 16 samples" in captured.err
+    assert "train_loss" in captured.err
+
+
+def test_a_known_task_has_its_own_settings(base, tmp_path, capsys):
+    rows = [{"sentence1": r["premise"], "sentence2": r["hypothesis"], "label": r["label"] % 2} for r in pairs()]
+    assert train(base, tmp_path / "out", "--task_name", "mrpc", rows=rows) == 0
+    assert set(json.loads(capsys.readouterr().out)["validation"]) == {"accuracy", "accuracy_ci95", "f1"}
+
+
+def test_run_glue_is_the_same_command(base, tmp_path):
+    data = write_jsonl(tmp_path / "train.jsonl", problem_rows("single_label", 20))
+    words = ["--model_name_or_path", base, "--train_file", data, "--output_dir", tmp_path / "out", "--do_train"]
+    command = [sys.executable, ROOT / "run_glue.py", *map(str, words), "--max_seq_length", "16", *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+
+
+MIXED = [{"text": "a film", "label": label} for label in ["good", 1] * 8]
+HALF_LISTS = [{"text": "a film", "label": label} for label in [[0, 1], 1] * 8]
+OBJECTS = [{"text": "a film", "label": {"stars": 1}}] * 16
+
+BAD = {
+    "neither": (["--do_train=False", "--do_eval=False"], None, ["--do_train", "--do_eval"]),
+    "no output": (["--output_dir="], None, ["--output_dir"]),
+    "full output": (["--output_dir", "base"], None, ["base", "not empty"]),
+    "no such model": (["--model_name_or_path", "./nowhere"], None, ["./nowhere", "does not exist"]),
+    "no model there": (["--model_name_or_path", "data"], None, ["data", "cannot be loaded"]),
+    "no such file": (["--train_file", "no.jsonl"], None, ["no.jsonl", "does not exist"]),
+    "no such task": (["--task_name", "nli"], None, ["'nli'", "mnli"]),
+    "other columns": (["--task_name", "mrpc"], None, ["'sentence1'", "sentence"]),
+    "no such column": (["--label_column", "stars"], None, ["'stars'", "sentence, label"]),
+    "unknown flag": (["--frobnicate", "3"], None, ["--frobnicate"]),
+    "flags that clash": (["--load_best_model_at_end", "--eval_strategy=no", "--save_strategy=epoch"], None, ["flags"]),
+    "mixed labels": ([], MIXED, ["'label'", "mixes"]),
+    "lists and single labels": ([], HALF_LISTS, ["'label'", "mixes"]),
+    "objects": ([], OBJECTS, ["'label'", "neither names nor numbers"]),
+    "no labels": ([], [{"text": "a film"}] * 16, ["no label column", "--label_column"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_nothing_is_written(base, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    flags, rows, words = BAD[name]
+    data = write_jsonl(tmp_path / "data" / "train.jsonl", rows or problem_rows("single_label", 24))
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert train(base, Path("out"), "--train_file", data, *flags) == 2
+    message = error_line(capsys.readouterr().err)
+    assert all(word in message for word in words), message
+    assert tree(tmp_path) == before
+
+
+def encoded(rows):
+    task = TextTask(name="t", problem="single_label", text_columns=("sentence",), label_column=None)
+    return task.encode(rows, make_tokenizer(), problem_model("single_label").config)
+
+
+def test_samples_without_labels_are_refused(tmp_path):
+    with pytest.raises(TrimformerError, match="no labels"):
+        finetune(problem_model("single_label"), make_tokenizer(), encoded(make_rows(4)), TrainingArguments(tmp_path))
+
+
+def test_without_the_extra_it_is_said_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(TrimformerError, match=r"pip install 'trimformer\[train\]'"):
+        finetune(problem_model("single_label"), make_tokenizer(), [], TrainingArguments(tmp_path))
+
+
+def test_the_function_trains_in_place_and_ends_in_evaluation_mode(tmp_path):
+    model, features = problem_model("single_label"), encoded(make_rows(8))
+    before = find_sublayers(model)[0].projection.weight.detach().clone()
+    samples = [{**feature, "labels": i % 2} for i, feature in enumerate(features)]
+    finetune(model, make_tokenizer(), samples, TrainingArguments(tmp_path, max_steps=2, report_to="none", use_cpu=True))
+    assert not torch.equal(find_sublayers(model)[0].projection.weight, before)
+    assert not model.training

@@ -1,0 +1,105 @@
+from itertools import product
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import make_batch, make_model
+from trimformer.arch import find_sublayers
+from trimformer.costs.cost import linear_costs
+from trimformer.curves.obs import importance_curve
+from trimformer.errors import TrimformerError
+from trimformer.methods import METHODS, Allocation, Method, Update
+from trimformer.pruner import Pruner
+from trimformer.select.allocations import magnitude_importance, select_masks, smallest_constraint, unit_levels
+
+SUBLAYERS = find_sublayers(make_model())
+
+
+def cost_of(masks, costs):
+    return costs.of(int(mask.count_nonzero()) for mask in masks)
+
+
+def cost_left(model, costs):
+    return costs.of(s.num_units for s in find_sublayers(model))
+
+
+@given(st.sampled_from(get_args(Allocation)), st.floats(0.01, 1.0), st.sampled_from(["mac", "parameters"]))
+@settings(max_examples=40, deadline=None)
+def test_no_allocation_exceeds_the_budget(allocation, constraint, metric):
+    costs = linear_costs(SUBLAYERS, metric, 10)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    if constraint < smallest_constraint(allocation, SUBLAYERS, costs, 8):
+        return
+    masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=8)
+    assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("allocation", get_args(Allocation))
+def test_the_smallest_constraint_keeps_a_unit(allocation):
+    costs = linear_costs(SUBLAYERS, "mac", 10)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    smallest = smallest_constraint(allocation, SUBLAYERS, costs, 8)
+    masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=smallest * 1.0001, neuron_multiple=8)
+    assert sum(float(mask.sum()) for mask in masks) >= 1
+
+
+def test_dp_keeps_multiples_of_neurons_or_all():
+    ffn = next(s for s in SUBLAYERS if s.kind == "ffn")
+    assert unit_levels(ffn, 16).tolist() == [0, 16, 32, 40]
+    assert unit_levels(SUBLAYERS[0], 16).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_importance_curves_add_up_what_is_removed():
+    curve = importance_curve(torch.tensor([3.0, 1.0, 2.0]))
+    assert curve.error.tolist() == [6.0, 3.0, 1.0, 0.0]
+    assert curve.mask(1).tolist() == [1.0, 0.0, 0.0]
+
+
+GRID = [
+    Method(criterion, allocation, update)
+    for criterion, allocation, update in product(
+        ("magnitude", "random", "fisher", "obs"), get_args(Allocation), get_args(Update)
+    )
+]
+
+
+@pytest.mark.parametrize("method", GRID, ids=lambda m: f"{m.criterion}-{m.allocation}-{m.update}")
+def test_every_point_of_the_grid_prunes_within_the_budget(method):
+    model, batch = make_model(), make_batch(batch=24)
+    costs = linear_costs(find_sublayers(model), "mac", 10)
+    pruned = Pruner(model, [batch], method, neuron_multiple=8)(costs, 0.5)
+    sublayers = find_sublayers(pruned.model)
+    assert 0 < cost_left(pruned.model, costs) <= 0.5 * costs.dense
+    assert [s.num_units for s in sublayers] == [int(mask.count_nonzero()) for mask in pruned.masks]
+    assert len(pruned.refits) == (0 if method.update == "none" else 6)
+
+
+def test_one_calibration_serves_every_budget():
+    model, batch = make_model(), make_batch(batch=24)
+    costs = linear_costs(find_sublayers(model), "mac", 10)
+    pruner = Pruner(model, [batch], METHODS["obs"], neuron_multiple=8)
+    macs = [cost_left(pruner(costs, c).model, costs) for c in (0.3, 0.6, 0.9, 0.3)]
+    assert macs[0] < macs[1] < macs[2]
+    assert macs[3] == macs[0]
+
+
+@pytest.mark.parametrize("choice", ["criterion", "allocation", "update", "objective"])
+def test_an_unknown_choice_is_an_error(choice):
+    with pytest.raises(TrimformerError, match=f"{choice} 'x' is unknown"):
+        Method(**{choice: "x"})
+
+
+def test_choices_that_do_not_go_together_are_an_error():
+    with pytest.raises(TrimformerError, match="goes only with"):
+        Method("kprune", "dp", "full")
+    with pytest.raises(TrimformerError, match="criterion 'taylor' is unknown"):
+        Method("taylor")
+
+
+def test_curves_never_rise_with_more_units():
+    curve = importance_curve(torch.rand(20))
+    assert (np.diff(curve.error.numpy()) <= 0).all()
