@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from trimformer.cli.latency import add_lut_arguments, run_lut
-from trimformer.cli.main import guarded
+from trimformer.cli.logs import guarded
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measures latency tables, with the flags of the paper's code.")

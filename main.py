@@ -9,10 +9,19 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
-from trimformer.cli.main import guarded, load_task_data, non_negative_int, positive_int, prune_and_write
+import torch
+
+from trimformer.asked import check_constraint
+from trimformer.cli.arguments import DataOptions, load_task_data, non_negative_int, positive_int
+from trimformer.cli.logs import guarded
+from trimformer.cli.prune import prune_and_write
+from trimformer.costs.lut import LatencyTable, read_table
 from trimformer.errors import TrimformerError
+from trimformer.files import check_output
+from trimformer.processes import join
+from trimformer.shrinking.checkpoint import load
+from trimformer.verify.promise import LatencyOptions
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,10 +44,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_luts(arguments: argparse.Namespace) -> Any:
+def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
     """The two tables, or None where they are to be measured or are not needed."""
-    from trimformer.costs.lut import read_table
-
     if arguments.metric == "mac" or not (arguments.mha_lut or arguments.ffn_lut):
         return None
     if not (arguments.mha_lut and arguments.ffn_lut):
@@ -47,14 +54,6 @@ def read_luts(arguments: argparse.Namespace) -> Any:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from trimformer.files import check_output
-    from trimformer.pipeline import check_constraint
-    from trimformer.processes import join
-    from trimformer.shrinking.checkpoint import load
-    from trimformer.verify.promise import LatencyOptions
-
     check_constraint(arguments.constraint)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
     device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
@@ -65,9 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output_dir) if arguments.output_dir else Path("outputs", name, setting)
     check_output(output)
     model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
-    arguments.task, arguments.data = arguments.task_name, arguments.data_dir
-    arguments.text_column = arguments.label_column = arguments.max_length = None  # the task says
-    task, train, validation = load_task_data(arguments, model)
+    options = DataOptions(arguments.data_dir, arguments.task_name, seed=arguments.seed)
+    task, train, validation = load_task_data(options, model)
     batch_size = 12 if task.problem == "span" else 32
     prune_and_write(
         model,

@@ -7,7 +7,7 @@ The flags are those of Transformers' own example of this name: --model_name_or_p
 import sys
 
 from trimformer.cli.finetune import run
-from trimformer.cli.main import guarded
+from trimformer.cli.logs import guarded
 
 if __name__ == "__main__":
     sys.exit(guarded(lambda: run(sys.argv[1:])))

@@ -29,11 +29,12 @@ from trimformer.batches.calibration import make_batches, mean_length, sample_ind
 from trimformer.batches.data import find_splits, read_splits
 from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import TASKS, infer_task
-from trimformer.cli.main import set_up_logging
+from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost import linear_costs
 from trimformer.environment import describe_device, versions
 from trimformer.methods import METHODS, find_method
 from trimformer.pruner import Pruner
+from trimformer.run import Run
 from trimformer.shrinking.checkpoint import load
 from trimformer.verify.evaluation import Scorer
 
@@ -69,7 +70,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         costs = linear_costs(find_sublayers(model), "mac", task.average_length or mean_length(features))
         for method in options.methods:
             start = time.perf_counter()
-            pruner = Pruner(model, batches, find_method(method), seed=seed, bf16=options.bf16)
+            pruner = Pruner(model, batches, find_method(method), run=Run(seed=seed, bf16=options.bf16))
             shared = time.perf_counter() - start
             for constraint in options.constraints:
                 start = time.perf_counter()

@@ -30,7 +30,7 @@ from trimformer.batches.calibration import make_batches, mean_length, sample_ind
 from trimformer.batches.data import find_splits, read_splits
 from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import infer_task
-from trimformer.cli.main import set_up_logging
+from trimformer.cli.logs import set_up_logging
 from trimformer.costs.backends import prepare
 from trimformer.costs.cost import Costs, linear_costs
 from trimformer.costs.measure import measure_table, random_inputs, resized

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from trimformer import processes
-from trimformer.arch import find_sublayers
+from trimformer.arch import Sublayer, find_sublayers
 from trimformer.arch.calls import Batch, model_inputs
 from trimformer.arch.masking import MaskUnits, frozen
 from trimformer.batches.calibration import token_mask
-from trimformer.cli.main import set_up_logging
+from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost import linear_costs
 from trimformer.costs.yardstick import forward_seconds, peak_memory
 from trimformer.curves.fisher import collect_mask_grads, compute_fisher_info
@@ -40,6 +40,7 @@ from trimformer.linalg import lsmr_cupy_solver
 from trimformer.methods import METHODS
 from trimformer.paper import hijack_input
 from trimformer.pruner import Pruner
+from trimformer.run import Run
 from trimformer.select.allocations import select_masks
 from trimformer.update.moments import MomentSums
 from trimformer.update.rescale import rescale_system
@@ -106,7 +107,7 @@ def run_ours(model: PreTrainedModel, batches: Sequence[Batch], method: str, leng
     seconds: dict[str, float] = {}
     costs = linear_costs(find_sublayers(model), "mac", length)
     name, _, bf16 = method.partition(" ")
-    Pruner(model, batches, METHODS[name], bf16=bool(bf16), clock=partial(clock, seconds))(costs, 0.5)
+    Pruner(model, batches, METHODS[name], run=Run(bf16=bool(bf16), clock=partial(clock, seconds)))(costs, 0.5)
     return seconds
 
 
@@ -124,9 +125,9 @@ def run_literal(model: PreTrainedModel, batches: Sequence[Batch], length: int) -
         masks = [mask.to(model.device) for mask in select(constraint=0.5, rearrange_grads=grads)]
     with clock(seconds, "update"):
         for index, sublayer in enumerate(sublayers):
-            before = sublayers[index - 1].norm if index else model.bert.embeddings
+            before = norm_after(sublayers[index - 1]) if index else model.bert.embeddings
             with MaskUnits(sublayers, [mask.to(model.device) for mask in teacher_masks]):
-                targets = seen_by(model, batches, partial(hijack_input, sublayer.norm))
+                targets = seen_by(model, batches, partial(hijack_input, norm_after(sublayer)))
             with MaskUnits(sublayers, masks):
                 inputs = seen_by(model, batches, partial(hijack_input, sublayer.projection))
                 residuals = seen_by(model, batches, partial(hijack_output, before))
@@ -155,6 +156,13 @@ def seen_by(model: PreTrainedModel, batches: Sequence[Batch], hook: Callable[[li
             model(**model_inputs(batch))
     handle.remove()
     return captured
+
+
+def norm_after(sublayer: Sublayer) -> nn.Module:
+    """BERT's norm of the residual sum."""
+    layer: Any = sublayer.module
+    norm: nn.Module = (layer.attention if sublayer.kind == "attention" else layer).output.LayerNorm
+    return norm
 
 
 def hijack_output(module: nn.Module, captured: list[Tensor]) -> Any:

@@ -63,13 +63,19 @@ def make_batch(batch: int = 5, length: int = 12, *, labels: int | None = 3, seed
     return made
 
 
-def random_masks(model: PreTrainedModel, seed: int = 0) -> list[torch.Tensor]:
-    """Masks of zeros and ones that keep some six tenths of the units, and one of each sublayer at least."""
+def random_masks(
+    model: PreTrainedModel, seed: int = 0, *, emptied: Sequence[int] = (), scaled: bool = False
+) -> list[torch.Tensor]:
+    """Masks of zeros and ones that keep some six tenths of the units.
+
+    Each sublayer keeps one at least, but for those `emptied`; factors are not 0 or 1 if `scaled`.
+    """
     generator = torch.Generator().manual_seed(seed)
     masks = [(torch.rand(s.num_units, generator=generator) < 0.6).float() for s in find_sublayers(model)]
-    for mask in masks:
-        mask[0] = 1
-    return masks
+    for i, mask in enumerate(masks):
+        mask[:1] = 1
+        mask *= i not in emptied
+    return [mask * (torch.rand(len(mask), generator=generator) * 3 - 1) for mask in masks] if scaled else masks
 
 
 def pruned(model: PreTrainedModel, masks: Sequence[torch.Tensor]) -> PreTrainedModel:

@@ -42,7 +42,7 @@ def test_the_gpu_prunes_as_the_cpu_does(method):
     assert results[1].model.device.type == "cuda"
     for name, value in results[0].model.state_dict().items():
         torch.testing.assert_close(weights[name].cpu(), value, atol=1e-3, rtol=1e-3)
-    assert results[1].info["peak_memory"]["device_gb"] > 0
+    assert results[1].cost.peak_gb["device"] > 0
 
 
 def test_a_table_can_be_measured():

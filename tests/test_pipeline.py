@@ -41,18 +41,18 @@ def same(one, other):
 def test_every_kind_of_model_can_be_pruned(problem, method):
     model = problem_model(problem)
     result = prune(model, problem_rows(problem), method=method)
-    assert result.info["problem"] == problem
-    assert 0.3 < result.sizes["pruned"]["macs"] / result.sizes["dense"]["macs"] <= 0.5
-    assert result.metrics["dense"].keys() == result.metrics["pruned"].keys()
-    assert bool(result.metrics["dense"]) == (problem != "embedding")
-    assert 0 < result.metrics["divergence"] < float("inf")
+    assert result.task.problem == problem
+    assert 0.3 < result.sizes["pruned"].macs / result.sizes["dense"].macs <= 0.5
+    assert result.scores.dense.keys() == result.scores.pruned.keys()
+    assert bool(result.scores.dense) == (problem != "embedding")
+    assert 0 < result.scores.divergence < float("inf")
     assert len(result.refits) == 6
 
 
 @pytest.mark.parametrize("family", ["Roberta", "DistilBert", "Electra"])
 def test_every_family_can_be_pruned(family):
     result = prune(problem_model("single_label", family))
-    assert result.sizes["pruned"]["parameters"] < result.sizes["dense"]["parameters"]
+    assert result.sizes["pruned"].parameters < result.sizes["dense"].parameters
 
 
 @pytest.mark.parametrize("constraint", [0.9, 0.5, 0.21, 0.08])
@@ -62,9 +62,9 @@ def test_the_budget_is_kept_and_the_masks_say_what_is_left(method, constraint):
     result = prune(model, method=method, constraint=constraint)
     widths = [s.num_units for s in find_sublayers(result.model)]
     assert widths == [int(mask.count_nonzero()) for mask in result.masks]
-    dense = model_macs(find_sublayers(model), result.info["seq_len"])
-    assert 0 < result.sizes["pruned"]["macs"] == model_macs(find_sublayers(result.model), result.info["seq_len"])
-    assert result.sizes["pruned"]["macs"] <= constraint * dense * (1 + 1e-9)
+    dense = model_macs(find_sublayers(model), result.samples.seq_len)
+    assert 0 < result.sizes["pruned"].macs == model_macs(find_sublayers(result.model), result.samples.seq_len)
+    assert result.sizes["pruned"].macs <= constraint * dense * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("constraint", [0.8, 0.4, 0.15])
@@ -148,8 +148,8 @@ def test_obs_needs_no_labels_and_does_not_look_at_them():
     unlabelled = [{"sentence": row["sentence"]} for row in ROWS]
     result, labelled = prune(rows=unlabelled), prune()
     assert same(result.masks, labelled.masks)
-    assert result.metrics["dense"] == {}
-    assert result.info["metric"] is None
+    assert result.scores.dense == {}
+    assert result.task.score is None
 
 
 def test_the_papers_method_says_that_it_needs_labels():
@@ -161,8 +161,8 @@ def test_the_papers_method_says_that_it_needs_labels():
 def test_a_pruned_model_can_be_pruned_again(method):
     first = prune(method=method, constraint=0.6)
     second = prune(first.model, method=method, constraint=0.5)
-    assert second.sizes["dense"] == pytest.approx(first.sizes["pruned"] | {"latency_ms": 0}, rel=1e-9, abs=1e3)
-    assert 0 < second.sizes["pruned"]["macs"] <= 0.5 * first.sizes["pruned"]["macs"]
+    assert second.sizes["dense"] == first.sizes["pruned"]
+    assert 0 < second.sizes["pruned"].macs <= 0.5 * first.sizes["pruned"].macs
     assert outputs(second.model, BATCH)[0].isfinite().all()
 
 
@@ -182,19 +182,19 @@ def test_a_method_can_be_put_together():
 def test_too_few_samples_are_all_used_and_it_is_said(caplog):
     with caplog.at_level(logging.WARNING, logger="trimformer"):
         result = prune(num_samples=999)
-    assert result.info["calibration_samples"] == 32  # a fifth is set aside
+    assert result.samples.calibration == 32  # a fifth is set aside
     assert "999" in caplog.text
     assert "32" in caplog.text
 
 
 def test_evaluation_rows_are_not_calibrated_on():
-    seen = prune(rows=ROWS, eval_dataset=ROWS[:5], num_samples=999).info
-    assert (seen["calibration_samples"], seen["evaluation_samples"]) == (40, 5)
+    seen = prune(rows=ROWS, eval_dataset=ROWS[:5], num_samples=999).samples
+    assert (seen.calibration, seen.evaluation) == (40, 5)
 
 
 def test_several_evaluation_sets_keep_their_names():
-    metrics = prune(eval_dataset={"validation": ROWS[:6], "other": ROWS[6:20]}).metrics
-    assert set(without_intervals(metrics["dense"])) == {"accuracy", "f1", "other_accuracy", "other_f1"}
+    metrics = prune(eval_dataset={"validation": ROWS[:6], "other": ROWS[6:20]}).scores
+    assert set(without_intervals(metrics.dense)) == {"accuracy", "f1", "other_accuracy", "other_f1"}
 
 
 def test_models_of_halves_can_be_pruned_by_every_method():
@@ -202,7 +202,7 @@ def test_models_of_halves_can_be_pruned_by_every_method():
         model = problem_model("single_label").to(torch.bfloat16)
         result = prune(model, method=method)
         assert {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
-        assert 0 < result.metrics["divergence"] < 1
+        assert 0 < result.scores.divergence < 1
 
 
 def test_a_datasets_dataset_gives_what_its_rows_give():
@@ -217,7 +217,7 @@ def test_layer_refits_are_reported_in_order():
 
 
 def test_every_stage_is_timed():
-    timings = prune().timings
+    timings = prune().cost.seconds
     assert list(timings) == ["data", "calibrate", "curves", "search", "shrink", "update", "evaluate", "latency"]
     assert all(seconds > 0 for seconds in timings.values())
 
@@ -235,19 +235,19 @@ def prune_to_latency(table=None, **options):
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "kprune"])
 def test_a_latency_is_kept_to_by_every_method(method, constraint):
     model = problem_model("single_label")
-    latency = prune_to_latency(model=model, method=method, constraint=constraint).info["latency"]
-    dense = make_table(model).costs(model).dense
-    assert 0 < latency["estimated_ms"] <= constraint * dense
-    assert latency["asked_ms"] == pytest.approx(constraint * latency["dense"]["median"])
-    assert latency["pruned"]["low"] <= latency["pruned"]["median"] <= latency["pruned"]["high"]
-    assert not latency["corrected"]
+    result = prune_to_latency(model=model, method=method, constraint=constraint)
+    budget, latency = result.budget, result.latency
+    assert 0 < budget.estimated_ms <= constraint * make_table(model).costs(model).dense
+    assert budget.asked_ms == pytest.approx(constraint * latency.dense.median)
+    assert latency.pruned.low <= latency.pruned.median <= latency.pruned.high
+    assert not budget.corrected
 
 
 @pytest.mark.parametrize("allocation", ["dp", "global", "uniform"])
 def test_milliseconds_are_kept_to_by_every_allocation(allocation):
-    latency = prune_to_latency(constraint=None, ms=10, method=Method("magnitude", allocation, "none")).info["latency"]
-    assert latency["asked_ms"] == 10
-    assert 6 < latency["estimated_ms"] <= 10
+    budget = prune_to_latency(constraint=None, ms=10, method=Method("magnitude", allocation, "none")).budget
+    assert budget.asked_ms == 10
+    assert 6 < budget.estimated_ms <= 10
 
 
 def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
@@ -256,10 +256,10 @@ def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
     monkeypatch.setattr("trimformer.verify.promise.compare_latency", lambda *_: comparison)
     model = problem_model("single_label")
     kept = prune_to_latency(make_table(model), model=model, constraint=0.8)
-    assert not kept.info["latency"]["corrected"]
+    assert not kept.budget.corrected
     slow = prune_to_latency(make_table(model), model=model, constraint=0.7)
-    assert slow.info["latency"]["corrected"]
-    assert slow.info["latency"]["estimated_ms"] <= 0.7 * 10
+    assert slow.budget.corrected
+    assert slow.budget.estimated_ms <= 0.7 * 10
     units = [sum(s.num_units for s in find_sublayers(result.model)) for result in (slow, kept)]
     assert units[0] < units[1]
 
@@ -275,7 +275,7 @@ def test_a_promise_that_cannot_be_kept_is_told_and_the_first_selection_stays(mon
         result = prune_to_latency(make_table(model), model=model, constraint=0.3)
     assert "the first selection stays, though it misses the budget" in caplog.text
     assert same(result.masks, first.masks)
-    assert result.info["latency"]["estimated_ms"] == pytest.approx(9.99)  # what was seen
+    assert result.budget.estimated_ms == pytest.approx(9.99)  # what was seen
 
 
 def test_a_table_of_a_shape_gives_the_report_its_shape():
@@ -283,8 +283,8 @@ def test_a_table_of_a_shape_gives_the_report_its_shape():
     table = make_table(model, elsewhere=True)
     table.setting = {"batch_size": 1, "seq_len": 5, "backend": "eager"}
     options = LatencyOptions(table=table, any_table=True)
-    latency = prune(model, latency=options).info["latency"]
-    assert (latency["batch_size"], latency["seq_len"]) == (1, 5)
+    latency = prune(model, latency=options).latency
+    assert (latency.batch_size, latency.seq_len) == (1, 5)
 
 
 def test_another_shape_than_the_tables_is_refused():
@@ -308,10 +308,10 @@ def test_a_model_that_lost_all_of_a_kind_is_pruned_again(method, metric, kind):
 
 def test_in_bfloat16_the_result_is_nearly_the_same_and_weights_stay_as_they_are():
     one, other = prune(), prune(bf16=True)
-    assert other.sizes["pruned"]["macs"] <= 0.5 * other.sizes["dense"]["macs"]
+    assert other.sizes["pruned"].macs <= 0.5 * other.sizes["dense"].macs
     assert all(p.dtype == torch.float32 for p in other.model.parameters())
-    assert other.metrics["divergence"] != one.metrics["divergence"]  # it was used
-    assert other.metrics["divergence"] == pytest.approx(one.metrics["divergence"], rel=0.5)
+    assert other.scores.divergence != one.scores.divergence  # it was used
+    assert other.scores.divergence == pytest.approx(one.scores.divergence, rel=0.5)
 
 
 def test_bfloat16_passes_of_a_half_precision_checkpoint_are_refused():
@@ -329,7 +329,7 @@ def test_a_model_that_nothing_moves_is_an_error():
 
 def test_splits_by_name_are_taken_as_they_are():
     splits = datasets.DatasetDict({k: datasets.Dataset.from_list(ROWS) for k in ("train", "validation")})
-    assert prune(rows=splits, num_samples=8).info["evaluation_samples"] == len(ROWS)
+    assert prune(rows=splits, num_samples=8).samples.evaluation == len(ROWS)
 
 
 def test_an_unknown_metric_is_refused():
@@ -343,8 +343,8 @@ def test_an_unreachable_latency_names_one_that_can_be_reached(allocation):
     with pytest.raises(TrimformerError, match=r"smallest reachable is .* ms\)") as error:
         prune_to_latency(constraint=None, ms=1.0, method=method)
     smallest = float(re.search(r"\(([\d.]+) ms\)", str(error.value))[1])
-    latency = prune_to_latency(constraint=None, ms=smallest, method=method).info["latency"]
-    assert 1.0 < latency["estimated_ms"] <= smallest
+    budget = prune_to_latency(constraint=None, ms=smallest, method=method).budget
+    assert 1.0 < budget.estimated_ms <= smallest
 
 
 def test_budgets_that_make_no_sense_are_refused():
@@ -383,7 +383,7 @@ def test_the_smallest_reachable_constraint_is_told_and_can_be_reached(method):
     with pytest.raises(TrimformerError, match="smallest reachable is") as error:
         prune(method=method, constraint=1e-6)
     smallest = float(str(error.value).split()[-1])
-    assert prune(method=method, constraint=smallest * 1.05).sizes["pruned"]["macs"] > 0
+    assert prune(method=method, constraint=smallest * 1.05).sizes["pruned"].macs > 0
 
 
 def test_fewer_batches_than_processes_are_an_error(monkeypatch):

@@ -103,11 +103,11 @@ def test_bad_input_is_told_once(model_dir, data, tmp_path):
 
 LOSE_ONE = """
 import os, sys
-from trimformer import pruner
+from trimformer.curves import criteria
 from trimformer.cli.main import main
 
 if os.environ["RANK"] == "1":
-    pruner.find_curves = lambda *_, **__: os._exit(1)
+    criteria.each = lambda *_, **__: os._exit(1)
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -183,5 +183,5 @@ def test_sentence_embeddings_stay_close_without_any_labels(data):
     model, tokenizer = AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     train, validation = ([{"text": row["sentence"]} for row in read_rows(data / f"{split}.jsonl")] for split in SPLITS)
     found = trimformer.prune(model, tokenizer, train, 0.7, eval_dataset=validation[:100])
-    assert found.sizes["pruned"]["macs"] <= 0.7 * found.sizes["dense"]["macs"]
-    assert 0 < found.metrics["divergence"] < 0.1  # 1 - cosine
+    assert found.sizes["pruned"].macs <= 0.7 * found.sizes["dense"].macs
+    assert 0 < found.scores.divergence < 0.1  # 1 - cosine

@@ -3,11 +3,20 @@
 Importing this package lets `AutoModel*.from_pretrained` load pruned directories.
 """
 
-__version__ = "0.1.0"
-
+from trimformer.arch import Sublayer, find_sublayers, register_family
+from trimformer.arch.masking import MaskUnits
 from trimformer.errors import TrimformerError
 from trimformer.methods import METHODS, Method
-from trimformer.pipeline import PruningResult, prune
+from trimformer.pipeline import prune
+from trimformer.pruner import Pruned, Pruner
+from trimformer.report import PruningResult
+from trimformer.run import Run
 from trimformer.shrinking.checkpoint import load, save
+from trimformer.shrinking.shrink import shrink
+from trimformer.verify.promise import LatencyOptions
+from trimformer.version import __version__
 
-__all__ = ["METHODS", "Method", "PruningResult", "TrimformerError", "__version__", "load", "prune", "save"]
+__all__ = [
+    "METHODS", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run", "Sublayer",
+    "TrimformerError", "__version__", "find_sublayers", "load", "prune", "register_family", "save", "shrink",
+]  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from trimformer.errors import TrimformerError
+from trimformer.version import __version__
 
 
 def resolve_device(device: str) -> torch.device:
@@ -38,8 +39,6 @@ def describe_device(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    from trimformer import __version__
-
     return {
         "trimformer": __version__,
         "torch": torch.__version__,

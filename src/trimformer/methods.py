@@ -1,14 +1,19 @@
-"""Pruning methods as points of one grid: what ranks units, what shares out the budget, what is refitted."""
+"""Pruning methods as points of one grid: what ranks units, what shares out the budget, what is refitted.
 
-from dataclasses import dataclass
+The functions behind the names stand in `curves/criteria.py`, `select/allocations.py` and `update/updates.py`.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from trimformer.errors import TrimformerError
 
-Criterion = Literal["magnitude", "random", "fisher", "obs", "kprune"]
+Criterion = Literal["magnitude", "random", "fisher", "obs"]
 Allocation = Literal["uniform", "global", "dp"]
 Update = Literal["none", "scale", "full"]
 Objective = Literal["labels", "curvature"]
+
+_CHOICES = {"criterion": Criterion, "allocation": Allocation, "update": Update, "objective": Objective}
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,7 @@ class Method:
 
     Attributes:
         criterion: "magnitude" (squared norm of a unit's weights), "random", "fisher" (squared mask
-            gradients, then the paper's rearrangement), "obs" (Optimal Brain Surgeon), "kprune" (K-prune,
-            whose loop over sublayers shares out and refits in its own way: it goes with "global" and "full").
+            gradients, then the paper's rearrangement), "obs" (Optimal Brain Surgeon).
         allocation: "uniform" (the same share of every sublayer), "global" (the units of highest
             importance anywhere, the paper's search), "dp" (least predicted loss, dynamic programming).
         update: "none", "scale" (one factor per unit, the paper's rescaling), "full" (all kept weights
@@ -34,24 +38,30 @@ class Method:
 
     def __post_init__(self) -> None:
         """Raises:
-        TrimformerError: a choice is unknown, or does not go with the others.
+        TrimformerError: a choice is unknown.
         """
-        choices = {"criterion": Criterion, "allocation": Allocation, "update": Update, "objective": Objective}
-        for name, kind in choices.items():
+        for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise TrimformerError(
                     f"{name} '{getattr(self, name)}' is unknown; known are {', '.join(get_args(kind))}"
                 )
-        if self.criterion == "kprune" and (self.allocation, self.update) != ("global", "full"):
-            raise TrimformerError("criterion 'kprune' goes only with allocation 'global' and update 'full'")
 
 
-METHODS = {
+@dataclass(frozen=True)
+class WholeMethod:
+    """A method that ranks, shares out and refits in its own way, in one piece."""
+
+    name: Literal["kprune"]
+
+
+AnyMethod = Method | WholeMethod
+
+METHODS: dict[str, AnyMethod] = {
     "obs": Method(),
     "obs-labels": Method(objective="labels"),
     "kwon2022": Method("fisher", "global", "scale", "labels"),
     "kwon2022-reconstruct": Method("fisher", "global", "full", "labels"),
-    "kprune": Method("kprune", "global", "full"),
+    "kprune": WholeMethod("kprune"),
     "magnitude": Method("magnitude", "uniform", "none"),
     "random": Method("random", "uniform", "none"),
 }
@@ -59,12 +69,17 @@ METHODS = {
 DEFAULT_METHOD = "obs"
 
 
-def find_method(name: str) -> Method:
-    """A preset by name.
+def find_method(name: str, **choices: str) -> AnyMethod:
+    """A preset by name, with choices that replace its own.
 
     Raises:
-        TrimformerError: there is no such preset.
+        TrimformerError: there is no such preset or choice, or the preset has none.
     """
     if name not in METHODS:
         raise TrimformerError(f"method '{name}' is unknown; known are {', '.join(METHODS)}")
-    return METHODS[name]
+    method = METHODS[name]
+    if isinstance(method, WholeMethod):
+        if choices:
+            raise TrimformerError(f"method '{name}' is of one piece; leave out {', '.join(choices)}")
+        return method
+    return replace(method, **choices)  # type: ignore[arg-type]

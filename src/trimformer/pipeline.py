@@ -5,20 +5,21 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import Batch
+from trimformer.asked import check_budget, check_method, check_reachable
 from trimformer.batches.calibration import Features, make_batches, mean_length, sample_indices
 from trimformer.batches.calibration import num_samples as num_samples_of
-from trimformer.batches.data import Rows, Selection, find_splits
+from trimformer.batches.data import Selection, as_rows, find_splits
 from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import Task, infer_task
 from trimformer.costs.backends import check_backend
@@ -29,14 +30,23 @@ from trimformer.costs.measure import measure_table, random_inputs
 from trimformer.costs.yardstick import forward_seconds, peak_memory
 from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
-from trimformer.methods import DEFAULT_METHOD, Method, find_method
+from trimformer.methods import DEFAULT_METHOD, AnyMethod, WholeMethod, find_method
 from trimformer.processes import count, decide, is_main, part
 from trimformer.progress import progress
-from trimformer.pruner import Pruner
+from trimformer.pruner import Pruned, Pruner
+from trimformer.report import (
+    BudgetReport,
+    CostReport,
+    LatencyReport,
+    MachineReport,
+    PruningResult,
+    SampleReport,
+    Size,
+    TaskReport,
+)
 from trimformer.run import Run
 from trimformer.select.allocations import NEURON_MULTIPLE, smallest_constraint
 from trimformer.shrinking.checkpoint import file_size
-from trimformer.update.walk import Refit
 from trimformer.verify.evaluation import Scorer, compare
 from trimformer.verify.promise import LatencyOptions, LatencyPromise, compare_latency
 
@@ -45,89 +55,20 @@ logger = logging.getLogger(__name__)
 PRUNING = ("calibrate", "curves", "search", "shrink", "update")
 
 
-@dataclass
-class PruningResult:
-    """A pruned model and what is known of it.
-
-    Attributes:
-        model: shrunk, in evaluation mode.
-        masks: one per sublayer of the model that was given: 0 for a removed unit, else its scale.
-        metrics: "dense" and "pruned" scores, and the "divergence" between their outputs.
-        sizes: "dense" and "pruned" MACs, parameters, bytes and latency in ms.
-        timings: seconds of each stage.
-        refits: what became of each sublayer's refit; empty without an update.
-        predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
-        info: sequence length of the MAC count, samples used, cost in forward passes, peak memory, device, versions.
-            Of several processes only the main one has more than the cost and the memory.
-    """
-
-    model: PreTrainedModel
-    masks: list[Tensor]
-    metrics: dict[str, Any] = field(default_factory=dict)
-    sizes: dict[str, dict[str, float]] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    refits: list[Refit] = field(default_factory=list)
-    predicted: list[float] = field(default_factory=list)
-    info: dict[str, Any] = field(default_factory=dict)
-
-
-def check_constraint(constraint: float) -> None:
-    """Raises:
-    TrimformerError: it is not in (0, 1].
-    """
-    if not 0 < constraint <= 1:
-        raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the dense model's cost")
-
-
-def check_method(method: Method, metric: Metric, bf16: bool) -> None:
-    """Raises:
-    TrimformerError: the metric is unknown, or the method cannot count in it or compute in this precision.
-    """
-    if metric not in get_args(Metric):
-        raise TrimformerError(f"metric '{metric}' is unknown; known are {', '.join(get_args(Metric))}")
-    if method.criterion == "kprune" and metric == "latency":
-        raise TrimformerError("criterion 'kprune' knows no latency table; use the metric 'mac'")
-    if method.criterion == "kprune" and bf16:
-        raise TrimformerError("criterion 'kprune' runs in float32 only; leave out bf16")
-
-
-def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptions) -> None:
-    """Raises:
-    TrimformerError: no budget is given or two are, or it does not go with the metric.
-    """
-    if (constraint is None) == (latency.ms is None):
-        raise TrimformerError("give either a constraint or a latency in ms")
-    if constraint is not None:
-        check_constraint(constraint)
-    if latency.ms is not None and not (metric == "latency" and 0 < latency.ms < float("inf")):
-        raise TrimformerError(f"a latency of {latency.ms} ms needs the metric 'latency', and to be a positive number")
-
-
-def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
-    """Raises:
-    TrimformerError: not even one unit fits, or the dense model is within the budget already.
-    """
-    # Rounded up, as what is named here must be reachable.
-    unit = f" ({smallest * 1.005 * costs.dense:.3g} ms)" if costs.measured else ""
-    if constraint < smallest:
-        raise TrimformerError(
-            f"constraint {constraint:.4g} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{unit}"
-        )
-    if constraint > 1:
-        raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
-
-
 def prune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Rows,
-    constraint: float | None = 0.5,
+    processor: Any,
+    dataset: Any,
+    constraint: float | None = None,
     *,
-    eval_dataset: Rows | Mapping[str, Rows] | None = None,
+    latency_ms: float | None = None,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    eval_dataset: Any = None,
     task: Task | None = None,
-    metric: Metric = "mac",
+    metric: Metric | None = None,
     latency: LatencyOptions | None = None,
-    method: str | Method = DEFAULT_METHOD,
+    method: str | AnyMethod = DEFAULT_METHOD,
     num_samples: int = 2048,
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
@@ -140,14 +81,18 @@ def prune(
 
     Args:
         model: a supported model; moved to the device, else left as it was.
-        tokenizer: its tokenizer.
-        dataset: examples to calibrate on: a `datasets.Dataset`, or a list of dictionaries.
-        constraint: MACs (or what `metric` names) to keep, as a fraction in (0, 1] of the model's own; None if
-            `latency` gives milliseconds.
+        processor: its tokenizer; of a model of images or sounds its image processor, feature extractor or processor.
+        dataset: examples to calibrate on: texts, dictionaries, tuples, a `datasets.Dataset`, a pandas DataFrame, a
+            dictionary of columns, or any iterable of these; see `trimformer.batches.data.as_rows`.
+        constraint: MACs (or what `metric` names) to keep, as a fraction in (0, 1] of the model's own; 0.5 if neither
+            this nor a latency is given.
+        latency_ms: milliseconds to keep to instead.
+        text_column: the column of texts, or two for pairs; None guesses it from the usual names.
+        label_column: the column of labels; None guesses it.
         eval_dataset: examples to score on, or several sets by name; None sets a fifth of `dataset` aside.
-        task: what the columns mean; None guesses it from the model's head and the usual column names.
-        metric: what the budget is counted in: "mac" or "parameters" of the sublayers, or measured "latency" of the
-            whole model.
+        task: what the columns mean; None tells it from the model's head and the columns.
+        metric: what the budget is counted in: "mac" (the default) or "parameters" of the sublayers, or measured
+            "latency" of the whole model (the default with `latency_ms`).
         latency: how latency is measured, for the report too.
         method: a preset's name, or a point of the grid.
         num_samples: calibration examples, drawn without replacement.
@@ -161,113 +106,253 @@ def prune(
         device: "auto", "cpu", "cuda", ...
 
     Returns:
-        The shrunk model with masks, metrics, sizes and timings.
+        The shrunk model with masks, scores, sizes and costs.
 
     Raises:
         TrimformerError: the input cannot be used or the constraint cannot be reached.
     """
     method = find_method(method) if isinstance(method, str) else method
-    latency = _as_the_table(latency or LatencyOptions())
+    latency = _as_the_table(_with_ms(latency or LatencyOptions(), latency_ms))
+    metric = metric or ("mac" if latency.ms is None else "latency")
+    constraint = 0.5 if constraint is None and latency.ms is None else constraint
     check_budget(constraint, metric, latency)
     check_method(method, metric, bf16)
     target = resolve_device(device)
     check_backend(latency.backend, target)
+    if bf16 and model.dtype != torch.float32:
+        raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
+    find_problem(model)
     model.to(target)  # type: ignore[arg-type]
     if latency.table is not None:
         check_table(latency.table, model, any_setting=latency.any_table)
-    sublayers, problem = find_sublayers(model), find_problem(model)
-    if bf16 and model.dtype != torch.float32:
-        raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
-    if eval_dataset is None:
-        dataset, eval_dataset = find_splits(dataset if isinstance(dataset, Mapping) else {"all": dataset}, seed)
-    eval_sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"validation": eval_dataset}
-    task = task or infer_task(problem, model.config, dataset)
 
-    timings: dict[str, float] = {}
-    clock = partial(_clock, timings)
+    seconds: dict[str, float] = {}
+    clock = partial(_clock, seconds)
     transformers.set_seed(seed)
     with clock("data"):
-        features = _encode(task, dataset, tokenizer, model, num_samples, seed)
-        seq_len = task.average_length or mean_length(features)
-        batches = _share(make_batches(features, tokenizer, batch_size, target))
-        scorers = [Scorer(name, rows, task, model, tokenizer, batch_size) for name, rows in eval_sets.items()]
-
-    lengths = layer_lengths(model, sublayers, batches[0], seq_len)
-    length = latency.seq_len or max(1, min(round(seq_len), task.length_limit(tokenizer, model.config)))
-    inputs = random_inputs(model, latency.batch_size, length)
-    promise = None
-    if metric == "latency":
-        with clock("table"):
-            table = latency.table or decide(lambda: _measure(model, latency, length))
-        costs = table.costs(model)
-        constraint = constraint or latency.ms / costs.dense  # type: ignore[operator]
-        if table.setting and not latency.any_table:
-            promise = LatencyPromise(model, costs, constraint, latency.ms, inputs, latency.backend)
-        else:
-            logger.warning("the latency table may be of another machine: its word is taken, nothing is corrected")
-    else:
-        costs = linear_costs(sublayers, metric, lengths)
-    assert constraint is not None
-    check_reachable(constraint, smallest_constraint(method.allocation, sublayers, costs, neuron_multiple), costs)
+        columns = [text_column] if isinstance(text_column, str) else text_column
+        options = {"text_columns": columns, "label_column": label_column}
+        data = _prepare(model, processor, dataset, eval_dataset, task, num_samples, batch_size, seed, **options)
+    price = _price(model, data, metric, constraint, latency, clock)
+    allocation = "global" if isinstance(method, WholeMethod) else method.allocation
+    smallest = smallest_constraint(allocation, find_sublayers(model), price.costs, neuron_multiple)
+    check_reachable(price.constraint, smallest, price.costs)
 
     if target.type == "cuda" and math.isinf(max_memory):
         max_memory = torch.cuda.mem_get_info(target)[0] / 2  # rather files than a run that ends out of memory
-    forward = forward_seconds(model, batches)
-    pruner = Pruner(
-        model,
-        batches,
-        method,
-        neuron_multiple=neuron_multiple,
-        run=Run(max_memory=max_memory, bf16=bf16, seed=seed, progress=progress, clock=clock),
-    )
-    pruned = pruner(costs, constraint, promise)
-    result = PruningResult(
-        pruned.model, pruned.masks, timings=timings, refits=pruned.refits, predicted=pruned.predicted
-    )
-    result.info = {"forward_passes": _forward_passes(timings, forward), "peak_memory": peak_memory(target)}
-    if not is_main():
-        return result
-    with clock("evaluate"):
-        result.metrics = compare(scorers, model, pruned.model)
-    with clock("latency"):
-        seen = compare_latency(model, pruned.model, inputs, latency.backend)
-
-    for name, candidate, timing in (("dense", model, seen.dense), ("pruned", pruned.model, seen.pruned)):
-        result.sizes[name] = {
-            "macs": model_macs(find_sublayers(candidate), lengths),
-            "parameters": sum(p.numel() for p in candidate.parameters()),
-            "bytes": file_size(candidate),
-            "latency_ms": timing.median,
-        }
-    units = [s.num_units for s in find_sublayers(pruned.model)]
-    shape = {"batch_size": latency.batch_size, "seq_len": length, "backend": latency.backend}
-    result.info |= {
-        "task": task.name,
-        "problem": problem,
-        "metric": task.metric,
-        "method": asdict(method),
-        "budget": {"metric": metric, "constraint": constraint, "kept": costs.of(units) / costs.dense},
-        "seq_len": seq_len,
-        "calibration_samples": len(features),
-        "evaluation_samples": sum(len(rows) for rows in eval_sets.values()),
-        "latency": {**shape, **asdict(seen)},
-        "device": describe_device(target),
-        "processes": count(),
-        "versions": versions(),
-    }
-    if metric == "latency":
-        result.info["latency"] |= {
-            "asked_ms": latency.ms or constraint * seen.dense.median,
-            "estimated_ms": (promise.costs if promise else costs).of(units),
-            "corrected": bool(promise and promise.corrected),
-        }
+    run = Run(max_memory=max_memory, bf16=bf16, seed=seed, progress=progress, clock=clock)
+    seconds_per_pass = forward_seconds(model, data.batches)
+    pruner = Pruner(model, data.batches, method, neuron_multiple=neuron_multiple, run=run)
+    pruned = pruner(price.costs, price.constraint, price.promise)
+    result = _report(model, pruned, method, data, price, seconds, seconds_per_pass)
+    if is_main():
+        _verify(result, model, data, price, clock)
     return result
 
 
-def _forward_passes(timings: Mapping[str, float], forward: float) -> dict[str, float]:
-    """Cost of the stages of pruning proper, in forward passes of the dense model over the calibration samples."""
-    stages = {stage: timings[stage] / forward for stage in PRUNING if stage in timings}
-    return {**stages, "total": sum(stages.values()), "seconds_of_one": forward}
+@dataclass(frozen=True)
+class _Data:
+    """Samples to calibrate on, and sets to score on.
+
+    Attributes:
+        task: what they mean.
+        features: encoded samples.
+        batches: this process's part of them.
+        scorers: one per evaluation set.
+        evaluation: samples in all of these.
+        seq_len: tokens of a text on average; 1 where the samples are no texts.
+        longest: tokens that a text may have.
+        lengths: positions that each sublayer sees of a sample.
+    """
+
+    task: Task
+    features: Sequence[Features]
+    batches: list[Batch]
+    scorers: list[Scorer]
+    evaluation: int
+    seq_len: float
+    longest: int
+    lengths: list[float]
+
+
+def _prepare(
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Any,
+    eval_dataset: Any,
+    task: Task | None,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    **columns: Any,
+) -> _Data:
+    """Draws calibration samples and encodes all that is needed of the data."""
+    if eval_dataset is None:
+        splits = dataset if _are_splits(dataset) else {"all": dataset}
+        train, sets = find_splits({name: as_rows(rows) for name, rows in splits.items()}, seed)
+    else:
+        train = as_rows(dataset)
+        named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
+        sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
+    task = task or infer_task(
+        find_problem(model),
+        model.config,
+        train,
+        model_class_name=type(model).__name__,
+        main_input=model.main_input_name,
+        **columns,
+    )
+    chosen = sample_indices(len(train), num_samples, seed)
+    if len(chosen) < num_samples:
+        logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
+    if len(chosen) < 2:
+        raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
+    features = task.encode(Selection(train, chosen), processor, model.config)
+    batches = _share(make_batches(features, processor, batch_size, model.device))
+    _check_ids(model, batches)
+    seq_len = task.average_length or mean_length(features)
+    return _Data(
+        task=task,
+        features=features,
+        batches=batches,
+        scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
+        evaluation=sum(len(rows) for rows in sets.values()),
+        seq_len=seq_len,
+        longest=task.length_limit(processor, model.config),
+        lengths=layer_lengths(model, find_sublayers(model), batches[0], seq_len),
+    )
+
+
+def _are_splits(data: Any) -> bool:
+    """Whether it is several data sets by name: a `DatasetDict`, or a mapping of lists of rows."""
+    return isinstance(data, Mapping) and all(
+        not isinstance(rows, str) and (not isinstance(rows, Sequence) or (bool(rows) and isinstance(rows[0], Mapping)))
+        for rows in data.values()
+    )
+
+
+def _check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    """Raises:
+    TrimformerError: the tokenizer knows tokens that the model does not.
+    """
+    largest = max((int(batch["input_ids"].max()) for batch in batches if "input_ids" in batch), default=-1)
+    embeddings = model.get_input_embeddings()
+    if largest >= 0 and isinstance(embeddings, nn.Embedding) and largest >= embeddings.num_embeddings:
+        raise TrimformerError(
+            f"the samples hold token id {largest}, but the model has only {embeddings.num_embeddings} tokens; is the "
+            "tokenizer another model's?"
+        )
+
+
+@dataclass(frozen=True)
+class _Price:
+    """What units cost, and how much of it may be kept.
+
+    Attributes:
+        metric: what is counted.
+        costs: of the units.
+        constraint: share of the dense cost.
+        latency: how latency is measured.
+        inputs: to time with.
+        length: tokens of these.
+        promise: of a latency; None for other metrics, and for tables of other machines.
+    """
+
+    metric: Metric
+    costs: Costs
+    constraint: float
+    latency: LatencyOptions
+    inputs: Mapping[str, Tensor]
+    length: int
+    promise: LatencyPromise | None = None
+
+
+def _price(
+    model: PreTrainedModel, data: _Data, metric: Metric, constraint: float | None, latency: LatencyOptions, clock: Any
+) -> _Price:
+    """The costs of units, measured first where they are latencies."""
+    length = latency.seq_len or max(1, min(round(data.seq_len), data.longest))
+    inputs = random_inputs(model, latency.batch_size, length)
+    if metric != "latency":
+        assert constraint is not None
+        costs = linear_costs(find_sublayers(model), metric, data.lengths)
+        return _Price(metric, costs, constraint, latency, inputs, length)
+    with clock("table"):
+        table = latency.table or decide(lambda: _measure(model, latency, length))
+    costs = table.costs(model)
+    constraint = constraint or latency.ms / costs.dense  # type: ignore[operator]
+    promise = None
+    if table.setting and not latency.any_table:
+        promise = LatencyPromise(model, costs, constraint, latency.ms, inputs, latency.backend)
+    else:
+        logger.warning("the latency table may be of another machine: its word is taken, nothing is corrected")
+    return _Price(metric, costs, constraint, latency, inputs, length, promise)
+
+
+def _report(
+    model: PreTrainedModel,
+    pruned: Pruned,
+    method: AnyMethod,
+    data: _Data,
+    price: _Price,
+    seconds: dict[str, float],
+    seconds_per_pass: float,
+) -> PruningResult:
+    """What every process knows of the run."""
+    stages = {stage: seconds[stage] / seconds_per_pass for stage in PRUNING if stage in seconds}
+    units = [s.num_units for s in find_sublayers(pruned.model)]
+    return PruningResult(
+        pruned.model,
+        pruned.masks,
+        task=TaskReport(data.task.name, find_problem(model), data.task.metric),
+        method=method,
+        budget=BudgetReport(price.metric, price.constraint, price.costs.of(units) / price.costs.dense),
+        samples=SampleReport(len(data.features), data.evaluation, data.seq_len),
+        cost=CostReport(
+            seconds, {**stages, "total": sum(stages.values())}, seconds_per_pass, peak_memory(model.device)
+        ),
+        machine=MachineReport(describe_device(model.device), count(), versions()),
+        refits=pruned.refits,
+        predicted=pruned.predicted,
+    )
+
+
+def _verify(result: PruningResult, model: PreTrainedModel, data: _Data, price: _Price, clock: Any) -> None:
+    """Adds what is measured on both models: scores, sizes and latency."""
+    with clock("evaluate"):
+        result.scores = compare(data.scorers, model, result.model)
+    with clock("latency"):
+        seen = compare_latency(model, result.model, price.inputs, price.latency.backend)
+    result.latency = LatencyReport(
+        price.latency.batch_size, price.length, price.latency.backend, seen.dense, seen.pruned, seen.ratio
+    )
+    result.sizes = {
+        name: Size(
+            model_macs(find_sublayers(candidate), data.lengths),
+            sum(p.numel() for p in candidate.parameters()),
+            file_size(candidate),
+        )
+        for name, candidate in (("dense", model), ("pruned", result.model))
+    }
+    if price.metric == "latency":
+        costs = price.promise.costs if price.promise else price.costs
+        result.budget = replace(
+            result.budget,
+            asked_ms=price.latency.ms or price.constraint * seen.dense.median,
+            estimated_ms=costs.of([s.num_units for s in find_sublayers(result.model)]),
+            corrected=bool(price.promise and price.promise.corrected),
+        )
+
+
+def _with_ms(latency: LatencyOptions, latency_ms: float | None) -> LatencyOptions:
+    """The options with the milliseconds of the keyword.
+
+    Raises:
+        TrimformerError: both give some.
+    """
+    if latency_ms is not None and latency.ms is not None:
+        raise TrimformerError("latency_ms and latency.ms both give milliseconds; give one of them")
+    return latency if latency_ms is None else replace(latency, ms=latency_ms)
 
 
 def _as_the_table(latency: LatencyOptions) -> LatencyOptions:
@@ -291,18 +376,6 @@ def _measure(model: PreTrainedModel, latency: LatencyOptions, length: int) -> La
     return measure_table(model, latency.batch_size, length, backend=latency.backend, progress=shown)
 
 
-def _encode(
-    task: Task, dataset: Rows, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, num_samples: int, seed: int
-) -> Sequence[Features]:
-    """Draws calibration samples and tokenises them."""
-    chosen = sample_indices(len(dataset), num_samples, seed)
-    if len(chosen) < num_samples:
-        logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
-    if len(chosen) < 2:
-        raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
-    return task.encode(Selection(dataset, chosen), tokenizer, model.config)
-
-
 def _share(batches: list[Batch]) -> list[Batch]:
     """This process's part of the batches."""
     if len(batches) < count():
@@ -314,10 +387,10 @@ def _share(batches: list[Batch]) -> list[Batch]:
 
 
 @contextmanager
-def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
+def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
     logger.info("%s ...", stage)
     start = time.perf_counter()
     yield
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -3,8 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -12,24 +11,24 @@ from transformers import PreTrainedModel
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import Batch
 from trimformer.costs.cost import Costs
-from trimformer.curves.fisher import collect_mask_grads
-from trimformer.curves.moments import SublayerMoments, collect_moments
-from trimformer.curves.objective import reads_first_token
+from trimformer.curves.criteria import CRITERIA, Ranking
+from trimformer.curves.obs import Curve
 from trimformer.errors import TrimformerError
-from trimformer.methods import Method
-from trimformer.processes import decide, gathered
+from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.processes import decide
 from trimformer.run import Run
-from trimformer.select.allocations import NEURON_MULTIPLE, find_curves, select_masks
+from trimformer.select.allocations import NEURON_MULTIPLE, select_masks
 from trimformer.shrinking.shrink import shrink
 from trimformer.update.kprune import kprune
-from trimformer.update.reconstruct import reconstruct
-from trimformer.update.rescale import rescale_mask
+from trimformer.update.updates import UPDATES, Refitting
 from trimformer.update.walk import Refit
 
 logger = logging.getLogger(__name__)
 
 # A shrunk model -> None, or the costs and the constraint to select by instead.
 Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
+
+WHOLE_METHODS = {"kprune": kprune}
 
 
 @dataclass
@@ -55,47 +54,39 @@ class Pruner:
     Args:
         model: dense, on its device; left as it was.
         batches: calibration samples on that device, this process's part of them.
-        method: a point of the grid.
+        method: a point of the grid, or a method of one piece.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
         run: memory, precision, seed, progress and clock.
+
+    Raises:
+        TrimformerError: no unit matters, or a figure is not finite.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         batches: Sequence[Batch],
-        method: Method,
+        method: AnyMethod,
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
         run: Run | None = None,
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
-        self._sublayers, self._run = find_sublayers(model), run or Run()
-        clock, seed = self._run.clock, self._run.seed
-        self._grads: list[Tensor] = []
-        moments: list[SublayerMoments] = []
-        with clock("calibrate"), self._run.precision(model.device):
-            shown = self._run.progress(batches, "calibrate")
-            if method.criterion == "fisher":
-                grads = collect_mask_grads(model, shown, objective=method.objective, seed=seed)
-                self._grads = [gathered(grad) for grad in grads]
-            elif method.criterion == "obs":
-                moments = collect_moments(model, shown, objective=method.objective, seed=seed)
-        self._token_norms = [m.token_norms for m in moments]
-        with clock("curves"):
-            self.curves = find_curves(method.criterion, self._sublayers, grads=self._grads, moments=moments, seed=seed)
-        if self.curves and not any(curve.error.any() for curve in self.curves):
+        self._run, self._neuron_multiple = run or Run(), neuron_multiple
+        self._ranking = Ranking([])
+        if isinstance(method, WholeMethod):
+            return
+        self._ranking = CRITERIA[method.criterion](model, batches, method.objective, self._run)
+        if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(
                 f"criterion '{method.criterion}' finds no unit to matter: the loss has no gradient at any sublayer; "
                 "is the checkpoint fine-tuned, and on data of this kind?"
             )
-        self._select = partial(
-            select_masks,
-            method.allocation,
-            self._sublayers,
-            self.curves,
-            neuron_multiple=neuron_multiple,
-        )
+
+    @property
+    def curves(self) -> list[Curve]:
+        """One per sublayer; none of a method of one piece."""
+        return self._ranking.curves
 
     def __call__(self, costs: Costs, constraint: float, correct: Correct | None = None) -> Pruned:
         """Prunes to `constraint`, a fraction in (0, 1] of the dense cost.
@@ -109,8 +100,8 @@ class Pruner:
         Raises:
             TrimformerError: the constraint cannot be reached.
         """
-        if self.method.criterion == "kprune":
-            return self._kprune(costs, constraint)
+        if isinstance(self.method, WholeMethod):
+            return self._in_one_piece(self.method, costs, constraint)
         masks, student = self._shrink(costs, constraint)
         if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
             try:
@@ -118,20 +109,43 @@ class Pruner:
                 costs, constraint = corrected
             except TrimformerError as error:
                 logger.warning("the first selection stays, though it misses the budget: %s", error)
-        units = [int(mask.count_nonzero()) for mask in masks]
         predicted = []
-        if self.method.criterion == "obs":  # other curves rank units, but are no loss
+        if self._ranking.foretells:
+            units = [int(mask.count_nonzero()) for mask in masks]
             predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
+        given = Refitting(
+            self.model,
+            student,
+            self.batches,
+            masks,
+            self._ranking.token_norms,
+            milder_masks=lambda: self.select(costs, constraint**0.5),
+            run=self._run,
+        )
         with self._run.clock("update"), self._run.precision(self.model.device):
-            return replace(self._update(student, masks, costs, constraint), predicted=predicted)
+            refits = UPDATES[self.method.update](given)
+        return Pruned(student, masks, refits, predicted)
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:
         """One mask of zeros and ones per sublayer, the same in every process.
 
         Raises:
-            TrimformerError: the constraint cannot be reached.
+            TrimformerError: the constraint cannot be reached, or the method selects as it goes.
         """
-        return decide(lambda: self._select(costs, constraint=constraint, rearrange_grads=self._grads or None))
+        if isinstance(self.method, WholeMethod):
+            raise TrimformerError(f"method '{self.method.name}' selects units as it refits; call the pruner")
+        allocation = self.method.allocation
+        return decide(
+            lambda: select_masks(
+                allocation,
+                find_sublayers(self.model),
+                self.curves,
+                costs,
+                constraint=constraint,
+                rearrange_grads=self._ranking.grads or None,
+                neuron_multiple=self._neuron_multiple,
+            )
+        )
 
     def _shrink(self, costs: Costs, constraint: float) -> tuple[list[Tensor], PreTrainedModel]:
         with self._run.clock("search"):
@@ -141,33 +155,10 @@ class Pruner:
             shrink(student, masks)
         return masks, student
 
-    def _kprune(self, costs: Costs, constraint: float) -> Pruned:
+    def _in_one_piece(self, method: WholeMethod, costs: Costs, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()
         with self._run.clock("update"):
-            masks, refits = kprune(self.model, student, self.batches, costs, constraint=constraint, run=self._run)
-        return Pruned(student, masks, refits)
-
-    def _update(self, student: PreTrainedModel, masks: list[Tensor], costs: Costs, constraint: float) -> Pruned:
-        if self.method.update == "scale":
-            scales, refits = rescale_mask(
-                self.model,
-                student,
-                self.batches,
-                teacher_masks=self._select(costs, constraint=constraint**0.5),
-                first_token_last=decide(lambda: reads_first_token(self.model, self.batches[0])),
-                run=self._run,
-            )
-            for mask, scale in zip(masks, scales, strict=True):
-                mask[mask != 0] = scale.to(mask)
-            return Pruned(student, masks, refits)
-        refits = []
-        if self.method.update == "full":
-            norms = self._token_norms
-            refits = reconstruct(
-                self.model,
-                student,
-                self.batches,
-                token_weights=(lambda s, b, _: norms[s][b]) if norms else None,
-                run=self._run,
+            masks, refits = WHOLE_METHODS[method.name](
+                self.model, student, self.batches, costs, constraint=constraint, run=self._run
             )
         return Pruned(student, masks, refits)

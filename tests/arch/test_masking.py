@@ -15,7 +15,7 @@ def num_hooks(model):
     return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
 
 
-def random_masks(model, seed=0):
+def random_factors(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(s.num_units, generator=generator) for s in find_sublayers(model)]
 
@@ -49,7 +49,7 @@ def test_every_mask_is_felt(family):
 @pytest.mark.parametrize("kind", ["heads", "neurons", "units"])
 def test_contexts_leave_no_hook_behind(kind, fails):
     model, batch = make_model(), make_batch()
-    masks = random_masks(model)
+    masks = random_factors(model)
     context = {
         "heads": lambda: MaskHeads(model, masks[::2]),
         "neurons": lambda: MaskNeurons(model, torch.stack(masks[1::2])),
@@ -76,7 +76,7 @@ def test_one_mask_too_few_is_an_error_and_leaves_no_hook():
 
 def test_applied_neuron_masks_act_like_the_context_and_come_off():
     model, batch = make_model(), make_batch()
-    mask = torch.stack(random_masks(model)[1::2])
+    mask = torch.stack(random_factors(model)[1::2])
     with MaskNeurons(model, mask):
         expected = logits(model, batch)
     handles = apply_neuron_mask(model, mask)
@@ -189,10 +189,10 @@ def test_stacked_masks_unstack_to_themselves(shrunk):
 
     model = make_model()
     if shrunk:
-        masks = [(m > 0.4).float() for m in random_masks(model)]
+        masks = [(m > 0.4).float() for m in random_factors(model)]
         shrink(model, masks)
         assert len({s.num_units for s in find_sublayers(model)}) > 2
-    sublayers, masks = find_sublayers(model), random_masks(model)
+    sublayers, masks = find_sublayers(model), random_factors(model)
     heads, neurons = stack_masks(sublayers, masks)
     assert (heads.shape[0], neurons.shape[0]) == (3, 3)
     for mask, again in zip(masks, unstack_masks(sublayers, heads, neurons), strict=True):

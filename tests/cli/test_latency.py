@@ -77,9 +77,9 @@ def test_prune_keeps_to_the_latency_of_a_table(model_dir, data, tmp_path, lut, k
     pruned = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     estimate = costs.of(s.num_units for s in find_sublayers(pruned))
     assert 0.3 * costs.dense < estimate <= 0.5 * costs.dense
-    latency = results(tmp_path / "out")["latency"]
-    assert latency["estimated_ms"] == pytest.approx(estimate)
-    assert not latency["corrected"]
+    budget = results(tmp_path / "out")["budget"]
+    assert budget["estimated_ms"] == pytest.approx(estimate)
+    assert not budget["corrected"]
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("latency (ms, 2 x 8)", "asked", "estimated"))
 
@@ -87,9 +87,9 @@ def test_prune_keeps_to_the_latency_of_a_table(model_dir, data, tmp_path, lut, k
 def test_prune_keeps_to_milliseconds(model_dir, data, tmp_path, lut, kept, dense):
     words = ["--output", tmp_path / "out", "--lut", lut, "--latency-ms", 12]
     assert run(main, "prune", model_dir, "--data", data, *words) == 0
-    latency = results(tmp_path / "out")["latency"]
-    assert latency["asked_ms"] == 12
-    assert 8 < latency["estimated_ms"] <= 12
+    budget = results(tmp_path / "out")["budget"]
+    assert budget["asked_ms"] == 12
+    assert 8 < budget["estimated_ms"] <= 12
 
 
 def test_prune_measures_a_table_of_the_shape_asked_for_where_none_is_given(model_dir, data, tmp_path, kept):

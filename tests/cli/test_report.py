@@ -1,14 +1,28 @@
 import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from tests.conftest import make_model, make_tokenizer
 from trimformer.arch import find_sublayers
-from trimformer.cli.report import format_table, results_dict, write_result
-from trimformer.pipeline import PruningResult
+from trimformer.cli.report import results_dict, write_result
+from trimformer.costs.timing import Timing
+from trimformer.methods import METHODS
+from trimformer.report import (
+    BudgetReport,
+    CostReport,
+    LatencyReport,
+    MachineReport,
+    PruningResult,
+    SampleReport,
+    Size,
+    TaskReport,
+    format_table,
+)
 from trimformer.shrinking.shrink import shrink
 from trimformer.update.walk import Refit
+from trimformer.verify.evaluation import Scores
 
 
 @pytest.fixture
@@ -20,25 +34,27 @@ def result():
     return PruningResult(
         model,
         masks,
-        metrics={
-            "dense": {"accuracy": 0.9, "accuracy_ci95": 0.01234, "f1": 0.8},
-            "pruned": {"accuracy": 0.85, "accuracy_ci95": 0.02, "f1": 0.825},
-            "divergence": 0.01236,
-        },
-        sizes={
-            "dense": {"macs": 2e9, "parameters": 20e6, "bytes": 80e6, "latency_ms": 30.0},
-            "pruned": {"macs": 1e9, "parameters": 15e6, "bytes": 60e6, "latency_ms": 20.0},
-        },
-        timings={"data": 0.5, "search": 1.25},
+        task=TaskReport("text", "single_label", "accuracy"),
+        method=METHODS["obs"],
+        budget=BudgetReport("mac", 0.5, 0.49),
+        samples=SampleReport(32, 8, 12.5),
+        cost=CostReport(
+            {"data": 0.5, "search": 1.25}, {"search": 4.25, "total": 4.25}, seconds_per_pass=0.3, peak_gb={"host": 1.25}
+        ),
+        machine=MachineReport("CPU", 1, {}),
         refits=[Refit("layer 0 ffn", 20, True, 2.0, 1.0, ridge=0.1)] * 6,
-        info={
-            "problem": "single_label",
-            "seq_len": 12.5,
-            "latency": {"batch_size": 32, "seq_len": 13},
-            "forward_passes": {"search": 4.25, "total": 4.25, "seconds_of_one": 0.3},
-            "peak_memory": {"host_gb": 1.25},
-        },
+        scores=Scores(
+            {"accuracy": 0.9, "accuracy_ci95": 0.01234, "f1": 0.8},
+            {"accuracy": 0.85, "accuracy_ci95": 0.02, "f1": 0.825},
+            divergence=0.01236,
+        ),
+        sizes={"dense": Size(2e9, 20_000_000, 80_000_000), "pruned": Size(1e9, 15_000_000, 60_000_000)},
+        latency=LatencyReport(32, 13, "eager", ms(30.0), ms(20.0), ms(2 / 3)),
     )
+
+
+def ms(median):
+    return Timing(median, median, median, 9)
 
 
 def table(result):
@@ -59,18 +75,18 @@ def test_the_table_shows_both_models_and_the_change(result):
 
 def test_a_latency_that_was_asked_for_is_shown_with_the_estimate(result):
     assert "asked" not in table(result)
-    result.info["latency"] |= {"asked_ms": 15.0, "estimated_ms": 14.5}
+    result.budget = replace(result.budget, asked_ms=15.0, estimated_ms=14.5)
     rows = table(result)
     assert (rows["asked"], rows["estimated"]) == (["15.00"], ["14.50"])
 
 
 def test_a_model_that_got_slower_is_not_called_faster(result):
-    result.sizes["pruned"]["latency_ms"] = 60.0
+    result.latency = replace(result.latency, pruned=ms(60.0))
     assert table(result)["latency (ms, 32 x 13)"][-2:] == ["2.00x", "slower"]
 
 
 def test_the_seconds_are_summed_and_the_cost_and_the_memory_are_told(result):
-    result.info["peak_memory"]["device_gb"] = 3.0
+    result.cost.peak_gb["device"] = 3.0
     seconds, cost = format_table(result).splitlines()[-2:]
     assert seconds == "seconds: data 0.5, search 1.2; 1.8 in all"
     assert "cost 4.2 forward passes" in cost
@@ -81,21 +97,26 @@ def test_the_seconds_are_summed_and_the_cost_and_the_memory_are_told(result):
     ("problem", "words"), [("regression", "squared error"), ("embedding", "1 - cosine"), ("span", "KL to dense")]
 )
 def test_the_distance_is_called_what_it_is(result, problem, words):
-    result.info["problem"] = problem
-    result.metrics["dense"] = result.metrics["pruned"] = {}
+    result.task = replace(result.task, problem=problem)
+    result.scores = replace(result.scores, dense={}, pruned={})
     lines = format_table(result).splitlines()
     assert words in lines[2]  # the first row, as there are no metrics
 
 
 def test_results_hold_every_figure(result):
-    found = json.loads(json.dumps(results_dict(result, {"seed": 3})))
-    assert found["metrics"] == result.metrics
-    assert (found["dense"], found["pruned"]) == (result.sizes["dense"], result.sizes["pruned"])
-    assert found["seconds"] == result.timings
+    found = json.loads(json.dumps(results_dict(result, find_sublayers(make_model()), {"seed": 3})))
+    assert found["scores"] == asdict(result.scores)
+    assert found["sizes"]["pruned"] == asdict(result.sizes["pruned"])
+    assert found["cost"]["seconds"] == result.cost.seconds
     assert (found["heads"], found["neurons"]) == ([2] * 3, [20] * 3)
     assert found["arguments"] == {"seed": 3}
     assert found["sublayers"][0]["refit"]["error_after"] == 1.0
-    assert found["seq_len"] == 12.5
+    assert (found["sublayers"][1]["units"], found["sublayers"][1]["of"]) == (20, 40)
+    assert found["samples"]["seq_len"] == 12.5
+
+
+def test_printed_it_is_the_table(result):
+    assert str(result) == repr(result) == format_table(result)
 
 
 def test_a_write_that_fails_leaves_nothing(result, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.conftest import FAMILIES, make_batch, make_model
+from tests.conftest import FAMILIES, make_batch, make_model, random_masks
 from trimformer.arch import find_layers, find_sublayers
 from trimformer.arch.calls import model_inputs
 from trimformer.costs.mac import model_macs, unit_macs, unit_parameters
@@ -11,13 +11,6 @@ from trimformer.shrinking.masks import stack_masks
 from trimformer.shrinking.shrink import shrink
 
 LENGTH = 12
-
-
-def random_masks(model):
-    generator = torch.Generator().manual_seed(0)
-    masks = [(torch.rand(s.num_units, generator=generator) > 0.5).float() for s in find_sublayers(model)]
-    masks[5][:] = 0
-    return masks
 
 
 def counted_macs(model):
@@ -34,7 +27,7 @@ def counted_macs(model):
 def test_macs_are_what_the_layers_compute(family, shrunk):
     model = make_model(family, "Model", attn_implementation="eager")  # PyTorch does not count SDPA on a CPU
     if shrunk:
-        shrink(model, random_masks(model))
+        shrink(model, random_masks(model, emptied=(5,)))
     assert model_macs(find_sublayers(model), LENGTH) == counted_macs(model)
 
 
@@ -46,7 +39,7 @@ def test_unit_macs_are_the_papers_formulas():
 
 def test_macs_of_masks_are_those_of_the_shrunk_model():
     model = make_model()
-    masks = random_masks(model)
+    masks = random_masks(model, emptied=(5,))
     heads, neurons = stack_masks(find_sublayers(model), masks)
     shrink(model, masks)
     expected = model_macs(find_sublayers(model), 31.47)

@@ -3,21 +3,13 @@ import copy
 import pytest
 import torch
 
-from tests.conftest import FAMILIES, HEADS, make_batch, make_model
+from tests.conftest import FAMILIES, HEADS, make_batch, make_model, random_masks
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import model_inputs
 from trimformer.arch.masking import MaskUnits, dense_masks
 from trimformer.arch.remove import keep_units
 from trimformer.errors import TrimformerError
 from trimformer.shrinking.shrink import resize, shrink
-
-
-def random_masks(model, *, scaled=False, seed=0):
-    """Layer 0 without heads, layer 1 without neurons; factors that are not 0 or 1 if `scaled`."""
-    generator = torch.Generator().manual_seed(seed)
-    masks = [(torch.rand(s.num_units, generator=generator) < 0.6).float() for s in find_sublayers(model)]
-    masks[0][:], masks[3][:] = 0, 0
-    return [mask * (torch.rand(len(mask), generator=generator) * 3 - 1) for mask in masks] if scaled else masks
 
 
 def outputs(model, batch):
@@ -30,7 +22,7 @@ def outputs(model, batch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masked_equals_shrunk(family, head, scaled):
     model, batch = make_model(family, head), make_batch()
-    masks = random_masks(model, scaled=scaled)
+    masks = random_masks(model, emptied=(0, 3), scaled=scaled)
     with MaskUnits(find_sublayers(model), masks):
         expected = outputs(model, batch)
     shrink(model, masks)
@@ -52,7 +44,7 @@ def test_a_model_of_nothing_but_residuals_still_runs(family, attention):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_that_lost_an_attention_can_be_copied_pickled_and_pruned_again(family, tmp_path):
     model, batch = make_model(family), make_batch()
-    shrink(model, random_masks(model))
+    shrink(model, random_masks(model, emptied=(0, 3)))
     expected = outputs(model, batch)
     torch.save(model, tmp_path / "model.pt")
     for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
@@ -79,7 +71,7 @@ def test_masks_of_ones_change_nothing(family):
 
 def test_shrinking_twice_is_shrinking_by_both_masks():
     once, twice = make_model(), make_model()
-    masks = random_masks(once)
+    masks = random_masks(once, emptied=(0, 3))
     again = [torch.rand(int(mask.sum())).mul(2).round() for mask in masks]
     both = [mask.clone() for mask in masks]
     for mask, more in zip(both, again, strict=True):
@@ -94,7 +86,7 @@ def test_shrinking_twice_is_shrinking_by_both_masks():
 
 def test_widths_are_recorded_and_resize_restores_the_shapes():
     model, other = make_model(), make_model(seed=1)
-    masks = random_masks(model)
+    masks = random_masks(model, emptied=(0, 3))
     shrink(model, masks)
     widths = model.config.quantization_config
     assert widths["heads"] == [int(mask.sum()) for mask in masks[::2]]
@@ -107,7 +99,7 @@ def test_linear_sizes_and_requires_grad_follow():
     model = make_model()
     for s in find_sublayers(model):
         s.projection.weight.requires_grad_(False)
-    shrink(model, random_masks(model))
+    shrink(model, random_masks(model, emptied=(0, 3)))
     for s in find_sublayers(model):
         assert not s.projection.weight.requires_grad
         for linear in (s.projection, *(p.linear for p in s.producers)):
@@ -126,7 +118,7 @@ def test_units_are_kept_in_the_order_given():
 
 def test_a_mask_of_the_wrong_length_names_the_sublayer_and_changes_nothing():
     model = make_model()
-    masks = random_masks(model)
+    masks = random_masks(model, emptied=(0, 3))
     masks[2] = masks[2][:3]
     with pytest.raises(TrimformerError, match="layer 1 attention has 3 entries for 4 units"):
         shrink(model, masks)

@@ -4,7 +4,7 @@ import tempfile
 import pytest
 import torch
 
-from tests.conftest import FAMILIES, make_batch, make_model
+from tests.conftest import FAMILIES, make_batch, make_model, random_masks
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import model_inputs
 from trimformer.run import Run
@@ -13,11 +13,6 @@ from trimformer.update.moments import MomentSums
 from trimformer.update.walk import HELD_OUT_EVERY, walk
 
 FIELDS = ("xx", "xy", "x", "y", "yy", "count")
-
-
-def random_masks(model, seed=0, share=0.6):
-    generator = torch.Generator().manual_seed(seed)
-    return [(torch.rand(s.num_units, generator=generator) < share).float() for s in find_sublayers(model)]
 
 
 def pruned(model, seed=0):

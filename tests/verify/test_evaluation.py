@@ -5,7 +5,7 @@ from tests.commands import PROBLEMS, problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.batches.output import predict
 from trimformer.batches.tasks import infer_task
-from trimformer.verify.evaluation import Scorer, compare, mean_divergence, unbatch
+from trimformer.verify.evaluation import Scorer, compare, mean_divergence, neighbour_overlap, unbatch
 
 
 def make_scorer(model, problem, rows=None, batch_size=4, name="validation"):
@@ -69,15 +69,22 @@ def test_the_first_set_goes_by_its_metrics_names_and_gives_the_divergence():
     dense, pruned = (problem_model("single_label", seed=seed) for seed in (0, 1))
     scorers = [make_scorer(dense, "single_label", problem_rows("single_label", n), name=f"v{n}") for n in (10, 14)]
     found = compare(scorers, dense, pruned)
-    assert set(found) == {"dense", "pruned", "divergence"}
-    assert found["dense"] == {**scorers[0](dense)[0], **{f"v14_{k}": v for k, v in scorers[1](dense)[0].items()}}
-    assert found["pruned"].keys() == found["dense"].keys()
-    assert found["divergence"] == scorers[0].divergence(scorers[0](pruned)[1], scorers[0](dense)[1])
+    assert found.dense == {**scorers[0](dense)[0], **{f"v14_{k}": v for k, v in scorers[1](dense)[0].items()}}
+    assert found.pruned.keys() == found.dense.keys()
+    assert found.divergence == scorers[0].divergence(scorers[0](pruned)[1], scorers[0](dense)[1])
 
 
 def test_unlabelled_rows_have_no_metrics_but_a_divergence():
     dense, pruned = (problem_model("single_label", seed=seed) for seed in (0, 1))
     rows = [{"sentence": row["sentence"]} for row in problem_rows("single_label")]
     found = compare([make_scorer(dense, "single_label", rows)], dense, pruned)
-    assert (found["dense"], found["pruned"]) == ({}, {})
-    assert found["divergence"] > 0
+    assert (found.dense, found.pruned, found.neighbours) == ({}, {}, None)
+    assert found.divergence > 0
+
+
+def test_neighbours_are_those_of_the_reference_whatever_the_scale_and_the_rotation():
+    reference = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1))).Q
+    assert neighbour_overlap(3 * reference @ rotation, reference) == 1
+    assert neighbour_overlap(torch.randn(60, 8, generator=torch.Generator().manual_seed(2)), reference) < 0.5
+    assert neighbour_overlap(reference[:20], reference[:20]) is None  # too few to tell

@@ -139,7 +139,9 @@ def has_mask(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 @torch.no_grad()
 def record_calls(model: nn.Module, batch: Batch) -> list[Call]:
-    """The calls of the model's layers for a batch, in the order in which they happen.
+    """The calls of the model's layers for a batch, in the order of `find_sublayers`.
+
+    That is the order in which they happen, but for towers: which of two runs first is their model's affair.
 
     Sublayers are replayed with zeros on the way, so this costs next to nothing.
 
@@ -180,7 +182,8 @@ def record_calls(model: nn.Module, batch: Batch) -> list[Call]:
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    index = {id(layer): i for i, layer in enumerate(layers)}
+    return sorted(calls, key=lambda call: index[id(call.layer)])
 
 
 def _zeros(width: int, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from trimformer.errors import TrimformerError
 
 
 def find_sublayers(model: nn.Module) -> list[Sublayer]:
-    """All sublayers in the order in which they run: attention and feed-forward of each layer.
+    """All sublayers in the order in which they run: attention and feed-forward of each layer, tower after tower.
 
     Raises:
         TrimformerError: the model has no layer that can be pruned, or one whose shapes contradict its config.

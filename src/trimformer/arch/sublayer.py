@@ -1,5 +1,6 @@
 """What every later stage knows of a model: its sublayers, told by the leaf modules in which they can be watched."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -109,3 +110,14 @@ def ffn(producers: tuple[Producer, ...], projection: Linear, entry: nn.Module, *
 def rows(size: int, *linears: Linear, blocks: int = 1) -> tuple[Producer, ...]:
     """Producers that have `size` rows for a unit in each block."""
     return tuple(Producer(linear, size, blocks) for linear in linears)
+
+
+def counts_read(heads: nn.Module, **per_unit: int) -> dict[tuple[nn.Module, str], int]:
+    """Those of an attention's counts that its forward goes by; others take what the matrices give.
+
+    Args:
+        heads: the attention.
+        **per_unit: attribute -> amount for each unit.
+    """
+    read = inspect.unwrap(type(heads).forward).__code__.co_names
+    return {(heads, name): amount for name, amount in per_unit.items() if name in read}

@@ -7,14 +7,23 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
 
 from trimformer.arch.calls import LABEL_KEYS, Batch
+from trimformer.batches.processor import audio_part, text_part
+from trimformer.errors import TrimformerError, one_sentence
 
 INPUT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
+IMAGE_KEYS = ("pixel_values", "pixel_mask", "pixel_attention_mask", "spatial_shapes")
+AUDIO_KEYS = ("input_values", "input_features")
 
 # What a backward pass keeps grows with the tokens of a batch: some 2.5 GB for these on BERT-base.
 MAX_TOKENS = 4096
+
+# Tokens that images and sounds become are the model's matter; these bound a batch's memory well enough.
+_PIXELS_A_TOKEN = 16 * 16  # ViT
+_SAMPLES_A_TOKEN = 320  # wav2vec2, HuBERT, WavLM
+_FRAMES_A_TOKEN = 2  # Whisper
+_BINS_A_TOKEN = 100  # AST's patches of a spectrogram, which overlap
 
 Features = Mapping[str, Any]
 
@@ -26,7 +35,7 @@ def sample_indices(num_rows: int, num_samples: int, seed: int) -> list[int]:
 
 def make_batches(
     features: Sequence[Features],
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
     batch_size: int,
     device: str | torch.device = "cpu",
     max_tokens: int = MAX_TOKENS,
@@ -34,38 +43,80 @@ def make_batches(
     """Pads encoded samples into batches, samples of similar length together so that little is padding.
 
     Args:
-        features: one mapping per sample: the tokenizer's output, and `labels` or, for spans,
+        features: one mapping per sample: what `Task.encode` gives, labels among it: `labels` or, for spans,
             `start_positions` and `end_positions`. Token labels are padded with -100.
-        tokenizer: knows the padding token and side.
+        processor: the tokenizer, which knows the padding token and side, or the feature extractor that pads sounds,
+            or what holds them.
         batch_size: samples in a batch, at most.
         device: where the tensors are put.
-        max_tokens: tokens in a batch, padding included, at most; a batch has one sample at least.
+        max_tokens: tokens in a batch, padding included, at most; a batch has one sample at least. Those of images and
+            sounds are estimated.
 
     Returns:
-        Batches of model inputs [batch, length], labels, and `index` [batch], the samples' positions
-        in `features`.
+        Batches of model inputs [batch, ...], of texts [batch, length], of choices [batch, choices, length]; labels; and
+        `index` [batch], the samples' positions in `features`.
+
+    Raises:
+        TrimformerError: images differ in size, or the processor cannot pad these samples.
     """
-    order = sorted(range(len(features)), key=lambda i: len(features[i]["input_ids"]), reverse=True)
+    sizes = [(_choices(sample), _tokens(sample)) for sample in features]
+    order = sorted(range(len(features)), key=lambda i: sizes[i], reverse=True)
     batches, start = [], 0
     while start < len(order):
-        longest = len(features[order[start]]["input_ids"])
-        stop = start + min(batch_size, max(1, max_tokens // max(longest, 1)))
-        batches.append(_batch(features, order[start:stop], tokenizer, device))
-        start = stop
+        choices, longest = sizes[order[start]]
+        stop = start + min(batch_size, max(1, int(max_tokens // max(longest, 1))))
+        index = [i for i in order[start:stop] if sizes[i][0] == choices]
+        batches.append(_batch(features, index, processor, device))
+        start += len(index)
     return batches
 
 
-def _batch(
-    features: Sequence[Features], index: list[int], tokenizer: PreTrainedTokenizerBase, device: str | torch.device
-) -> Batch:
-    batch = {**collate([features[i] for i in index], tokenizer), "index": torch.tensor(index)}
+def _choices(sample: Features) -> int:
+    """How many texts a sample of multiple choice has; 0 of all others."""
+    ids = sample.get("input_ids")
+    return len(ids) if ids is not None and len(ids) and isinstance(ids[0], Sequence) else 0
+
+
+def _length(sample: Features) -> int:
+    """Tokens of a text, or of the longest of a sample's texts."""
+    ids = sample["input_ids"]
+    return max(map(len, ids)) if _choices(sample) else len(ids)
+
+
+def _tokens(sample: Features) -> float:
+    """Tokens that a sample becomes, images and sounds by a rough estimate."""
+    total = float(_length(sample) * max(_choices(sample), 1)) if "input_ids" in sample else 0.0
+    if "pixel_values" in sample:
+        shape = np.shape(sample["pixel_values"])  # [channels, height, width], or of patches [number, values]
+        total += shape[0] if len(shape) == 2 else shape[-2] * shape[-1] / _PIXELS_A_TOKEN + 1
+    if "input_values" in sample:
+        shape = np.shape(sample["input_values"])
+        total += shape[0] / _SAMPLES_A_TOKEN if len(shape) == 1 else shape[0] * shape[1] / _BINS_A_TOKEN
+    if "input_features" in sample:
+        total += max(np.shape(sample["input_features"])) / _FRAMES_A_TOKEN
+    return total
+
+
+def _batch(features: Sequence[Features], index: list[int], processor: Any, device: str | torch.device) -> Batch:
+    batch = {**collate([features[i] for i in index], processor), "index": torch.tensor(index)}
     return {key: value.to(device) for key, value in batch.items()}
 
 
-def collate(samples: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-    """Pads encoded samples to the longest of them."""
-    inputs = [{key: sample[key] for key in INPUT_KEYS if key in sample} for sample in samples]
-    batch = dict(tokenizer.pad(inputs, return_tensors="pt"))
+def collate(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
+    """Pads encoded samples to the longest of them, and stacks what has no length.
+
+    Raises:
+        TrimformerError: images differ in size, or the processor cannot pad these samples.
+    """
+    batch: dict[str, Tensor] = {}
+    if "input_ids" in samples[0]:
+        batch |= _pad_texts(samples, processor)
+    for key in IMAGE_KEYS:
+        if key in samples[0]:
+            batch[key] = _stack(samples, key)
+    for key in AUDIO_KEYS:
+        if key in samples[0]:
+            batch |= _pad_sounds(samples, key, processor)
     for key in LABEL_KEYS:
         if key in samples[0]:
             values = [torch.as_tensor(sample[key]) for sample in samples]
@@ -74,6 +125,39 @@ def collate(samples: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> 
                 pad_sequence(values, batch_first=True, padding_value=-100) if per_token else torch.stack(values)
             )
     return batch
+
+
+def _pad_texts(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
+    """[batch, length]; of choices [batch, choices, length]."""
+    inputs = [{key: sample[key] for key in INPUT_KEYS if key in sample} for sample in samples]
+    choices = _choices(samples[0])
+    if choices:
+        inputs = [{key: sample[key][i] for key in sample} for sample in inputs for i in range(choices)]
+    padded = dict(text_part(processor).pad(inputs, return_tensors="pt"))
+    return {key: value.view(len(samples), choices, -1) for key, value in padded.items()} if choices else padded
+
+
+def _stack(samples: Sequence[Features], key: str) -> Tensor:
+    values = [torch.as_tensor(np.asarray(sample[key])) for sample in samples]
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise TrimformerError(
+            f"'{key}' of the samples differ in size ({', '.join(map(str, sorted(shapes)[:3]))}); let the image "
+            "processor resize or crop to one size"
+        )
+    return torch.stack(values)
+
+
+def _pad_sounds(samples: Sequence[Features], key: str, processor: Any) -> dict[str, Tensor]:
+    """[batch, samples], or of spectrograms [batch, frames, bins], padded as the feature extractor does it."""
+    keys = (key, "attention_mask") if "attention_mask" in samples[0] else (key,)
+    if len({np.shape(sample[key]) for sample in samples}) == 1:
+        batch = {name: torch.as_tensor(np.stack([np.asarray(sample[name]) for sample in samples])) for name in keys}
+    else:
+        inputs = [{name: np.asarray(sample[name]) for name in keys} for sample in samples]
+        with one_sentence(f"'{key}' of different lengths cannot be padded"):
+            batch = dict(audio_part(processor).pad(inputs, padding=True, return_tensors="pt"))
+    return {name: value.long() if name == "attention_mask" else value for name, value in batch.items()}
 
 
 def token_mask(batch: Batch) -> Tensor:
@@ -88,5 +172,8 @@ def num_samples(batches: Iterable[Batch]) -> int:
 
 
 def mean_length(features: Sequence[Features]) -> float:
-    """Average tokens per sample: the sequence length that MACs are counted for."""
-    return float(np.mean([len(sample["input_ids"]) for sample in features]))
+    """Average tokens per text, of choices those of the longest: the sequence length that MACs are counted for.
+
+    A sample without a text counts as 1.
+    """
+    return float(np.mean([_length(sample) if "input_ids" in sample else 1 for sample in features]))

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from trimformer.arch.calls import Batch, forward, position_mask
 from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import token_mask
+from trimformer.batches.sentence import head_of
 from trimformer.errors import TrimformerError
 
 Problem = Literal["single_label", "multi_label", "regression", "tokens", "span", "embedding"]
@@ -70,10 +71,14 @@ def model_output(model: PreTrainedModel, batch: Batch, problem: Problem) -> Tens
 
 
 def _embedding(model: PreTrainedModel, batch: Batch, output: Any) -> Tensor:
-    """What a model without a head is used for: its projected or pooled output, of texts and sounds the mean."""
+    """What a model without a head is used for: what sentence-transformers makes of it, its projected or pooled output,
+    of texts and sounds the mean."""
     projected = [output.get(name) for name in ("text_embeds", "image_embeds")]
     if any(value is not None for value in projected):
         return torch.cat([value for value in projected if value is not None], dim=-1)
+    head = head_of(model)
+    if head is not None:
+        return head(output.last_hidden_state, position_mask(model, batch, output.last_hidden_state))
     pooled = output.get("pooler_output")
     has_text_only = "input_ids" in batch and model.config.model_type not in _POOLED
     if pooled is not None and not has_text_only:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, HfArgumentParser
+from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, TrainingArguments
 
 from trimformer.arch import find_sublayers
 from trimformer.batches.data import Rows, find_splits, load_hub, read_rows, read_splits
@@ -43,7 +43,6 @@ def run(argv: Sequence[str]) -> None:
         TrimformerError: the input cannot be used.
     """
     require_train_extra()
-    from transformers import TrainingArguments
 
     defaults = {"output_dir": "", "save_strategy": "no", "report_to": "none", "disable_tqdm": not sys.stderr.isatty()}
     parser = HfArgumentParser([FinetuneArguments, TrainingArguments], prog="trimformer finetune")  # type: ignore[list-item]

@@ -6,14 +6,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from trimformer.cli.main import output_file, positive_int
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from trimformer.arch import find_sublayers
+from trimformer.cli.arguments import output_file, positive_int
+from trimformer.costs.backends import Backend, check_backend, prepare
+from trimformer.costs.lut import write_table
+from trimformer.costs.measure import measure_table, random_inputs
+from trimformer.costs.timing import Timing, interleaved
+from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError, one_sentence
+from trimformer.files import check_output
+from trimformer.progress import progress
+from trimformer.shrinking.checkpoint import load_model
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def _add_setting(parser: argparse.ArgumentParser) -> None:
-    from trimformer.costs.backends import Backend
 
     parser.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
     parser.add_argument("--dtype", choices=DTYPES, help="default: the checkpoint's own")
@@ -49,14 +60,8 @@ def _wholes(text: str) -> list[int]:
     return [positive_int(part) for part in text.split(",")]
 
 
-def _load(name: str, arguments: argparse.Namespace) -> Any:
+def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
     """A model to be timed. A hub model that has no checkpoint of ours needs only its config: weights take no time."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    from trimformer.arch import find_sublayers
-    from trimformer.environment import resolve_device
-    from trimformer.shrinking.checkpoint import load_model
 
     device = resolve_device(arguments.device)
     if Path(name).is_dir():
@@ -72,10 +77,6 @@ def _load(name: str, arguments: argparse.Namespace) -> Any:
 
 
 def run_lut(arguments: argparse.Namespace) -> None:
-    from trimformer.costs.lut import write_table
-    from trimformer.costs.measure import measure_table
-    from trimformer.files import check_output
-    from trimformer.progress import progress
 
     check_output(arguments.output)
     _check_seconds(arguments.seconds)
@@ -103,11 +104,6 @@ def _check_seconds(seconds: float) -> None:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
-    from trimformer.costs.backends import check_backend, prepare
-    from trimformer.costs.measure import random_inputs
-    from trimformer.costs.timing import Timing, interleaved
-    from trimformer.environment import describe_device, resolve_device, versions
-    from trimformer.progress import progress
 
     _check_seconds(arguments.seconds)
     device = resolve_device(arguments.device)

@@ -38,7 +38,7 @@ def forward_seconds(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Most memory this process has held so far, in GB: of the machine, and of the GPU where it runs on one."""
     unit = 1e9 if sys.platform == "darwin" else 1e9 / 1024
-    peak = {"host_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
     if device.type == "cuda":
-        peak["device_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+        peak["device"] = torch.cuda.max_memory_allocated(device) / 1e9
     return peak

@@ -14,12 +14,14 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from trimformer.arch import find_sublayers
+from trimformer.batches.processor import load_processor
+from trimformer.batches.sentence import attach, head_of, read_head, transformer_folder
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.files import write_directory
 from trimformer.shrinking.masks import unstack_masks
@@ -29,8 +31,6 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 # Weights of other libraries, which a download leaves out.
 _NOT_OURS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -70,26 +70,23 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
 
 def load(
     path: str | Path, attn_implementation: str | None = None, tokenizer_name: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a model with its own task head, in its own dtype, and its tokenizer.
+) -> tuple[PreTrainedModel, Any]:
+    """Loads a model with its own task head, in its own dtype, and what makes its inputs.
 
     Args:
-        path: of a local directory, or a name on the hub.
+        path: of a local directory, or a name on the hub; what sentence-transformers wrote too.
         attn_implementation: "eager", "sdpa", ...; None: what Transformers chooses.
-        tokenizer_name: where the tokenizer comes from if the directory has none.
+        tokenizer_name: where the tokenizer or processor comes from if the directory has none.
+
+    Returns:
+        The model, and its tokenizer, image processor, feature extractor or processor; see `load_processor`.
 
     Raises:
-        TrimformerError: the directory, its config, its weights or its tokenizer is missing or unusable.
+        TrimformerError: the directory, its config, its weights or its processor is missing or unusable.
     """
     path = find_directory(path)
     model = load_model(path, attn_implementation)
-    has_tokenizer = any((path / name).is_file() for name in _TOKENIZERS)
-    source = path if has_tokenizer or tokenizer_name is None else tokenizer_name
-    with one_sentence(f"the tokenizer in '{source}' cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what Transformers makes up where there are no files
-        raise TrimformerError(f"'{source}' has no tokenizer; copy the files of the model's own into it")
-    return model, tokenizer
+    return model, load_processor(transformer_folder(path), tokenizer_name)
 
 
 def check_name(name: str | Path) -> None:
@@ -117,6 +114,8 @@ def find_directory(name: str | Path) -> Path:
 def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
     """Loads a model without its tokenizer; see `load`."""
     path = find_directory(path)
+    folder = transformer_folder(path)
+    head, path = read_head(path), folder
     if not any(path.iterdir()):
         raise TrimformerError(f"model directory '{path}' is empty")
     if not (path / "config.json").is_file():
@@ -152,18 +151,27 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
             "is it a fine-tuned checkpoint of this architecture?"
         )
+    attach(model, head)
     return model
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
-    """Writes model and tokenizer as an ordinary directory: config, safetensors, tokenizer files.
+def write_model(model: PreTrainedModel, processor: Any, directory: Path) -> None:
+    """Writes config, safetensors, the tokenizer's or processor's files, and those of sentence-transformers."""
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    head = head_of(model)
+    if head is not None:
+        head.carry(directory)
+
+
+def save(model: PreTrainedModel, processor: Any, path: str | Path) -> None:
+    """Writes a model and its tokenizer or processor as an ordinary directory; see `write_model`.
 
     Raises:
         TrimformerError: the directory is not empty or cannot be written.
     """
     with write_directory(path) as directory:
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+        write_model(model, processor, directory)
 
 
 def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:

@@ -1,11 +1,13 @@
 """Running a model over samples, scoring it, and comparing it with the dense model."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from trimformer.arch.calls import Batch
 from trimformer.batches.calibration import make_batches, num_samples
@@ -43,7 +45,7 @@ class Scorer:
         rows: its examples.
         task: what they mean.
         model: gives configuration and device.
-        tokenizer: its tokenizer.
+        processor: its tokenizer or processor.
         batch_size: the scores do not depend on it.
 
     Raises:
@@ -56,12 +58,12 @@ class Scorer:
         rows: Rows,
         task: Task,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: Any,
         batch_size: int = 32,
     ) -> None:
         self.name, self._rows, self._task = name, rows, task
-        self._features = task.encode(rows, tokenizer, model.config)
-        self.batches = make_batches(self._features, tokenizer, batch_size)
+        self._features = task.encode(rows, processor, model.config)
+        self.batches = make_batches(self._features, processor, batch_size)
         self._problem = find_problem(model)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
@@ -77,15 +79,63 @@ class Scorer:
         return mean_divergence(outputs, references, self.batches, self._problem)
 
 
-def compare(scorers: Sequence[Scorer], dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, Any]:
-    """ "dense" and "pruned" metrics and their "divergence". The first set's metrics go by their own
-    names, those of further sets follow the set's name, as in "validation_mismatched_accuracy"."""
-    result: dict[str, Any] = {"dense": {}, "pruned": {}}
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of both models by name, as fractions, the mean distance of their outputs, and of embeddings the share of
+    each sample's `NEIGHBOURS` nearest ones that stay its nearest."""
+
+    dense: dict[str, float]
+    pruned: dict[str, float]
+    divergence: float
+    neighbours: float | None = None
+
+
+def compare(scorers: Sequence[Scorer], dense: PreTrainedModel, pruned: PreTrainedModel) -> Scores:
+    """Scores of two models, and the divergence on the first set.
+
+    The first set's scores go by their own names, those of further sets follow the set's name, as in
+    "validation_mismatched_accuracy".
+    """
+    scores: list[dict[str, float]] = [{}, {}]
+    divergence, neighbours = 0.0, None
     for number, scorer in enumerate(scorers):
-        outputs = {}
-        for name, model in (("dense", dense), ("pruned", pruned)):
-            metrics, outputs[name] = scorer(model, f"evaluate {name}")
-            result[name] |= {f"{scorer.name}_{key}" if number else key: value for key, value in metrics.items()}
+        outputs = []
+        for total, model, name in zip(scores, (dense, pruned), ("dense", "pruned"), strict=True):
+            own, output = scorer(model, f"evaluate {name}")
+            outputs.append(output)
+            total |= {f"{scorer.name}_{key}" if number else key: value for key, value in own.items()}
         if number == 0:
-            result["divergence"] = scorer.divergence(outputs["pruned"], outputs["dense"])
-    return result
+            divergence = scorer.divergence(outputs[1], outputs[0])
+            if find_problem(dense) == "embedding":
+                neighbours = neighbour_overlap(torch.cat(outputs[1]), torch.cat(outputs[0]))
+    return Scores(scores[0], scores[1], divergence, neighbours)
+
+
+def neighbour_overlap(embeddings: Tensor, references: Tensor, count: int = NEIGHBOURS) -> float | None:
+    """Share of each sample's nearest samples by the reference that are its nearest by the embeddings too, by cosine.
+
+    Args:
+        embeddings: [samples, n].
+        references: [samples, m].
+        count: how many neighbours are looked at.
+
+    Returns:
+        A mean over samples; None where there are too few of them to tell.
+    """
+    samples = len(embeddings)
+    if samples <= 2 * count:
+        return None
+    nearest = []
+    for matrix in (embeddings, references):
+        unit = F.normalize(matrix.double(), dim=-1)
+        chunks = []
+        for start in range(0, samples, 1024):
+            cosines = unit[start : start + 1024] @ unit.T
+            cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
+            chunks.append(cosines.topk(count).indices)
+        nearest.append(torch.cat(chunks))
+    shared = (nearest[0].unsqueeze(2) == nearest[1].unsqueeze(1)).sum((1, 2))
+    return float(shared.double().mean() / count)

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and SigLIP 2: the text tower, the vision tower, or both in one model."""
+"""CLIP and its kin, SigLIP and SigLIP 2: the text tower, the vision tower, or both in one model."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from trimformer.arch.sublayer import Sublayer, attention, ffn, rows
+from trimformer.arch.sublayer import Sublayer, attention, counts_read, ffn, rows
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
@@ -15,6 +15,7 @@ def sublayers(layer: Any) -> Iterator[Sublayer]:
         entry=layer.norm1,
         output=layer.layer_scale1,
         gain=layer.layer_scale1.lambda1,
+        counts=counts_read(heads, num_heads=1, num_attention_heads=1),
     )
     if hasattr(mlp, "fc1"):
         inner, projection = [mlp.fc1], mlp.fc2

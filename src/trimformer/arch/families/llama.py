@@ -9,13 +9,13 @@ from trimformer.arch.sublayer import Producer, Sublayer, attention, ffn, rows
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
-    """Llama, Qwen, Mistral, EuroBERT."""
+    """Llama, Qwen, Mistral, EuroBERT, UltraBERT."""
     yield from _sublayers(layer, layer.input_layernorm, layer.post_attention_layernorm)
 
 
 def post_norm(layer: Any) -> Iterator[Sublayer]:
-    """Nomic-BERT: norms after the sums."""
-    yield from _sublayers(layer, layer.self_attn.q_proj, layer.mlp.gate_proj)
+    """Nomic-BERT, GTE, Jina embeddings v3: norms after the sums, neurons gated or plain."""
+    yield from _sublayers(layer, layer.self_attn.q_proj, getattr(layer.mlp, "fc1" if hasattr(layer.mlp, "fc1") else "gate_proj"))
 
 
 def sandwich(layer: Any) -> Iterator[Sublayer]:
@@ -31,4 +31,5 @@ def _sublayers(
     size = heads.head_dim * getattr(heads, "num_key_value_groups", 1)
     producers = (Producer(heads.q_proj, size), *rows(heads.head_dim, heads.k_proj, heads.v_proj))
     yield attention(producers, heads.o_proj, size, entry=first, output=outputs[0])
-    yield ffn(rows(1, mlp.gate_proj, mlp.up_proj), mlp.down_proj, entry=second, output=outputs[1])
+    inner, projection = ((mlp.fc1,), mlp.fc2) if hasattr(mlp, "fc1") else ((mlp.gate_proj, mlp.up_proj), mlp.down_proj)
+    yield ffn(rows(1, *inner), projection, entry=second, output=outputs[1])

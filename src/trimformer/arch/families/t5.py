@@ -1,4 +1,4 @@
-"""Encoders of T5 and mT5, gated or not: the first layer makes a bias for each head and distance, which all return."""
+"""Encoders of T5 and mT5 (the first layer makes a bias for each head and distance, which all hand on) and of umT5."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.mt5.modeling_mt5 import MT5Attention
 from transformers.models.t5.modeling_t5 import T5Attention
+from transformers.models.umt5.modeling_umt5 import UMT5Attention
 
 from trimformer.arch.sublayer import Sublayer, attention, ffn, rows
 
@@ -34,6 +35,18 @@ class MT5KeptHeads(_KeptHeads, MT5Attention):  # type: ignore[misc]
     """See `_KeptHeads`."""
 
 
+class UMT5KeptHeads(UMT5Attention):  # type: ignore[misc]
+    """Every layer makes its own bias."""
+
+    kept: list[int]
+
+    def compute_bias(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().compute_bias(*args, **kwargs)[:, self.kept or [0]]
+
+
+_NARROWED = {T5Attention: T5KeptHeads, MT5Attention: MT5KeptHeads, UMT5Attention: UMT5KeptHeads}
+
+
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     if layer.is_decoder:
         return  # of an encoder-decoder only the encoder is pruned
@@ -45,7 +58,7 @@ def sublayers(layer: Any) -> Iterator[Sublayer]:
         size,
         entry=layer.layer[0].layer_norm,
         counts={(heads, "n_heads"): 1},
-        per_head=(heads, MT5KeptHeads if isinstance(heads, MT5Attention) else T5KeptHeads),
+        per_head=(heads, _NARROWED.get(type(heads), type(heads))),  # one that was pruned is narrowed already
     )
     inner = (neurons.wi_0, neurons.wi_1) if hasattr(neurons, "wi_0") else (neurons.wi,)
     yield ffn(rows(1, *inner), neurons.wo, entry=layer.layer[-1].layer_norm)

@@ -1,18 +1,24 @@
 """What a task is: how rows become model inputs, and how outputs become a score."""
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from trimformer.arch import max_positions
 from trimformer.batches.calibration import Features
 from trimformer.batches.data import Rows, numbered
 from trimformer.batches.output import Problem
+from trimformer.batches.processor import text_part
 from trimformer.errors import TrimformerError
+
+MANY = 30  # names are listed in a message
+
+NO_LIMIT = sys.maxsize  # of tokens, but the model's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +44,42 @@ class Task(ABC):
 
     auto_class: ClassVar[str] = ""
 
-    def length_limit(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+    def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
         """Tokens of the longest sample: the task's, the tokenizer's, or the model's limit, whichever is least."""
-        return min(self.max_length, tokenizer.model_max_length, max_positions(config, self.max_length))
+        limit = text_part(processor).model_max_length
+        return min(self.max_length, limit, max_positions(config, self.max_length))
 
     @abstractmethod
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
-        """Tokenises rows into features for `make_batches`, labels included where the rows have them.
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """Makes features for `make_batches` of rows, labels included where the rows have them.
+
+        Args:
+            rows: the user's examples.
+            processor: the model's tokenizer, image processor or feature extractor, or what holds it.
+            config: of the model.
 
         Raises:
-            TrimformerError: a column is missing, or a label is not one of the model's.
+            TrimformerError: a column is missing, what it holds cannot be read, or a label is not one of the model's.
         """
 
     @abstractmethod
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Metrics of the model's outputs, one per feature; empty where the rows have no labels."""
+
+
+def usual_column(usual: Sequence[str], columns: Iterable[Any], taken: Sequence[str] = ()) -> str | None:
+    """The first of the usual names that is a column's, however it is written; None: there is none."""
+    written = {str(column).strip().lower(): str(column) for column in columns if column not in taken}
+    return next((written[name] for name in usual if name in written), None)
+
+
+def name_it(what: str, columns: Iterable[Any], *, labels: bool = False) -> TrimformerError:
+    """The error of a column that cannot be guessed."""
+    name = "label" if labels else "text"
+    return TrimformerError(
+        f"no {what} found among {', '.join(map(str, columns))}; name it with --{name}-column ({name}_column=... in "
+        "Python)"
+    )
 
 
 def check_columns(rows: Rows, columns: Sequence[str], what: str = "the data") -> None:
@@ -81,8 +108,10 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
         if value in names:
             return int(names[value])
         if not (value.isascii() and value.removeprefix("-").isdigit()):
-            known = ", ".join(sorted(map(str, names)))
-            raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {known}")
+            known = sorted(map(str, names))
+            more = f" and {len(known) - MANY} more" if len(known) > MANY else ""
+            listed = ", ".join(known[:MANY]) + more
+            raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {listed}")
     try:
         number = int(value)
         is_class = isinstance(value, str) or number == value

@@ -7,8 +7,9 @@ from transformers import PreTrainedConfig
 
 from trimformer.batches.data import Rows
 from trimformer.batches.output import Problem
-from trimformer.batches.tasks.base import Task
-from trimformer.batches.tasks.text import LABEL_COLUMNS, TextTask
+from trimformer.batches.tasks.base import Task, name_it, usual_column
+from trimformer.batches.tasks.classes import LABEL_COLUMNS
+from trimformer.batches.tasks.text import TextTask
 from trimformer.batches.tasks.tokens import TAG_COLUMNS, WORD_COLUMNS
 from trimformer.errors import TrimformerError
 
@@ -34,9 +35,9 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
     usual = TAG_COLUMNS if is_tokens else LABEL_COLUMNS
     if label_column is not None and label_column not in columns:
         raise TrimformerError(f"the data has no column '{label_column}'; its columns are {', '.join(columns)}")
-    label_column = label_column or next((name for name in usual if name in columns), None)
+    label_column = label_column or usual_column(usual, columns)
     if label_column is None:
-        raise TrimformerError(f"no label column found among {', '.join(columns)}; name it with --label_column")
+        raise name_it("label column", columns, labels=True)
     if is_tokens:
         return "tokens", label_column
     values = [row[label_column] for row in rows]

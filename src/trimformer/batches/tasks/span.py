@@ -15,9 +15,23 @@ from trimformer.batches.calibration import INPUT_KEYS, Features
 from trimformer.batches.data import Rows, numbered
 from trimformer.batches.metrics import confidence_interval
 from trimformer.batches.output import Problem
-from trimformer.batches.tasks.base import Task, check_columns
+from trimformer.batches.processor import text_part
+from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.squad_metrics import squad_exact, squad_f1
 from trimformer.errors import TrimformerError
+
+PAIR_COLUMNS = (
+    ("question", "context"),
+    ("question", "passage"),
+    ("question", "paragraph"),
+    ("question", "document"),
+    ("question", "text"),
+    ("query", "context"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("query", "text"),
+    ("text", "text_pair"),  # what tuples become
+)
 
 SCORED_AT_ONCE = 256  # windows: bounds the memory of scoring
 
@@ -31,6 +45,7 @@ class SpanTask(Task):
     A context that is too long for the model is read in overlapping windows, one feature each.
 
     Attributes:
+        pair_columns: of the question and of the context.
         stride: tokens that neighbouring windows share.
         n_best: starts, and ends, that are paired to find a window's best span.
         max_answer_length: tokens of the longest answer given.
@@ -39,6 +54,7 @@ class SpanTask(Task):
 
     problem: Problem = "span"
     max_length: int = 384
+    pair_columns: tuple[str, str] = ("question", "context")
     stride: int = 128
     n_best: int = 20
     max_answer_length: int = 30
@@ -46,16 +62,20 @@ class SpanTask(Task):
 
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
 
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         """See `Task.encode`; one feature per window.
 
         Features also hold the row's index as `example`, and as `offsets` where in the context each of
         its tokens starts and ends, None for the other tokens.
         """
-        labelled = _has_answers(rows)
-        check_columns(rows, ("question", "context", *(["answers"] if labelled else [])))
+        tokenizer, labelled = text_part(processor), _has_answers(rows)
+        check_columns(rows, (*self.pair_columns, *(["answers"] if labelled else [])))
         check_tokenizer(tokenizer)
-        answers = [_first_answer(row, f"row {number}") if labelled else None for number, row in numbered(rows)]
+        questions, contexts = ([str(row[column]) for row in rows] for column in self.pair_columns)
+        answers = [
+            _first_answer(row, context, f"row {number}") if labelled else None
+            for (number, row), context in zip(numbered(rows), contexts, strict=True)
+        ]
 
         max_length = self.length_limit(tokenizer, config)
         stride = min(self.stride, max_length // 3)
@@ -64,8 +84,8 @@ class SpanTask(Task):
         if question_length < 1:
             raise TrimformerError(f"max_length {max_length} leaves no room for a question and a context; raise it")
         encoded = tokenizer(
-            _shorten([str(row["question"]).lstrip() for row in rows], tokenizer, question_length),
-            [str(row["context"]) for row in rows],
+            _shorten([question.lstrip() for question in questions], tokenizer, question_length),
+            contexts,
             truncation="only_second",
             max_length=max_length,
             stride=stride,
@@ -101,7 +121,8 @@ class SpanTask(Task):
                     best[example], spans[example] = score, span
         if self.with_unanswerable:
             spans = [(0, 0) if n > b else span for span, n, b in zip(spans, null, best, strict=True)]
-        return [str(row["context"])[start:end].strip() for row, (start, end) in zip(rows, spans, strict=True)]
+        contexts = (str(row[self.pair_columns[1]]) for row in rows)
+        return [context[start:end].strip() for context, (start, end) in zip(contexts, spans, strict=True)]
 
     def _best_spans(
         self, outputs: Sequence[Tensor], windows: Sequence[Features]
@@ -155,7 +176,7 @@ def _has_answers(rows: Rows) -> bool:
     return any(row.get("answers") is not None for row in rows)
 
 
-def _first_answer(row: Mapping[str, Any], where: str) -> Span | None:
+def _first_answer(row: Mapping[str, Any], context: str, where: str) -> Span | None:
     """Where the first gold answer starts and ends in the context, spaces around it left out."""
     answers = row["answers"]
     try:
@@ -168,7 +189,7 @@ def _first_answer(row: Mapping[str, Any], where: str) -> Span | None:
         raise TrimformerError(f"answers of {where} are not SQuAD's: lists 'text' and 'answer_start'") from None
     start += len(text) - len(text.lstrip())
     end = start + len(text.strip())
-    if not 0 <= start <= end <= len(str(row["context"])):
+    if not 0 <= start <= end <= len(context):
         raise TrimformerError(f"the answer of {where} lies outside its context, at characters {start} to {end}")
     return (start, end) if end > start else None
 
@@ -195,11 +216,28 @@ def _shorten(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: i
     ]
 
 
-def span_task(rows: Rows, *, max_length: int = 384) -> SpanTask:
-    """A task for the user's own rows; some unanswerable where a row has an empty list of answers."""
+def span_task(rows: Rows, *, text_columns: Sequence[str] | None = None, max_length: int = 384) -> SpanTask:
+    """A task for the user's own rows; some unanswerable where a row has an empty list of answers.
+
+    Args:
+        rows: the user's examples.
+        text_columns: of the question and of the context; None: guessed from the usual names.
+        max_length: tokens of a window.
+
+    Raises:
+        TrimformerError: no pair of columns is named and none can be guessed.
+    """
+    if text_columns is None:
+        usual = ([usual_column([name], rows[0]) for name in pair] for pair in PAIR_COLUMNS)
+        text_columns = next(([str(name) for name in pair] for pair in usual if all(pair)), None)
+    if text_columns is None:
+        raise name_it("columns of a question and its context", rows[0])
+    if len(text_columns) != 2:
+        raise TrimformerError(f"'{text_columns[0]}' is one column; name two: the question's and the context's")
     answers = [row["answers"] for row in rows if row.get("answers") is not None]
     return SpanTask(
         name="span",
+        pair_columns=(text_columns[0], text_columns[1]),
         max_length=max_length,
         metric="f1" if answers else None,
         with_unanswerable=any(isinstance(answer, Mapping) and not len(answer.get("text", ())) for answer in answers),

@@ -1,22 +1,23 @@
 """Single texts and pairs: classification, regression, multi-label, and unlabelled text."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from trimformer.batches.calibration import Features
-from trimformer.batches.data import Rows, numbered
-from trimformer.batches.metrics import METRICS, confidence_interval
-from trimformer.batches.tasks.base import Task, check_columns, class_id
+from trimformer.batches.data import Rows
+from trimformer.batches.processor import text_part
+from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
+from trimformer.batches.tasks.classes import ClassTask, find_labels, with_labels
 from trimformer.errors import TrimformerError
 
-TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "body", "title", "query", "question")
+TEXT_COLUMNS = (
+    "text", "sentence", "review", "content", "document", "body", "utterance", "comment", "tweet", "message", "post",
+    "abstract", "description", "passage", "article", "title", "headline", "prompt", "query", "question", "review_text",
+    "review_body", "comment_text", "sms", "email", "input", "caption",
+)  # fmt: skip
 PAIR_COLUMNS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -28,80 +29,56 @@ PAIR_COLUMNS = (
     ("query", "passage"),
     ("query", "document"),
 )
-LABEL_COLUMNS = ("label", "labels", "score", "target", "class", "category", "sentiment", "answer")
+
+# Their text tower was trained on texts padded to full length, and looks at the last token.
+_PADDED = ("siglip", "siglip2", "siglip_text_model", "siglip2_text_model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask(Task):
+class TextTask(ClassTask):
     """One text or a pair per row, and at most one label (or list of labels).
 
     Attributes:
         text_columns: one column, or two for pairs.
-        label_column: None: the rows are unlabelled.
-        metrics: what is reported; the first is the main one.
     """
 
     text_columns: tuple[str, ...] = ("text",)
-    label_column: str | None = "label"
-    metrics: tuple[str, ...] = ("accuracy",)
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
 
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
-        # Unlabelled rows are welcome, but not a label here and there.
-        label_column = self.label_column if any(self.label_column in row for row in rows) else None
-        check_columns(rows, (*self.text_columns, *([label_column] if label_column else [])))
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        check_columns(rows, self.text_columns)
+        labels = self.labels(rows, config)
         texts = [[str(row[column]) for row in rows] for column in self.text_columns]
-        encoded = tokenizer(*texts, truncation=True, max_length=self.length_limit(tokenizer, config))
-        features = [{key: encoded[key][i] for key in encoded} for i in range(len(rows))]
-        if label_column is not None:
-            for feature, (number, row) in zip(features, numbered(rows), strict=True):
-                feature["labels"] = self._label(row[label_column], config, f"row {number}")
-        return features
-
-    def _label(self, value: Any, config: PreTrainedConfig, where: str) -> int | float | list[float]:
-        if self.problem == "single_label":
-            if isinstance(value, list):
-                raise TrimformerError(f"{where} has a list of labels; this model gives one label")
-            return class_id(value, config, where)
-        if self.problem == "regression":
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                number = float("nan")
-            if not math.isfinite(number):
-                raise TrimformerError(f"label '{value}' in {where} is not a number; this model is a regressor")
-            return number
-        names, num_labels = value.split() if isinstance(value, str) else value, config.num_labels or 0
-        if not isinstance(names, list):
-            raise TrimformerError(f"label '{value}' in {where} is not a list; this model gives several labels")
-        if len(names) == num_labels and all(v in (0, 1) for v in names):
-            return [float(v) for v in names]
-        chosen = {class_id(name, config, where) for name in names}
-        return [float(i in chosen) for i in range(num_labels)]
-
-    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
-        if not features or "labels" not in features[0]:
-            return {}
-        logits = torch.stack(list(outputs)).float().numpy()  # [samples, labels]
-        labels = np.array([feature["labels"] for feature in features])
-        predictions = {
-            "single_label": lambda: logits.argmax(-1),
-            "multi_label": lambda: (logits > 0).astype(int),
-            "regression": lambda: logits[:, 0],
-        }[self.problem]()
-        scores = {name: METRICS[name](predictions, labels) for name in self.metrics}
-        if "accuracy" in scores:
-            scores["accuracy_ci95"] = confidence_interval(predictions == labels)
-        return scores
+        return with_labels(encode_texts(texts, self, processor, config), labels)
 
 
-def guess_text_columns(columns: Sequence[str]) -> tuple[str, ...] | None:
-    """The usual names of a pair of text columns, else of one, that are among `columns`."""
+def encode_texts(
+    texts: Sequence[list[str]], task: Task, processor: Any, config: PreTrainedConfig
+) -> list[dict[str, Any]]:
+    """The tokenizer's output per sample, cut at the task's limit.
+
+    Args:
+        texts: one list, or two for pairs.
+        task: gives the limit.
+        processor: the tokenizer, or what holds it.
+        config: of the model.
+    """
+    padding = "max_length" if config.model_type in _PADDED else False
+    limit = task.length_limit(processor, config)
+    encoded = text_part(processor)(*texts, truncation=True, max_length=limit, padding=padding)
+    return [{key: encoded[key][i] for key in encoded} for i in range(len(texts[0]))]
+
+
+def guess_text_columns(columns: Iterable[str]) -> tuple[str, ...] | None:
+    """The usual names of a pair of text columns, else of one, that are among `columns`, however they are written."""
+    columns = list(columns)
     for pair in PAIR_COLUMNS:
-        if all(column in columns for column in pair):
-            return pair
-    return next(((name,) for name in TEXT_COLUMNS if name in columns), None)
+        found = [usual_column([name], columns) for name in pair]
+        if all(found):
+            return tuple(map(str, found))
+    single = usual_column(TEXT_COLUMNS, columns)
+    return (single,) if single else None
 
 
 def text_task(
@@ -110,7 +87,7 @@ def text_task(
     *,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
-    num_labels: int | None = 2,
+    label_names: Sequence[str] = ("0", "1"),
     max_length: int = 128,
 ) -> TextTask:
     """A task for the user's own rows; columns not named are guessed from the usual names.
@@ -120,25 +97,12 @@ def text_task(
     """
     if not len(rows):
         raise TrimformerError("the data has no rows")
-    columns = list(rows[0])
-    texts = tuple(text_columns) if text_columns else guess_text_columns(columns)
+    texts = tuple(text_columns) if text_columns else guess_text_columns(rows[0])
     if texts is None:
-        raise TrimformerError(f"no text column found among {', '.join(columns)}; name it with --text-column")
-    if label_column is None:
-        label_column = next((name for name in LABEL_COLUMNS if name in columns and name not in texts), None)
-    metrics = {
-        "single_label": ("accuracy", "f1" if num_labels == 2 else "macro_f1"),
-        "multi_label": ("micro_f1", "macro_f1"),
-        "regression": ("pearson", "spearman"),
-    }.get(problem, ())
-    if problem == "embedding":
-        label_column = None
+        raise name_it("text column", rows[0])
     return TextTask(
         name="text" if len(texts) == 1 else "pair",
-        problem=problem,
         text_columns=texts,
-        label_column=label_column,
-        metrics=metrics,
-        metric=metrics[0] if metrics and label_column else None,
         max_length=max_length,
+        **find_labels(problem, rows, label_names, label_column, texts),
     )

@@ -16,8 +16,11 @@ from trimformer.batches.calibration import INPUT_KEYS, Features
 from trimformer.batches.data import Rows, numbered
 from trimformer.batches.metrics import METRICS
 from trimformer.batches.output import Problem
-from trimformer.batches.tasks.base import Task, check_columns, class_id
+from trimformer.batches.processor import text_part
+from trimformer.batches.tasks.base import Task, check_columns, class_id, name_it, usual_column
+from trimformer.batches.tasks.classes import label_names
 from trimformer.batches.tasks.span import check_tokenizer
+from trimformer.batches.tasks.text import guess_text_columns
 from trimformer.errors import TrimformerError
 
 WORD_COLUMNS = ("tokens", "words")
@@ -44,7 +47,8 @@ class TokenTask(Task):
 
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
 
-    def encode(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Sequence[Features]:
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        tokenizer = text_part(processor)
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
         check_tokenizer(tokenizer)
         words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
@@ -65,22 +69,33 @@ class TokenTask(Task):
         return features
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
-        if not features or "labels" not in features[0]:
-            return {}
-        labels, predictions = [], []
-        for output, feature in zip(outputs, features, strict=True):
-            target = np.array(feature["labels"])
-            labels.append(target[target != UNLABELLED])
-            predictions.append(output[: len(target)].argmax(-1).numpy()[target != UNLABELLED])
-        flat = np.concatenate(predictions), np.concatenate(labels)
-        if not len(flat[1]):
-            return {}
-        accuracy = METRICS["accuracy"](*flat)
-        if not _are_entity_tags(self.label_names):
-            return {"f1": METRICS["macro_f1"](*flat), "accuracy": accuracy}
-        tags = [[[self.label_names[i] for i in sample] for sample in part] for part in (labels, predictions)]
-        precision, recall, f1, _ = precision_recall_fscore_support(*tags, average="micro", zero_division=0)
-        return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "accuracy": accuracy}
+        return token_scores(outputs, features, self.label_names)
+
+
+def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names: Sequence[str]) -> dict[str, float]:
+    """Scores of entities where the names are BIO or IOBES tags, else of classes; empty without labels.
+
+    Args:
+        outputs: logits [length, labels] per sample; what follows its labels is padding.
+        features: hold `labels`, -100 at tokens that do not count.
+        names: the model's classes by id.
+    """
+    if not features or "labels" not in features[0]:
+        return {}
+    labels, predictions = [], []
+    for output, feature in zip(outputs, features, strict=True):
+        target = np.array(feature["labels"])
+        labels.append(target[target != UNLABELLED])
+        predictions.append(output[: len(target)].argmax(-1).numpy()[target != UNLABELLED])
+    flat = np.concatenate(predictions), np.concatenate(labels)
+    if not len(flat[1]):
+        return {}
+    accuracy = METRICS["accuracy"](*flat)
+    if not _are_entity_tags(names):
+        return {"f1": METRICS["macro_f1"](*flat), "accuracy": accuracy}
+    tags = [[[names[i] for i in sample] for sample in part] for part in (labels, predictions)]
+    precision, recall, f1, _ = precision_recall_fscore_support(*tags, average="micro", zero_division=0)
+    return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "accuracy": accuracy}
 
 
 def _items(value: Any, where: str) -> list[Any]:
@@ -129,16 +144,24 @@ def token_task(
     """
     if not len(rows):
         raise TrimformerError("the data has no rows")
-    words = words_column or next((name for name in WORD_COLUMNS if name in rows[0]), None)
+    words = words_column or usual_column(WORD_COLUMNS, rows[0])
     if words is None:
-        raise TrimformerError(f"no column of words found among {', '.join(rows[0])}; name it with --text-column")
-    tags = tags_column or next((name for name in TAG_COLUMNS if name in rows[0] and name != words), None)
-    names = config.id2label or {}
+        raise name_it("column of words", rows[0])
+    tags = tags_column or usual_column(TAG_COLUMNS, rows[0], [words])
     return TokenTask(
         name="tokens",
         words_column=words,
         tags_column=tags,
-        label_names=tuple(name for _, name in sorted((int(i), name) for i, name in names.items())),
+        label_names=label_names(config),
         metric="f1" if tags else None,
         max_length=max_length,
     )
+
+
+def are_plain_texts(rows: Rows, text_columns: Sequence[str] | None, tags_column: str | None) -> str | None:
+    """The column of texts of rows that have neither lists of words nor tags; None: they have."""
+    column = text_columns[0] if text_columns else None
+    if tags_column or usual_column((*WORD_COLUMNS, *TAG_COLUMNS), rows[0], [column] if column else []):
+        return None
+    column = column or next(iter(guess_text_columns(rows[0]) or ()), None)
+    return column if column and isinstance(rows[0].get(column), str) else None

@@ -1,0 +1,127 @@
+"""One file of rows: JSON lines, JSON, CSV, TSV, text or Parquet, the first five also compressed by gzip."""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from trimformer.batches.rows import Rows
+from trimformer.errors import TrimformerError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+
+_SEPARATORS = ",;\t|"
+
+
+def kind_of(path: Path) -> tuple[str, str]:
+    """A file's name without its suffix, and the suffix in lower case, that of gzip left out: ("train", ".csv")."""
+    name = path.name[:-3] if path.suffix.lower() == ".gz" else path.name
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix), suffix.lower()
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether `read_rows` knows files of that name."""
+    suffix = kind_of(path)[1]
+    return suffix in SUFFIXES and not (suffix == ".parquet" and path.suffix.lower() == ".gz")
+
+
+def read_rows(path: str | Path) -> Rows:
+    """Rows of one file: JSON lines (or one JSON list), CSV, TSV, a text a line, or Parquet.
+
+    All but Parquet may be compressed (`.csv.gz`). Fields of a CSV file are separated by what its header is: a comma, a
+    semicolon, a tab or a bar. Lines of a text file become the column `text`; empty ones are left out.
+
+    Raises:
+        TrimformerError: the file is missing, empty, not UTF-8, not of a known type, or broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrimformerError(f"data file '{path}' does not exist")
+    if not is_data_file(path):
+        raise TrimformerError(
+            f"data file '{path}' is of no known type; known are {', '.join(SUFFIXES)}, and .gz of all but the last"
+        )
+    suffix = kind_of(path)[1]
+    try:
+        rows = _read_parquet(path) if suffix == ".parquet" else _PARSERS[suffix](path)
+    except UnicodeDecodeError as error:
+        raise TrimformerError(f"data file '{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (csv.Error, OSError, EOFError, zlib.error, ValueError) as error:
+        raise TrimformerError(f"data file '{path}' cannot be read: {error}") from error
+    if not rows:
+        raise TrimformerError(f"data file '{path}' is empty")
+    return rows
+
+
+def _open(path: Path) -> TextIO:
+    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    return opened(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _lines(path: Path) -> list[str]:
+    with _open(path) as file:
+        return file.read().replace("\r\n", "\n").split("\n")  # Unicode's other line ends may be inside of a text
+
+
+def _read_json(path: Path) -> Rows:
+    lines = _lines(path)
+    if "".join(lines[:50]).lstrip().startswith("["):
+        rows = json.loads("\n".join(lines))
+    else:
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"line {number} is not JSON ({error.msg})") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is not a JSON object")
+    return rows
+
+
+def _read_text(path: Path) -> Rows:
+    return [{"text": line.strip()} for line in _lines(path) if line.strip()]
+
+
+def _read_csv(path: Path) -> Rows:
+    """Rows by the separator that makes most columns of the header, and as many fields of every row."""
+    if kind_of(path)[1] == ".tsv":
+        return _separated(path, "\t")
+    with _open(path) as file:
+        header = file.readline()
+    widths = {separator: len(next(csv.reader([header], delimiter=separator), [])) for separator in _SEPARATORS}
+    likely = [separator for separator in sorted(widths, key=lambda s: -widths[s]) if widths[separator] > 1] or [","]
+    failures: list[Exception] = []
+    for separator in likely:
+        try:
+            return _separated(path, separator)
+        except (csv.Error, ValueError) as error:
+            if isinstance(error, UnicodeDecodeError):
+                raise
+            failures.append(error)
+    raise failures[0]
+
+
+def _separated(path: Path, separator: str) -> Sequence[dict[str, Any]]:
+    with _open(path) as file:
+        rows = list(csv.DictReader(file, delimiter=separator, strict=True))
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {number} has more or fewer fields than the header")
+    return rows
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pyarrow.parquet
+
+    rows: Rows = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+_PARSERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_text}

@@ -1,0 +1,211 @@
+"""What sentence-transformers does with a model's hidden states, read from its directories.
+
+So the embedding that is pruned for is the one that is used.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.errors import TrimformerError, one_sentence
+
+MODULES = "modules.json"
+
+# Files of such a directory beside those of the model and its tokenizer.
+_FILES = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "sentence_roberta_config.json")
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Identity": lambda x: x,
+    "Tanh": torch.tanh,
+    "ReLU": torch.relu,
+    "GELU": F.gelu,
+    "Sigmoid": torch.sigmoid,
+    "SiLU": F.silu,
+}
+
+
+def _lengths(mask: Tensor) -> Tensor:
+    return mask.sum(1, keepdim=True).clamp(min=1).float()
+
+
+def _last_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def _weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    weights = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).unsqueeze(-1).to(hidden)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+
+
+def _sum(hidden: Tensor, mask: Tensor) -> Tensor:
+    return (hidden * mask.unsqueeze(-1)).sum(1)
+
+
+# hidden [batch, length, hidden], mask [batch, length] -> [batch, hidden], by the names of sentence-transformers.
+POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cls": lambda hidden, mask: hidden[:, 0],
+    "mean": lambda hidden, mask: _sum(hidden, mask) / _lengths(mask).to(hidden),
+    "mean_sqrt_len_tokens": lambda hidden, mask: _sum(hidden, mask) / _lengths(mask).sqrt().to(hidden),
+    "max": lambda hidden, mask: hidden.masked_fill(~mask.bool().unsqueeze(-1), -torch.inf).amax(1),
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last_token,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceHead:
+    """From hidden states to sentence embeddings, and the directory that says so.
+
+    Attributes:
+        source: the directory; its files are carried along by `carry`.
+        pooling: names of the poolings, whose results stand one after the other.
+        steps: what follows: [batch, n] -> [batch, m] each.
+        is_cross_encoder: the model scores pairs and has its own head.
+    """
+
+    source: Path
+    pooling: tuple[str, ...] = ("mean",)
+    steps: tuple[Callable[[Tensor], Tensor], ...] = ()
+    is_cross_encoder: bool = False
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """[batch, embedding] from hidden states [batch, length, hidden] and their mask [batch, length]."""
+        embedding = torch.cat([POOLING[name](hidden, mask) for name in self.pooling], dim=-1)
+        for step in self.steps:
+            embedding = step(embedding)
+        return embedding
+
+    def carry(self, target: Path) -> None:
+        """Copies the files of sentence-transformers beside a pruned model.
+
+        Args:
+            target: a directory that holds the model and its tokenizer already; it becomes the transformer module.
+        """
+        for name in _FILES:
+            if (self.source / name).is_file() and name != MODULES:
+                shutil.copyfile(self.source / name, target / name)
+        modules = _modules(self.source)
+        for module in modules:
+            folder = self.source / module["path"]
+            if module["kind"] == "Transformer":
+                for name in _FILES[1:]:  # old layouts keep them in the transformer's own folder
+                    if (folder / name).is_file():
+                        shutil.copyfile(folder / name, target / name)
+                module["path"] = ""
+            elif folder.is_dir():
+                shutil.copytree(folder, target / module["path"])
+        listed = [{key: value for key, value in module.items() if key != "kind"} for module in modules]
+        (target / MODULES).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    """The modules of a directory in their order, each with the last part of its class as "kind"."""
+    with one_sentence(f"'{path / MODULES}' cannot be read"):
+        modules = sorted(json.loads((path / MODULES).read_text(encoding="utf-8")), key=lambda module: module["idx"])
+        for module in modules:
+            module["kind"] = str(module["type"]).rsplit(".", 1)[-1]
+            if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
+                raise ValueError(f"the path '{module['path']}' leads out of the directory")
+    return modules
+
+
+def transformer_folder(path: Path) -> Path:
+    """Where the model itself lies in a model directory: old layouts of sentence-transformers have a folder for it.
+
+    Raises:
+        TrimformerError: the directory has several transformers, or none.
+    """
+    if not (path / MODULES).is_file():
+        return path
+    modules = _modules(path)
+    transformers = [module for module in modules if module["kind"] == "Transformer"]
+    if len(transformers) != 1 or modules[0] is not transformers[0]:
+        kinds = ", ".join(module["kind"] for module in modules)
+        raise TrimformerError(
+            f"'{path}' is a sentence-transformers model of {kinds}; only one that begins with its one Transformer "
+            "can be pruned"
+        )
+    return path / transformers[0]["path"]
+
+
+def read_head(path: Path) -> SentenceHead | None:
+    """What a directory says of its embeddings; None where it is not of sentence-transformers.
+
+    Raises:
+        TrimformerError: it holds a module that is not known.
+    """
+    if not (path / MODULES).is_file():
+        return None
+    pooling: tuple[str, ...] | None = None
+    steps: list[Callable[[Tensor], Tensor]] = []
+    for module in _modules(path)[1:]:
+        folder, kind = path / module["path"], module["kind"]
+        if kind == "Pooling" and pooling is None:
+            pooling = _read_pooling(folder)
+        elif kind == "Normalize":
+            steps.append(lambda x: F.normalize(x, dim=-1))
+        elif kind == "Dense":
+            steps.append(_read_dense(folder))
+        elif kind != "Dropout":
+            raise TrimformerError(
+                f"'{path}' is a sentence-transformers model with a {kind} module, which is not known; known are "
+                "Pooling, Dense, Normalize and Dropout"
+            )
+    return SentenceHead(path.absolute(), pooling or (), tuple(steps), is_cross_encoder=pooling is None)
+
+
+def _read_pooling(folder: Path) -> tuple[str, ...]:
+    with one_sentence(f"'{folder / 'config.json'}' cannot be read"):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not config.get("include_prompt", True):
+        raise TrimformerError(f"'{folder}' leaves prompts out of its pooling, which is not known; set include_prompt")
+    named = config.get("pooling_mode")
+    if named is None:  # older directories have a switch for each
+        switches = {
+            "cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens",
+            "mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "weightedmean": "weightedmean_tokens",
+            "lasttoken": "lasttoken",
+        }  # fmt: skip
+        names = tuple(name for name, switch in switches.items() if config.get(f"pooling_mode_{switch}"))
+    else:
+        names = tuple(named) if isinstance(named, list) else (str(named),)
+    unknown = [name for name in names if name not in POOLING]
+    if unknown or not names:
+        raise TrimformerError(
+            f"pooling '{', '.join(unknown) or named}' of '{folder}' is unknown; known are {', '.join(POOLING)}"
+        )
+    return names
+
+
+def _read_dense(folder: Path) -> Callable[[Tensor], Tensor]:
+    with one_sentence(f"the dense module in '{folder}' cannot be read"):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+        weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
+        activation = _ACTIVATIONS[str(config.get("activation_function", "Identity")).rsplit(".", 1)[-1]]
+
+    def dense(x: Tensor) -> Tensor:
+        return activation(F.linear(x, weight.to(x), None if bias is None else bias.to(x)))
+
+    return dense
+
+
+def attach(model: PreTrainedModel, head: SentenceHead | None) -> None:
+    """Remembers with a model what its hidden states are used for; copies of it remember too."""
+    if head is not None:
+        vars(model)["sentence_head"] = head
+
+
+def head_of(model: PreTrainedModel) -> SentenceHead | None:
+    """What was remembered with a model."""
+    return vars(model).get("sentence_head")

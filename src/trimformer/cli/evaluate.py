@@ -1,0 +1,64 @@
+"""`trimformer evaluate`: scores of a model directory, dense or pruned, or of a dense one under masks."""
+
+import argparse
+import json
+from contextlib import nullcontext
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from trimformer.arch import find_sublayers
+from trimformer.arch.masking import MaskUnits
+from trimformer.batches.output import find_problem
+from trimformer.cli.arguments import DataOptions, add_data_arguments, load_task_data, output_file, positive_int
+from trimformer.environment import resolve_device
+from trimformer.errors import TrimformerError
+from trimformer.shrinking.checkpoint import load, load_model, read_masks
+from trimformer.verify.evaluation import Scorer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_DIR")
+    add_data_arguments(parser)
+    parser.add_argument("--masks", metavar="DIR", help="evaluate under head_mask.pt and neuron_mask.pt of DIR")
+    parser.add_argument("--reference", metavar="MODEL_DIR", help="dense model to measure the divergence from")
+    parser.add_argument("--output", help="write the metrics to this JSON file")
+    parser.add_argument("--batch-size", type=positive_int, default=32)
+    parser.add_argument("--device", default="auto")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    device = resolve_device(arguments.device)
+    output = output_file(arguments.output)
+    model, processor = load(arguments.model)
+    reference = _load_reference(arguments.reference, model) if arguments.reference else None
+    task, _, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
+    masks = read_masks(arguments.masks, model) if arguments.masks else None
+    for moved in (model, reference):
+        if moved is not None:
+            moved.to(device)  # type: ignore[arg-type]
+    masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
+    report: dict[str, Any] = {}
+    for name, rows in validation.items():
+        scorer = Scorer(name, rows, task, model, processor, arguments.batch_size)
+        with masking:
+            scores, outputs = scorer(model)
+        report[name] = {"samples": len(rows), **scores}
+        if reference is not None:
+            report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
+    text = json.dumps(report, indent=2)
+    print(text)
+    if output:
+        output.write_text(text + "\n", encoding="utf-8")
+
+
+def _load_reference(path: str, model: PreTrainedModel) -> PreTrainedModel:
+    """The dense model; its outputs must be comparable."""
+    reference = load_model(path)
+    kinds = [(find_problem(m), m.config.num_labels, getattr(m.config, "vocab_size", None)) for m in (model, reference)]
+    if kinds[0] != kinds[1]:
+        raise TrimformerError(
+            f"--reference '{path}' is not the dense model of this one: its head or vocabulary differs"
+        )
+    return reference

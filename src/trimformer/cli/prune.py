@@ -1,0 +1,105 @@
+"""`trimformer prune`: a model directory in, a smaller one out."""
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from trimformer.arch import find_sublayers
+from trimformer.asked import check_budget, check_method
+from trimformer.cli.arguments import (
+    DataOptions,
+    add_calibration_arguments,
+    add_data_arguments,
+    add_method_arguments,
+    chosen_method,
+    load_task_data,
+    positive_int,
+)
+from trimformer.cli.logs import kept_log
+from trimformer.cli.report import write_result
+from trimformer.costs.backends import Backend
+from trimformer.costs.cost import Metric
+from trimformer.costs.lut import FILES, read_table
+from trimformer.environment import resolve_device
+from trimformer.files import check_output
+from trimformer.methods import DEFAULT_METHOD, METHODS
+from trimformer.pipeline import prune
+from trimformer.processes import is_main, join
+from trimformer.select.allocations import NEURON_MULTIPLE
+from trimformer.shrinking.checkpoint import load
+from trimformer.verify.promise import LatencyOptions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
+    add_data_arguments(parser)
+    parser.add_argument("--constraint", type=float, help="share of the cost to keep, in (0, 1]")
+    parser.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
+    parser.add_argument("--metric", choices=get_args(Metric), help="what the constraint counts "
+                        "(default: mac; with --latency-ms latency)")  # fmt: skip
+    parser.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
+                        "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
+    latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
+    latency.add_argument("--latency-ms", type=float, help="milliseconds to keep to, instead of --constraint")
+    latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
+    latency.add_argument("--any-lut", action="store_true", help="use tables that were measured elsewhere")
+    latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
+    latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
+    latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
+    add_method_arguments(parser, METHODS, DEFAULT_METHOD)
+    add_calibration_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    arguments.device = join(arguments.device)
+    method = chosen_method(arguments)
+    arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
+    latency = LatencyOptions(
+        ms=arguments.latency_ms,
+        batch_size=arguments.bs,
+        seq_len=arguments.seq_len,
+        backend=arguments.backend,
+        table=read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None,
+        any_table=arguments.any_lut,
+    )
+    check_budget(arguments.constraint, arguments.metric, latency)
+    check_method(method, arguments.metric, arguments.bf16)
+    resolve_device(arguments.device)
+    check_output(arguments.output)
+    model, processor = load(arguments.model)
+    task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
+    prune_and_write(
+        model,
+        processor,
+        train,
+        arguments.output,
+        {key: value for key, value in vars(arguments).items() if key != "run"},
+        constraint=arguments.constraint,
+        eval_dataset=validation,
+        task=task,
+        metric=arguments.metric,
+        latency=latency,
+        method=method,
+        neuron_multiple=arguments.neuron_multiple,
+        num_samples=arguments.num_samples,
+        batch_size=arguments.batch_size,
+        max_memory=math.inf if arguments.max_memory is None else arguments.max_memory,
+        bf16=arguments.bf16,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+
+
+def prune_and_write(
+    model: Any, processor: Any, train: Any, output: str | Path, arguments: Mapping[str, Any], **options: Any
+) -> None:
+    """Prunes, prints the table, and writes the output directory."""
+    result = prune(model, processor, train, **options)
+    if not is_main():
+        return
+    log = "\n".join([*kept_log.lines, "", str(result), ""])
+    write_result(result, processor, output, find_sublayers(model), arguments, log)
+    print(f"\n{result}\n\nwritten to {output}")

@@ -1,0 +1,235 @@
+"""What a pruning run hands back: the model, and every figure of the run, typed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.batches.output import Problem
+from trimformer.costs.cost import Metric
+from trimformer.costs.timing import Timing
+from trimformer.methods import AnyMethod
+from trimformer.update.walk import Refit
+from trimformer.verify.evaluation import Scores
+
+_DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What the model is for: the task's name, the kind of output, and the main score (None without labels)."""
+
+    name: str
+    problem: Problem
+    score: str | None
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """What was asked for and what is kept.
+
+    Attributes:
+        metric: what is counted.
+        constraint: share of the dense cost that was allowed.
+        kept: share of it that is left, by the same count.
+        asked_ms: for a latency, what that is in milliseconds.
+        estimated_ms: what the table says of the pruned model.
+        corrected: whether units were selected once more, as the first selection was too slow.
+    """
+
+    metric: Metric
+    constraint: float
+    kept: float
+    asked_ms: float | None = None
+    estimated_ms: float | None = None
+    corrected: bool = False
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """Samples that were used, and the positions of one on average."""
+
+    calibration: int
+    evaluation: int
+    seq_len: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """MACs of one sample, parameters, and bytes of the weights."""
+
+    macs: float
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """Both models timed in turns, in milliseconds, and pruned / dense turn by turn."""
+
+    batch_size: int
+    seq_len: int
+    backend: str
+    dense: Timing
+    pruned: Timing
+    ratio: Timing
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What the run cost.
+
+    Attributes:
+        seconds: of each stage.
+        forward_passes: of the stages of pruning proper, in forward passes of the dense model over the calibration
+            samples; "total" is their sum.
+        seconds_per_pass: of one such pass.
+        peak_gb: most memory held, of the "host" and of the "device".
+    """
+
+    seconds: dict[str, float]
+    forward_passes: dict[str, float]
+    seconds_per_pass: float
+    peak_gb: dict[str, float]
+
+
+@dataclass(frozen=True)
+class MachineReport:
+    """Where it ran."""
+
+    device: str
+    processes: int
+    versions: dict[str, str]
+
+
+@dataclass(repr=False)
+class PruningResult:
+    """A pruned model and what is known of it. Printed, it is a table.
+
+    Attributes:
+        model: shrunk, in evaluation mode.
+        masks: one per sublayer of the model that was given: 0 for a removed unit, else its scale.
+        task: what the model is for.
+        method: how units were chosen and refitted.
+        budget: what was asked for and what is kept.
+        samples: what it was calibrated and scored on.
+        cost: what the run cost.
+        machine: where it ran.
+        refits: what became of each sublayer's refit; empty without an update.
+        predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
+        scores: of both models; of several processes only the main one has them, and what follows.
+        sizes: "dense" and "pruned".
+        latency: of both models.
+    """
+
+    model: PreTrainedModel
+    masks: list[Tensor]
+    task: TaskReport
+    method: AnyMethod
+    budget: BudgetReport
+    samples: SampleReport
+    cost: CostReport
+    machine: MachineReport
+    refits: list[Refit] = field(default_factory=list)
+    predicted: list[float] = field(default_factory=list)
+    scores: Scores | None = None
+    sizes: dict[str, Size] | None = None
+    latency: LatencyReport | None = None
+
+    def __str__(self) -> str:
+        return format_table(self)
+
+    __repr__ = __str__
+
+    def figures(self) -> dict[str, Any]:
+        """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
+        names = ("task", "method", "budget", "samples", "scores", "sizes", "latency", "cost", "machine")
+        return {
+            **{name: _plain(getattr(self, name)) for name in names},
+            "sublayers": [self._sublayer(i) for i in range(len(self.masks))],
+        }
+
+    def _sublayer(self, i: int) -> dict[str, Any]:
+        return {
+            "units": int(self.masks[i].count_nonzero()),
+            "of": len(self.masks[i]),
+            "predicted_loss": self.predicted[i] if self.predicted else None,
+            "refit": asdict(self.refits[i]) if self.refits else None,
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Reports as dictionaries."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def format_table(result: PruningResult) -> str:
+    """Dense and pruned side by side, then what the run cost."""
+    rows = [*_score_rows(result), *_size_rows(result)]
+    header = ("", "dense", "pruned", "")
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 4))]) for row in (header, *rows)
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    cost = result.cost
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in cost.seconds.items())
+    memory = ", ".join(f"{name} {value:.1f} GB" for name, value in cost.peak_gb.items())
+    passes = cost.forward_passes["total"]
+    return "\n".join(
+        [
+            *(lines if result.scores else []),
+            "",
+            f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
+            f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
+        ]
+    )
+
+
+Row = tuple[str, str, str, str]
+
+
+def _score_rows(result: PruningResult) -> list[Row]:
+    if result.scores is None:
+        return []
+    dense, pruned, rows = result.scores.dense, result.scores.pruned, []
+    for name in (key for key in dense if not key.endswith("_ci95")):
+        interval = f" ±{100 * dense[name + '_ci95']:.2f}" if name + "_ci95" in dense else ""
+        change = 100 * (pruned[name] - dense[name])
+        rows.append((name, f"{100 * dense[name]:.2f}{interval}", f"{100 * pruned[name]:.2f}", f"{change:+.2f}"))
+    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
+    rows.append((divergence, "", f"{result.scores.divergence:.4f}", ""))
+    if result.scores.neighbours is not None:
+        rows.append(("nearest neighbours kept", "", f"{100 * result.scores.neighbours:.1f}", ""))
+    return rows
+
+
+def _size_rows(result: PruningResult) -> Sequence[Row]:
+    if result.sizes is None or result.latency is None:
+        return []
+    dense, pruned, latency = result.sizes["dense"], result.sizes["pruned"], result.latency
+    budget = result.budget
+    rows = [
+        _ratio_row(f"MACs (G, length {result.samples.seq_len:.1f})", dense.macs / 1e9, pruned.macs / 1e9),
+        _ratio_row("parameters (M)", dense.parameters / 1e6, pruned.parameters / 1e6),
+        _ratio_row("weights (MB)", dense.bytes / 1e6, pruned.bytes / 1e6),
+    ]
+    a, b = latency.dense.median, latency.pruned.median
+    faster = f"{a / b:.2f}x faster" if b <= a else f"{b / a:.2f}x slower"
+    rows.append((f"latency (ms, {latency.batch_size} x {latency.seq_len})", _number(a, a), _number(b, a), faster))
+    if budget.asked_ms is not None and budget.estimated_ms is not None:
+        rows.append(("  asked", "", f"{budget.asked_ms:.2f}", ""))
+        rows.append(("  estimated", "", f"{budget.estimated_ms:.2f}", ""))
+    return rows
+
+
+def _ratio_row(label: str, dense: float, pruned: float) -> Row:
+    return (label, _number(dense, dense), _number(pruned, dense), f"{100 * pruned / dense:.1f} %")
+
+
+def _number(value: float, scale: float) -> str:
+    return f"{value:.3f}" if scale < 1 else f"{value:.2f}"
