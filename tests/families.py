@@ -30,6 +30,7 @@ _SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "
 TEXT = {**_SIZES, **_SPECIAL, "vocab_size": 60, "max_position_embeddings": 64, "num_labels": 3}
 DECODER = {**TEXT, "num_key_value_heads": 2, "head_dim": 6}
 IMAGE = {**_SIZES, "image_size": 16, "patch_size": 4, "num_labels": 3}
+WIDE = {**IMAGE, "hidden_size": 32}  # heads of 8
 SPEECH = {
     **_SIZES, **_SPECIAL, "vocab_size": 20, "num_labels": 3, "conv_dim": (8, 8), "conv_stride": (5, 2),
     "conv_kernel": (10, 3), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
@@ -104,8 +105,10 @@ FAMILIES: dict[str, Row] = dict([
     _row("MegatronBert", (*ENCODER, NEXT), TEXT),
     _row("Esm", (CLASSES, "Model", TOKENS, MASKED), TEXT, mask_token_id=3),
     _row("Esm, rotary", (CLASSES, "Model"), TEXT, mask_token_id=3, position_embedding_type="rotary"),
-    _row("DistilBert", ENCODER, {**_SPECIAL, "vocab_size": 60, "max_position_embeddings": 64, "num_labels": 3, "dim": 24,
-                                 "n_layers": 3, "n_heads": 4, "hidden_dim": 40}),
+    _row("DistilBert", ENCODER, {
+        **_SPECIAL, "vocab_size": 60, "max_position_embeddings": 64, "num_labels": 3, "dim": 24, "n_layers": 3,
+        "n_heads": 4, "hidden_dim": 40,
+    }),
     _row("Albert", ENCODER, TEXT, embedding_size=12),
     _row("Albert, two groups", (CLASSES, "Model"), TEXT, embedding_size=12, num_hidden_layers=4, num_hidden_groups=2),
     _row("MPNet", ENCODER, TEXT),
@@ -135,8 +138,8 @@ FAMILIES: dict[str, Row] = dict([
     _row("Dinov2", (IMAGES, "Model"), IMAGE, mlp_ratio=2, layerscale_value=0.3),
     _row("Dinov2, gated", (IMAGES,), IMAGE, mlp_ratio=2, layerscale_value=0.3, use_swiglu_ffn=True),
     _row("Dinov2WithRegisters", (IMAGES, "Model"), IMAGE, mlp_ratio=2, layerscale_value=0.3),
-    _row("DINOv3ViT", ("Model",), IMAGE, layerscale_value=0.3, hidden_size=32, num_register_tokens=2),
-    _row("DINOv3ViT, gated", ("Model",), IMAGE, layerscale_value=0.3, hidden_size=32, num_register_tokens=2, use_gated_mlp=True),
+    _row("DINOv3ViT", ("Model",), WIDE, layerscale_value=0.3, num_register_tokens=2),
+    _row("DINOv3ViT, gated", ("Model",), WIDE, layerscale_value=0.3, num_register_tokens=2, use_gated_mlp=True),
     _row("CLIP", ("Model", IMAGES), TOWERS),
     _row("CLIPText", ("ModelWithProjection", "Model"), _WORDS),
     _row("CLIPVision", ("ModelWithProjection", "Model"), _PATCHES),
@@ -190,14 +193,14 @@ ONE_EACH = [(name, row.heads[0]) for name, row in FAMILIES.items()]
 REFUSED: dict[str, tuple[str, Mapping[str, Any]]] = {
     "BeitLayer": ("Beit", IMAGE),
     "Data2VecVisionLayer": ("Data2VecVision", IMAGE),
-    "LayoutLMv3Layer": ("LayoutLMv3", {**TEXT, "coordinate_size": 4, "shape_size": 4, "input_size": 16, "patch_size": 4}),
+    "LayoutLMv3Layer": ("LayoutLMv3", {**TEXT, "coordinate_size": 4, "shape_size": 4, "input_size": 16}),
     "WavLMEncoderLayer": ("WavLM", SPEECH),
     "WavLMEncoderLayerStableLayerNorm": ("WavLM", STABLE),
     "ConvBertLayer": ("ConvBert", TEXT),
     "SwinLayer": ("Swin", {"image_size": 8, "patch_size": 2, "embed_dim": 4, "depths": [1], "num_heads": [2]}),
     "Swinv2Layer": ("Swinv2", {"image_size": 8, "patch_size": 2, "embed_dim": 4, "depths": [1], "num_heads": [2]}),
     "DebertaLayer": ("Deberta", TEXT),
-    "MLCDEncoderLayer": ("MLCDVision", {**IMAGE, "hidden_size": 32}),
+    "MLCDEncoderLayer": ("MLCDVision", WIDE),
     "EsmcLayer": ("Esmc", TEXT),
     "LukeLayer": ("Luke", {**TEXT, "entity_vocab_size": 8, "entity_emb_size": 8}),
     "LiltLayer": ("Lilt", {**TEXT, "channel_shrink_ratio": 2, "max_2d_position_embeddings": 64}),

@@ -57,8 +57,8 @@ def test_the_papers_method_and_settings_are_the_defaults(folder):
     results = json.loads((folder / "out" / "results.json").read_text())
     assert results["arguments"]["method"] == "kwon2022"
     assert results["arguments"]["num_samples"] == 2048
-    assert results["seq_len"] == 25.16  # SST-2's average length, not that of the samples
-    assert results["task"] == "sst2"
+    assert results["samples"]["seq_len"] == 25.16  # SST-2's average length, not that of the samples
+    assert results["task"]["name"] == "sst2"
     assert not (folder / "outputs").exists()
 
 
@@ -66,7 +66,7 @@ def test_every_flag_of_the_paper_is_taken(folder):
     words = "--gpu 0 --metric mac --mha_lut a.pt --ffn_lut b.pt --num_samples 16 --seed 1 --sample_batch_size 4"
     assert prune(*words.split(), "--output_dir", "out") == 0
     results = json.loads((folder / "out" / "results.json").read_text())
-    assert results["calibration_samples"] == 16
+    assert results["samples"]["calibration"] == 16
     assert results["arguments"]["sample_batch_size"] == 4
 
 

@@ -357,7 +357,7 @@ def test_budgets_that_make_no_sense_are_refused():
         with pytest.raises(TrimformerError, match=words):
             prune_to_latency(**options)
     with pytest.raises(TrimformerError, match="needs the metric 'latency'"):
-        prune(constraint=None, latency=LatencyOptions(ms=5.0))
+        prune(constraint=None, metric="mac", latency=LatencyOptions(ms=5.0))
 
 
 def test_kprune_in_bfloat16_is_refused():

@@ -60,8 +60,8 @@ def test_two_processes_prune_as_one_does_and_one_of_them_writes(model_dir, data,
     assert_same(tmp_path / "one", tmp_path / "two")
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     found = [json.loads((tmp_path / out / "results.json").read_text()) for out in ("one", "two")]
-    assert [results["processes"] for results in found] == [1, 2]
-    assert found[0]["metrics"]["pruned"] == found[1]["metrics"]["pruned"]
+    assert [results["machine"]["processes"] for results in found] == [1, 2]
+    assert found[0]["scores"]["pruned"] == found[1]["scores"]["pruned"]
     for one, two in zip(*(results["sublayers"] for results in found), strict=True):
         assert two["predicted_loss"] == pytest.approx(one["predicted_loss"], rel=1e-4)
         assert two["refit"]["error_after"] == pytest.approx(one["refit"]["error_after"], rel=1e-4)

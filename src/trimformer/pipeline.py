@@ -224,11 +224,14 @@ def _prepare(
 
 
 def _are_splits(data: Any) -> bool:
-    """Whether it is several data sets by name: a `DatasetDict`, or a mapping of lists of rows."""
-    return isinstance(data, Mapping) and all(
-        not isinstance(rows, str) and (not isinstance(rows, Sequence) or (bool(rows) and isinstance(rows[0], Mapping)))
-        for rows in data.values()
-    )
+    """Whether it is several data sets by name (a `DatasetDict`, a mapping of lists of rows), and not one by columns."""
+
+    def are_rows(value: Any) -> bool:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str) and bool(value)
+        is_table = hasattr(value, "column_names") or hasattr(value, "columns")  # of datasets, of pandas
+        return is_table or (is_list and isinstance(value[0], Mapping))
+
+    return isinstance(data, Mapping) and bool(data) and all(map(are_rows, data.values()))
 
 
 def _check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
@@ -236,8 +239,11 @@ def _check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     TrimformerError: the tokenizer knows tokens that the model does not.
     """
     largest = max((int(batch["input_ids"].max()) for batch in batches if "input_ids" in batch), default=-1)
-    embeddings = model.get_input_embeddings()
-    if largest >= 0 and isinstance(embeddings, nn.Embedding) and largest >= embeddings.num_embeddings:
+    if largest < 0:
+        return
+    tower = getattr(model, "text_model", model)  # a model of two towers has no embeddings of its own
+    embeddings = tower.get_input_embeddings()
+    if isinstance(embeddings, nn.Embedding) and largest >= embeddings.num_embeddings:
         raise TrimformerError(
             f"the samples hold token id {largest}, but the model has only {embeddings.num_embeddings} tokens; is the "
             "tokenizer another model's?"

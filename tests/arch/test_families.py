@@ -279,7 +279,7 @@ def check_own():
 
 @pytest.mark.usefixtures("forget")
 def test_a_family_registered_from_outside():
-    with pytest.raises(TrimformerError, match="OwnModel .* has no layer that can be pruned"):
+    with pytest.raises(TrimformerError, match=r"OwnModel .* has no layer that can be pruned"):
         find_sublayers(OwnModel(OwnConfig()))
     register_family("OwnLayer", own_family)
     check_own()

@@ -50,13 +50,14 @@ def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path
     text = (tmp_path / "out" / "results.json").read_text()
     results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     for side in ("dense", "pruned"):
-        assert {"accuracy", "f1"} <= set(results["metrics"][side])
-        assert set(results[side]) == {"macs", "parameters", "bytes", "latency_ms"}
-        assert all(value > 0 for value in results[side].values())
-    assert results["metrics"]["divergence"] >= 0
-    assert results["pruned"]["macs"] <= 0.5 * results["dense"]["macs"]
-    assert {"data", "calibrate", "update", "evaluate", "latency"} <= set(results["seconds"])
-    assert {"torch", "transformers", "python", "trimformer"} <= set(results["versions"])
+        assert {"accuracy", "f1"} <= set(results["scores"][side])
+        assert set(results["sizes"][side]) == {"macs", "parameters", "bytes"}
+        assert all(value > 0 for value in results["sizes"][side].values())
+        assert results["latency"][side]["median"] > 0
+    assert results["scores"]["divergence"] >= 0
+    assert results["sizes"]["pruned"]["macs"] <= 0.5 * results["sizes"]["dense"]["macs"]
+    assert {"data", "calibrate", "update", "evaluate", "latency"} <= set(results["cost"]["seconds"])
+    assert {"torch", "transformers", "python", "trimformer"} <= set(results["machine"]["versions"])
     expected = {"method": method, "seed": 7, "constraint": 0.5, "model": str(model_dir), "batch_size": 32}
     assert expected.items() <= results["arguments"].items()
     assert "CPU" in results["machine"]["device"]
@@ -139,7 +140,7 @@ def test_what_was_reported_is_what_evaluate_finds(model_dir, tmp_path, capsys):
     write_jsonl(tmp_path / "data" / "train.jsonl", make_rows(30))
     write_jsonl(tmp_path / "data" / "validation.jsonl", make_rows(40, seed=1))
     assert prune(model_dir, tmp_path / "data", tmp_path / "out") == 0
-    metrics = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]
+    metrics = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
     for side, folder in (("dense", model_dir), ("pruned", tmp_path / "out")):
         report = evaluate(capsys, folder, "--data", tmp_path / "data", "--reference", model_dir)["validation"]
         assert report["samples"] == 40
@@ -193,8 +194,8 @@ def test_unlabelled_texts_are_enough(model_dir, tmp_path):
     data = write_jsonl(tmp_path / "rows.jsonl", [{"text": row["sentence"]} for row in make_rows()])
     assert prune(model_dir, data, tmp_path / "out") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["metrics"]["dense"] == {}
-    assert results["metrics"]["divergence"] > 0
+    assert results["scores"]["dense"] == {}
+    assert results["scores"]["divergence"] > 0
 
 
 def test_the_version_is_told(capsys):

@@ -193,7 +193,7 @@ BAD = {
     "mixed labels": ([], MIXED, ["'label'", "mixes"]),
     "lists and single labels": ([], HALF_LISTS, ["'label'", "mixes"]),
     "objects": ([], OBJECTS, ["'label'", "neither names nor numbers"]),
-    "no labels": ([], [{"text": "a film"}] * 16, ["no label column", "--label_column"]),
+    "no labels": ([], [{"text": "a film"}] * 16, ["no label column", "--label-column"]),
 }
 
 

@@ -97,7 +97,7 @@ def test_prune_measures_a_table_of_the_shape_asked_for_where_none_is_given(model
     assert prune(model_dir, data, tmp_path / "out", *words) == 0
     found = results(tmp_path / "out")
     assert (found["latency"]["batch_size"], found["latency"]["seq_len"]) == (1, 4)
-    assert "table" in found["seconds"]
+    assert "table" in found["cost"]["seconds"]
 
 
 def test_the_shape_of_the_report_can_be_chosen_for_every_metric(model_dir, data, tmp_path):

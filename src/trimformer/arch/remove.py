@@ -31,9 +31,10 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
 
     Args:
         sublayer: changed in place.
-        units: indices of the units to keep, in order, [kept]. It may be empty.
+        units: indices of the units to keep, in order, [kept], on any device that holds values. It may be empty.
     """
-    num_units = sublayer.num_units
+    num_units, names = sublayer.num_units, units.tolist()
+    units = units.to(sublayer.device)
     for producer in sublayer.producers:
         linear, index = producer.linear, unit_rows(producer, units, num_units)
         replace(linear, matrix(linear)[index], None if linear.bias is None else linear.bias[index])
@@ -44,7 +45,7 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     if sublayer.per_head is not None:
         module, narrowed = sublayer.per_head
         before: list[int] = getattr(module, "kept", list(range(num_units)))
-        module.kept = [before[i] for i in units.tolist()]  # type: ignore[assignment]
+        module.kept = [before[i] for i in names]  # type: ignore[assignment]
         module.__class__ = narrowed
     if num_units and not len(units):
         for producer in sublayer.producers:

@@ -36,6 +36,7 @@ PASSES = 4  # drawn together: a narrow one, a wide one, two between
 ENOUGH = 12  # measurements of a level
 REPEATS = 2  # of a pass, after one to warm up
 SECOND = 16_000  # samples of sound
+CHOICES = 2  # of a question
 BEND = 0.02  # relative change of slope, over an interval, that is worth a level in between
 
 
@@ -63,7 +64,8 @@ def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict
     inputs: dict[str, Tensor] = {}
     if "input_ids" in parameters:
         vocabulary = getattr(config, "text_config", config).vocab_size
-        ids = torch.randint(vocabulary, (batch_size, seq_len), generator=generator)
+        choices = (CHOICES,) if type(model).__name__.endswith("ForMultipleChoice") else ()
+        ids = torch.randint(vocabulary, (batch_size, *choices, seq_len), generator=generator)
         inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if "pixel_values" in parameters:
         vision = getattr(config, "vision_config", config)
@@ -92,7 +94,7 @@ def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:
     """A copy with the first so many units of each sublayer, to be timed: it shares what is not shrunk."""
     small = copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
     for sublayer, kept in zip(find_sublayers(small), units, strict=True):
-        keep_units(sublayer, torch.arange(kept, device=small.device))
+        keep_units(sublayer, torch.arange(kept))
     return small
 
 

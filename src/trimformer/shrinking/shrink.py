@@ -87,9 +87,6 @@ def resize(
     counts = {kind: iter(of_kind) for kind, of_kind in widths.items()}
     names = iter(kept_heads or [None] * len(heads))
     for sublayer in sublayers:
-        count, device = next(counts[sublayer.kind]), sublayer.device
+        count = next(counts[sublayer.kind])
         kept = next(names) if sublayer.kind == "attention" else None
-        keep_units(
-            sublayer,
-            torch.arange(count, device=device) if kept is None else torch.tensor(kept, dtype=torch.long, device=device),
-        )
+        keep_units(sublayer, torch.arange(count) if kept is None else torch.tensor(kept, dtype=torch.long))

@@ -82,12 +82,12 @@ class _Side:
         self.settled: list[tuple[Sublayer, BatchTensors]] = []
         self.calls: list[list[Call]] = [[] for _ in range(batches)]
 
-    def enter(self, calls: list[list[Call]]) -> None:
-        """Goes on to the next layer."""
+    def enter(self, calls: list[list[Call]], bottom: BatchTensors | None) -> None:
+        """Goes on to the next layer; `bottom` are its hidden states where it is the first of a tower."""
         self.calls, self.settled = calls, []
-        for i, of_batch in enumerate(calls):
-            if of_batch[0].start is not None:
-                self.hidden[i] = of_batch[0].start
+        if bottom is not None:
+            for i in range(len(calls)):
+                self.hidden[i] = bottom[i]
 
     def run(self, i: int, *taps: Tap, answer: tuple[Sublayer, Tensor] | None = None) -> Tensor:
         """The layer's output for a batch, settled sublayers replayed; where a tap stops it, what went in.
@@ -146,29 +146,52 @@ def walk(
     run = run or Run()
     pairs = list(zip(find_sublayers(teacher), find_sublayers(student), strict=True))
     with frozen(teacher), frozen(student):
-        calls = [record_calls(teacher, batch) for batch in batches]
-        tokens = sum(of_batch[0].mask.numel() for of_batch in calls)
-        widest = tokens * teacher.dtype.itemsize * max(s.channels for _, s in pairs)
+        positions = _positions(teacher, batches)
+        widest = positions * teacher.dtype.itemsize * max(s.channels for _, s in pairs)
         # Of both models what goes into a layer, and what its first projection gave.
-        in_memory = 4 * tokens * teacher.dtype.itemsize * max(s.hidden_size for _, s in pairs)
+        in_memory = 4 * positions * teacher.dtype.itemsize * max(s.hidden_size for _, s in pairs)
         keeps_channels = in_memory + widest <= run.max_memory
         with BatchTensors.place(in_memory > run.max_memory, len(batches)) as new:
+            calls, bottoms = _record(teacher, batches, new)
             above, below = _Side(new, len(batches)), _Side(new, len(batches))
             start = 0  # of the layer's calls
             for index, (source, sublayer) in enumerate(run.progress(pairs, desc)):
                 stage = _Stage(index, source, sublayer, above, below, batches, new)
                 if index == 0 or pairs[index - 1][0].module is not source.module:
-                    layer_calls = [of_batch[start : start + source.visits] for of_batch in calls]
+                    layer_calls, bottom = [c[start : start + source.visits] for c in calls], bottoms.pop(start, None)
                     start += source.visits
-                    above.enter(layer_calls)
-                    below.enter([[call.of(sublayer.module) for call in part] for part in layer_calls])
-                    stage.is_bottom = layer_calls[0][0].start is not None and source.visits == 1
+                    above.enter(layer_calls, bottom)
+                    below.enter([[call.of(sublayer.module) for call in part] for part in layer_calls], bottom)
+                    stage.is_bottom = bottom is not None and source.visits == 1
                 stage.is_last = index + 1 == len(pairs) or pairs[index + 1][0].module is not source.module
                 stage.beside = pairs[index - 1] if source.beside else None
                 if align is not None and sublayer.num_units and not stage.is_bottom and stage.reader is not None:
                     align(stage.alignment())
                 yield stage.fit(token_weights, keeps_channels)
                 stage.settle()
+
+
+def _positions(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
+    """Positions of all batches together, from those of the first."""
+    if not batches:
+        return 0
+    sizes = [batch[model.main_input_name].numel() for batch in batches]
+    return sum(sizes) * record_calls(model, batches[0])[0].mask.numel() // sizes[0]
+
+
+def _record(
+    model: PreTrainedModel, batches: Sequence[Batch], new: Callable[[], BatchTensors]
+) -> tuple[list[list[Call]], dict[int, BatchTensors]]:
+    """The calls of each batch, and by the number of a call the hidden states at the bottom of each tower."""
+    calls: list[list[Call]] = []
+    bottoms: dict[int, BatchTensors] = {}
+    for i, batch in enumerate(batches):
+        calls.append(record_calls(model, batch))
+        for k, call in enumerate(calls[-1]):
+            if call.start is not None:
+                bottoms.setdefault(k, new())[i] = call.start
+                call.start = None
+    return calls, bottoms
 
 
 class _Stage:

@@ -117,11 +117,12 @@ def test_it_can_be_pruned_from_what_datasets_saved(task, model_dir, tmp_path):
     words = ("--task", task, "--data", tmp_path / "saved", "--constraint", "0.6", "--output", tmp_path / "out")
     assert run(main, "prune", model_dir, *words, "--method", "kwon2022") == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert (results["task"], results["metric"]) == (task, TASKS[task].metric)
-    assert results["metric"] in results["metrics"]["pruned"]
-    assert ("validation_mismatched_accuracy" in results["metrics"]["dense"]) == (task == "mnli")
+    assert (results["task"]["name"], results["task"]["score"]) == (task, TASKS[task].metric)
+    assert results["task"]["score"] in results["scores"]["pruned"]
+    assert ("validation_mismatched_accuracy" in results["scores"]["dense"]) == (task == "mnli")
     average = TASKS[task].average_length
-    assert results["seq_len"] == average if average else 5 < results["seq_len"] < 20
+    seq_len = results["samples"]["seq_len"]
+    assert seq_len == average if average else 5 < seq_len < 20
 
 
 def test_the_hub_gives_what_a_folder_gives(task, model_dir, tmp_path, capsys, monkeypatch):

@@ -19,8 +19,8 @@ Family = Callable[[Any], Iterable[Sublayer]]
 # file of this folder and its function -> layer classes without the ending "Layer", "EncoderLayer", ...
 _TABLE = {
     "bert:sublayers": "BertLayer RobertaLayer XLMRobertaLayer CamembertLayer ElectraLayer ErnieLayer RemBertLayer "
-    "LayoutLMLayer SplinterLayer Data2VecTextLayer RoFormerLayer MarkupLMLayer RoCBertLayer BertGenerationLayer BrosLayer "
-    "TapasLayer AltRobertaLayer ChineseCLIPTextLayer",
+    "LayoutLMLayer SplinterLayer Data2VecTextLayer RoFormerLayer MarkupLMLayer RoCBertLayer BertGenerationLayer "
+    "BrosLayer TapasLayer AltRobertaLayer ChineseCLIPTextLayer",
     "bert:pre_norm": "XLMRobertaXLLayer RobertaPreLayerNormLayer MegatronBertLayer EsmLayer",
     "distilbert:sublayers": "TransformerBlock",
     "albert:sublayers": "AlbertLayer",

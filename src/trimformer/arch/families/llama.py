@@ -15,7 +15,8 @@ def sublayers(layer: Any) -> Iterator[Sublayer]:
 
 def post_norm(layer: Any) -> Iterator[Sublayer]:
     """Nomic-BERT, GTE, Jina embeddings v3: norms after the sums, neurons gated or plain."""
-    yield from _sublayers(layer, layer.self_attn.q_proj, getattr(layer.mlp, "fc1" if hasattr(layer.mlp, "fc1") else "gate_proj"))
+    first_of_neurons = layer.mlp.fc1 if hasattr(layer.mlp, "fc1") else layer.mlp.gate_proj
+    yield from _sublayers(layer, layer.self_attn.q_proj, first_of_neurons)
 
 
 def sandwich(layer: Any) -> Iterator[Sublayer]:

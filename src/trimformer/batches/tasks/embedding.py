@@ -27,6 +27,7 @@ GROUPS = (
     ("anchor", "positive", "negative"),
     ("anchor", "positive"),
     ("query", "positive", "negative"),
+    ("query", "positive"),
     ("query", "passage"),
     ("query", "document"),
     ("query", "answer"),

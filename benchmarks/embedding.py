@@ -1,0 +1,96 @@
+"""How near a pruned embedder stays to the dense one: rank correlation, cosine, the nearest neighbours that stay.
+
+    python benchmarks/embedding.py --data DIR
+
+DIR holds train.jsonl and validation.jsonl with the columns sentence1, sentence2 and label (how alike they are). all-MiniLM-L6-v2 from the package registry, calibrated on texts of the training rows without their scores, by `obs` and by
+the paper's way (Fisher, mask search, rescaling) on the same label-free loss. Writes JSON and Markdown.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from assets import minilm
+
+from trimformer import Method, Pruner, Run, load
+from trimformer.arch import find_sublayers
+from trimformer.batches.calibration import make_batches, mean_length
+from trimformer.batches.data import read_splits
+from trimformer.batches.tasks import infer_task
+from trimformer.cli.logs import set_up_logging
+from trimformer.costs.cost import linear_costs
+from trimformer.environment import describe_device, versions
+from trimformer.verify.evaluation import Scorer, compare
+
+METHODS = {"obs": Method(), "kwon2022, without labels": Method("fisher", "global", "scale", "curvature")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--num-samples", type=int, default=2048)
+    parser.add_argument("--constraints", type=float, nargs="+", default=[0.5, 0.3, 0.2, 0.1])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("docs/embedding"), help="without suffix")
+    options = parser.parse_args()
+    set_up_logging()
+    model, tokenizer = load(minilm())
+    splits = read_splits(options.data)
+    texts = sorted({str(row[name]) for row in splits["train"] for name in ("sentence1", "sentence2")})
+    order = np.random.default_rng(options.seed).permutation(len(texts))[: options.num_samples]
+    chosen = [{"text": texts[i]} for i in order]
+    task = infer_task("embedding", model.config, chosen)
+    features = task.encode(chosen, tokenizer, model.config)
+    batches = make_batches(features, tokenizer, 32)
+    costs = linear_costs(find_sublayers(model), "mac", mean_length(features))
+    rows = splits["validation"]
+    scorer = Scorer("validation", rows, infer_task("embedding", model.config, rows), model, tokenizer)
+    records: list[dict[str, Any]] = []
+    for name, method in METHODS.items():
+        pruner = Pruner(model, batches, method, run=Run(seed=options.seed))
+        for constraint in tqdm(options.constraints, desc=name, disable=None):
+            pruned = pruner(costs, constraint).model
+            scores = compare([scorer], model, pruned)
+            records.append(
+                {
+                    "method": name,
+                    "constraint": constraint,
+                    "dense_spearman": scores.dense["spearman"],
+                    "spearman": scores.pruned["spearman"],
+                    "cosine": 1 - scores.divergence,
+                    "neighbours": scores.neighbours,
+                }
+            )
+    result = {
+        "device": describe_device(torch.device("cpu")),
+        "versions": versions(),
+        "samples": len(chosen),
+        "validation_rows": len(rows),
+        "records": records,
+    }
+    table = to_markdown(records)
+    options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table)
+
+
+def to_markdown(records: list[dict[str, Any]]) -> str:
+    """A row per method and budget."""
+    lines = ["| method | MACs | Spearman | cosine to dense | ten nearest that stay |", "|---|---|---|---|---|"]
+    lines.append(f"| dense | 100 % | {100 * records[0]['dense_spearman']:.1f} | 1 | 100 % |")
+    lines += [
+        f"| {r['method']} | {100 * r['constraint']:.0f} % | {100 * r['spearman']:.1f} | {r['cosine']:.3f} "
+        f"| {100 * r['neighbours']:.1f} % |"
+        for r in records
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
