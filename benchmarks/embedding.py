@@ -2,7 +2,8 @@
 
     python benchmarks/embedding.py --data DIR
 
-DIR holds train.jsonl and validation.jsonl with the columns sentence1, sentence2 and label (how alike they are). all-MiniLM-L6-v2 from the package registry, calibrated on texts of the training rows without their scores, by `obs` and by
+DIR holds train.jsonl and validation.jsonl with the columns sentence1, sentence2 and label (how alike they are).
+all-MiniLM-L6-v2 from the package registry, calibrated on the training texts without their scores, by `obs` and by
 the paper's way (Fisher, mask search, rescaling) on the same label-free loss. Writes JSON and Markdown.
 """
 

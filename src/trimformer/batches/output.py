@@ -28,6 +28,8 @@ Problem = Literal["single_label", "multi_label", "regression", "tokens", "span",
 _CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "ForXVector",
                 "ForNextSentencePrediction", "ForMultipleChoice", "ForImageClassificationWithTeacher")  # fmt: skip
 _PER_TOKEN = ("ForTokenClassification", "ForMaskedLM", "ForCTC", "ForAudioFrameClassification")
+_BARE = ("Model", "Encoder", "ModelWithProjection")
+
 # Text encoders whose users take the pooled output; of all others they take the mean over tokens.
 _POOLED = ("clip_text_model", "siglip_text_model", "siglip2_text_model")
 
@@ -49,7 +51,7 @@ def find_problem(model: PreTrainedModel) -> Problem:
         return "tokens"
     if name.endswith("ForQuestionAnswering"):
         return "span"
-    if (model.base_model is model or name.endswith("WithProjection")) and not hasattr(model, "decoder"):
+    if name.endswith(_BARE) and not hasattr(model, "decoder"):
         return "embedding"
     raise TrimformerError(
         f"the task head of {name} is not supported; supported are classification of sequences, tokens, images and "

@@ -89,4 +89,6 @@ def resize(
     for sublayer in sublayers:
         count = next(counts[sublayer.kind])
         kept = next(names) if sublayer.kind == "attention" else None
-        keep_units(sublayer, torch.arange(count) if kept is None else torch.tensor(kept, dtype=torch.long))
+        # On the CPU, whatever device skeletons are made on: which units are kept must have values.
+        units = range(count) if kept is None else kept
+        keep_units(sublayer, torch.tensor(list(units), dtype=torch.long, device="cpu"))
