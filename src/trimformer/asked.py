@@ -1,5 +1,6 @@
 """What may be asked for: budgets and methods, checked before anything is read."""
 
+from dataclasses import replace
 from typing import get_args
 
 from trimformer.costs.cost import Costs, Metric
@@ -52,3 +53,30 @@ def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
         )
     if constraint > 1:
         raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
+
+
+def with_ms(latency: LatencyOptions, latency_ms: float | None) -> LatencyOptions:
+    """The options with the milliseconds of the keyword.
+
+    Raises:
+        TrimformerError: both give some.
+    """
+    if latency_ms is not None and latency.ms is not None:
+        raise TrimformerError("latency_ms and latency.ms both give milliseconds; give one of them")
+    return latency if latency_ms is None else replace(latency, ms=latency_ms)
+
+
+def as_the_table(latency: LatencyOptions) -> LatencyOptions:
+    """The options with the shape and the backend of the table, where one is given that knows them.
+
+    Raises:
+        TrimformerError: the options ask for others.
+    """
+    if latency.table is None or not latency.table.setting:
+        return latency
+    setting = {key: latency.table.setting[key] for key in ("batch_size", "seq_len", "backend")}
+    for key, value in setting.items():
+        asked = getattr(latency, key)
+        if asked not in (value, getattr(LatencyOptions(), key)):
+            raise TrimformerError(f"the latency table was measured with {key} {value}, not {asked}; measure another")
+    return replace(latency, **setting)

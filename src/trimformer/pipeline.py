@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import Batch
-from trimformer.asked import check_budget, check_method, check_reachable
+from trimformer.asked import as_the_table, check_budget, check_method, check_reachable, with_ms
 from trimformer.batches.calibration import Features, make_batches, mean_length, sample_indices
 from trimformer.batches.calibration import num_samples as num_samples_of
 from trimformer.batches.data import Selection, as_rows, find_splits
@@ -112,7 +112,7 @@ def prune(
         TrimformerError: the input cannot be used or the constraint cannot be reached.
     """
     method = find_method(method) if isinstance(method, str) else method
-    latency = _as_the_table(_with_ms(latency or LatencyOptions(), latency_ms))
+    latency = as_the_table(with_ms(latency or LatencyOptions(), latency_ms))
     metric = metric or ("mac" if latency.ms is None else "latency")
     constraint = 0.5 if constraint is None and latency.ms is None else constraint
     check_budget(constraint, metric, latency)
@@ -160,7 +160,7 @@ class _Data:
         batches: this process's part of them.
         scorers: one per evaluation set.
         evaluation: samples in all of these.
-        seq_len: tokens of a text on average; 1 where the samples are no texts.
+        seq_len: tokens of a text on average, or positions that the first layer sees of an image or a sound.
         longest: tokens that a text may have.
         lengths: positions that each sublayer sees of a sample.
     """
@@ -211,15 +211,16 @@ def _prepare(
     batches = _share(make_batches(features, processor, batch_size, model.device))
     _check_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
     return _Data(
         task=task,
         features=features,
         batches=batches,
         scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
         evaluation=sum(len(rows) for rows in sets.values()),
-        seq_len=seq_len,
+        seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
         longest=task.length_limit(processor, model.config),
-        lengths=layer_lengths(model, find_sublayers(model), batches[0], seq_len),
+        lengths=lengths,
     )
 
 
@@ -348,33 +349,6 @@ def _verify(result: PruningResult, model: PreTrainedModel, data: _Data, price: _
             estimated_ms=costs.of([s.num_units for s in find_sublayers(result.model)]),
             corrected=bool(price.promise and price.promise.corrected),
         )
-
-
-def _with_ms(latency: LatencyOptions, latency_ms: float | None) -> LatencyOptions:
-    """The options with the milliseconds of the keyword.
-
-    Raises:
-        TrimformerError: both give some.
-    """
-    if latency_ms is not None and latency.ms is not None:
-        raise TrimformerError("latency_ms and latency.ms both give milliseconds; give one of them")
-    return latency if latency_ms is None else replace(latency, ms=latency_ms)
-
-
-def _as_the_table(latency: LatencyOptions) -> LatencyOptions:
-    """The options with the shape and the backend of the table, where one is given that knows them.
-
-    Raises:
-        TrimformerError: the options ask for others.
-    """
-    if latency.table is None or not latency.table.setting:
-        return latency
-    setting = {key: latency.table.setting[key] for key in ("batch_size", "seq_len", "backend")}
-    for key, value in setting.items():
-        asked = getattr(latency, key)
-        if asked not in (value, getattr(LatencyOptions(), key)):
-            raise TrimformerError(f"the latency table was measured with {key} {value}, not {asked}; measure another")
-    return replace(latency, **setting)
 
 
 def _measure(model: PreTrainedModel, latency: LatencyOptions, length: int) -> LatencyTable:

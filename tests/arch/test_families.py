@@ -198,17 +198,11 @@ def test_a_layer_that_cannot_be_pruned_says_why_in_a_sentence(layer):
 
 
 def test_every_layer_that_is_known_or_refused_is_tested():
-    """By models of tests/families.py, here and on the newest version of transformers."""
+    if not all(exists(*model) for model in ONE_EACH):
+        pytest.skip("this version of transformers lacks some of the models")
     assert REFUSED.keys() == table.REFUSED.keys()
-    models = [dense(*model) for model in ONE_EACH if exists(*model)]
-    found = {type(layer).__name__ for model in models for layer in find_layers(model)}
-    gemma3 = {"Gemma3DecoderLayer"} - found  # of the text model, where there is one
-    assert set(supported_layers()) - found <= gemma3 | missing()
-
-
-def missing():
-    """Layers of models that this version of transformers does not have."""
-    return {f"{FAMILIES[name].prefix}Layer" for name, head in ONE_EACH if not exists(name, head)}
+    found = {type(layer).__name__ for model in ONE_EACH for layer in find_layers(dense(*model))}
+    assert found == set(supported_layers())
 
 
 class OwnConfig(PreTrainedConfig):

@@ -50,15 +50,10 @@ _NARROWED = {T5Attention: T5KeptHeads, MT5Attention: MT5KeptHeads, UMT5Attention
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     if layer.is_decoder:
         return  # of an encoder-decoder only the encoder is pruned
-    heads, neurons = layer.layer[0].SelfAttention, layer.layer[-1].DenseReluDense
+    heads, neurons, entry = layer.layer[0].SelfAttention, layer.layer[-1].DenseReluDense, layer.layer[0].layer_norm
     size = heads.key_value_proj_dim
-    yield attention(
-        rows(size, heads.q, heads.k, heads.v),
-        heads.o,
-        size,
-        entry=layer.layer[0].layer_norm,
-        counts={(heads, "n_heads"): 1},
-        per_head=(heads, _NARROWED.get(type(heads), type(heads))),  # one that was pruned is narrowed already
-    )
+    narrowed = _NARROWED.get(type(heads), type(heads))  # one that was pruned is so already
+    producers, told = rows(size, heads.q, heads.k, heads.v), {(heads, "n_heads"): 1}
+    yield attention(producers, heads.o, size, entry, counts=told, per_head=(heads, narrowed))
     inner = (neurons.wi_0, neurons.wi_1) if hasattr(neurons, "wi_0") else (neurons.wi,)
     yield ffn(rows(1, *inner), neurons.wo, entry=layer.layer[-1].layer_norm)
