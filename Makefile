@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m "not slow"  # tiny models: threads only wait
 
 test-all: install
 	$(BIN)/python -m pytest -q

@@ -25,10 +25,11 @@ OLDEST = "5.18.0"  # of Transformers, with which all of this holds; found by run
 
 HEADER = """# Supported models
 
-Written by `python benchmarks/families.py` under Transformers {version} and torch {torch}, float32 on a CPU. The oldest
-Transformers with which every model it has passes is {oldest} (UltraBERT came later); one head of each family also passes
-with 5.20, 5.22 and 5.23. Older ones build some layers otherwise: up to 5.17 DINOv2 is refused with a sentence, and up to
-5.14 **a shrunk T5 or mT5 is wrong where there is padding**; with 5.0 some twenty families fail.
+Written by `python benchmarks/families.py` under Transformers {version} and torch {torch}, float32 on a CPU.
+The oldest Transformers with which every model it has passes is {oldest} (UltraBERT came later); one head of each
+family also passes with 5.20, 5.22 and 5.23. Older ones build some layers otherwise: up to 5.17 DINOv2 is refused
+with a sentence, and up to 5.14 **a shrunk T5 or mT5 is wrong where there is padding**; with 5.0 some twenty
+families fail.
 
 Each row is a tiny random model with padding in its batch. Figures are the largest difference between two outputs,
 relative to the largest value, where 1e-7 is the last bit of a float:

@@ -1,10 +1,10 @@
-"""The command line: `trimformer prune | evaluate | finetune | lut | bench`."""
+"""The command line: `trimformer prune | evaluate | export | finetune | lut | bench`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from trimformer.cli import evaluate, finetune, latency, prune
+from trimformer.cli import evaluate, export, finetune, latency, prune
 from trimformer.cli.logs import guarded
 from trimformer.version import __version__
 
@@ -15,6 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prune.add_arguments(commands.add_parser("prune", help="prune a fine-tuned model directory to a budget"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score a model directory, dense or pruned"))
+    export.add_arguments(commands.add_parser("export", help="write ONNX files, in float32 and eight bits"))
     latency.add_lut_arguments(commands.add_parser("lut", help="measure latency look-up tables of a model's sublayers"))
     latency.add_bench_arguments(commands.add_parser("bench", help="compare the latency of model directories"))
     # Its flags are parsed by Transformers' own parser.

@@ -1,0 +1,135 @@
+"""`trimformer export`: a model directory, dense or pruned, as ONNX files for ONNX Runtime."""
+
+import argparse
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.arch import max_positions
+from trimformer.arch.calls import Batch, forward, model_inputs
+from trimformer.batches.calibration import make_batches
+from trimformer.batches.output import find_problem
+from trimformer.batches.sentence import head_of
+from trimformer.cli.arguments import DataOptions, add_data_arguments, load_task_data, positive_int
+from trimformer.costs.measure import random_inputs
+from trimformer.costs.timing import Timing, interleaved
+from trimformer.errors import TrimformerError
+from trimformer.files import check_output, write_directory
+from trimformer.shrinking.checkpoint import load
+from trimformer.write.onnx import OPSETS, Written, check_onnx, export_onnx, quantize
+from trimformer.write.serve import open_session
+
+# In the folder `onnx`; the names that Transformers.js, optimum and sentence-transformers know.
+MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
+
+SAMPLES = 256  # of the data, at most
+
+SHAPE = (32, 32)  # batch size and length that are timed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_DIR")
+    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty; the files are "
+                        "DIR/onnx/model.onnx and the like")  # fmt: skip
+    parser.add_argument("--int8", action="store_true", help="a file with weights in eight bits too")
+    parser.add_argument("--opset", type=positive_int, help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")
+    add_data_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    check_onnx()
+    check_output(arguments.output)
+    model, processor = load(arguments.model)
+    model.float().eval()
+    batches = _data(model, processor, arguments) if _has_data(arguments) else made_up(model, processor)
+    with write_directory(arguments.output) as directory:
+        _write_beside(model, processor, directory)
+        folder = directory / "onnx"
+        folder.mkdir()
+        files = [export_onnx(model, folder / MODEL, batches, opset=arguments.opset)]
+        if arguments.int8:
+            files.append(quantize(folder / MODEL, folder / QUANTIZED, model, batches))
+        table = format_files(model, files, _like(model, processor, *_shape(model)))
+    origin = "the data" if _has_data(arguments) else "made-up inputs"
+    print(f"compared with PyTorch on {origin}\n\n{table}\n\nwritten to {arguments.output}")
+
+
+def _has_data(arguments: argparse.Namespace) -> bool:
+    return arguments.data is not None or arguments.task is not None
+
+
+def _data(model: PreTrainedModel, processor: Any, arguments: argparse.Namespace) -> Sequence[Batch]:
+    task, _, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
+    rows = next(iter(validation.values()))
+    chosen = [rows[i] for i in range(min(SAMPLES, len(rows)))]
+    return make_batches(task.encode(chosen, processor, model.config), processor, 32)
+
+
+def made_up(model: PreTrainedModel, processor: Any) -> list[Batch]:
+    """Two batches of different shape; one text of each is padded."""
+    find_problem(model)
+    length = _shape(model)[1]
+    batches: list[Batch] = []
+    for samples, tokens in ((4, length), (3, max(1, length // 2))):
+        batch = _like(model, processor, samples, tokens)
+        if "attention_mask" in batch and tokens > 1:
+            batch["attention_mask"][1, tokens // 2 :] = 0
+        batches.append(batch)
+    return batches
+
+
+def _shape(model: PreTrainedModel) -> tuple[int, int]:
+    return SHAPE[0], min(SHAPE[1], max_positions(model.config, SHAPE[1]))
+
+
+def _like(model: PreTrainedModel, processor: Any, samples: int, tokens: int) -> dict[str, Tensor]:
+    """Random inputs with the names that the processor gives."""
+    batch = random_inputs(model, samples, tokens)
+    named = "token_type_ids" in getattr(processor, "model_input_names", ())
+    if "input_ids" in batch and named and "token_type_ids" in inspect.signature(model.forward).parameters:
+        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    return batch
+
+
+def _write_beside(model: PreTrainedModel, processor: Any, directory: Path) -> None:
+    """The config, without our entry, and the files of the processor and of sentence-transformers."""
+    config = copy.deepcopy(model.config)
+    vars(config).pop("quantization_config", None)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    head = head_of(model)
+    if head is not None:
+        head.carry(directory)
+
+
+def format_files(model: PreTrainedModel, files: Sequence[Written], inputs: Batch) -> str:
+    """A line for PyTorch and one for each file, timed in turns."""
+    given = model_inputs(inputs)
+    calls: list[Callable[[], Any]] = [partial(forward, model, given)]
+    sessions = [open_session(file.path) for file in files]
+    for session in sessions:
+        names = [value.name for value in session.get_inputs()]
+        if missing := [name for name in names if name not in given]:
+            raise TrimformerError(f"the data give '{missing[0]}', which cannot be made up for timing; leave it out")
+        feeds = {name: given[name].numpy() for name in names}
+        calls.append(partial(session.run, None, feeds))
+    laps = interleaved(calls, model.device)
+    kind = "squared error" if find_problem(model) == "regression" else "1 - cosine"
+    kind = kind if find_problem(model) in ("regression", "embedding") else "KL"
+    shape = f"ms, {len(next(iter(given.values())))} samples"
+    lines = [f"{'':22} {'MB':>7} {'difference':>11} {kind:>13} {shape:>16} {'speed-up':>9}"]
+    rows = [("PyTorch", None), *((file.path.name, file) for file in files)]
+    for (name, file), times in zip(rows, laps, strict=True):
+        ratio = Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]).median
+        told = f"{file.size / 1e6:7.1f} {file.difference:11.1e} {max(0.0, file.divergence):13.1e}" if file else ""
+        lines.append(f"{name:22} {told:33} {Timing.of(times).median:16.2f} {ratio:8.2f}x")
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""Attention as one node, instead of the dozen that an exporter makes of it.
+
+The node takes [batch, length, heads * size], what projections give and take, so nothing is transposed; and each has
+its own number of heads, as pruned layers do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, bidirectional_mask_function, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "trimformer_onnx"
+
+OPSET = 23  # the first in which attention is an operator
+
+# What an attention may be told that the node cannot be.
+_BEYOND = ("s_aux",)
+
+
+@contextmanager
+def one_node(model: PreTrainedModel, opset: int) -> Iterator[None]:
+    """Within it, attention that a model leaves to Transformers' interface is traced as one node.
+
+    Args:
+        model: as it is afterwards.
+        opset: before 23 the node is ONNX Runtime's own, MultiHeadAttention.
+    """
+    ALL_ATTENTION_FUNCTIONS.register(NAME, partial(_attend, opset < OPSET))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)
+    asking = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    configs: dict[int, Any] = {
+        id(m.config): m.config for m in asking if m._supports_attention_backend or m._supports_sdpa
+    }
+    before = {key: config._attn_implementation_internal for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation_internal = NAME
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+
+
+def _mask(
+    *,
+    q_length: int,
+    mask_function: Any,
+    attention_mask: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    **kwargs: Any,
+) -> Tensor | None:
+    """What is added to the scores, [batch, 1, length, length]: 0 where a token is seen."""
+    if mask_function is bidirectional_mask_function and kwargs.get("local_size") is None:
+        if attention_mask is None:
+            return None
+        hidden = (1 - attention_mask.to(dtype)) * torch.finfo(dtype).min
+        return hidden[:, None, None, :].expand(-1, 1, q_length, -1)
+    kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    seen = sdpa_mask(q_length=q_length, mask_function=mask_function, attention_mask=attention_mask, **kwargs)
+    return None if seen is None else torch.where(seen, 0.0, torch.finfo(dtype).min)
+
+
+def _attend(
+    is_old: bool,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' signature: query, key and value are [batch, heads, length, size]; the result has heads second."""
+    heads, size = query.shape[1], query.shape[3]
+    if heads == 0:
+        return query.transpose(1, 2), None
+    softcap = kwargs.get("softcap") or 0.0
+    unlike = value.shape[3] != size or (is_old and (key.shape[1] != heads or softcap))
+    if unlike or any(kwargs.get(name) is not None for name in _BEYOND):
+        raise NotImplementedError(f"an attention of {type(module).__name__} has a form of its own")
+    scores = _scores(attention_mask, kwargs.get("position_bias"), query, key)
+    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    causal = causal and attention_mask is None and query.shape[2] > 1
+    attributes: dict[str, Any] = {"scale": size**-0.5 if scaling is None else float(scaling)}
+    inputs: list[Tensor | None] = [t.transpose(1, 2).reshape(t.shape[0], t.shape[2], -1) for t in (query, key, value)]
+    if is_old:
+        name = "com.microsoft::MultiHeadAttention"
+        attributes |= {"num_heads": heads} | ({"unidirectional": 1} if causal else {})
+        inputs += [None, None, scores]
+    else:
+        name = "ai.onnx::Attention"
+        attributes |= {"q_num_heads": heads, "kv_num_heads": key.shape[1]} | ({"is_causal": 1} if causal else {})
+        attributes |= {"softcap": float(softcap)} if softcap else {}
+        inputs.append(scores)
+    shape = (query.shape[0], query.shape[2], heads * size)
+    output = torch.onnx.ops.symbolic(name, inputs, attributes, dtype=query.dtype, shape=shape)
+    return output.view(query.shape[0], query.shape[2], heads, size), None
+
+
+def _scores(mask: Tensor | None, positions: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """What is added to the scores, with a row for each query, or nothing."""
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, torch.finfo(query.dtype).min)
+    if mask is None or positions is None:
+        added = positions if mask is None else mask
+    else:
+        added = mask + positions
+    return None if added is None else added.expand(-1, -1, query.shape[2], key.shape[2])

@@ -1,0 +1,160 @@
+"""From a model to an ONNX graph, before anything is rewritten in it."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import PreTrainedModel
+
+from trimformer.arch import find_sublayers, max_positions
+from trimformer.arch.calls import Batch, forward, model_inputs, replayed
+from trimformer.arch.masking import frozen
+from trimformer.batches.output import find_problem, model_output
+from trimformer.errors import TrimformerError
+from trimformer.write.attention import OPSET, one_node
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+# What a model is asked for: the first of these that its output has.
+_OUTPUTS = (
+    ("logits",),
+    ("start_logits", "end_logits"),
+    ("text_embeds", "image_embeds"),
+    ("text_embeds",),
+    ("image_embeds",),
+    ("last_hidden_state", "pooler_output"),
+    ("last_hidden_state",),
+)
+
+_OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
+
+_UNBOUNDED = 1 << 20
+
+
+class Asked(nn.Module):
+    """A model that takes a batch and gives a tuple of what it is asked for.
+
+    Args:
+        model: in evaluation mode.
+        batch: tells what the model takes, and by one pass what it gives.
+        embedding: ask for the embedding of each text too, the mean over its tokens.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: Batch, embedding: bool = False) -> None:
+        super().__init__()
+        self.model, self._embedding = model, embedding
+        with torch.no_grad():
+            given = forward(model, batch)
+        self.names = next((n for n in _OUTPUTS if all(given.get(name) is not None for name in n)), ())
+        if find_problem(model) == "embedding" and "input_ids" in batch and "last_hidden_state" in self.names:
+            self.names = ("last_hidden_state",)  # the pooled output was trained for another task
+        if not self.names:
+            raise TrimformerError(f"{type(model).__name__} gives none of the outputs that can be exported")
+
+    @property
+    def output_names(self) -> list[str]:
+        return ["token_embeddings", "sentence_embedding"] if self._embedding else list(self.names)
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        output = forward(self.model, inputs)
+        values = tuple(output[name] for name in self.names)
+        return (*values, model_output(self.model, inputs, "embedding")) if self._embedding else values
+
+
+def trace(asked: Asked, batch: Batch, opset: int = OPSET) -> "onnx_ir.Model":
+    """The graph that computes what is asked for, for any number of samples and tokens.
+
+    Args:
+        asked: holds the model.
+        batch: of at least one sample.
+        opset: version of ONNX's operators.
+
+    Raises:
+        Exception: whatever the exporter raises for what it cannot do.
+    """
+    for name in ("torch.onnx", "onnxscript", "torch.export"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    model = asked.model
+    inputs = {name: _several(value) for name, value in model_inputs(batch).items()}
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(frozen(model))
+        stack.enter_context(one_node(model, opset))
+        stack.enter_context(_without_the_empty(model))
+        if "token_type_ids" not in inputs:
+            stack.enter_context(_of_one_type(model))
+        program = torch.onnx.export(
+            asked,
+            kwargs={"inputs": inputs},
+            input_names=list(inputs),
+            output_names=asked.output_names,
+            dynamic_shapes={"inputs": _dynamic(model, inputs)},
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def _several(value: Tensor) -> Tensor:
+    """Two samples at least: what a tracer sees one of, it takes for a constant."""
+    return value if len(value) > 1 else torch.cat([value, value])
+
+
+def _dynamic(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
+    longest = max_positions(model.config, _UNBOUNDED)
+    length = Dim("length", max=longest)
+    samples, images = Dim("batch"), Dim("images")
+    shapes: dict[str, dict[int, Any]] = {}
+    for name, value in inputs.items():
+        shapes[name] = {0: images if name == "pixel_values" and "input_ids" in inputs else samples}
+        if name in _OF_TOKENS and "input_ids" in inputs:
+            shapes[name][value.dim() - 1] = length
+            if value.dim() == 3:
+                shapes[name][1] = Dim("choices")
+        elif value.dim() == 2:
+            shapes[name][1] = Dim("samples")  # of sound
+    return shapes
+
+
+@contextmanager
+def _without_the_empty(model: PreTrainedModel) -> Iterator[None]:
+    """A sublayer without units answers with its projection's bias, and nothing of it is computed."""
+    empty = [s for s in find_sublayers(model) if not s.num_units]
+    with replayed([(s, partial(_bias, s.projection)) for s in empty]):
+        yield
+
+
+def _bias(projection: Any, x: Tensor) -> Tensor:
+    bias = projection.bias
+    if bias is None:
+        bias = projection.weight.new_zeros(max(projection.weight.shape))
+    return bias.expand(*x.shape[:-1], -1)
+
+
+@contextmanager
+def _of_one_type(model: PreTrainedModel) -> Iterator[None]:
+    """Tokens are all of the first type: one row for all of them, not one each."""
+    tables = [m for name, m in model.named_modules() if name.endswith("token_type_embeddings")]
+    try:
+        for table in tables:
+            vars(table)["forward"] = partial(_first_row, table)
+        yield
+    finally:
+        for table in tables:
+            vars(table).pop("forward", None)
+
+
+def _first_row(table: Any, ids: Tensor) -> Tensor:
+    row: Tensor = table.weight[0]
+    return row
