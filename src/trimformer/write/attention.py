@@ -109,8 +109,5 @@ def _scores(mask: Tensor | None, positions: Tensor | None, query: Tensor, key: T
     """What is added to the scores, with a row for each query, or nothing."""
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.where(mask, 0.0, torch.finfo(query.dtype).min)
-    if mask is None or positions is None:
-        added = positions if mask is None else mask
-    else:
-        added = mask + positions
-    return None if added is None else added.expand(-1, -1, query.shape[2], key.shape[2])
+    parts = [part for part in (mask, positions) if part is not None]
+    return sum(parts[1:], parts[0]).expand(-1, -1, query.shape[2], key.shape[2]) if parts else None

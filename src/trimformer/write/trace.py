@@ -37,6 +37,10 @@ _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "
 
 _UNBOUNDED = 1 << 20
 
+# The exporter's own version. For later ones it makes operators of what ONNX Runtime then does not take (rotations and
+# attention with shapes to be broadcast); what it makes for this one means the same in them.
+_NATIVE = 20
+
 
 class Asked(nn.Module):
     """A model that takes a batch and gives a tuple of what it is asked for.
@@ -98,11 +102,12 @@ def trace(asked: Asked, batch: Batch, opset: int = OPSET) -> "onnx_ir.Model":
             input_names=list(inputs),
             output_names=asked.output_names,
             dynamic_shapes={"inputs": _dynamic(model, inputs)},
-            opset_version=opset,
+            opset_version=min(opset, _NATIVE),
             dynamo=True,
             verbose=False,
         )
     assert program is not None
+    program.model.opset_imports[""] = opset
     return program.model
 
 
