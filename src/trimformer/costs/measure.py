@@ -181,6 +181,11 @@ class _Bench:
         self.sublayers = find_sublayers(model)
         batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}
         self.calls = record_calls(model, batch)
+        if sum(call.start is not None for call in self.calls) > 1:
+            raise TrimformerError(
+                f"{type(model).__name__} has two towers, for which there is no latency table; use the metric 'mac', or "
+                "prune each tower by itself"
+            )
         self._layers = [call.layer for call in self.calls]
         start = self.calls[0].start
         assert start is not None
