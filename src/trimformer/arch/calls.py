@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ class WatchLayers(Hooks):
         super().__init__()
         self._layers, self._see = list(layers), see
 
-    def __enter__(self) -> "WatchLayers":
+    def __enter__(self) -> Self:
         for layer in self._layers:
             self._handles.append(layer.register_forward_pre_hook(self._hook, with_kwargs=True))
         return self
@@ -135,6 +135,27 @@ def arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 def has_mask(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a layer is given an attention mask."""
     return arguments(layer, args, kwargs).get("attention_mask") is not None
+
+
+class WatchMasks(WatchLayers):
+    """Context manager that knows which positions of the layer that runs are no padding.
+
+    Args:
+        model: to be run on `batch`, which is set before each pass.
+
+    Attributes:
+        batch: of the pass.
+        mask: [batch, length] of the layer that was called last.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(dict.fromkeys(s.module for s in find_sublayers(model)), self._keep_mask)
+        self._model = model
+        self.batch: Batch = {}
+        self.mask = torch.empty(0)
+
+    def _keep_mask(self, layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.mask = position_mask(self._model, self.batch, hidden, has_mask(layer, args, kwargs))
 
 
 @torch.no_grad()

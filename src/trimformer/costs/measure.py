@@ -98,17 +98,17 @@ def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:
     return small
 
 
-def check_uniform(model: PreTrainedModel) -> None:
+def check_uniform(model: PreTrainedModel, calls: Sequence[Call]) -> None:
     """Raises:
-    TrimformerError: the model's layers are of several shapes, which one table for all cannot tell apart.
+    TrimformerError: the model has two towers, or layers of several shapes, which one table for all cannot tell apart.
     """
     sublayers = find_sublayers(model)
-    for kind in KINDS:
-        if len({(s.hidden_size, s.unit_size, s.visits) for s in sublayers if s.kind == kind}) > 1:
-            raise TrimformerError(
-                f"{type(model).__name__} has {kind} sublayers of several sizes (two towers?), for which there is no "
-                "latency table; use the metric 'mac', or prune each tower by itself"
-            )
+    shapes = [{(s.hidden_size, s.unit_size, s.visits) for s in sublayers if s.kind == kind} for kind in KINDS]
+    if sum(call.start is not None for call in calls) > 1 or any(len(of_kind) > 1 for of_kind in shapes):
+        raise TrimformerError(
+            f"{type(model).__name__} has two towers or layers of several sizes, for which there is no latency table; "
+            "use the metric 'mac', or prune each tower by itself"
+        )
 
 
 def _boundary(before: Sublayer, after: Sublayer) -> nn.Module:
@@ -156,7 +156,6 @@ def measure_table(
         TrimformerError: the shape cannot be run, or the backend cannot run here.
     """
     check_backend(backend, model.device)
-    check_uniform(model)
     inputs = random_inputs(model, batch_size, seq_len)
     with frozen(model), torch.inference_mode():
         bench = _Bench(model, inputs, backend, seed)
@@ -181,12 +180,7 @@ class _Bench:
         self.sublayers = find_sublayers(model)
         batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}
         self.calls = record_calls(model, batch)
-        if sum(call.start is not None for call in self.calls) > 1:
-            raise TrimformerError(
-                f"{type(model).__name__} has two towers, for which there is no latency table; use the metric 'mac', or "
-                "prune each tower by itself"
-            )
-        self._layers = [call.layer for call in self.calls]
+        check_uniform(model, self.calls)
         start = self.calls[0].start
         assert start is not None
         self.hidden = start
@@ -252,28 +246,26 @@ class _Bench:
         """A pass through a model of these widths: milliseconds of each sublayer, summed over its layer's calls."""
         small = resized(self.model, units).eval()
         sublayers = find_sublayers(small)
+        layers: dict[nn.Module, list[int]] = {}
+        for i, sublayer in enumerate(sublayers):
+            layers.setdefault(sublayer.module, []).append(i)
 
         def mark(*_: Any) -> None:
             self.watch.mark()
 
+        for layer, own in layers.items():  # the copy is thrown away with its hooks
+            layer.register_forward_pre_hook(mark)
+            for a, b in pairwise(own):
+                _boundary(sublayers[a], sublayers[b]).register_forward_pre_hook(mark)
+            layer.register_forward_hook(mark)
+
         def run() -> list[float]:
-            handles, layers = [], list(dict.fromkeys(s.module for s in sublayers))
-            for layer in layers:
-                own = [s for s in sublayers if s.module is layer]
-                handles.append(layer.register_forward_pre_hook(mark))
-                handles += [_boundary(a, b).register_forward_pre_hook(mark) for a, b in pairwise(own)]
-                handles.append(layer.register_forward_hook(mark))
-            try:
-                forward(small, self.inputs)
-            finally:
-                for handle in handles:
-                    handle.remove()
+            forward(small, self.inputs)
             laps = iter([*self.watch.laps(), 0.0])
             times = [0.0] * len(sublayers)
-            for layer in layers:
-                own_indices = [i for i, s in enumerate(sublayers) if s.module is layer]
-                for _ in range(sublayers[own_indices[0]].visits):
-                    for i in own_indices:
+            for own in layers.values():
+                for _ in range(sublayers[own[0]].visits):
+                    for i in own:
                         times[i] += next(laps)
                     next(laps)  # between this layer and the next
             return times
@@ -298,7 +290,7 @@ class _Bench:
             index = next(i for i, s in enumerate(self.sublayers) if s.kind == kind and s.num_units >= kept)
             small = resized(self.model, [kept if i == index else 0 for i in range(len(self.sublayers))])
             layer = find_sublayers(small)[index].module
-            call = next(c for c, s in zip(self.calls, self._layers, strict=True) if s is self.sublayers[index].module)
+            call = next(call for call in self.calls if call.layer is self.sublayers[index].module)
             module = _OneLayer(call.of(layer)).eval()
             self._prepared[kind, kept] = prepare(module, {"hidden": self.hidden}, self.backend)
             self._prepared[kind, kept]()

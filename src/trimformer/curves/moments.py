@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.arch import Sublayer, find_sublayers
-from trimformer.arch.calls import Batch, WatchLayers, has_mask, position_mask
+from trimformer.arch.calls import Batch, WatchMasks
 from trimformer.arch.masking import frozen
 from trimformer.batches.output import find_problem, model_output
 from trimformer.curves.fisher import Loss, check_finite, sample_losses
@@ -123,33 +123,28 @@ class _Sums:
         return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms)
 
 
-class _Watch(WatchLayers):
+class _Watch(WatchMasks):
     """Context manager: every backward pass adds to the sums of all sublayers."""
 
     def __init__(self, model: nn.Module, sublayers: Sequence[Sublayer], sums: Sequence[_Sums]) -> None:
-        super().__init__(dict.fromkeys(s.module for s in sublayers), self._see_layer)
-        self._model, self._pairs = model, list(zip(sublayers, sums, strict=True))
-        self._batch: Batch = {}
-        self._mask = torch.empty(0)  # of the layer that runs
+        super().__init__(model)
+        self._pairs = list(zip(sublayers, sums, strict=True))
 
     def start(self, batch: Batch) -> None:
         """The next forward pass is of this batch."""
-        self._batch = batch
+        self.batch = batch
         for _, sums in self._pairs:
             sums.start()
 
-    def __enter__(self) -> "_Watch":
+    def __enter__(self) -> Self:
         super().__enter__()
         for sublayer, sums in self._pairs:
             self._handles.append(sublayer.projection.register_forward_hook(self._watch(sums)))
         return self
 
-    def _see_layer(self, layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._mask = position_mask(self._model, self._batch, hidden, has_mask(layer, args, kwargs))
-
     def _watch(self, sums: _Sums) -> Callable[..., Tensor]:
         def forward_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            x, mask = inputs[0].detach(), self._mask
+            x, mask = inputs[0].detach(), self.mask
             if not output.requires_grad:  # the first of its tower: nothing below needs a gradient
                 output = output.detach().requires_grad_()
             call = sums.expect(mask)

@@ -9,14 +9,13 @@ tokens of its squared channels times the mean squared weight that reads each.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.arch import Sublayer, find_sublayers
-from trimformer.arch.calls import Batch, WatchLayers, forward, has_mask, position_mask
+from trimformer.arch.calls import Batch, WatchMasks, forward
 from trimformer.arch.linear import assign, matrix
 from trimformer.arch.masking import frozen
 from trimformer.batches.output import divergence, find_problem, predict
@@ -117,27 +116,19 @@ def _scores(
 def _square_sums(student: PreTrainedModel, sublayers: Sequence[Sublayer], batches: Sequence[Batch]) -> list[Tensor]:
     """Per sublayer [channels]: sum over tokens that are not padding of the squared input of the projection."""
     sums = [torch.zeros(s.channels, dtype=torch.float64, device=s.device) for s in sublayers]
-    mask = torch.empty(0)  # of the layer that runs
+    with frozen(student), WatchMasks(student) as watch:
 
-    def see(batch: Batch, layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal mask
-        mask = position_mask(student, batch, hidden, has_mask(layer, args, kwargs))
+        def add(total: Tensor, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            total += inputs[0][watch.mask].square().sum(0)
 
-    def add(total: Tensor, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        total += inputs[0][mask].square().sum(0)
-
-    handles = [
-        s.projection.register_forward_pre_hook(partial(add, total)) for s, total in zip(sublayers, sums, strict=True)
-    ]
-    layers = list(dict.fromkeys(s.module for s in sublayers))
-    try:
-        with frozen(student):
-            for batch in batches:
-                with WatchLayers(layers, partial(see, batch)):
-                    forward(student, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+        pairs = zip(sublayers, sums, strict=True)
+        handles = [s.projection.register_forward_pre_hook(partial(add, total)) for s, total in pairs]
+        try:
+            for watch.batch in batches:
+                forward(student, watch.batch)
+        finally:
+            for handle in handles:
+                handle.remove()
     return sums
 
 
