@@ -29,8 +29,7 @@ from images import images, vit
 from trimformer.arch import find_sublayers
 from trimformer.batches.calibration import make_batches, mean_length, sample_indices
 from trimformer.batches.data import find_splits, read_splits
-from trimformer.batches.output import find_problem
-from trimformer.batches.tasks import TASKS, infer_task
+from trimformer.batches.tasks import TASKS, task_of
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost import linear_costs
 from trimformer.costs.mac import layer_lengths
@@ -66,11 +65,9 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
     data, checkpoint = find_assets(name, options)
     model, processor = load(checkpoint)
     model.to(options.device)
-    problem = find_problem(model)
     train, validation = find_splits(read_splits(data))
     rows = next(iter(validation.values()))
-    kind = {"model_class_name": type(model).__name__, "main_input": model.main_input_name}
-    task = TASKS.get(name) or infer_task(problem, model.config, rows, label_column="label", **kind)
+    task = TASKS.get(name) or task_of(model, rows, label_column="label")
     scorer = Scorer("validation", rows, task, model, processor, options.batch_size)
     dense, references = scorer(model)
     metric = str(task.metric)

@@ -24,7 +24,7 @@ from trimformer import Method, Pruner, Run, load
 from trimformer.arch import find_sublayers
 from trimformer.batches.calibration import make_batches, mean_length
 from trimformer.batches.data import read_splits
-from trimformer.batches.tasks import infer_task
+from trimformer.batches.tasks import task_of
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost import linear_costs
 from trimformer.environment import describe_device, versions
@@ -47,12 +47,12 @@ def main() -> None:
     texts = sorted({str(row[name]) for row in splits["train"] for name in ("sentence1", "sentence2")})
     order = np.random.default_rng(options.seed).permutation(len(texts))[: options.num_samples]
     chosen = [{"text": texts[i]} for i in order]
-    task = infer_task("embedding", model.config, chosen)
+    task = task_of(model, chosen)
     features = task.encode(chosen, tokenizer, model.config)
     batches = make_batches(features, tokenizer, 32)
     costs = linear_costs(find_sublayers(model), "mac", mean_length(features))
     rows = splits["validation"]
-    scorer = Scorer("validation", rows, infer_task("embedding", model.config, rows), model, tokenizer)
+    scorer = Scorer("validation", rows, task_of(model, rows), model, tokenizer)
     records: list[dict[str, Any]] = []
     for name, method in METHODS.items():
         pruner = Pruner(model, batches, method, run=Run(seed=options.seed))

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
+from latency import parse_shape
 
 from trimformer.arch import find_sublayers
 from trimformer.batches.calibration import make_batches, mean_length, sample_indices
@@ -157,11 +158,6 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
             + " |"
         )
     return "\n".join(lines)
-
-
-def parse_shape(text: str) -> tuple[int, int]:
-    batch, length = text.split("x")
-    return int(batch), int(length)
 
 
 def main() -> None:

@@ -40,8 +40,12 @@ def make_model(family: str = "Bert", head: str = "ForSequenceClassification", **
     attention = overrides.pop("attn_implementation", "sdpa")
     config = getattr(transformers, f"{family}Config")(**{**sizes, **overrides}, pad_token_id=1)
     config._attn_implementation = attention
-    model = getattr(transformers, f"{family}{head}")(config).eval()
-    with torch.no_grad():  # the default init is so small that every unit would be negligible
+    return enlarged(getattr(transformers, f"{family}{head}")(config).eval())
+
+
+def enlarged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with larger weights: its default ones are so small that every unit would be negligible."""
+    with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.mul_(4)

@@ -16,11 +16,11 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tests.conftest import enlarged, pruned
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import Batch
 from trimformer.arch.masking import MaskUnits
 from trimformer.batches.output import find_problem, model_output, output_mask
-from trimformer.shrinking.shrink import shrink
 
 LENGTH = 12  # tokens of the longest text
 SOUND = 400  # samples of the longest sound
@@ -239,14 +239,7 @@ def make(family: str, head: str, attention: str | None = None) -> PreTrainedMode
         sizes["num_labels"] = 2  # start and end
     config = getattr(transformers, f"{row.prefix}Config")(**sizes)
     chosen = {} if attention is None else {"attn_implementation": attention}
-    model = getattr(transformers, row.prefix + head)._from_config(config, **chosen).eval()
-    with torch.no_grad():  # the default init is so small that every unit would be negligible
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(4)
-            elif parameter.abs().max() == 0:
-                parameter.normal_(std=0.1)
-    return model
+    return enlarged(getattr(transformers, row.prefix + head)._from_config(config, **chosen).eval())
 
 
 def inputs(model: PreTrainedModel, batch: int = 5, seed: int = 0) -> dict[str, Tensor]:
@@ -322,12 +315,6 @@ def difference(a: Tensor, b: Tensor) -> float:
     assert a.shape == b.shape
     assert b.isfinite().all()
     return float((a - b).abs().max() / b.abs().max())
-
-
-def pruned(model: PreTrainedModel, masks: list[Tensor]) -> PreTrainedModel:
-    student = copy.deepcopy(model)
-    shrink(student, masks)
-    return student
 
 
 def _masked_and_shrunk(model: PreTrainedModel, masks: list[Tensor]) -> float:

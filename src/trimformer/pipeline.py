@@ -21,7 +21,7 @@ from trimformer.batches.calibration import Features, make_batches, mean_length, 
 from trimformer.batches.calibration import num_samples as num_samples_of
 from trimformer.batches.data import Selection, as_rows, find_splits
 from trimformer.batches.output import find_problem
-from trimformer.batches.tasks import Task, infer_task
+from trimformer.batches.tasks import Task, task_of
 from trimformer.costs.backends import check_backend
 from trimformer.costs.cost import Costs, Metric, linear_costs
 from trimformer.costs.lut import LatencyTable, check_table
@@ -194,14 +194,7 @@ def _prepare(
         train = as_rows(dataset)
         named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
-    task = task or infer_task(
-        find_problem(model),
-        model.config,
-        train,
-        model_class_name=type(model).__name__,
-        main_input=model.main_input_name,
-        **columns,
-    )
+    task = task or task_of(model, train, **columns)
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
         logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))

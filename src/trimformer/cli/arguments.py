@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from trimformer.batches.data import Rows, find_splits, load_hub, read_splits
 from trimformer.batches.output import find_problem
-from trimformer.batches.tasks import Task, find_task, infer_task
+from trimformer.batches.tasks import Task, find_task, task_of
 from trimformer.batches.tasks.base import check_task
 from trimformer.errors import TrimformerError
 from trimformer.methods import Allocation, AnyMethod, Criterion, Objective, Update, find_method
@@ -66,15 +66,8 @@ def load_task_data(options: DataOptions, model: Any, need_train: bool = True) ->
         raise TrimformerError("no data: give a file or folder with --data, or a known task with --task")
     train, validation = find_splits(splits, options.seed, need_train=need_train)
     if task is None:
-        task = infer_task(
-            problem,
-            model.config,
-            next(iter(validation.values())),
-            text_columns=options.text_column,
-            label_column=options.label_column,
-            model_class_name=type(model).__name__,
-            main_input=model.main_input_name,
-        )
+        columns = {"text_columns": options.text_column, "label_column": options.label_column}
+        task = task_of(model, next(iter(validation.values())), **columns)
     return (replace(task, max_length=options.max_length) if options.max_length else task), train, validation
 
 

@@ -1,11 +1,12 @@
 """Tasks by name, and tasks guessed from a model and the user's rows."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from trimformer.batches.data import Rows
-from trimformer.batches.output import Problem
+from trimformer.batches.output import Problem, find_problem
 from trimformer.batches.processor import is_dual
 from trimformer.batches.tasks.audio import AudioTask, audio_task
 from trimformer.batches.tasks.base import NO_LIMIT, Task, check_columns
@@ -22,7 +23,7 @@ from trimformer.errors import TrimformerError
 
 __all__ = [
     "TASKS", "AudioTask", "ChoiceTask", "EmbeddingTask", "EncodedTask", "ImageTask", "ImageTextTask", "SpanTask",
-    "Task", "TextTask", "TokenTask", "find_task", "infer_task",
+    "Task", "TextTask", "TokenTask", "find_task", "infer_task", "task_of",
 ]  # fmt: skip
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE_TASKS, *SPAN_TASKS)}
@@ -86,6 +87,18 @@ def infer_task(
     if main_input in ("input_values", "input_features"):
         return audio_task(problem, config, rows, columns=text_columns, label_column=label_column)
     return _task_of_texts(problem, config, rows, text_columns, label_column, max_length, head)
+
+
+def task_of(model: PreTrainedModel, rows: Rows, **columns: Any) -> Task:
+    """The task that a model and the user's rows tell; see `infer_task` for the columns."""
+    return infer_task(
+        find_problem(model),
+        model.config,
+        rows,
+        model_class_name=type(model).__name__,
+        main_input=model.main_input_name,
+        **columns,
+    )
 
 
 def _task_of_texts(
