@@ -4,16 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint install clean
+# Two tests at once, on a thread each: the models are so tiny that threads only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+.PHONY: demo test test-slow test-all lint install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -m "not slow"  # tiny models: threads only wait
+	$(PYTEST) -m "not slow"
+
+# All the slow ones but the grid of ONNX files, families by heads, which takes another quarter of an hour.
+test-slow: install
+	$(PYTEST) -m slow --ignore=tests/write
 
 test-all: install
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
