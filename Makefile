@@ -17,7 +17,7 @@ test: install
 
 # All the slow ones but the grid of ONNX files, families by heads, which takes another quarter of an hour.
 test-slow: install
-	$(PYTEST) -m slow --ignore=tests/write
+	$(PYTEST) -m slow --ignore=tests/onnx
 
 test-all: install
 	$(PYTEST)

@@ -39,12 +39,12 @@ from trimformer.costs.measure import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.environment import describe_device, versions
 from trimformer.methods import METHODS
+from trimformer.onnx.export import export_onnx, quantize
+from trimformer.onnx.serve import open_session, served
+from trimformer.onnx.trace import Asked
 from trimformer.pruner import Pruner
 from trimformer.shrinking.checkpoint import load, load_model, save
 from trimformer.verify.evaluation import Scorer
-from trimformer.write.onnx import export_onnx, quantize
-from trimformer.write.serve import open_session, served
-from trimformer.write.trace import Asked
 
 BASE = "dense, plain export"
 

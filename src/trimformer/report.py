@@ -13,6 +13,7 @@ from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
 from trimformer.update.walk import Refit
 from trimformer.verify.evaluation import Scores
+from trimformer.verify.serving import Served
 
 _DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
 
@@ -122,6 +123,7 @@ class PruningResult:
         scores: of both models; of several processes only the main one has them, and what follows.
         sizes: "dense" and "pruned".
         latency: of both models.
+        serving: ONNX files of both models, where they were asked for.
     """
 
     model: PreTrainedModel
@@ -137,6 +139,7 @@ class PruningResult:
     scores: Scores | None = None
     sizes: dict[str, Size] | None = None
     latency: LatencyReport | None = None
+    serving: list[Served] = field(default_factory=list)
 
     def __str__(self) -> str:
         return format_table(self)
@@ -145,7 +148,7 @@ class PruningResult:
 
     def figures(self) -> dict[str, Any]:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
-        names = ("task", "method", "budget", "samples", "scores", "sizes", "latency", "cost", "machine")
+        names = ("task", "method", "budget", "samples", "scores", "sizes", "latency", "serving", "cost", "machine")
         return {
             **{name: _plain(getattr(self, name)) for name in names},
             "sublayers": [self._sublayer(i) for i in range(len(self.masks))],
@@ -162,6 +165,8 @@ class PruningResult:
 
 def _plain(value: Any) -> Any:
     """Reports as dictionaries."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
@@ -183,11 +188,30 @@ def format_table(result: PruningResult) -> str:
     return "\n".join(
         [
             *(lines if result.scores else []),
+            *_serving_lines(result),
             "",
             f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
             f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
         ]
     )
+
+
+def _serving_lines(result: PruningResult) -> list[str]:
+    """A line for each ONNX file."""
+    if not result.serving or result.latency is None:
+        return []
+    metric = next((name for name in result.serving[0].scores if not name.endswith("_ci95")), None)
+    shape = f"ms, {result.latency.batch_size} x {result.latency.seq_len}"
+    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense")
+    names = ["in ONNX Runtime", *([metric] if metric else []), divergence, "MB", shape, "speed-up"]
+    rows = [names]
+    for s in result.serving:
+        score = [f"{100 * s.scores[metric]:.2f}"] if metric else []
+        apart = f"{max(0.0, s.divergence):.4f}"
+        rows.append([s.name, *score, apart, f"{s.bytes / 1e6:.1f}", f"{s.ms.median:.2f}", f"{s.speedup.median:.2f}x"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
+    return ["", lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
 Row = tuple[str, str, str, str]

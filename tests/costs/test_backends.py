@@ -7,7 +7,7 @@ import torch
 
 from tests.conftest import FAMILIES, HEADS, make_model, pruned, random_masks
 from trimformer.arch.masking import frozen
-from trimformer.costs.backends import Backend, check_backend, prepare
+from trimformer.costs.backends import ONNX, Backend, check_backend, prepare
 from trimformer.costs.measure import measure_table, random_inputs
 from trimformer.errors import TrimformerError
 
@@ -62,7 +62,7 @@ def test_compiled_models_of_all_widths_compute_what_eager_ones_do():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["compile", "onnx"])
+@pytest.mark.parametrize("backend", ["compile", *ONNX])
 def test_tables_are_measured_in_every_backend(onnx, backend):
     model = make_model(num_hidden_layers=1)
     table = measure_table(model, 2, 8, backend=backend, seconds=0.5)
@@ -79,15 +79,15 @@ def test_eager_is_the_model_itself():
 
 
 def test_an_unknown_backend_is_told_the_known_ones():
-    with pytest.raises(TrimformerError, match="'tensorrt' is unknown; known are eager, compile, onnx"):
+    with pytest.raises(TrimformerError, match="'tensorrt' is unknown; known are eager, compile, onnx, onnx-int8"):
         check_backend("tensorrt", CPU)
 
 
 def test_a_missing_package_is_named_and_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TrimformerError, match=r"onnxruntime and onnxscript: pip install 'trimformer\[onnx\]'"):
+    with pytest.raises(TrimformerError, match=r"onnxruntime and onnxscript and onnx_ir: pip install"):
         check_backend("onnx", CPU)
-    for backend in set(get_args(Backend)) - {"onnx"}:
+    for backend in set(get_args(Backend)) - set(ONNX):
         check_backend(backend, CPU)
 
 
@@ -96,10 +96,15 @@ def test_onnx_is_refused_on_a_gpu(onnx):
         check_backend("onnx", torch.device("cuda"))
 
 
-def test_a_model_that_cannot_be_exported_is_one_sentence(onnx):
-    class Odd(torch.nn.Module):
-        def forward(self, input_ids):
-            return input_ids[: int(input_ids.sum().item())].tolist()
+def test_int8_computes_nearly_what_pytorch_does(onnx):
+    model = make_model()
+    small, exact = pruned(model, random_masks(model)), run(model, "eager")
+    torch.testing.assert_close(run(model, "onnx-int8"), exact, atol=0.1 * float(exact.abs().max()), rtol=0)
+    assert not torch.equal(run(small, "onnx-int8"), run(small, "onnx"))
 
-    with pytest.raises(TrimformerError, match="cannot be run by ONNX Runtime"):
-        prepare(Odd().eval(), {"input_ids": torch.ones(2, dtype=torch.long)}, "onnx")
+
+def test_a_model_that_cannot_be_exported_is_one_sentence(onnx, monkeypatch):
+    model = make_model()
+    monkeypatch.setattr("trimformer.onnx.session.trace", lambda *_: torch.ones(2).view(3))
+    with pytest.raises(TrimformerError, match="BertForSequenceClassification cannot be exported"):
+        prepare(model, random_inputs(model, 2, 8), "onnx")

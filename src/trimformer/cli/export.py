@@ -20,16 +20,11 @@ from trimformer.batches.sentence import head_of
 from trimformer.cli.arguments import DataOptions, add_data_arguments, load_task_data, positive_int
 from trimformer.costs.measure import random_inputs
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.errors import TrimformerError
 from trimformer.files import check_output, write_directory
+from trimformer.onnx.export import OPSETS, Written, check_onnx, write_files
+from trimformer.onnx.serve import open_session
 from trimformer.shrinking.checkpoint import load
-from trimformer.write.onnx import OPSETS, Written, check_onnx, export_onnx, quantize
-from trimformer.write.serve import open_session
-
-# In the folder `onnx`; the names that Transformers.js, optimum and sentence-transformers know.
-MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
-
-SAMPLES = 256  # of the data, at most
+from trimformer.verify.serving import EXAMPLES, feeds
 
 SHAPE = (32, 32)  # batch size and length that are timed
 
@@ -54,9 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         _write_beside(model, processor, directory)
         folder = directory / "onnx"
         folder.mkdir()
-        files = [export_onnx(model, folder / MODEL, batches, opset=arguments.opset)]
-        if arguments.int8:
-            files.append(quantize(folder / MODEL, folder / QUANTIZED, model, batches))
+        files = write_files(model, folder, batches, int8=arguments.int8, opset=arguments.opset)
         table = format_files(model, files, _like(model, processor, *_shape(model)))
     origin = "the data" if _has_data(arguments) else "made-up inputs"
     print(f"compared with PyTorch on {origin}\n\n{table}\n\nwritten to {arguments.output}")
@@ -69,7 +62,7 @@ def _has_data(arguments: argparse.Namespace) -> bool:
 def _data(model: PreTrainedModel, processor: Any, arguments: argparse.Namespace) -> Sequence[Batch]:
     task, _, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
     rows = next(iter(validation.values()))
-    chosen = [rows[i] for i in range(min(SAMPLES, len(rows)))]
+    chosen = [rows[i] for i in range(min(EXAMPLES, len(rows)))]
     return make_batches(task.encode(chosen, processor, model.config), processor, 32)
 
 
@@ -117,11 +110,7 @@ def format_files(model: PreTrainedModel, files: Sequence[Written], inputs: Batch
     calls: list[Callable[[], Any]] = [partial(forward, model, given)]
     sessions = [open_session(file.path) for file in files]
     for session in sessions:
-        names = [value.name for value in session.get_inputs()]
-        if missing := [name for name in names if name not in given]:
-            raise TrimformerError(f"the data give '{missing[0]}', which cannot be made up for timing; leave it out")
-        feeds = {name: given[name].numpy() for name in names}
-        calls.append(partial(session.run, None, feeds))
+        calls.append(partial(session.run, None, feeds(session, given)))
     laps = interleaved(calls, model.device)
     kind = "squared error" if find_problem(model) == "regression" else "1 - cosine"
     kind = kind if find_problem(model) in ("regression", "embedding") else "KL"

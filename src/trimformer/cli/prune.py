@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -19,17 +20,22 @@ from trimformer.cli.arguments import (
 )
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
-from trimformer.costs.backends import Backend
+from trimformer.costs.backends import ONNX, Backend
 from trimformer.costs.cost import Metric
 from trimformer.costs.lut import FILES, read_table
+from trimformer.costs.measure import random_inputs
 from trimformer.environment import resolve_device
 from trimformer.files import check_output
 from trimformer.methods import DEFAULT_METHOD, METHODS
+from trimformer.onnx.export import check_onnx
 from trimformer.pipeline import prune
 from trimformer.processes import is_main, join
+from trimformer.report import PruningResult
 from trimformer.select.allocations import NEURON_MULTIPLE
 from trimformer.shrinking.checkpoint import load
+from trimformer.verify.evaluation import Scorer
 from trimformer.verify.promise import LatencyOptions
+from trimformer.verify.serving import serve, write_served
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
     latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
     latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
+    parser.add_argument("--export", choices=ONNX, help="ONNX files too, in the folder onnx: in float32, or also in "
+                        "eight bits; the table shows them beside the dense model's")  # fmt: skip
     add_method_arguments(parser, METHODS, DEFAULT_METHOD)
     add_calibration_arguments(parser)
     parser.set_defaults(run=run)
@@ -69,6 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_method(method, arguments.metric, arguments.bf16)
     resolve_device(arguments.device)
     check_output(arguments.output)
+    if arguments.export:
+        check_onnx()
     model, processor = load(arguments.model)
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
     prune_and_write(
@@ -77,6 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         train,
         arguments.output,
         {key: value for key, value in vars(arguments).items() if key != "run"},
+        export=arguments.export,
         constraint=arguments.constraint,
         eval_dataset=validation,
         task=task,
@@ -94,12 +105,52 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prune_and_write(
-    model: Any, processor: Any, train: Any, output: str | Path, arguments: Mapping[str, Any], **options: Any
+    model: Any,
+    processor: Any,
+    train: Any,
+    output: str | Path,
+    arguments: Mapping[str, Any],
+    *,
+    export: str | None = None,
+    **options: Any,
 ) -> None:
-    """Prunes, prints the table, and writes the output directory."""
-    result = prune(model, processor, train, **options)
-    if not is_main():
-        return
-    log = "\n".join([*kept_log.lines, "", str(result), ""])
-    write_result(result, processor, output, find_sublayers(model), arguments, log)
+    """Prunes, writes the output directory, with ONNX files if `export` names a kind, and prints the table."""
+    with tempfile.TemporaryDirectory() as temporary:
+        serving = None
+        if export and is_main():  # the dense files first: what cannot be exported is told before the long work
+            serving = Serving(model, processor, Path(temporary), export == "onnx-int8", options)
+        result = prune(model, processor, train, **options)
+        if not is_main():
+            return
+        beside = (lambda directory: serving.add(result, directory)) if serving else (lambda _: None)
+        write_result(result, processor, output, find_sublayers(model), arguments, kept_log.lines, beside)
     print(f"\n{result}\n\nwritten to {output}")
+
+
+class Serving:
+    """ONNX files of both models and how they compare.
+
+    Args:
+        model: dense.
+        processor: its tokenizer or processor.
+        folder: for the dense model's files.
+        int8: whether there are files in eight bits too.
+        options: of `prune`.
+
+    Raises:
+        TrimformerError: the model cannot be exported.
+    """
+
+    def __init__(self, model: Any, processor: Any, folder: Path, int8: bool, options: Mapping[str, Any]) -> None:
+        name, rows = next(iter(options["eval_dataset"].items()))
+        self._scorer = Scorer(name, rows, options["task"], model, processor, options["batch_size"])
+        self._model, self._dense, self._int8 = model, folder / "onnx", int8
+        write_served(model, self._dense, self._scorer, int8=int8)
+
+    def add(self, result: PruningResult, directory: Path) -> None:
+        """Writes the pruned model's files to the folder `onnx` of a directory, and compares all."""
+        assert result.latency is not None
+        write_served(result.model, directory / "onnx", self._scorer, int8=self._int8)
+        models = {"dense": (self._model, self._dense), "pruned": (result.model, directory / "onnx")}
+        inputs = random_inputs(self._model, result.latency.batch_size, result.latency.seq_len)
+        result.serving = serve(models, self._scorer, inputs)

@@ -1,7 +1,7 @@
 """The files that a pruning run leaves beside its model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ def write_result(
     path: str | Path,
     sublayers: list[Sublayer],
     arguments: Mapping[str, Any],
-    log: str = "",
+    log: Sequence[str] = (),
+    beside: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Writes the shrunk model with `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
 
@@ -45,7 +46,8 @@ def write_result(
         path: a directory that is empty or does not exist; it appears only once complete.
         sublayers: of the model that was pruned; the masks are theirs.
         arguments: of the run, recorded in `results.json`.
-        log: text of `log.txt`.
+        log: lines of `log.txt` before the table.
+        beside: writes more into the directory, and may add to the result, before its figures are written.
 
     Raises:
         TrimformerError: the directory is not empty or cannot be written.
@@ -55,6 +57,7 @@ def write_result(
         write_model(result.model, processor, directory)
         torch.save(head_mask, directory / "head_mask.pt")
         torch.save(neuron_mask, directory / "neuron_mask.pt")
+        beside(directory)
         text = json.dumps(results_dict(result, sublayers, arguments), indent=2, default=str)
         (directory / "results.json").write_text(text + "\n", encoding="utf-8")
-        (directory / "log.txt").write_text(log, encoding="utf-8")
+        (directory / "log.txt").write_text("\n".join([*log, "", str(result), ""]), encoding="utf-8")

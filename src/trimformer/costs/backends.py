@@ -1,19 +1,20 @@
-"""What runs a model: eager PyTorch, torch.compile, or ONNX Runtime."""
+"""What runs a model: eager PyTorch, torch.compile, or ONNX Runtime with the files that we write."""
 
-import importlib.util
-import logging
-import tempfile
-import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import FunctionType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError
+from trimformer.onnx.export import check_onnx
 
-Backend = Literal["eager", "compile", "onnx"]
+Backend = Literal["eager", "compile", "onnx", "onnx-int8"]
+
+ONNX: tuple[Backend, ...] = ("onnx", "onnx-int8")  # the files of `trimformer export`
 
 
 def check_backend(backend: str, device: torch.device) -> None:
@@ -22,24 +23,28 @@ def check_backend(backend: str, device: torch.device) -> None:
     """
     if backend not in get_args(Backend):
         raise TrimformerError(f"backend '{backend}' is unknown; known are {', '.join(get_args(Backend))}")
-    if backend == "onnx":
-        missing = [name for name in ("onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise TrimformerError(f"backend 'onnx' needs {' and '.join(missing)}: pip install 'trimformer[onnx]'")
+    if backend in ONNX:
+        check_onnx()
         if device.type != "cpu":
-            raise TrimformerError(f"backend 'onnx' is timed on the CPU only, not on '{device}'")
+            raise TrimformerError(f"backend '{backend}' is timed on the CPU only, not on '{device}'")
 
 
-def prepare(module: nn.Module, inputs: Mapping[str, Tensor], backend: Backend) -> Callable[[], Any]:
+def prepare(
+    module: nn.Module, inputs: Mapping[str, Tensor], backend: Backend, model: PreTrainedModel | None = None
+) -> Callable[[], Any]:
     """A call that runs the module on these inputs as the backend does it.
 
     Args:
         module: in evaluation mode, on the device of the inputs.
         inputs: keyword arguments of its forward.
         backend: what runs it.
+        model: what the module is a layer of; None: it is a model itself.
+
+    Raises:
+        TrimformerError: the backend cannot run the module.
     """
-    if backend == "onnx":
-        return _onnx(module, inputs)
+    if backend in ONNX:
+        return _onnx(module, inputs, model or cast(PreTrainedModel, module), backend)
     if backend == "compile":
         return _compiled(module, inputs)
     return lambda: module(**inputs)
@@ -55,18 +60,11 @@ def _compiled(module: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], A
     return call
 
 
-def _onnx(module: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
-    import onnxruntime
+def _onnx(
+    module: nn.Module, inputs: Mapping[str, Tensor], model: PreTrainedModel, backend: Backend
+) -> Callable[[], Any]:
+    from trimformer.onnx.session import session_of
 
-    for name in ("torch.onnx", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with one_sentence("the model cannot be run by ONNX Runtime"), tempfile.TemporaryDirectory() as folder:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(module, kwargs=dict(inputs), f=f"{folder}/model.onnx", dynamo=True, verbose=False)
-        session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
-    names = [node.name for node in session.get_inputs()]
-    feeds = {name: inputs[name].numpy() for name in names}
-    return lambda: session.run(None, feeds)
+    session = session_of(module, inputs, model, int8=backend == "onnx-int8")
+    feeds = {value.name: inputs[value.name].numpy() for value in session.get_inputs()}
+    return partial(session.run, None, feeds)

@@ -292,7 +292,7 @@ class _Bench:
             layer = find_sublayers(small)[index].module
             call = next(call for call in self.calls if call.layer is self.sublayers[index].module)
             module = _OneLayer(call.of(layer)).eval()
-            self._prepared[kind, kept] = prepare(module, {"hidden": self.hidden}, self.backend)
+            self._prepared[kind, kept] = prepare(module, {"hidden": self.hidden}, self.backend, small)
             self._prepared[kind, kept]()
         return self._prepared[kind, kept]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from trimformer.write.graph import Array, add_constant, add_node, constant, remove_unused, replace
+from trimformer.onnx.graph import Array, add_constant, add_node, constant, remove_unused, replace
 
 # Weights of a matrix or a table that is worth it.
 _ENOUGH = 256

@@ -26,11 +26,11 @@ class _Output(dict[str, Tensor]):
 _SAME = {"token_embeddings": "last_hidden_state"}
 
 
-def open_session(path: str | Path, threads: int | None = None) -> Any:
+def open_session(path: str | Path | bytes, threads: int | None = None) -> Any:
     """A session of ONNX Runtime on the CPU.
 
     Args:
-        path: of the file.
+        path: of the file, or what it would hold.
         threads: None: as many as PyTorch uses.
 
     Raises:
@@ -42,8 +42,9 @@ def open_session(path: str | Path, threads: int | None = None) -> Any:
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with one_sentence(f"ONNX Runtime {onnxruntime.__version__} cannot load '{path}'"):
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name, model = ("the model", path) if isinstance(path, bytes) else (f"'{path}'", str(path))
+    with one_sentence(f"ONNX Runtime {onnxruntime.__version__} cannot load {name}"):
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

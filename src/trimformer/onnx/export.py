@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 OPSETS = range(18, 24)
 
+# The names of a folder `onnx` that Transformers.js, optimum and sentence-transformers know.
+MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
+
 TOLERANCE = 1e-4  # of outputs up to 1, else relative to the largest
 
 _MOST_BYTES = 2**31 - 2**20  # of a file in one piece
@@ -55,6 +58,21 @@ def check_onnx() -> None:
         raise TrimformerError(f"ONNX files need {' and '.join(missing)}: pip install 'trimformer[onnx]'")
 
 
+def write_files(
+    model: PreTrainedModel,
+    folder: Path,
+    example_batches: Sequence[Batch],
+    *,
+    int8: bool,
+    opset: int | None = None,
+) -> list[Written]:
+    """Writes `model.onnx`, and `model_quantized.onnx` if `int8`, into a folder; see `export_onnx` and `quantize`."""
+    files = [export_onnx(model, folder / MODEL, example_batches, opset=opset)]
+    if int8:
+        files.append(quantize(folder / MODEL, folder / QUANTIZED, model, example_batches))
+    return files
+
+
 def export_onnx(
     model: PreTrainedModel,
     path: str | Path,
@@ -75,14 +93,14 @@ def export_onnx(
     Raises:
         TrimformerError: the model cannot be exported, or its file gives something else; nothing is written then.
     """
-    from trimformer.write.attention import OPSET
-
     check_onnx()
-    opset = OPSET if opset is None else opset
+    from trimformer.onnx.session import model_graph
+
+    opset = OPSETS[-1] if opset is None else opset
     _check(model, example_batches, opset, path)
     if embedding and (find_problem(model) != "embedding" or "input_ids" not in example_batches[0]):
         raise TrimformerError(f"{type(model).__name__} gives no embeddings of texts; leave out embedding=True")
-    graph = _graph(model, example_batches[0], opset, embedding)
+    graph = model_graph(model, example_batches[0], opset, embedding)
     return _write(graph, path, model, example_batches, TOLERANCE)
 
 
@@ -103,7 +121,7 @@ def quantize(source: str | Path, path: str | Path, model: PreTrainedModel, examp
     check_onnx()
     import onnx_ir
 
-    from trimformer.write.int8 import is_quantized, quantize_weights
+    from trimformer.onnx.int8 import is_quantized, quantize_weights
 
     _check(model, example_batches, OPSETS[-1], path)
     if not Path(source).is_file():
@@ -134,27 +152,6 @@ def _check(model: PreTrainedModel, batches: Sequence[Batch], opset: int, path: s
     if size > _MOST_BYTES:
         raise TrimformerError(f"{type(model).__name__} takes {size / 1e9:.1f} GB; an ONNX file holds no more than 2")
     find_problem(model)
-
-
-def _graph(model: PreTrainedModel, batch: Batch, opset: int, embedding: bool) -> "onnx_ir.Model":
-    """Raises:
-    TrimformerError: the exporter cannot follow the model.
-    """
-    from trimformer.write.graph import optimize
-    from trimformer.write.trace import Asked, trace
-
-    asked = Asked(model, batch, embedding)
-    try:
-        graph = trace(asked, batch, opset)
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
-        name = type(model).__name__
-        raise TrimformerError(f"{name} cannot be exported; PyTorch's exporter does not follow it: {reason}") from error
-    optimize(graph)
-    return graph
 
 
 def _write(
@@ -192,7 +189,7 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
 @torch.no_grad()
 def _compare(path: Path, model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float, float, float]:
     """(largest difference of any output, largest output, mean divergence) of a file from its model."""
-    from trimformer.write.serve import open_session, served
+    from trimformer.onnx.serve import open_session, served
 
     session, problem = open_session(path), find_problem(model)
     largest = scale = total = 0.0

@@ -16,8 +16,8 @@ from trimformer.arch import find_sublayers
 from trimformer.batches.output import divergence, find_problem, predict
 from trimformer.cli.main import main
 from trimformer.errors import TrimformerError
-from trimformer.write.onnx import Written, export_onnx, quantize
-from trimformer.write.serve import open_session, served
+from trimformer.onnx.export import Written, export_onnx, quantize
+from trimformer.onnx.serve import open_session, served
 
 CLASSES, TOKENS, SPAN, BARE = HEADS
 ELSEWHERE = make_batch(3, 17, labels=None, seed=1)  # of another shape than what is traced
@@ -212,8 +212,8 @@ def test_what_cannot_be_followed_is_refused_and_nothing_is_written(tmp_path: Pat
 
 
 def test_a_file_that_gives_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimformer.write.onnx.TOLERANCE", 0.0)
-    monkeypatch.setattr("trimformer.write.graph.optimize", _break)
+    monkeypatch.setattr("trimformer.onnx.export.TOLERANCE", 0.0)
+    monkeypatch.setattr("trimformer.onnx.graph.optimize", _break)
     (tmp_path / "model.onnx").write_text("before", encoding="utf-8")
     with pytest.raises(TrimformerError, match=r"gives outputs up to .* from PyTorch's; it is not written"):
         export_onnx(emptied(model_of("Bert", CLASSES)), tmp_path / "model.onnx", BATCHES)

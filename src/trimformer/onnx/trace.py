@@ -17,7 +17,7 @@ from trimformer.arch.calls import Batch, forward, model_inputs, replayed
 from trimformer.arch.masking import frozen
 from trimformer.batches.output import find_problem, model_output
 from trimformer.errors import TrimformerError
-from trimformer.write.attention import OPSET, one_node
+from trimformer.onnx.attention import OPSET, one_node
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -83,10 +83,40 @@ def trace(asked: Asked, batch: Batch, opset: int = OPSET) -> "onnx_ir.Model":
     Raises:
         Exception: whatever the exporter raises for what it cannot do.
     """
+    inputs = {name: _several(value) for name, value in model_inputs(batch).items()}
+    shapes = {"inputs": _dynamic(asked.model, inputs)}
+    with ExitStack() as stack:
+        if "token_type_ids" not in inputs:
+            stack.enter_context(_of_one_type(asked.model))
+        return _export(asked, asked.model, {"inputs": inputs}, list(inputs), asked.output_names, shapes, opset)
+
+
+def trace_layer(layer: nn.Module, model: PreTrainedModel, hidden: Tensor, opset: int = OPSET) -> "onnx_ir.Model":
+    """The graph of one layer by itself, for hidden states of this shape only.
+
+    Args:
+        layer: takes `hidden` and gives the layer's output.
+        model: what the layer is of.
+        hidden: [batch, length, hidden].
+        opset: version of ONNX's operators.
+
+    Raises:
+        Exception: whatever the exporter raises for what it cannot do.
+    """
+    return _export(layer, model, {"hidden": hidden}, ["hidden"], ["output"], None, opset)
+
+
+def _export(
+    module: nn.Module,
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    input_names: list[str],
+    output_names: list[str],
+    shapes: dict[str, Any] | None,
+    opset: int,
+) -> "onnx_ir.Model":
     for name in ("torch.onnx", "onnxscript", "torch.export"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    model = asked.model
-    inputs = {name: _several(value) for name, value in model_inputs(batch).items()}
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -94,14 +124,12 @@ def trace(asked: Asked, batch: Batch, opset: int = OPSET) -> "onnx_ir.Model":
         stack.enter_context(frozen(model))
         stack.enter_context(one_node(model, opset))
         stack.enter_context(_without_the_empty(model))
-        if "token_type_ids" not in inputs:
-            stack.enter_context(_of_one_type(model))
         program = torch.onnx.export(
-            asked,
-            kwargs={"inputs": inputs},
-            input_names=list(inputs),
-            output_names=asked.output_names,
-            dynamic_shapes={"inputs": _dynamic(model, inputs)},
+            module,
+            kwargs=inputs,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=shapes,
             opset_version=min(opset, _NATIVE),
             dynamo=True,
             verbose=False,

@@ -1,0 +1,68 @@
+"""Graphs as they go into files, and sessions of them without a file, to be timed."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.arch.calls import Batch
+from trimformer.errors import TrimformerError
+from trimformer.onnx.attention import OPSET
+from trimformer.onnx.graph import optimize
+from trimformer.onnx.int8 import quantize_weights
+from trimformer.onnx.serve import open_session
+from trimformer.onnx.trace import Asked, trace, trace_layer
+
+
+def model_graph(model: PreTrainedModel, batch: Batch, opset: int = OPSET, embedding: bool = False) -> ir.Model:
+    """The graph of a whole model, for any number of samples and tokens.
+
+    Raises:
+        TrimformerError: the exporter cannot follow the model.
+    """
+    asked = Asked(model, batch, embedding)
+    with _followed(model):
+        graph = trace(asked, batch, opset)
+    optimize(graph)
+    return graph
+
+
+def session_of(module: nn.Module, inputs: Mapping[str, Tensor], model: PreTrainedModel, *, int8: bool = False) -> Any:
+    """A session of ONNX Runtime that runs what a file of `export_onnx`, or `quantize`, would run.
+
+    Args:
+        module: the model, or one of its layers that takes `hidden`.
+        inputs: of its forward, on the CPU.
+        model: the model.
+        int8: whether weights are in eight bits.
+
+    Raises:
+        TrimformerError: the exporter cannot follow the model, or ONNX Runtime cannot run it.
+    """
+    if module is model:
+        graph = model_graph(model, {**inputs, "index": torch.arange(len(next(iter(inputs.values()))))})
+    else:
+        with _followed(model):
+            graph = trace_layer(module, model, inputs["hidden"])
+        optimize(graph)
+    if int8:
+        quantize_weights(graph)
+    return open_session(ir.to_proto(graph).SerializeToString())
+
+
+@contextmanager
+def _followed(model: PreTrainedModel) -> Iterator[None]:
+    """Whatever the exporter raises becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        name = type(model).__name__
+        raise TrimformerError(f"{name} cannot be exported; PyTorch's exporter does not follow it: {reason}") from error
