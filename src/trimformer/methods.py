@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from trimformer.errors import TrimformerError
 
 Criterion = Literal["magnitude", "random", "fisher", "obs"]
-Allocation = Literal["uniform", "global", "dp"]
+Allocation = Literal["uniform", "global", "dp", "plain"]
+Layout = Literal["free", "plain"]
 Update = Literal["none", "scale", "full"]
 Objective = Literal["labels", "curvature"]
 
@@ -24,7 +25,8 @@ class Method:
         criterion: "magnitude" (squared norm of a unit's weights), "random", "fisher" (squared mask
             gradients, then the paper's rearrangement), "obs" (Optimal Brain Surgeon).
         allocation: "uniform" (the same share of every sublayer), "global" (the units of highest
-            importance anywhere, the paper's search), "dp" (least predicted loss, dynamic programming).
+            importance anywhere, the paper's search), "dp" (least predicted loss, dynamic programming), "plain"
+            (least predicted loss of what the model's own config can say: one width for all layers, some left out).
         update: "none", "scale" (one factor per unit, the paper's rescaling), "full" (all kept weights
             of the output projections, and what sublayers read aligned; where the criterion is "obs", tokens weigh by
             their gradients).
@@ -83,3 +85,18 @@ def find_method(name: str, **choices: str) -> AnyMethod:
             raise TrimformerError(f"method '{name}' is of one piece; leave out {', '.join(choices)}")
         return method
     return replace(method, **choices)  # type: ignore[arg-type]
+
+
+def laid_out(method: AnyMethod, layout: Layout) -> AnyMethod:
+    """The method, its budget shared out so that the layout comes of it.
+
+    Raises:
+        TrimformerError: there is no such layout, or the method shares out in its own way.
+    """
+    if layout not in get_args(Layout):
+        raise TrimformerError(f"layout '{layout}' is unknown; known are {', '.join(get_args(Layout))}")
+    if layout == "free":
+        return method
+    if isinstance(method, WholeMethod):
+        raise TrimformerError(f"method '{method.name}' is of one piece and knows no layout; leave out the layout")
+    return replace(method, allocation="plain")

@@ -30,7 +30,7 @@ from trimformer.costs.measure import measure_table, random_inputs
 from trimformer.costs.yardstick import forward_seconds, peak_memory
 from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
-from trimformer.methods import DEFAULT_METHOD, AnyMethod, WholeMethod, find_method
+from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_method, laid_out
 from trimformer.processes import count, decide, is_main, part
 from trimformer.progress import progress
 from trimformer.pruner import Pruned, Pruner
@@ -69,6 +69,7 @@ def prune(
     metric: Metric | None = None,
     latency: LatencyOptions | None = None,
     method: str | AnyMethod = DEFAULT_METHOD,
+    layout: Layout = "free",
     num_samples: int = 2048,
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
@@ -95,6 +96,8 @@ def prune(
             "latency" of the whole model (the default with `latency_ms`).
         latency: how latency is measured, for the report too.
         method: a preset's name, or a point of the grid.
+        layout: "free", every sublayer its own number of units, or "plain", only what the model's own config can say,
+            so that the result loads anywhere: one width for all layers, some left out. It costs accuracy.
         num_samples: calibration examples, drawn without replacement.
         batch_size: for calibration and evaluation; the result does not depend on it.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
@@ -111,7 +114,7 @@ def prune(
     Raises:
         TrimformerError: the input cannot be used or the constraint cannot be reached.
     """
-    method = find_method(method) if isinstance(method, str) else method
+    method = laid_out(find_method(method) if isinstance(method, str) else method, layout)
     latency = as_the_table(with_ms(latency or LatencyOptions(), latency_ms))
     metric = metric or ("mac" if latency.ms is None else "latency")
     constraint = 0.5 if constraint is None and latency.ms is None else constraint
@@ -300,7 +303,7 @@ def _report(
 ) -> PruningResult:
     """What every process knows of the run."""
     stages = {stage: seconds[stage] / seconds_per_pass for stage in PRUNING if stage in seconds}
-    units = [s.num_units for s in find_sublayers(pruned.model)]
+    units = [int(mask.count_nonzero()) for mask in pruned.masks]
     return PruningResult(
         pruned.model,
         pruned.masks,
@@ -326,20 +329,24 @@ def _verify(result: PruningResult, model: PreTrainedModel, data: _Data, price: _
     result.latency = LatencyReport(
         price.latency.batch_size, price.length, price.latency.backend, seen.dense, seen.pruned, seen.ratio
     )
+    kept = {s.layer for s, mask in zip(find_sublayers(model), result.masks, strict=True) if mask.any()}
+    left = data.lengths  # of the sublayers that are there still: a plain layout leaves layers out
+    if len(find_sublayers(result.model)) < len(left):
+        left = [length for s, length in zip(find_sublayers(model), left, strict=True) if s.layer in kept]
     result.sizes = {
         name: Size(
-            model_macs(find_sublayers(candidate), data.lengths),
+            model_macs(find_sublayers(candidate), lengths),
             sum(p.numel() for p in candidate.parameters()),
             file_size(candidate),
         )
-        for name, candidate in (("dense", model), ("pruned", result.model))
+        for name, candidate, lengths in (("dense", model, data.lengths), ("pruned", result.model, left))
     }
     if price.metric == "latency":
         costs = price.promise.costs if price.promise else price.costs
         result.budget = replace(
             result.budget,
             asked_ms=price.latency.ms or price.constraint * seen.dense.median,
-            estimated_ms=costs.of([s.num_units for s in find_sublayers(result.model)]),
+            estimated_ms=costs.of(int(mask.count_nonzero()) for mask in result.masks),
             corrected=bool(price.promise and price.promise.corrected),
         )
 

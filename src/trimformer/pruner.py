@@ -20,6 +20,7 @@ from trimformer.run import Run
 from trimformer.select.allocations import NEURON_MULTIPLE, select_masks
 from trimformer.shrinking.shrink import shrink
 from trimformer.update.kprune import kprune
+from trimformer.update.plain import make_plain, rehearse
 from trimformer.update.updates import UPDATES, Refitting
 from trimformer.update.walk import Refit
 
@@ -59,7 +60,7 @@ class Pruner:
         run: memory, precision, seed, progress and clock.
 
     Raises:
-        TrimformerError: no unit matters, or a figure is not finite.
+        TrimformerError: no unit matters, a figure is not finite, or a plain config cannot say sizes of this model.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Pruner:
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
             return
+        if method.allocation == "plain":
+            rehearse(model, batches[0])
         self._ranking = CRITERIA[method.criterion](model, batches, method.objective, self._run)
         if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(
@@ -124,6 +127,8 @@ class Pruner:
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
             refits = UPDATES[self.method.update](given)
+            if self.method.allocation == "plain":
+                make_plain(student, self.model, self.batches)
         return Pruned(student, masks, refits, predicted)
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:

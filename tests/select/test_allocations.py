@@ -72,9 +72,10 @@ def test_every_point_of_the_grid_prunes_within_the_budget(method):
     model, batch = make_model(), make_batch(batch=24)
     costs = linear_costs(find_sublayers(model), "mac", 10)
     pruned = Pruner(model, [batch], method, neuron_multiple=8)(costs, 0.5)
-    sublayers = find_sublayers(pruned.model)
-    assert 0 < cost_left(pruned.model, costs) <= 0.5 * costs.dense
-    assert [s.num_units for s in sublayers] == [int(mask.count_nonzero()) for mask in pruned.masks]
+    units = [int(mask.count_nonzero()) for mask in pruned.masks]
+    assert 0 < costs.of(units) <= 0.5 * costs.dense
+    there = [s.num_units for s in find_sublayers(pruned.model)]  # a plain layout leaves whole layers out
+    assert there == ([k for k in units if k] if method.allocation == "plain" else units)
     assert len(pruned.refits) == (0 if method.update == "none" else 6)
 
 

@@ -12,7 +12,7 @@ from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import Task, find_task, task_of
 from trimformer.batches.tasks.base import check_task
 from trimformer.errors import TrimformerError
-from trimformer.methods import Allocation, AnyMethod, Criterion, Objective, Update, find_method
+from trimformer.methods import Allocation, AnyMethod, Criterion, Layout, Objective, Update, find_method, laid_out
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], default: str) -> None:
     method = parser.add_argument_group("method", "a preset, and choices of it to replace")
     method.add_argument("--method", default=default, help=f"{', '.join(names)} (default: %(default)s)")
+    method.add_argument("--layout", choices=get_args(Layout), default="free", help="plain: only what the model's own "
+                        "config can say, so that it loads anywhere (one width, some layers left out); it costs "
+                        "accuracy")  # fmt: skip
     method.add_argument("--criterion", choices=get_args(Criterion), help="what ranks units")
     method.add_argument("--allocation", choices=get_args(Allocation), help="what shares out the budget")
     method.add_argument("--update", choices=get_args(Update), help="what is refitted")
@@ -98,7 +101,8 @@ def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], 
 def chosen_method(arguments: argparse.Namespace) -> AnyMethod:
     """The preset with the choices that replace its own."""
     choices = {name: getattr(arguments, name) for name in ("criterion", "allocation", "update", "objective")}
-    return find_method(arguments.method, **{name: value for name, value in choices.items() if value})
+    method = find_method(arguments.method, **{name: value for name, value in choices.items() if value})
+    return laid_out(method, arguments.layout)
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,8 +25,11 @@ def results_dict(result: PruningResult, sublayers: list[Sublayer], arguments: Ma
     figures = result.figures()
     for sublayer, entry in zip(sublayers, figures["sublayers"], strict=True):
         entry["sublayer"] = sublayer.name
-    widths = result.model.config.quantization_config
-    return {**figures, "heads": widths["heads"], "neurons": widths["neurons"], "arguments": dict(arguments)}
+    heads, neurons = (
+        [int(m.count_nonzero()) for s, m in zip(sublayers, result.masks, strict=True) if s.kind == kind]
+        for kind in ("attention", "ffn")
+    )
+    return {**figures, "heads": heads, "neurons": neurons, "arguments": dict(arguments)}
 
 
 def write_result(

@@ -12,6 +12,7 @@ from trimformer.curves.obs import Curve
 from trimformer.errors import TrimformerError
 from trimformer.methods import Allocation
 from trimformer.select.dynamic import allocate
+from trimformer.select.plain import search_plain, smallest_plain
 from trimformer.select.rearrange import rearrange_mask
 from trimformer.select.search_latency import search_latency
 from trimformer.select.search_mac import search_units
@@ -117,10 +118,19 @@ def search_globally(
     return [next(rows[s.kind]).float() for s in sublayers]
 
 
+def share_plainly(
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
+) -> list[Tensor]:
+    """One number of neurons and of heads for all layers that are left, others left out: what any config can say."""
+    units = search_plain(sublayers, curves, costs, constraint, neuron_multiple)
+    return [curve.mask(kept) for curve, kept in zip(curves, units, strict=True)]
+
+
 ALLOCATIONS: dict[Allocation, Allocate] = {
     "uniform": share_uniformly,
     "global": search_globally,
     "dp": share_dynamically,
+    "plain": share_plainly,
 }
 
 
@@ -128,6 +138,8 @@ def smallest_constraint(
     allocation: Allocation, sublayers: Sequence[Sublayer], costs: Costs, neuron_multiple: int = NEURON_MULTIPLE
 ) -> float:
     """The smallest constraint that leaves at least one unit, as a fraction of the dense cost."""
+    if allocation == "plain":
+        return smallest_plain(sublayers, costs, neuron_multiple)
     if allocation == "uniform":
         return costs.of(_shares(costs, 1 / max(s.num_units for s in sublayers))) / costs.dense
     step = neuron_multiple if allocation == "dp" else 1
