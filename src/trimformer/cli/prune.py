@@ -29,6 +29,7 @@ from trimformer.pipeline import prune
 from trimformer.processes import is_main, join
 from trimformer.select.allocations import NEURON_MULTIPLE
 from trimformer.shrinking.checkpoint import load
+from trimformer.shrinking.standalone import check_standalone
 from trimformer.verify.promise import LatencyOptions
 
 
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "(default: mac; with --latency-ms latency)")  # fmt: skip
     parser.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
                         "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--standalone", action="store_true", help="write a file of code too, by which the result "
+                        "loads without trimformer, given trust_remote_code=True")  # fmt: skip
     latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
     latency.add_argument("--latency-ms", type=float, help="milliseconds to keep to, instead of --constraint")
     latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
@@ -70,6 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
     resolve_device(arguments.device)
     check_output(arguments.output)
     model, processor = load(arguments.model)
+    if arguments.standalone:
+        check_standalone(model)
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
     prune_and_write(
         model,
@@ -77,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         train,
         arguments.output,
         {key: value for key, value in vars(arguments).items() if key != "run"},
+        standalone=arguments.standalone,
         constraint=arguments.constraint,
         eval_dataset=validation,
         task=task,
@@ -94,12 +100,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prune_and_write(
-    model: Any, processor: Any, train: Any, output: str | Path, arguments: Mapping[str, Any], **options: Any
+    model: Any,
+    processor: Any,
+    train: Any,
+    output: str | Path,
+    arguments: Mapping[str, Any],
+    *,
+    standalone: bool = False,
+    **options: Any,
 ) -> None:
     """Prunes, prints the table, and writes the output directory."""
     result = prune(model, processor, train, **options)
     if not is_main():
         return
     log = "\n".join([*kept_log.lines, "", str(result), ""])
-    write_result(result, processor, output, find_sublayers(model), arguments, log)
+    write_result(result, processor, output, find_sublayers(model), arguments, log, standalone=standalone)
     print(f"\n{result}\n\nwritten to {output}")

@@ -36,6 +36,8 @@ def write_result(
     sublayers: list[Sublayer],
     arguments: Mapping[str, Any],
     log: str = "",
+    *,
+    standalone: bool = False,
 ) -> None:
     """Writes the shrunk model with `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
 
@@ -46,13 +48,14 @@ def write_result(
         sublayers: of the model that was pruned; the masks are theirs.
         arguments: of the run, recorded in `results.json`.
         log: text of `log.txt`.
+        standalone: the directory also loads without trimformer; see `write_standalone`.
 
     Raises:
-        TrimformerError: the directory is not empty or cannot be written.
+        TrimformerError: the directory is not empty or cannot be written, or cannot be standalone.
     """
     head_mask, neuron_mask = stack_masks(sublayers, result.masks)
     with write_directory(path) as directory:
-        write_model(result.model, processor, directory)
+        write_model(result.model, processor, directory, standalone=standalone)
         torch.save(head_mask, directory / "head_mask.pt")
         torch.save(neuron_mask, directory / "neuron_mask.pt")
         text = json.dumps(results_dict(result, sublayers, arguments), indent=2, default=str)
