@@ -8,7 +8,7 @@ source along.
 import copy
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
+from trimformer.arch import find_sublayers, remove
 from trimformer.errors import TrimformerError
 from trimformer.shrinking import carried
 from trimformer.shrinking.guard import ENTRY, SHAPES, STANDALONE, is_pruned
@@ -69,14 +70,19 @@ def write_standalone(model: PreTrainedModel, directory: Path) -> None:
         )
     with torch.device("meta"):
         dense = dense_class(model)(copy.deepcopy(model.config))
-    pairs = [(name, module, dense.get_submodule(name)) for name, module in model.named_modules()]
-    changes = {name: change for name, module, before in pairs[1:] if (change := _change(module, before))}
+    narrowed = _narrowed(model)
+    changes = {name: _change(module, dense.get_submodule(name)) for name, module in narrowed.items()}
     file, name, autos = directory / "config.json", type(model).__name__, _auto_classes(model)
     config = json.loads(file.read_text(encoding="utf-8"))
-    config |= {SHAPES: changes, "auto_map": dict.fromkeys(autos, f"{FILE}.{name}"), ENTRY: STANDALONE}
+    config |= {
+        SHAPES: {name: change for name, change in changes.items() if change},
+        "auto_map": dict.fromkeys(autos, f"{FILE}.{name}"),
+        ENTRY: STANDALONE,
+    }
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    begun = Path(carried.__file__).read_text(encoding="utf-8")
-    text = "\n\n".join([begun, *_sources(model), _CLASS.format(name=name, auto=autos[0])])
+    text = "\n\n".join(
+        [inspect.getsource(carried), *_sources(narrowed.values()), _CLASS.format(name=name, auto=autos[0])]
+    )
     (directory / f"{FILE}.py").write_text(text, encoding="utf-8")
 
 
@@ -109,6 +115,16 @@ def _is_theirs(thing: Any) -> bool:
     return str(thing.__module__).split(".")[0] in ("transformers", "torch", "builtins", "abc")
 
 
+def _narrowed(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules that pruning changes, by name: others may hold numbers of their own that say nothing of widths."""
+    found: set[nn.Module] = set()
+    for sublayer in find_sublayers(model):
+        found |= {sublayer.projection, *(producer.linear for producer in sublayer.producers)}
+        found |= {module for module, _ in sublayer.counts}
+        found |= {sublayer.per_head[0]} if sublayer.per_head else set()
+    return {name: module for name, module in model.named_modules() if module in found}
+
+
 def _change(module: nn.Module, dense: nn.Module) -> dict[str, Any]:
     """What pruning did to a module, in the words of `carried.Standalone`."""
     shapes = {
@@ -121,25 +137,36 @@ def _change(module: nn.Module, dense: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if (type(value) is int or name == "kept") and value != vars(dense).get(name)
     }
-    hooks = [[hook.func.__name__, *hook.args] for hook in _partials(module)]
-    pre_hooks = [hook.__name__ for hook in module._forward_pre_hooks.values() if inspect.isfunction(hook)]
-    narrowed = type(module).__name__ if type(module) is not type(dense) else None
-    told = {"shapes": shapes, "values": values, "class": narrowed, "hooks": hooks, "pre_hooks": pre_hooks}
+    told = {
+        "shapes": shapes,
+        "values": values,
+        "class": type(module).__name__ if type(module) is not type(dense) else None,
+        "hooks": [[hook.func.__name__, *hook.args] for hook in _hooks(module)],
+        "pre_hooks": [hook.__name__ for hook in _pre_hooks(module)],
+    }
     return {key: value for key, value in told.items() if value}
 
 
-def _partials(module: nn.Module) -> list[partial[Any]]:
-    return [hook for hook in module._forward_hooks.values() if isinstance(hook, partial)]
+def _hooks(module: nn.Module) -> list[partial[Any]]:
+    hooks = [hook for hook in module._forward_hooks.values() if isinstance(hook, partial)]
+    return [hook for hook in hooks if _is_ours(hook.func)]
 
 
-def _sources(model: nn.Module) -> Iterator[str]:
+def _pre_hooks(module: nn.Module) -> list[Any]:
+    return [hook for hook in module._forward_pre_hooks.values() if inspect.isfunction(hook) and _is_ours(hook)]
+
+
+def _is_ours(function: Any) -> bool:
+    """Whether it is a function of ours, or a copy that a standalone directory carried."""
+    return function.__module__ == remove.__name__ or function.__module__.endswith(f".{FILE}")
+
+
+def _sources(modules: Iterable[nn.Module]) -> Iterator[str]:
     """Imports and sources of the classes and hooks by which the modules run, each once."""
     needed: dict[Any, None] = {}
-    for module in list(model.modules())[1:]:
-        needed |= dict.fromkeys(c for c in reversed(type(module).__mro__) if not _is_theirs(c))
-        needed |= dict.fromkeys(hook.func for hook in _partials(module))
-        needed |= dict.fromkeys(hook for hook in module._forward_pre_hooks.values() if inspect.isfunction(hook))
+    for module in modules:
+        needed |= dict.fromkeys(kind for kind in reversed(type(module).__mro__) if not _is_theirs(kind))
+        needed |= dict.fromkeys([hook.func for hook in _hooks(module)] + _pre_hooks(module))
     bases = {base for thing in needed for base in getattr(thing, "__bases__", ()) if base.__module__ != "builtins"}
-    imports = sorted(f"from {base.__module__} import {base.__name__}\n" for base in bases if _is_theirs(base))
-    yield _IMPORTS + "".join(imports)
+    yield _IMPORTS + "".join(sorted(f"from {b.__module__} import {b.__name__}\n" for b in bases if _is_theirs(b)))
     yield from (inspect.getsource(thing).rstrip() + "\n" for thing in needed)
