@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from tests import families
@@ -78,6 +79,14 @@ def test_loading_information_comes_along(saved, model):
     )
     assert same(again, model)
     assert not any(info.values())
+
+
+def test_its_code_refuses_weights_that_would_stay_random(saved):
+    weights = load_file(saved / "model.safetensors")
+    del weights["bert.encoder.layer.1.output.dense.weight"]
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OSError, match=r"for 1 of its tensors: bert.encoder.layer.1.output.dense.weight"):
+        by_its_code(saved)
 
 
 def test_all_auto_classes_of_the_architecture_are_named(tmp_path):

@@ -17,8 +17,9 @@ from trimformer import load, save, shrink
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("without us")]
 
-# Layouts of positions, heads and linear layers; "none": no unit is left anywhere.
-MODELS = ["Bert", "DistilBert", "ViT", "MPNet", "DebertaV2", "Llama", "T5", "Bert none", "MPNet none", "GPT2 none"]
+# Layouts of positions, heads and linear layers; the last have other names on disk; "none": no unit is left anywhere.
+MODELS = ["Bert", "DistilBert", "ViT", "MPNet", "DebertaV2", "Llama", "T5", "Bert none", "MPNet none", "GPT2 none",
+          "Vivit", "AltCLIP"]  # fmt: skip
 
 STRANGER = """
 import json, sys

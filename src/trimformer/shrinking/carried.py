@@ -36,6 +36,11 @@ class Standalone:
                 module.register_forward_pre_hook(globals()[hook])
 
     @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: the weights have the names that Transformers' own class gives them on disk, which others don't get."""
+        return False
+
+    @classmethod
     def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
         """As the model's own; without the entries of the config that are for trimformer."""
         if config is None or isinstance(config, (str, Path)):
@@ -45,10 +50,13 @@ class Standalone:
         config = copy.deepcopy(config)
         vars(config).pop("transformers_weights", None)
         widths = vars(config).pop("quantization_config", None)
-        loaded = super().from_pretrained(name, *args, config=config, **kwargs)  # type: ignore[misc]
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        with_info = kwargs.pop("output_loading_info", False)
+        load = super().from_pretrained  # type: ignore[misc]
+        model, info = load(name, *args, config=config, output_loading_info=True, **kwargs)
+        if lost := [*info["missing_keys"], *info["mismatched_keys"]]:  # Transformers would make them random
+            raise OSError(f"the weights in '{name}' do not fit the model, for {len(lost)} of its tensors: {lost[0]}")
         vars(model.config).setdefault("quantization_config", widths)
-        return loaded
+        return (model, info) if with_info else model
 
     def save_pretrained(self, directory: Any, *args: Any, **kwargs: Any) -> None:
         """As the model's own; with the entry, dropped by Transformers, that keeps others from loading it wrongly."""
