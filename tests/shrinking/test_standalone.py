@@ -1,9 +1,11 @@
 """A standalone directory where trimformer is there: loaded by us, or by its own code, it is the same model."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
@@ -12,6 +14,7 @@ from tests.commands import prune
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import TrimformerError, find_sublayers, load, save, shrink
 from trimformer.arch.calls import model_inputs
+from trimformer.shrinking import carried
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +89,17 @@ def test_its_code_refuses_weights_that_would_stay_random(saved):
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, saved / "model.safetensors", {"format": "pt"})
     with pytest.raises(OSError, match=r"for 1 of its tensors: bert.encoder.layer.1.output.dense.weight"):
+        by_its_code(saved)
+
+
+def test_its_code_needs_the_transformers_that_we_need():
+    needed = ".".join(map(str, carried.NEEDED))
+    assert f'"transformers>={needed},' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+
+
+def test_its_code_refuses_an_older_transformers(saved, monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", "4.57.3")
+    with pytest.raises(ImportError, match=r"needs transformers 5\.18 or newer"):
         by_its_code(saved)
 
 

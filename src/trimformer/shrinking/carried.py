@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
+
+NEEDED = (5, 18)  # modules of Transformers had other names and attributes before
 
 
 class Standalone:
@@ -43,6 +46,8 @@ class Standalone:
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
         """As the model's own; without the entries of the config that are for trimformer."""
+        if tuple(map(int, transformers.__version__.split(".")[:2])) < NEEDED:
+            raise ImportError(f"this model needs transformers {NEEDED[0]}.{NEEDED[1]} or newer")
         if config is None or isinstance(config, (str, Path)):
             where = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
             given = {key: kwargs[key] for key in where if key in kwargs}

@@ -27,7 +27,6 @@ FILE = "modeling_trimformer"
 
 _IMPORTS = """
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
 """.lstrip()
 
