@@ -1,22 +1,44 @@
 """Post-training structured pruning for Hugging Face Transformers.
 
-Importing this package lets `AutoModel*.from_pretrained` load pruned directories.
+Importing this package lets `AutoModel*.from_pretrained` load pruned directories. What only pruning needs is imported
+when it is asked for, so a service that loads pays for neither scipy nor scikit-learn.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from trimformer.arch import Sublayer, find_sublayers, register_family
 from trimformer.arch.masking import MaskUnits
 from trimformer.errors import TrimformerError
 from trimformer.methods import METHODS, Method
-from trimformer.pipeline import prune
-from trimformer.pruner import Pruned, Pruner
-from trimformer.report import PruningResult
 from trimformer.run import Run
 from trimformer.shrinking.checkpoint import load, save
 from trimformer.shrinking.shrink import shrink
-from trimformer.verify.promise import LatencyOptions
 from trimformer.version import __version__
 
 __all__ = [
     "METHODS", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run", "Sublayer",
     "TrimformerError", "__version__", "find_sublayers", "load", "prune", "register_family", "save", "shrink",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    from trimformer.pipeline import prune
+    from trimformer.pruner import Pruned, Pruner
+    from trimformer.report import PruningResult
+    from trimformer.verify.promise import LatencyOptions
+else:
+    _LATER = {
+        "LatencyOptions": "verify.promise",
+        "Pruned": "pruner",
+        "Pruner": "pruner",
+        "PruningResult": "report",
+        "prune": "pipeline",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'trimformer' has no attribute '{name}'")
+        return getattr(import_module(f"trimformer.{_LATER[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -20,22 +20,20 @@ from trimformer.cli.arguments import (
 )
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
+from trimformer.cli.serving import Serving
 from trimformer.costs.backends import ONNX, Backend
 from trimformer.costs.cost import Metric
 from trimformer.costs.lut import FILES, read_table
-from trimformer.costs.measure import random_inputs
 from trimformer.environment import resolve_device
 from trimformer.files import check_output
 from trimformer.methods import DEFAULT_METHOD, METHODS
 from trimformer.onnx.export import check_onnx
 from trimformer.pipeline import prune
 from trimformer.processes import is_main, join
-from trimformer.report import PruningResult
 from trimformer.select.allocations import NEURON_MULTIPLE
 from trimformer.shrinking.checkpoint import load
-from trimformer.verify.evaluation import Scorer
+from trimformer.shrinking.standalone import check_standalone
 from trimformer.verify.promise import LatencyOptions
-from trimformer.verify.serving import serve, write_served
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "(default: mac; with --latency-ms latency)")  # fmt: skip
     parser.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
                         "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--standalone", action="store_true", help="write a file of code too, by which the result "
+                        "loads without trimformer, given trust_remote_code=True")  # fmt: skip
     latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
     latency.add_argument("--latency-ms", type=float, help="milliseconds to keep to, instead of --constraint")
     latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.export:
         check_onnx()
     model, processor = load(arguments.model)
+    if arguments.standalone:
+        check_standalone(model)
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
     prune_and_write(
         model,
@@ -88,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.output,
         {key: value for key, value in vars(arguments).items() if key != "run"},
         export=arguments.export,
+        standalone=arguments.standalone,
         constraint=arguments.constraint,
         eval_dataset=validation,
         task=task,
@@ -112,6 +115,7 @@ def prune_and_write(
     arguments: Mapping[str, Any],
     *,
     export: str | None = None,
+    standalone: bool = False,
     **options: Any,
 ) -> None:
     """Prunes, writes the output directory, with ONNX files if `export` names a kind, and prints the table."""
@@ -123,34 +127,14 @@ def prune_and_write(
         if not is_main():
             return
         beside = (lambda directory: serving.add(result, directory)) if serving else (lambda _: None)
-        write_result(result, processor, output, find_sublayers(model), arguments, kept_log.lines, beside)
+        write_result(
+            result,
+            processor,
+            output,
+            find_sublayers(model),
+            arguments,
+            kept_log.lines,
+            beside,
+            standalone=standalone,
+        )
     print(f"\n{result}\n\nwritten to {output}")
-
-
-class Serving:
-    """ONNX files of both models and how they compare.
-
-    Args:
-        model: dense.
-        processor: its tokenizer or processor.
-        folder: for the dense model's files.
-        int8: whether there are files in eight bits too.
-        options: of `prune`.
-
-    Raises:
-        TrimformerError: the model cannot be exported.
-    """
-
-    def __init__(self, model: Any, processor: Any, folder: Path, int8: bool, options: Mapping[str, Any]) -> None:
-        name, rows = next(iter(options["eval_dataset"].items()))
-        self._scorer = Scorer(name, rows, options["task"], model, processor, options["batch_size"])
-        self._model, self._dense, self._int8 = model, folder / "onnx", int8
-        write_served(model, self._dense, self._scorer, int8=int8)
-
-    def add(self, result: PruningResult, directory: Path) -> None:
-        """Writes the pruned model's files to the folder `onnx` of a directory, and compares all."""
-        assert result.latency is not None
-        write_served(result.model, directory / "onnx", self._scorer, int8=self._int8)
-        models = {"dense": (self._model, self._dense), "pruned": (result.model, directory / "onnx")}
-        inputs = random_inputs(self._model, result.latency.batch_size, result.latency.seq_len)
-        result.serving = serve(models, self._scorer, inputs)

@@ -40,6 +40,8 @@ def write_result(
     arguments: Mapping[str, Any],
     log: Sequence[str] = (),
     beside: Callable[[Path], None] = lambda _: None,
+    *,
+    standalone: bool = False,
 ) -> None:
     """Writes the shrunk model with `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
 
@@ -51,13 +53,14 @@ def write_result(
         arguments: of the run, recorded in `results.json`.
         log: lines of `log.txt` before the table.
         beside: writes more into the directory, and may add to the result, before its figures are written.
+        standalone: the directory also loads without trimformer; see `write_standalone`.
 
     Raises:
-        TrimformerError: the directory is not empty or cannot be written.
+        TrimformerError: the directory is not empty or cannot be written, or cannot be standalone.
     """
     head_mask, neuron_mask = stack_masks(sublayers, result.masks)
     with write_directory(path) as directory:
-        write_model(result.model, processor, directory)
+        write_model(result.model, processor, directory, standalone=standalone)
         torch.save(head_mask, directory / "head_mask.pt")
         torch.save(neuron_mask, directory / "neuron_mask.pt")
         beside(directory)

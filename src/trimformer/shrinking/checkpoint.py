@@ -14,7 +14,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -24,8 +24,10 @@ from trimformer.batches.processor import load_processor
 from trimformer.batches.sentence import attach, head_of, read_head, transformer_folder
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.files import write_directory
+from trimformer.shrinking.guard import QUANT_METHOD, open_guard
 from trimformer.shrinking.masks import unstack_masks
-from trimformer.shrinking.shrink import QUANT_METHOD, resize
+from trimformer.shrinking.shrink import resize
+from trimformer.shrinking.standalone import make_plain, write_standalone
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -34,7 +36,9 @@ _NOT_OURS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "ru
 
 
 @register_quantization_config(QUANT_METHOD)
-class _Widths(QuantizationConfigMixin):
+class TrimformerConfig(QuantizationConfigMixin):
+    """The widths in a pruned config; Transformers names this class where another quantization is asked for."""
+
     def __init__(
         self, heads: list[int], neurons: list[int], kept_heads: list[list[int] | None] | None = None, **_: Any
     ) -> None:
@@ -46,7 +50,11 @@ class _Widths(QuantizationConfigMixin):
 
 @register_quantizer(QUANT_METHOD)
 class _Resizer(HfQuantizer):  # type: ignore[misc]
-    quantization_config: _Widths
+    quantization_config: TrimformerConfig
+
+    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        open_guard(config)  # the only hook that sees the config before the weights are looked for
+        return config
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         widths = self.quantization_config
@@ -59,6 +67,7 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(module, PreTrainedModel):
                 vars(module.config).pop("_is_quantized", None)
         model.config.quantization_config = self.quantization_config.to_dict()
+        make_plain(model)
 
     def is_serializable(self) -> bool:
         return True
@@ -155,23 +164,32 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
     return model
 
 
-def write_model(model: PreTrainedModel, processor: Any, directory: Path) -> None:
+def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, standalone: bool = False) -> None:
     """Writes config, safetensors, the tokenizer's or processor's files, and those of sentence-transformers."""
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     head = head_of(model)
     if head is not None:
         head.carry(directory)
+    if standalone:
+        write_standalone(model, directory)
 
 
-def save(model: PreTrainedModel, processor: Any, path: str | Path) -> None:
-    """Writes a model and its tokenizer or processor as an ordinary directory; see `write_model`.
+def save(model: PreTrainedModel, processor: Any, path: str | Path, *, standalone: bool = False) -> None:
+    """Writes a model and its tokenizer or processor as an ordinary directory.
+
+    Args:
+        model: dense or pruned.
+        processor: what makes its inputs.
+        path: a directory that is empty or does not exist; it appears only once complete.
+        standalone: a pruned model also loads without trimformer, by `trust_remote_code=True`.
 
     Raises:
-        TrimformerError: the directory is not empty or cannot be written.
+        TrimformerError: the directory is not empty or cannot be written, or no directory of this model can be
+            standalone.
     """
     with write_directory(path) as directory:
-        write_model(model, processor, directory)
+        write_model(model, processor, directory, standalone=standalone)
 
 
 def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:

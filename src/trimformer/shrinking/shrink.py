@@ -11,8 +11,8 @@ from trimformer.arch import find_sublayers
 from trimformer.arch.linear import matrix
 from trimformer.arch.remove import keep_units, kept_heads
 from trimformer.errors import TrimformerError
-
-QUANT_METHOD = "trimformer"
+from trimformer.shrinking.guard import QUANT_METHOD
+from trimformer.shrinking.standalone import make_plain
 
 
 @torch.no_grad()
@@ -46,6 +46,7 @@ def record_widths(model: PreTrainedModel) -> None:
 
     Where a family has tensors with an entry for each head, also which heads are left.
     """
+    make_plain(model)
     sublayers = find_sublayers(model)
     widths: dict[str, Any] = {
         "quant_method": QUANT_METHOD,

@@ -1,0 +1,73 @@
+"""A pruned model that Transformers loads by itself, given `trust_remote_code=True`.
+
+This text is the beginning of `modeling_trimformer.py` in a standalone directory: it knows nothing of trimformer. What
+follows there are the parts of trimformer that this model's layers need, if any, and its class.
+"""
+
+import copy
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+NEEDED = (5, 18)  # modules of Transformers had other names and attributes before
+
+
+class Standalone:
+    """Narrows a model of Transformers to what the config's `trimformer_shapes` say of its modules."""
+
+    config: Any
+
+    @torch.no_grad()
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        for name, change in config.trimformer_shapes.items():
+            module = self.get_submodule(name)  # type: ignore[attr-defined]
+            for key, shape in change.get("shapes", {}).items():
+                setattr(module, key, nn.Parameter(getattr(module, key)[tuple(map(slice, shape))].clone()))
+            for key, value in change.get("values", {}).items():
+                setattr(module, key, value)
+            if "class" in change:
+                module.__class__ = globals()[change["class"]]
+            for hook, *given in change.get("hooks", []):
+                module.register_forward_hook(partial(globals()[hook], *given))
+            for hook in change.get("pre_hooks", []):
+                module.register_forward_pre_hook(globals()[hook])
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: the weights have the names that Transformers' own class gives them on disk, which others don't get."""
+        return False
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """As the model's own; without the entries of the config that are for trimformer."""
+        if tuple(map(int, transformers.__version__.split(".")[:2])) < NEEDED:
+            raise ImportError(f"this model needs transformers {NEEDED[0]}.{NEEDED[1]} or newer")
+        if config is None or isinstance(config, (str, Path)):
+            where = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+            given = {key: kwargs[key] for key in where if key in kwargs}
+            config = cls.config_class.from_pretrained(config or name, **given)  # type: ignore[attr-defined]
+        config = copy.deepcopy(config)
+        vars(config).pop("transformers_weights", None)
+        widths = vars(config).pop("quantization_config", None)
+        with_info = kwargs.pop("output_loading_info", False)
+        load = super().from_pretrained  # type: ignore[misc]
+        model, info = load(name, *args, config=config, output_loading_info=True, **kwargs)
+        if lost := [*info["missing_keys"], *info["mismatched_keys"]]:  # Transformers would make them random
+            raise OSError(f"the weights in '{name}' do not fit the model, for {len(lost)} of its tensors: {lost[0]}")
+        vars(model.config).setdefault("quantization_config", widths)
+        return (model, info) if with_info else model
+
+    def save_pretrained(self, directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As the model's own; with the entry, dropped by Transformers, that keeps others from loading it wrongly."""
+        super().save_pretrained(directory, *args, **kwargs)  # type: ignore[misc]
+        file = Path(directory) / "config.json"
+        if file.is_file():  # not all processes write
+            entry = "pass-trust_remote_code-or-import-trimformer-to-load-this.safetensors"
+            written = {**json.loads(file.read_text(encoding="utf-8")), "transformers_weights": entry}
+            file.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
