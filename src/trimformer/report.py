@@ -67,13 +67,13 @@ class Size:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Both models timed in turns, in milliseconds, and pruned / dense turn by turn."""
+    """Both models timed in turns, and pruned / dense turn by turn."""
 
     batch_size: int
     seq_len: int
     backend: str
-    dense: Timing
-    pruned: Timing
+    dense_ms: Timing
+    pruned_ms: Timing
     ratio: Timing
 
 
@@ -218,7 +218,7 @@ def _size_rows(result: PruningResult) -> Sequence[Row]:
         _ratio_row("parameters (M)", dense.parameters / 1e6, pruned.parameters / 1e6),
         _ratio_row("weights (MB)", dense.bytes / 1e6, pruned.bytes / 1e6),
     ]
-    a, b = latency.dense.median, latency.pruned.median
+    a, b = latency.dense_ms.median, latency.pruned_ms.median
     faster = f"{a / b:.2f}x faster" if b <= a else f"{b / a:.2f}x slower"
     rows.append((f"latency (ms, {latency.batch_size} x {latency.seq_len})", _number(a, a), _number(b, a), faster))
     if budget.asked_ms is not None and budget.estimated_ms is not None:
