@@ -169,7 +169,7 @@ def _plain(value: Any) -> Any:
 
 def format_table(result: PruningResult) -> str:
     """Dense and pruned side by side, then what the run cost."""
-    rows = [*_score_rows(result), *_size_rows(result)]
+    rows = table_rows(result)
     header = ("", "dense", "pruned", "")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
     lines = [
@@ -191,6 +191,11 @@ def format_table(result: PruningResult) -> str:
 
 
 Row = tuple[str, str, str, str]
+
+
+def table_rows(result: PruningResult) -> list[Row]:
+    """(what, dense, pruned, change) of every score and size; empty where nothing was measured."""
+    return [*_score_rows(result), *_size_rows(result)]
 
 
 def _score_rows(result: PruningResult) -> list[Row]:

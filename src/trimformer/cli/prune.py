@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
         processor,
         train,
         arguments.output,
-        {key: value for key, value in vars(arguments).items() if key != "run"},
+        {key: value for key, value in vars(arguments).items() if key not in ("run", "words")},
+        ["trimformer", *arguments.words],
         constraint=arguments.constraint,
         eval_dataset=validation,
         task=task,
@@ -94,12 +95,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prune_and_write(
-    model: Any, processor: Any, train: Any, output: str | Path, arguments: Mapping[str, Any], **options: Any
+    model: Any,
+    processor: Any,
+    train: Any,
+    output: str | Path,
+    arguments: Mapping[str, Any],
+    command: Sequence[str],
+    **options: Any,
 ) -> None:
     """Prunes, prints the table, and writes the output directory."""
     result = prune(model, processor, train, **options)
     if not is_main():
         return
     log = "\n".join([*kept_log.lines, "", str(result), ""])
-    write_result(result, processor, output, find_sublayers(model), arguments, log)
+    write_result(result, processor, output, find_sublayers(model), arguments, log, command)
     print(f"\n{result}\n\nwritten to {output}")

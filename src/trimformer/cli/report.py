@@ -1,13 +1,15 @@
 """The files that a pruning run leaves beside its model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trimformer.arch import Sublayer
+from trimformer.cards.card import model_card
+from trimformer.cards.source import CARD, last_part
 from trimformer.files import write_directory
 from trimformer.report import PruningResult
 from trimformer.shrinking.checkpoint import write_model
@@ -36,8 +38,9 @@ def write_result(
     sublayers: list[Sublayer],
     arguments: Mapping[str, Any],
     log: str = "",
+    command: Sequence[str] = (),
 ) -> None:
-    """Writes the shrunk model with `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
+    """Writes the shrunk model with its card, `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
 
     Args:
         result: of the run.
@@ -46,13 +49,18 @@ def write_result(
         sublayers: of the model that was pruned; the masks are theirs.
         arguments: of the run, recorded in `results.json`.
         log: text of `log.txt`.
+        command: its words, for the card.
 
     Raises:
         TrimformerError: the directory is not empty or cannot be written.
     """
+    data = arguments.get("data") or arguments.get("data_dir")
+    dataset = last_part(data) if data else result.task.name
+    card = model_card(result, last_part(path), dataset=dataset, command=command)
     head_mask, neuron_mask = stack_masks(sublayers, result.masks)
     with write_directory(path) as directory:
         write_model(result.model, processor, directory)
+        card.save(directory / CARD)
         torch.save(head_mask, directory / "head_mask.pt")
         torch.save(neuron_mask, directory / "neuron_mask.pt")
         text = json.dumps(results_dict(result, sublayers, arguments), indent=2, default=str)
