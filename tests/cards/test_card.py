@@ -85,6 +85,23 @@ def test_a_snapshot_in_the_hubs_cache_has_its_name_on_the_hub(tmp_path):
     assert (card.data.base_model, card.data.license) == ("owner/name", "mit")
 
 
+def test_a_model_of_the_hub_brings_its_name_and_its_license_and_no_path_of_the_cache(tmp_path, data, monkeypatch):
+    cache = tmp_path / "cache" / "models--owner--name"
+    folder = save_model(cache / "snapshots" / ("0a" * 20))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0a" * 20)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert prune("owner/name", Path("in", "rows.jsonl"), Path("out")) == 0
+    card = loaded(tmp_path / "out")
+    assert (card.data.base_model, card.data.license) == ("owner/name", "mit")
+    assert "trimformer prune owner/name --data rows.jsonl" in card.text
+    for file in (tmp_path / "out").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
+
+
 def test_what_the_sources_card_says_of_the_model_is_taken_over_but_not_its_prose(tmp_path):
     text = "---\nlicense: mit\nlanguage: de\ndatasets: [imdb]\ntags: [reviews]\nbase_model: a/b\n---\n\nLong prose.\n"
     card = from_source(tmp_path / "in", text)
