@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         train,
         output,
         vars(arguments),
+        ["python", "main.py", *sys.argv[1:]],
         constraint=arguments.constraint,
         eval_dataset=validation,
         task=task,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimformer.arch import Sublayer, find_sublayers, register_family
 from trimformer.arch.masking import MaskUnits
+from trimformer.cards.card import model_card
 from trimformer.errors import TrimformerError
 from trimformer.methods import METHODS, Method
 from trimformer.run import Run
@@ -18,7 +19,8 @@ from trimformer.version import __version__
 
 __all__ = [
     "METHODS", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run", "Sublayer",
-    "TrimformerError", "__version__", "find_sublayers", "load", "prune", "register_family", "save", "shrink",
+    "TrimformerError", "__version__", "find_sublayers", "load", "model_card", "prune", "register_family", "save",
+    "shrink",
 ]  # fmt: skip
 
 if TYPE_CHECKING:

@@ -324,7 +324,7 @@ def _verify(result: PruningResult, model: PreTrainedModel, data: _Data, price: _
     """Adds what is measured on both models: scores, sizes and latency."""
     with clock("evaluate"):
         result.scores = compare(data.scorers, model, result.model)
-    with clock("latency"):
+    with clock("timing"):
         seen = compare_latency(model, result.model, price.inputs, price.latency.backend)
     result.latency = LatencyReport(
         price.latency.batch_size, price.length, price.latency.backend, seen.dense, seen.pruned, seen.ratio

@@ -68,13 +68,13 @@ class Size:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Both models timed in turns, in milliseconds, and pruned / dense turn by turn."""
+    """Both models timed in turns, and pruned / dense turn by turn."""
 
     batch_size: int
     seq_len: int
     backend: str
-    dense: Timing
-    pruned: Timing
+    dense_ms: Timing
+    pruned_ms: Timing
     ratio: Timing
 
 
@@ -174,7 +174,7 @@ def _plain(value: Any) -> Any:
 
 def format_table(result: PruningResult) -> str:
     """Dense and pruned side by side, then what the run cost."""
-    rows = [*_score_rows(result), *_size_rows(result)]
+    rows = table_rows(result)
     header = ("", "dense", "pruned", "")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
     lines = [
@@ -217,6 +217,11 @@ def _serving_lines(result: PruningResult) -> list[str]:
 Row = tuple[str, str, str, str]
 
 
+def table_rows(result: PruningResult) -> list[Row]:
+    """(what, dense, pruned, change) of every score and size; empty where nothing was measured."""
+    return [*_score_rows(result), *_size_rows(result)]
+
+
 def _score_rows(result: PruningResult) -> list[Row]:
     if result.scores is None:
         return []
@@ -242,7 +247,7 @@ def _size_rows(result: PruningResult) -> Sequence[Row]:
         _ratio_row("parameters (M)", dense.parameters / 1e6, pruned.parameters / 1e6),
         _ratio_row("weights (MB)", dense.bytes / 1e6, pruned.bytes / 1e6),
     ]
-    a, b = latency.dense.median, latency.pruned.median
+    a, b = latency.dense_ms.median, latency.pruned_ms.median
     faster = f"{a / b:.2f}x faster" if b <= a else f"{b / a:.2f}x slower"
     rows.append((f"latency (ms, {latency.batch_size} x {latency.seq_len})", _number(a, a), _number(b, a), faster))
     if budget.asked_ms is not None and budget.estimated_ms is not None:

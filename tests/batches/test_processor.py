@@ -3,9 +3,12 @@
 import pytest
 
 from tests.batches.made import audio_model, clip_model, clip_processor, extractor, image_model, image_processor
+from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model, make_tokenizer
 from trimformer.batches import media
+from trimformer.batches.data import as_rows
 from trimformer.batches.processor import audio_part, image_part, load_processor, text_part
+from trimformer.batches.tasks import task_of
 from trimformer.errors import TrimformerError
 
 CHECKPOINTS = {
@@ -59,3 +62,15 @@ def test_parts_are_found_in_a_processor_and_alone():
     for part, wrong in ((text_part, images), (image_part, tokenizer), (audio_part, both), (text_part, None)):
         with pytest.raises(TrimformerError, match="need the model's"):
             part(wrong)
+
+
+@pytest.mark.parametrize("problem", ["single_label", "tokens", "span", "embedding"])
+@pytest.mark.parametrize("has_own", [False, True])
+def test_encoding_leaves_the_tokenizer_as_it_was(problem, has_own):
+    tokenizer, model, rows = make_tokenizer(), problem_model(problem), as_rows(problem_rows(problem))
+    if has_own:
+        tokenizer.backend_tokenizer.enable_truncation(33)
+        tokenizer.backend_tokenizer.enable_padding(pad_id=1, pad_token="[PAD]", length=40)
+    before = tokenizer.backend_tokenizer.to_str()
+    task_of(model, rows).encode(rows, tokenizer, model.config)
+    assert tokenizer.backend_tokenizer.to_str() == before

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,10 +54,10 @@ def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path
         assert {"accuracy", "f1"} <= set(results["scores"][side])
         assert set(results["sizes"][side]) == {"macs", "parameters", "bytes"}
         assert all(value > 0 for value in results["sizes"][side].values())
-        assert results["latency"][side]["median"] > 0
+        assert results["latency"][f"{side}_ms"]["median"] > 0
     assert results["scores"]["divergence"] >= 0
     assert results["sizes"]["pruned"]["macs"] <= 0.5 * results["sizes"]["dense"]["macs"]
-    assert {"data", "update", "evaluate", "latency"} <= set(results["cost"]["seconds"])
+    assert {"data", "update", "evaluate", "timing"} <= set(results["cost"]["seconds"])
     assert {"torch", "transformers", "python", "trimformer"} <= set(results["machine"]["versions"])
     expected = {"method": method, "seed": 7, "constraint": 0.5, "model": str(model_dir), "batch_size": 32}
     assert expected.items() <= results["arguments"].items()
@@ -100,6 +101,18 @@ def test_the_table_is_printed_and_logged(model_dir, data, tmp_path, capsys):
         assert word in log
     assert "2048 calibration samples asked for, 32 are there" in log
     assert str(tmp_path / "out") in printed
+
+
+def test_a_shorter_length_is_not_saved_with_the_tokenizer(model_dir, data, tmp_path):
+    assert prune(model_dir, data, tmp_path / "out", "--max-length", "8") == 0
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (model_dir / "tokenizer.json").read_bytes()
+
+
+def test_no_path_is_written_that_was_not_typed(model_dir, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(model_dir.parent)
+    assert prune(Path("model"), Path("rows.jsonl"), Path("..", "out")) == 0
+    for file in (tmp_path / "out").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
 
 
 def test_the_same_command_gives_the_same_bytes(model_dir, data, tmp_path):

@@ -2,59 +2,17 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-import torch
 
 from tests.conftest import make_model, make_tokenizer
+from tests.results import make_result, ms
 from trimformer.arch import find_sublayers
 from trimformer.cli.report import results_dict, write_result
-from trimformer.costs.timing import Timing
-from trimformer.methods import METHODS
-from trimformer.report import (
-    BudgetReport,
-    CostReport,
-    LatencyReport,
-    MachineReport,
-    PruningResult,
-    SampleReport,
-    Size,
-    TaskReport,
-    format_table,
-)
-from trimformer.shrinking.shrink import shrink
-from trimformer.update.walk import Refit
-from trimformer.verify.evaluation import Scores
+from trimformer.report import format_table
 
 
 @pytest.fixture
 def result():
-    """As if half of a model had been removed."""
-    model = make_model()
-    masks = [torch.arange(s.num_units).lt(s.num_units // 2).float() for s in find_sublayers(model)]
-    shrink(model, masks)
-    return PruningResult(
-        model,
-        masks,
-        task=TaskReport("text", "single_label", "accuracy"),
-        method=METHODS["obs"],
-        budget=BudgetReport("mac", 0.5, 0.49),
-        samples=SampleReport(32, 8, 12.5),
-        cost=CostReport(
-            {"data": 0.5, "search": 1.25}, {"search": 4.25, "total": 4.25}, seconds_per_pass=0.3, peak_gb={"host": 1.25}
-        ),
-        machine=MachineReport("CPU", 1, {}),
-        refits=[Refit("layer 0 ffn", 20, True, 2.0, 1.0, ridge=0.1)] * 6,
-        scores=Scores(
-            {"accuracy": 0.9, "accuracy_ci95": 0.01234, "f1": 0.8},
-            {"accuracy": 0.85, "accuracy_ci95": 0.02, "f1": 0.825},
-            divergence=0.01236,
-        ),
-        sizes={"dense": Size(2e9, 20_000_000, 80_000_000), "pruned": Size(1e9, 15_000_000, 60_000_000)},
-        latency=LatencyReport(32, 13, "eager", ms(30.0), ms(20.0), ms(2 / 3)),
-    )
-
-
-def ms(median):
-    return Timing(median, median, median, 9)
+    return make_result()
 
 
 def table(result):
@@ -81,7 +39,7 @@ def test_a_latency_that_was_asked_for_is_shown_with_the_estimate(result):
 
 
 def test_a_model_that_got_slower_is_not_called_faster(result):
-    result.latency = replace(result.latency, pruned=ms(60.0))
+    result.latency = replace(result.latency, pruned_ms=ms(60.0))
     assert table(result)["latency (ms, 32 x 13)"][-2:] == ["2.00x", "slower"]
 
 

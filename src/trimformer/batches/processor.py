@@ -10,6 +10,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoProcessor,
     AutoTokenizer,
+    BatchEncoding,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
@@ -36,6 +37,19 @@ def text_part(processor: Any) -> PreTrainedTokenizerBase:
             f"texts need the model's tokenizer, not {_name(processor)}; load it with AutoTokenizer.from_pretrained"
         )
     return part
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
+    """Calls the tokenizer, and leaves its own truncation and padding as they were: they are saved with it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # those in Python keep no such state
+    if backend is None:
+        return tokenizer(*texts, **options)
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        return tokenizer(*texts, **options)
+    finally:
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
 def image_part(processor: Any) -> Any:

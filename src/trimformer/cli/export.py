@@ -17,6 +17,8 @@ from trimformer.arch.calls import Batch, forward, model_inputs
 from trimformer.batches.calibration import make_batches
 from trimformer.batches.output import find_problem
 from trimformer.batches.sentence import head_of
+from trimformer.cards.card import export_card
+from trimformer.cards.source import CARD, last_part
 from trimformer.cli.arguments import DataOptions, add_data_arguments, load_task_data, positive_int
 from trimformer.costs.measure import random_inputs
 from trimformer.costs.timing import Timing, interleaved
@@ -44,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_output(arguments.output)
     model, processor = load(arguments.model)
     model.float().eval()
+    origin = "the data" if _has_data(arguments) else "made-up inputs"
     batches = _data(model, processor, arguments) if _has_data(arguments) else made_up(model, processor)
     with write_directory(arguments.output) as directory:
         _write_beside(model, processor, directory)
@@ -51,8 +54,10 @@ def run(arguments: argparse.Namespace) -> None:
         folder.mkdir()
         files = write_files(model, folder, batches, int8=arguments.int8, opset=arguments.opset)
         table = format_files(model, files, _like(model, processor, *_shape(model)))
-    origin = "the data" if _has_data(arguments) else "made-up inputs"
-    print(f"compared with PyTorch on {origin}\n\n{table}\n\nwritten to {arguments.output}")
+        names, command = [file.path.name for file in files], ["trimformer", *arguments.words]
+        told = f"compared with PyTorch on {origin}\n\n{table}"
+        export_card(model, last_part(arguments.output), names, told, command).save(directory / CARD)
+    print(f"{told}\n\nwritten to {arguments.output}")
 
 
 def _has_data(arguments: argparse.Namespace) -> bool:

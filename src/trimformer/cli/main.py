@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return guarded(lambda: finetune.run(rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.words = sys.argv[1:] if argv is None else list(argv)  # for the card
     return guarded(lambda: arguments.run(arguments))
 
 

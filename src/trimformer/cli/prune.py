@@ -3,7 +3,7 @@
 import argparse
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
         processor,
         train,
         arguments.output,
-        {key: value for key, value in vars(arguments).items() if key != "run"},
+        {key: value for key, value in vars(arguments).items() if key not in ("run", "words")},
+        ["trimformer", *arguments.words],
         export=arguments.export,
         standalone=arguments.standalone,
         constraint=arguments.constraint,
@@ -113,6 +114,7 @@ def prune_and_write(
     train: Any,
     output: str | Path,
     arguments: Mapping[str, Any],
+    command: Sequence[str],
     *,
     export: str | None = None,
     standalone: bool = False,
@@ -134,7 +136,8 @@ def prune_and_write(
             find_sublayers(model),
             arguments,
             kept_log.lines,
-            beside,
+            command,
+            beside=beside,
             standalone=standalone,
         )
     print(f"\n{result}\n\nwritten to {output}")

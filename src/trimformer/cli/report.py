@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from trimformer.arch import Sublayer
+from trimformer.cards.card import model_card
+from trimformer.cards.source import CARD, last_part
 from trimformer.files import write_directory
 from trimformer.report import PruningResult
 from trimformer.shrinking.checkpoint import write_model
@@ -39,11 +41,12 @@ def write_result(
     sublayers: list[Sublayer],
     arguments: Mapping[str, Any],
     log: Sequence[str] = (),
-    beside: Callable[[Path], None] = lambda _: None,
+    command: Sequence[str] = (),
     *,
+    beside: Callable[[Path], None] = lambda _: None,
     standalone: bool = False,
 ) -> None:
-    """Writes the shrunk model with `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
+    """Writes the shrunk model with its card, `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
 
     Args:
         result: of the run.
@@ -52,18 +55,22 @@ def write_result(
         sublayers: of the model that was pruned; the masks are theirs.
         arguments: of the run, recorded in `results.json`.
         log: lines of `log.txt` before the table.
+        command: its words, for the card.
         beside: writes more into the directory, and may add to the result, before its figures are written.
         standalone: the directory also loads without trimformer; see `write_standalone`.
 
     Raises:
         TrimformerError: the directory is not empty or cannot be written, or cannot be standalone.
     """
+    data = arguments.get("data") or arguments.get("data_dir")
+    dataset = last_part(data) if data else result.task.name
     head_mask, neuron_mask = stack_masks(sublayers, result.masks)
     with write_directory(path) as directory:
         write_model(result.model, processor, directory, standalone=standalone)
         torch.save(head_mask, directory / "head_mask.pt")
         torch.save(neuron_mask, directory / "neuron_mask.pt")
         beside(directory)
+        model_card(result, last_part(path), dataset=dataset, command=command).save(directory / CARD)
         text = json.dumps(results_dict(result, sublayers, arguments), indent=2, default=str)
         (directory / "results.json").write_text(text + "\n", encoding="utf-8")
         (directory / "log.txt").write_text("\n".join([*log, "", str(result), ""]), encoding="utf-8")

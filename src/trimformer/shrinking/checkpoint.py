@@ -93,9 +93,10 @@ def load(
     Raises:
         TrimformerError: the directory, its config, its weights or its processor is missing or unusable.
     """
-    path = find_directory(path)
-    model = load_model(path, attn_implementation)
-    return model, load_processor(transformer_folder(path), tokenizer_name)
+    folder = find_directory(path)
+    model = load_model(folder, attn_implementation)
+    model.config._name_or_path = str(path)  # as Transformers has it, and not the folder that the hub's files came to
+    return model, load_processor(transformer_folder(folder), tokenizer_name)
 
 
 def check_name(name: str | Path) -> None:

@@ -15,7 +15,7 @@ from trimformer.batches.calibration import INPUT_KEYS, Features
 from trimformer.batches.data import Rows, numbered
 from trimformer.batches.metrics import confidence_interval
 from trimformer.batches.output import Problem
-from trimformer.batches.processor import text_part
+from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.squad_metrics import squad_exact, squad_f1
 from trimformer.errors import TrimformerError
@@ -83,7 +83,8 @@ class SpanTask(Task):
         question_length = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
         if question_length < 1:
             raise TrimformerError(f"max_length {max_length} leaves no room for a question and a context; raise it")
-        encoded = tokenizer(
+        encoded = tokenize(
+            tokenizer,
             _shorten([question.lstrip() for question in questions], tokenizer, question_length),
             contexts,
             truncation="only_second",
@@ -207,8 +208,13 @@ def _token_span(offsets: Sequence[Span | None], answer: Span | None) -> Span:
 
 def _shorten(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
     """Cuts questions to `length` tokens."""
-    encoded = tokenizer(
-        questions, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True
+    encoded = tokenize(
+        tokenizer,
+        questions,
+        add_special_tokens=False,
+        truncation=True,
+        max_length=length,
+        return_offsets_mapping=True,
     )
     return [
         question[: offsets[-1][1]] if len(offsets) == length else question

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from trimformer.batches.calibration import Features
 from trimformer.batches.data import Rows
-from trimformer.batches.processor import text_part
+from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.classes import ClassTask, find_labels, with_labels
 from trimformer.errors import TrimformerError
@@ -66,7 +66,7 @@ def encode_texts(
     """
     padding = "max_length" if config.model_type in _PADDED else False
     limit = task.length_limit(processor, config)
-    encoded = text_part(processor)(*texts, truncation=True, max_length=limit, padding=padding)
+    encoded = tokenize(text_part(processor), *texts, truncation=True, max_length=limit, padding=padding)
     return [{key: encoded[key][i] for key in encoded} for i in range(len(texts[0]))]
 
 

@@ -16,7 +16,7 @@ from trimformer.batches.calibration import INPUT_KEYS, Features
 from trimformer.batches.data import Rows, numbered
 from trimformer.batches.metrics import METRICS
 from trimformer.batches.output import Problem
-from trimformer.batches.processor import text_part
+from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, class_id, name_it, usual_column
 from trimformer.batches.tasks.classes import label_names
 from trimformer.batches.tasks.span import check_tokenizer
@@ -52,7 +52,8 @@ class TokenTask(Task):
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
         check_tokenizer(tokenizer)
         words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
-        encoded = _with_leading_spaces(tokenizer)(
+        encoded = tokenize(
+            _with_leading_spaces(tokenizer),
             [[str(word) for word in sample] for sample in words],
             is_split_into_words=True,
             truncation=True,

@@ -1,0 +1,1 @@
+"""Model cards: the page that the hub shows of a directory."""

@@ -1,0 +1,151 @@
+"""What a model is for, in the hub's words, and the lines that run it."""
+
+from transformers import PreTrainedModel
+
+from trimformer.batches.processor import is_dual
+from trimformer.batches.sentence import head_of
+
+# The hub's tasks, by the end of the class's name.
+_TASKS = {
+    "ForSequenceClassification": "text-classification",
+    "ForNextSentencePrediction": "text-classification",
+    "ForMultipleChoice": "multiple-choice",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForImageClassification": "image-classification",
+    "ForImageClassificationWithTeacher": "image-classification",
+    "ForCTC": "automatic-speech-recognition",
+    "ForAudioClassification": "audio-classification",
+    "ForAudioFrameClassification": "audio-classification",
+    "ForXVector": "audio-classification",
+}
+
+# Of these a pipeline of Transformers gives what people want.
+_PIPELINES = (
+    "text-classification", "token-classification", "fill-mask", "image-classification", "audio-classification",
+    "zero-shot-image-classification",
+)  # fmt: skip
+
+# Optimum has a class for each.
+_OPTIMUM = (
+    "ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM",
+    "ForImageClassification", "ForCTC", "ForAudioClassification", "ForAudioFrameClassification",
+)  # fmt: skip
+
+
+def pipeline_tag(model: PreTrainedModel) -> str:
+    """The hub's name of a model's task."""
+    head = head_of(model)
+    if head is not None:
+        if not head.is_cross_encoder:
+            return "sentence-similarity"
+        return "text-ranking" if model.config.num_labels == 1 else "text-classification"
+    of_sound = model.main_input_name in ("input_values", "input_features")
+    for end, tag in _TASKS.items():
+        if type(model).__name__.endswith(end):
+            return "audio-classification" if of_sound and tag == "text-classification" else tag
+    if is_dual(model.config, model.main_input_name):
+        return "zero-shot-image-classification"
+    return "image-feature-extraction" if model.main_input_name == "pixel_values" else "feature-extraction"
+
+
+def library(model: PreTrainedModel) -> str:
+    """The library that loads a model's directory."""
+    return "transformers" if head_of(model) is None else "sentence-transformers"
+
+
+def kind_tags(model: PreTrainedModel) -> list[str]:
+    """Tags that sentence-transformers gives its models, so that the hub finds ours among them."""
+    head = head_of(model)
+    if head is None:
+        return []
+    more = ["cross-encoder"] if head.is_cross_encoder else ["feature-extraction", "sentence-similarity"]
+    return ["sentence-transformers", *more]
+
+
+def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
+    """Python that loads a pruned directory and runs the model.
+
+    Args:
+        model: the one in the directory.
+        name: of the directory.
+    """
+    tag, lines = pipeline_tag(model), ["import trimformer  # lets Transformers load layers of different widths"]
+    if head_of(model) is not None:
+        return [*lines, *_sentence_lines(model, f'"{name}"')]
+    if tag in _PIPELINES:
+        return [*lines, "from transformers import pipeline", "", f'run = pipeline("{tag}", model="{name}")']
+    processor, inputs = _inputs(model, "pt")
+    return [
+        *lines,
+        f"from transformers import {processor}, {type(model).__name__}",
+        "",
+        f'processor = {processor}.from_pretrained("{name}")',
+        f'model = {type(model).__name__}.from_pretrained("{name}")',
+        *inputs,
+        "outputs = model(**inputs)",
+    ]
+
+
+def onnx_lines(model: PreTrainedModel, name: str, file: str) -> dict[str, list[str]]:
+    """Python that runs an exported directory, by the library that does it.
+
+    Args:
+        model: the one that was exported.
+        name: of the directory.
+        file: in its folder `onnx`.
+    """
+    processor, inputs = _inputs(model, "np")
+    found = {
+        "ONNX Runtime": [
+            "import onnxruntime",
+            f"from transformers import {processor}",
+            "",
+            f'processor = {processor}.from_pretrained("{name}")',
+            f'session = onnxruntime.InferenceSession("{name}/onnx/{file}")',
+            *inputs,
+            "names = [value.name for value in session.get_inputs()]",
+            "outputs = session.run(None, {key: inputs[key] for key in names})",
+        ]
+    }
+    if head_of(model) is not None:
+        options = f'"{name}", backend="onnx", model_kwargs={{"file_name": "onnx/{file}"}}'
+        return {"sentence-transformers": _sentence_lines(model, options), **found}
+    kind = type(model).__name__
+    end = next((end for end in _OPTIMUM if kind.endswith(end)), None)
+    end = end or ("ForFeatureExtraction" if pipeline_tag(model) == "feature-extraction" else None)
+    if end:
+        load = f'model = ORTModel{end}.from_pretrained("{name}", subfolder="onnx", file_name="{file}")'
+        found["Optimum"] = [f"from optimum.onnxruntime import ORTModel{end}", "", load]
+    return found
+
+
+def _sentence_lines(model: PreTrainedModel, options: str) -> list[str]:
+    head = head_of(model)
+    if head is not None and head.is_cross_encoder:
+        call = 'scores = model.predict([("a question", "a passage")])'
+        return ["from sentence_transformers import CrossEncoder", "", f"model = CrossEncoder({options})", call]
+    call = 'embeddings = model.encode(["a sentence", "another one"])'
+    return [
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        f"model = SentenceTransformer({options})",
+        call,
+    ]
+
+
+def _inputs(model: PreTrainedModel, tensors: str) -> tuple[str, list[str]]:
+    """The class of the processor, and the lines in which it makes inputs of that kind of tensors."""
+    options, tag = f'return_tensors="{tensors}"', pipeline_tag(model)
+    if is_dual(model.config, model.main_input_name):
+        return "AutoProcessor", [f'inputs = processor(text="a text", images=image, {options})']
+    if model.main_input_name == "pixel_values":
+        return "AutoImageProcessor", [f"inputs = processor(image, {options})"]
+    if model.main_input_name != "input_ids":
+        return "AutoFeatureExtractor", [f"inputs = processor(sound, sampling_rate=processor.sampling_rate, {options})"]
+    if tag == "multiple-choice":
+        encode = f'encoded = processor(["a question"] * 2, ["one answer", "another"], padding=True, {options})'
+        return "AutoTokenizer", [encode, "inputs = {key: value[None] for key, value in encoded.items()}"]
+    texts = '"a question", "a context"' if tag == "question-answering" else '"a text"'
+    return "AutoTokenizer", [f"inputs = processor({texts}, {options})"]
