@@ -46,6 +46,7 @@ def make_result(**options: Any) -> PruningResult:
             divergence=0.01236,
         ),
         sizes={"dense": Size(2e9, 20_000_000, 80_000_000), "pruned": Size(1e9, 15_000_000, 60_000_000)},
+        kinds=["attention", "ffn"] * 3,
         latency=LatencyReport(32, 13, "eager", ms(30.0), ms(20.0), ms(2 / 3)),
     )
 

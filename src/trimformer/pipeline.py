@@ -317,6 +317,7 @@ def _report(
         machine=MachineReport(describe_device(model.device), count(), versions()),
         refits=pruned.refits,
         predicted=pruned.predicted,
+        kinds=[s.kind for s in find_sublayers(model)],
     )
 
 

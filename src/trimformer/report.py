@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.arch import Kind
 from trimformer.batches.output import Problem
 from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
@@ -120,6 +121,7 @@ class PruningResult:
         machine: where it ran.
         refits: what became of each sublayer's refit; empty without an update.
         predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
+        kinds: of each mask's sublayer, "attention" or "ffn".
         scores: of both models; of several processes only the main one has them, and what follows.
         sizes: "dense" and "pruned".
         latency: of both models.
@@ -136,6 +138,7 @@ class PruningResult:
     machine: MachineReport
     refits: list[Refit] = field(default_factory=list)
     predicted: list[float] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
     scores: Scores | None = None
     sizes: dict[str, Size] | None = None
     latency: LatencyReport | None = None

@@ -10,7 +10,6 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from trimformer.arch import find_sublayers
 from trimformer.cards.source import Source, source_of
 from trimformer.cards.use import kind_tags, library, loading_lines, onnx_lines, pipeline_tag
 from trimformer.environment import describe_device, versions
@@ -23,7 +22,12 @@ _METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman
 
 
 def model_card(
-    result: PruningResult, name: str = "pruned", *, dataset: str | None = None, command: Sequence[str] = ()
+    result: PruningResult,
+    name: str = "pruned",
+    *,
+    dataset: str | None = None,
+    command: Sequence[str] = (),
+    standalone: bool = False,
 ) -> ModelCard:
     """The card of a pruned model, to be saved as `README.md` beside it.
 
@@ -32,6 +36,7 @@ def model_card(
         name: of the model, and of the directory it lies in.
         dataset: name of the data it was scored on; None: the scores are shown, but not as the hub's metadata.
         command: the words that made it; paths among them are cut to their last part.
+        standalone: the directory brings code of its own; see `write_standalone`.
     """
     source, budget = source_of(result.model), result.budget
     share = f"{100 * budget.kept:.1f} % of the {_COUNTED[budget.metric]} of its layers"
@@ -44,6 +49,8 @@ def model_card(
         lines += ["", *_notes(result, dataset)]
     use = _code(loading_lines(result.model, name), "python")
     lines += _section("Use", f"`{name}` is this directory, or its name on the hub.", "", *use)
+    if standalone:
+        lines += ["", "Without trimformer, leave out its import and pass `trust_remote_code=True`."]
     lines += _section("How it was made", _calibration(result), "", *_command(command, source.hub))
     lines += [*_units(result), "", _versions(result.machine.versions)]
     metrics = result.scores.pruned if result.scores and dataset else {}
@@ -137,8 +144,8 @@ def _calibration(result: PruningResult) -> str:
 
 def _units(result: PruningResult) -> list[str]:
     """How many units each layer kept, a line a kind."""
-    pairs = zip(find_sublayers(result.model), result.masks, strict=True)
-    kept = sorted(((sublayer.kind, int(m.count_nonzero()), len(m)) for sublayer, m in pairs), key=lambda item: item[0])
+    pairs = zip(result.kinds, result.masks, strict=True)
+    kept = sorted(((kind, int(m.count_nonzero()), len(m)) for kind, m in pairs), key=lambda item: item[0])
     lines = []
     for kind, group in groupby(kept, key=lambda item: item[0]):
         counts = [(units, of) for _, units, of in group]

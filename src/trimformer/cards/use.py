@@ -72,6 +72,8 @@ def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
         name: of the directory.
     """
     tag, lines = pipeline_tag(model), ["import trimformer  # lets Transformers load layers of different widths"]
+    if getattr(model.config, "quantization_config", None) is None:  # of a plain layout, which needs nothing of ours
+        lines = []
     if head_of(model) is not None:
         return [*lines, *_sentence_lines(model, f'"{name}"')]
     if tag in _PIPELINES:

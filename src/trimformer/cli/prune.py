@@ -25,6 +25,7 @@ from trimformer.costs.backends import ONNX, Backend
 from trimformer.costs.cost import Metric
 from trimformer.costs.lut import FILES, read_table
 from trimformer.environment import resolve_device
+from trimformer.errors import TrimformerError
 from trimformer.files import check_output
 from trimformer.methods import DEFAULT_METHOD, METHODS
 from trimformer.onnx.export import check_onnx
@@ -80,6 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.export:
         check_onnx()
     model, processor = load(arguments.model)
+    if arguments.standalone and arguments.layout == "plain":
+        raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
     if arguments.standalone:
         check_standalone(model)
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
