@@ -46,7 +46,7 @@ from trimformer.report import (
 )
 from trimformer.run import Run
 from trimformer.select.allocations import NEURON_MULTIPLE, smallest_constraint
-from trimformer.shrinking.checkpoint import file_size
+from trimformer.shrinking.checkpoint import file_size, unwrap
 from trimformer.verify.evaluation import Scorer, compare
 from trimformer.verify.promise import LatencyOptions, LatencyPromise, compare_latency
 
@@ -56,7 +56,7 @@ PRUNING = ("calibrate", "curves", "search", "shrink", "update")
 
 
 def prune(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Any,
     processor: Any,
     dataset: Any,
     constraint: float | None = None,
@@ -81,8 +81,9 @@ def prune(
     """Prunes a fine-tuned model without retraining.
 
     Args:
-        model: a supported model; moved to the device, else left as it was.
-        processor: its tokenizer; of a model of images or sounds its image processor, feature extractor or processor.
+        model: a supported model; moved to the device, else left as it was. Or a SentenceTransformer or CrossEncoder.
+        processor: its tokenizer; of a model of images or sounds its image processor, feature extractor or processor;
+            None: the tokenizer that a SentenceTransformer or CrossEncoder has.
         dataset: examples to calibrate on: texts, dictionaries, tuples, a `datasets.Dataset`, a pandas DataFrame, a
             dictionary of columns, or any iterable of these; see `trimformer.batches.data.as_rows`.
         constraint: MACs (or what `metric` names) to keep, as a fraction in (0, 1] of the model's own; 0.5 if neither
@@ -114,6 +115,7 @@ def prune(
     Raises:
         TrimformerError: the input cannot be used or the constraint cannot be reached.
     """
+    model, processor = unwrap(model, processor)
     method = laid_out(find_method(method) if isinstance(method, str) else method, layout)
     latency = as_the_table(with_ms(latency or LatencyOptions(), latency_ms))
     metric = metric or ("mac" if latency.ms is None else "latency")

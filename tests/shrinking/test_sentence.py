@@ -49,6 +49,24 @@ def test_our_embedding_is_theirs_before_and_after(tmp_path, pooling, more):
     torch.testing.assert_close(embed(model, tokenizer), theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_a_sentence_transformer_in_hand_is_pruned_and_left_as_it_was(tmp_path):
+    folder = sentence_model(tmp_path, Normalize())
+    held = SentenceTransformer(str(folder), device="cpu")
+    before = held.encode(TEXTS, convert_to_tensor=True)
+    result, loaded = prune(held, None, TEXTS, constraint=0.7), prune(*load(folder), TEXTS, constraint=0.7)
+    assert torch.equal(held.encode(TEXTS, convert_to_tensor=True), before)
+    for a, b in zip(result.model.state_dict().values(), loaded.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    save(result.model, held.tokenizer, tmp_path / "pruned")
+    pruned = SentenceTransformer(str(tmp_path / "pruned"), device="cpu")
+    assert pruned.similarity_fn_name == "dot"
+
+
+def test_what_is_no_model_is_told():
+    with pytest.raises(TrimformerError, match="model is a str; give a PreTrainedModel"):
+        prune("a/model", None, TEXTS)
+
+
 def test_prompts_similarity_and_modules_come_out_as_they_went_in(tmp_path):
     folder = sentence_model(tmp_path, Normalize())
     result = prune(*load(folder), TEXTS, constraint=0.7)

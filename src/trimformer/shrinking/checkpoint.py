@@ -6,7 +6,10 @@ prepare the skeleton of a model before its weights are loaded; ours resizes the 
 directory, and get a plain model: nothing of the quantizer stays on it.
 """
 
+import atexit
 import copy
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,32 @@ def load(
     model = load_model(folder, attn_implementation)
     model.config._name_or_path = str(path)  # as Transformers has it, and not the folder that the hub's files came to
     return model, load_processor(transformer_folder(folder), tokenizer_name)
+
+
+def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
+    """What is pruned of what people hold: of a SentenceTransformer or a CrossEncoder its transformer and tokenizer.
+
+    Args:
+        model: a `PreTrainedModel`, or one of these, which is left as it was.
+        processor: its tokenizer or processor; None: the one that a SentenceTransformer or CrossEncoder brings.
+
+    Raises:
+        TrimformerError: the model is something else, or holds modules that are not known.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model, processor
+    if not {"SentenceTransformer", "CrossEncoder"} & {kind.__name__ for kind in type(model).__mro__}:
+        raise TrimformerError(
+            f"model is a {type(model).__name__}; give a PreTrainedModel, as trimformer.load returns it, or a "
+            "SentenceTransformer or CrossEncoder"
+        )
+    folder = tempfile.mkdtemp(prefix="trimformer-")  # its files go along with whatever is saved later
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    inner, own = load(folder)
+    held = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    inner.config._name_or_path = held.config._name_or_path
+    return inner, own if processor is None else processor
 
 
 def check_name(name: str | Path) -> None:
