@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost import linear_costs
 from trimformer.costs.mac import layer_lengths
 from trimformer.environment import describe_device, versions
-from trimformer.methods import METHODS, find_method
+from trimformer.methods import METHODS, Layout, find_method, laid_out
 from trimformer.pruner import Pruner
 from trimformer.run import Run
 from trimformer.shrinking.checkpoint import load
@@ -79,9 +79,11 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         seq_len = task.average_length or mean_length(features)
         lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
         costs = linear_costs(find_sublayers(model), "mac", lengths)
-        for method in options.methods:
+        methods = {f"{m}{', plain' * (k == 'plain')}": laid_out(find_method(m), k) for m in options.methods
+                   for k in options.layouts}  # fmt: skip
+        for method, point in methods.items():
             start = time.perf_counter()
-            pruner = Pruner(model, batches, find_method(method), run=Run(seed=seed, bf16=options.bf16))
+            pruner = Pruner(model, batches, point, run=Run(seed=seed, bf16=options.bf16))
             shared = time.perf_counter() - start
             for constraint in options.constraints:
                 start = time.perf_counter()
@@ -133,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--tasks", nargs="+", choices=[*SETTINGS, "fashion"], default=["movie"])
+    parser.add_argument("--layouts", nargs="+", choices=get_args(Layout), default=["free"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3, 0.2, 0.1])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
