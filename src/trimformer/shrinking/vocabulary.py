@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.arch.calls import forward
 from trimformer.arch.masking import frozen
 from trimformer.batches.data import Rows, Selection, numbered
+from trimformer.batches.files import read_texts
 from trimformer.batches.processor import is_dual, tokenize
 from trimformer.batches.tasks import EncodedTask, Task
 from trimformer.costs.measure import random_inputs
 from trimformer.errors import TrimformerError
 from trimformer.shrinking.tokens import check_tokenizer, needed_ids, with_tokens
+
+USED = "used"  # by the run's own data
 
 AT_ONCE = 8192  # rows or texts encoded together: bounds the memory
 
@@ -95,13 +99,12 @@ def of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: 
         TrimformerError: there are none, or the model or its tokenizer cannot lose tokens.
     """
     check_trimmable(model, tokenizer)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise TrimformerError("the vocabulary is told by texts; give a list of one string at least")
+    _check_strings(texts)
 
     def encode(reader: PreTrainedTokenizerBase) -> Ids:
         starts = range(0, len(texts), AT_ONCE)
         encoded = (tokenize(reader, list(texts[i : i + AT_ONCE]), verbose=False)["input_ids"] for i in starts)
-        return _flat(ids for chunk in encoded for ids in chunk)
+        return flat_ids(ids for chunk in encoded for ids in chunk)
 
     return _find(model, tokenizer, encode, texts)
 
@@ -117,10 +120,26 @@ def of_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: Se
 
     def encode(reader: PreTrainedTokenizerBase) -> Ids:
         parts = (part for rows in sets for part in _parts(rows))
-        return _flat(sample["input_ids"] for part in parts for sample in task.encode(part, reader, model.config))
+        return flat_ids(sample["input_ids"] for part in parts for sample in task.encode(part, reader, model.config))
 
     strings = (text for rows in sets for row in rows for text in _strings(row))
     return _find(model, tokenizer, encode, strings)
+
+
+def read_vocabulary(told: str | Path | Sequence[str]) -> list[str] | None:
+    """Texts that tell which tokens stay; None: those of the run's data.
+
+    Args:
+        told: "used", a file with a text a line, or the texts.
+
+    Raises:
+        TrimformerError: the file cannot be read, or there are no texts.
+    """
+    if isinstance(told, str | Path):
+        return None if told == USED else read_texts(told)
+    texts = list(told)
+    _check_strings(texts)
+    return texts
 
 
 def check_texts(task: Task) -> None:
@@ -132,6 +151,11 @@ def check_texts(task: Task) -> None:
             "the data are encoded already, and a smaller vocabulary has other token ids; give texts, or leave out the "
             "vocabulary"
         )
+
+
+def _check_strings(texts: Sequence[Any]) -> None:
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TrimformerError("the vocabulary is told by texts; give a list of one string at least")
 
 
 def trimmed(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedModel:
@@ -276,7 +300,7 @@ def _strings(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _flat(samples: Iterable[Any]) -> Ids:
+def flat_ids(samples: Iterable[Any]) -> Ids:
     """All ids in one row; a sample of multiple choice has several lists."""
     lists = (part for ids in samples for part in (ids if len(ids) and isinstance(ids[0], list) else [ids]))
     return np.fromiter(chain.from_iterable(lists), dtype=np.int64)
