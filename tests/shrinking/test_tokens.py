@@ -1,10 +1,12 @@
 """Fast tokenizers with fewer tokens read the texts that they were made for as before."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import (
@@ -106,11 +108,55 @@ def test_ids_keep_their_order_and_leave_no_gap(kind: Any) -> None:
     assert len(small) < len(tokenizer)
 
 
+def plain(model: Any) -> PreTrainedTokenizerFast:
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]")
+
+
+PIECES = st.sets(st.text("abc", min_size=1, max_size=4), max_size=12)
+WORDS = st.lists(st.text("abc ", max_size=12), min_size=1, max_size=3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(PIECES, PIECES, WORDS)
+def test_any_wordpiece_splits_and_gives_up_as_before(first: set[str], inner: set[str], texts: list[str]) -> None:
+    names = ["[UNK]", "[PAD]", *sorted(first), *(f"##{piece}" for piece in sorted(inner))]
+    tokenizer = plain(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.integers(-30, -1), max_size=12), WORDS)
+def test_any_unigram_finds_the_same_best_path(scores: dict[str, int], texts: list[str]) -> None:
+    entries = [("[UNK]", 0.0), ("[PAD]", 0.0), *((piece, float(score)) for piece, score in scores.items())]
+    tokenizer = plain(models.Unigram(entries, unk_id=0))
+    assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=12), WORDS)
+def test_any_bpe_merges_in_the_same_order(picks: list[tuple[int, int]], texts: list[str]) -> None:
+    symbols, merges = ["a", "b", "c"], []
+    for left, right in picks:
+        merges.append((symbols[left % len(symbols)], symbols[right % len(symbols)]))
+        symbols += [made] if (made := "".join(merges[-1])) not in symbols else []
+    vocabulary = {name: i for i, name in enumerate(["[UNK]", "[PAD]", *symbols])}
+    tokenizer = plain(models.BPE(vocabulary, list(dict.fromkeys(merges)), unk_token="[UNK]"))
+    assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+
+
 def test_a_word_that_wordpiece_gives_up_stays_unknown_though_shorter_pieces_would_fit() -> None:
-    pieces = ["a", "b", "c", "##a", "##b", "##c", "abc", "ab", "##c☃"]
-    made = Tokenizer(models.WordPiece({name: i for i, name in enumerate([*SPECIAL, *pieces])}, unk_token="[UNK]"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]")
-    assert tokens(smaller(tokenizer, ["abc☃", "ab"]), ["abc☃"]) == tokens(tokenizer, ["abc☃"]) == [["[UNK]"]]
+    names, texts = ["[UNK]", "[PAD]", "a", "##b", "##c", "ab", "abc", "##cd"], ["ab", "acd", "abcd"]
+    tokenizer = plain(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    assert tokens(smaller(tokenizer, texts), texts) == [["ab"], ["a", "##cd"], ["[UNK]"]]
+
+
+def test_an_unknown_character_costs_unigram_what_it_did() -> None:
+    entries = [("[UNK]", 0.0), ("[PAD]", 0.0), ("a", -15.0), ("xa", -15.0), ("aa", -1.0), ("zz", -100.0)]
+    tokenizer = plain(models.Unigram(entries, unk_id=0))
+    texts = ["xaa", "aa"]  # an unknown x before "aa" would be likelier if "zz" were gone
+    assert tokens(smaller(tokenizer, texts), texts) == [["xa", "a"], ["aa"]]
 
 
 @pytest.mark.parametrize("kind", [wordpiece, byte_level, with_suffix, unigram])
@@ -135,6 +181,37 @@ def test_settings_pairs_and_special_tokens_survive_a_directory(kind: Any, tmp_pa
     assert loaded.model_max_length == 32
     assert loaded.special_tokens_map == tokenizer.special_tokens_map
     assert loaded.get_vocab() == small.get_vocab()
+
+
+OWN = {
+    "BertTokenizer": (wordpiece, SPECIAL),
+    "MPNetTokenizer": (wordpiece, ["<s>", "[UNK]", "<pad>", "</s>", "<mask>"]),
+    "RobertaTokenizer": (byte_level, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]),
+    "XLMRobertaTokenizer": (unigram, ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]),
+    "DebertaV2Tokenizer": (unigram, SPECIAL),
+    "T5Tokenizer": (unigram, ["<pad>", "</s>", "[UNK]"]),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_classes_that_build_their_tokenizer_themselves_can_lose_tokens(name: str) -> None:
+    kind, special = OWN[name]
+    made, trainer = kind()
+    trainer.special_tokens = special
+    made.train_from_iterator(CORPUS, trainer)
+    model = json.loads(made.to_str())["model"]
+    parts = {
+        "vocab": [tuple(entry) for entry in model["vocab"]] if isinstance(model["vocab"], list) else model["vocab"]
+    }
+    parts |= {"merges": [tuple(merge) for merge in model["merges"]]} if "merges" in model else {}
+    tokenizer = getattr(transformers, name)(**parts, unk_token=special[-2] if "<unk>" in special else "[UNK]")
+    texts = ["abc ab", "cab abba ☃"]
+    small = smaller(tokenizer, texts)
+    assert type(small) is type(tokenizer)
+    assert len(small) < len(tokenizer)
+    assert tokens(small, texts) == tokens(tokenizer, texts)
+    old, new = (t(*texts, return_token_type_ids=True)["token_type_ids"] for t in (tokenizer, small))
+    assert new == old
 
 
 def test_padding_that_is_set_in_the_tokenizer_pads_with_the_new_id() -> None:

@@ -82,6 +82,13 @@ def test_a_pruned_model_loads_from_its_directory_with_fewer_tokens(tmp_path: Pat
     assert not list((tmp_path / "out").glob("vocab*"))
 
 
+def test_a_model_that_lost_tokens_is_not_saved_with_its_old_tokenizer(tmp_path: Path) -> None:
+    small, _ = trim_vocabulary(make_model(), make_tokenizer(), ["the film"])
+    with pytest.raises(TrimformerError, match="with the tokenizer that lost them too"):
+        save(small, make_tokenizer(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_roberta_keeps_the_id_that_positions_are_counted_from() -> None:
     tokenizer = trained(wordpiece)
     model = fitting("Roberta", "Model", tokenizer)

@@ -183,6 +183,7 @@ def trimmed(model: PreTrainedModel, vocabulary: Vocabulary) -> PreTrainedModel:
         _renumber(config, new)
     if getattr(made, "generation_config", None) is not None:
         _renumber(made.generation_config, new)
+    vars(made)["lost_tokens"] = True  # so that it is not saved with the old tokenizer
     return made
 
 
