@@ -20,13 +20,14 @@ from trimformer.version import __version__
 __all__ = [
     "METHODS", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run", "Sublayer",
     "TrimformerError", "__version__", "find_sublayers", "load", "model_card", "prune", "register_family", "save",
-    "shrink",
+    "shrink", "trim_vocabulary",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from trimformer.pipeline import prune
     from trimformer.pruner import Pruned, Pruner
     from trimformer.report import PruningResult
+    from trimformer.shrinking.vocabulary import trim_vocabulary
     from trimformer.verify.promise import LatencyOptions
 else:
     _LATER = {
@@ -35,6 +36,7 @@ else:
         "Pruner": "pruner",
         "PruningResult": "report",
         "prune": "pipeline",
+        "trim_vocabulary": "shrinking.vocabulary",
     }
 
     def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from trimformer.arch.calls import Batch
 from trimformer.asked import as_the_table, check_budget, check_method, check_reachable, with_ms
 from trimformer.batches.calibration import Features, make_batches, mean_length, sample_indices
 from trimformer.batches.calibration import num_samples as num_samples_of
-from trimformer.batches.data import Selection, as_rows, find_splits
+from trimformer.batches.data import Rows, Selection, as_rows, find_splits
 from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import Task, task_of
 from trimformer.costs.backends import check_backend
@@ -43,12 +44,23 @@ from trimformer.report import (
     SampleReport,
     Size,
     TaskReport,
+    VocabularyReport,
 )
 from trimformer.run import Run
 from trimformer.select.allocations import NEURON_MULTIPLE, smallest_constraint
 from trimformer.shrinking.checkpoint import file_size, unwrap
+from trimformer.shrinking.vocabulary import (
+    Vocabulary,
+    check_texts,
+    check_trimmable,
+    of_rows,
+    of_texts,
+    read_vocabulary,
+    trimmed,
+)
 from trimformer.verify.evaluation import Scorer, compare
 from trimformer.verify.promise import LatencyOptions, LatencyPromise, compare_latency
+from trimformer.verify.retold import RetoldScorer
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +80,7 @@ def prune(
     task: Task | None = None,
     metric: Metric | None = None,
     latency: LatencyOptions | None = None,
+    vocabulary: str | Path | Sequence[str] | None = None,
     method: str | AnyMethod = DEFAULT_METHOD,
     layout: Layout = "free",
     num_samples: int = 2048,
@@ -96,6 +109,8 @@ def prune(
         metric: what the budget is counted in: "mac" (the default) or "parameters" of the sublayers, or measured
             "latency" of the whole model (the default with `latency_ms`).
         latency: how latency is measured, for the report too.
+        vocabulary: drops the tokens that texts never use, from tokenizer and embeddings: those of the data ("used"), of
+            a file with a text a line, or of a list; the result's `processor` is the tokenizer that is left.
         method: a preset's name, or a point of the grid.
         layout: "free", every sublayer its own number of units, or "plain", only what the model's own config can say,
             so that the result loads anywhere: one width for all layers, some left out. It costs accuracy.
@@ -127,6 +142,9 @@ def prune(
     if bf16 and model.dtype != torch.float32:
         raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
     find_problem(model)
+    texts = None if vocabulary is None else read_vocabulary(vocabulary)
+    if vocabulary is not None:
+        check_trimmable(model, processor)
     model.to(target)  # type: ignore[arg-type]
     if latency.table is not None:
         check_table(latency.table, model, any_setting=latency.any_table)
@@ -138,6 +156,9 @@ def prune(
         columns = [text_column] if isinstance(text_column, str) else text_column
         options = {"text_columns": columns, "label_column": label_column}
         data = _prepare(model, processor, dataset, eval_dataset, task, num_samples, batch_size, seed, **options)
+    if vocabulary is not None:
+        with clock("vocabulary"):
+            data = _with_fewer_tokens(model, processor, data, texts)
     price = _price(model, data, metric, constraint, latency, clock)
     allocation = "global" if isinstance(method, WholeMethod) else method.allocation
     smallest = smallest_constraint(allocation, find_sublayers(model), price.costs, neuron_multiple)
@@ -149,7 +170,10 @@ def prune(
     seconds_per_pass = forward_seconds(model, data.batches)
     pruner = Pruner(model, data.batches, method, neuron_multiple=neuron_multiple, run=run)
     pruned = pruner(price.costs, price.constraint, price.promise)
+    if data.vocabulary is not None:
+        pruned = replace(pruned, model=trimmed(pruned.model, data.vocabulary))
     result = _report(model, pruned, method, data, price, seconds, seconds_per_pass)
+    result.processor = processor if data.vocabulary is None else data.vocabulary.tokenizer
     if is_main():
         _verify(result, model, data, price, clock)
     return result
@@ -161,6 +185,7 @@ class _Data:
 
     Attributes:
         task: what they mean.
+        sets: all rows that were read.
         features: encoded samples.
         batches: this process's part of them.
         scorers: one per evaluation set.
@@ -168,9 +193,12 @@ class _Data:
         seq_len: tokens of a text on average, or positions that the first layer sees of an image or a sound.
         longest: tokens that a text may have.
         lengths: positions that each sublayer sees of a sample.
+        vocabulary: the tokens that the pruned model keeps, where some are dropped.
+        retold: the evaluation sets by these tokens.
     """
 
     task: Task
+    sets: list[Rows]
     features: Sequence[Features]
     batches: list[Batch]
     scorers: list[Scorer]
@@ -178,6 +206,8 @@ class _Data:
     seq_len: float
     longest: int
     lengths: list[float]
+    vocabulary: Vocabulary | None = None
+    retold: Sequence[RetoldScorer] = ()
 
 
 def _prepare(
@@ -212,6 +242,7 @@ def _prepare(
     lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
     return _Data(
         task=task,
+        sets=[train, *sets.values()],
         features=features,
         batches=batches,
         scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
@@ -220,6 +251,15 @@ def _prepare(
         longest=task.length_limit(processor, model.config),
         lengths=lengths,
     )
+
+
+def _with_fewer_tokens(model: PreTrainedModel, processor: Any, data: _Data, texts: Sequence[str] | None) -> _Data:
+    """The data, and the tokens that the texts, or all rows of the data, need."""
+    check_texts(data.task)
+    vocabulary = of_rows(model, processor, data.sets, data.task) if texts is None else of_texts(model, processor, texts)
+    logger.info("%d of %d tokens stay", len(vocabulary.kept), vocabulary.of)
+    retold = [RetoldScorer(scorer, vocabulary, model) for scorer in data.scorers]
+    return replace(data, vocabulary=vocabulary, retold=retold)
 
 
 def _are_splits(data: Any) -> bool:
@@ -326,9 +366,14 @@ def _report(
 def _verify(result: PruningResult, model: PreTrainedModel, data: _Data, price: _Price, clock: Any) -> None:
     """Adds what is measured on both models: scores, sizes and latency."""
     with clock("evaluate"):
-        result.scores = compare(data.scorers, model, result.model)
+        result.scores = compare(data.scorers, model, result.model, data.retold)
+    own = None
+    if data.vocabulary is not None:
+        own = random_inputs(result.model, price.latency.batch_size, price.length)  # the dense model's ids are others
+        changed = sum(scorer.changed for scorer in data.retold)
+        result.vocabulary = VocabularyReport(len(data.vocabulary.kept), data.vocabulary.of, changed)
     with clock("timing"):
-        seen = compare_latency(model, result.model, price.inputs, price.latency.backend)
+        seen = compare_latency(model, result.model, price.inputs, price.latency.backend, own)
     result.latency = LatencyReport(
         price.latency.batch_size, price.length, price.latency.backend, seen.dense, seen.pruned, seen.ratio
     )

@@ -68,6 +68,15 @@ class Size:
 
 
 @dataclass(frozen=True)
+class VocabularyReport:
+    """Tokens that are left, of how many, and samples to score on that are made of other tokens for it."""
+
+    tokens: int
+    of: int
+    changed: int
+
+
+@dataclass(frozen=True)
 class LatencyReport:
     """Both models timed in turns, and pruned / dense turn by turn."""
 
@@ -126,6 +135,8 @@ class PruningResult:
         sizes: "dense" and "pruned".
         latency: of both models.
         serving: ONNX files of both models, where they were asked for.
+        processor: what makes the pruned model's inputs: the one that was given, or a tokenizer with fewer tokens.
+        vocabulary: what is left of the tokens, where some were dropped.
     """
 
     model: PreTrainedModel
@@ -143,6 +154,8 @@ class PruningResult:
     sizes: dict[str, Size] | None = None
     latency: LatencyReport | None = None
     serving: list[Served] = field(default_factory=list)
+    processor: Any = None
+    vocabulary: VocabularyReport | None = None
 
     def __str__(self) -> str:
         return format_table(self)
@@ -151,7 +164,10 @@ class PruningResult:
 
     def figures(self) -> dict[str, Any]:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
-        names = ("task", "method", "budget", "samples", "scores", "sizes", "latency", "serving", "cost", "machine")
+        names = (
+            "task", "method", "budget", "samples", "scores", "sizes", "vocabulary", "latency", "serving", "cost",
+            "machine",
+        )  # fmt: skip
         return {
             **{name: _plain(getattr(self, name)) for name in names},
             "sublayers": [self._sublayer(i) for i in range(len(self.masks))],
@@ -250,6 +266,9 @@ def _size_rows(result: PruningResult) -> Sequence[Row]:
         _ratio_row("parameters (M)", dense.parameters / 1e6, pruned.parameters / 1e6),
         _ratio_row("weights (MB)", dense.bytes / 1e6, pruned.bytes / 1e6),
     ]
+    if result.vocabulary is not None:
+        tokens, of = result.vocabulary.tokens, result.vocabulary.of
+        rows.append(("vocabulary (tokens)", f"{of:,}", f"{tokens:,}", f"{100 * tokens / of:.1f} %"))
     a, b = latency.dense_ms.median, latency.pruned_ms.median
     faster = f"{a / b:.2f}x faster" if b <= a else f"{b / a:.2f}x slower"
     rows.append((f"latency (ms, {latency.batch_size} x {latency.seq_len})", _number(a, a), _number(b, a), faster))

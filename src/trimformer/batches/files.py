@@ -57,6 +57,26 @@ def read_rows(path: str | Path) -> Rows:
     return rows
 
 
+def read_texts(path: str | Path) -> list[str]:
+    """Lines of a text file, whatever it is called; it may be compressed (`.gz`). Empty ones are left out.
+
+    Raises:
+        TrimformerError: the file is missing, empty, not UTF-8 or broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrimformerError(f"text file '{path}' does not exist")
+    try:
+        texts = [row["text"] for row in _read_text(path)]
+    except UnicodeDecodeError as error:
+        raise TrimformerError(f"text file '{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise TrimformerError(f"text file '{path}' cannot be read: {error}") from error
+    if not texts:
+        raise TrimformerError(f"text file '{path}' is empty; give a text a line")
+    return texts
+
+
 def _open(path: Path) -> TextIO:
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
     return opened(path, "rt", encoding="utf-8-sig", newline="")

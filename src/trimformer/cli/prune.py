@@ -34,6 +34,7 @@ from trimformer.processes import is_main, join
 from trimformer.select.allocations import NEURON_MULTIPLE
 from trimformer.shrinking.checkpoint import load
 from trimformer.shrinking.standalone import check_standalone
+from trimformer.shrinking.vocabulary import check_trimmable, read_vocabulary
 from trimformer.verify.promise import LatencyOptions
 
 
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
     parser.add_argument("--standalone", action="store_true", help="write a file of code too, by which the result "
                         "loads without trimformer, given trust_remote_code=True")  # fmt: skip
+    parser.add_argument("--vocabulary", metavar="used|FILE", help="drop the tokens that texts never use, from "
+                        "tokenizer and model: texts of the data, or of a file with a text a line")  # fmt: skip
     latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
     latency.add_argument("--latency-ms", type=float, help="milliseconds to keep to, instead of --constraint")
     latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
@@ -79,10 +82,18 @@ def run(arguments: argparse.Namespace) -> None:
     resolve_device(arguments.device)
     check_output(arguments.output)
     if arguments.export:
+        if arguments.vocabulary:
+            raise TrimformerError(
+                "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
+            )
         check_onnx()
+    if arguments.vocabulary:
+        read_vocabulary(arguments.vocabulary)
     model, processor = load(arguments.model)
     if arguments.standalone and arguments.layout == "plain":
         raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
+    if arguments.vocabulary:
+        check_trimmable(model, processor)
     if arguments.standalone:
         check_standalone(model)
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
@@ -100,6 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
         task=task,
         metric=arguments.metric,
         latency=latency,
+        vocabulary=arguments.vocabulary,
         method=method,
         neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,
@@ -134,7 +146,7 @@ def prune_and_write(
         beside = (lambda directory: serving.add(result, directory)) if serving else (lambda _: None)
         write_result(
             result,
-            processor,
+            result.processor,
             output,
             find_sublayers(model),
             arguments,

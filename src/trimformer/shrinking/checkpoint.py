@@ -196,6 +196,13 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
 
 def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, standalone: bool = False) -> None:
     """Writes config, safetensors, the tokenizer's or processor's files, and those of sentence-transformers."""
+    if vars(model).get("lost_tokens"):
+        words: Any = model.get_input_embeddings()
+        if len(processor) > words.num_embeddings:
+            raise TrimformerError(
+                f"the tokenizer has {len(processor)} tokens, the model {words.num_embeddings}, as it lost some; save "
+                "it with the tokenizer that lost them too (the result's `processor`)"
+            )
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     head = head_of(model)
@@ -215,8 +222,8 @@ def save(model: PreTrainedModel, processor: Any, path: str | Path, *, standalone
         standalone: a pruned model also loads without trimformer, by `trust_remote_code=True`.
 
     Raises:
-        TrimformerError: the directory is not empty or cannot be written, or no directory of this model can be
-            standalone.
+        TrimformerError: the directory is not empty or cannot be written, the model lost tokens that the tokenizer has,
+            or no directory of this model can be standalone.
     """
     with write_directory(path) as directory:
         write_model(model, processor, directory, standalone=standalone)

@@ -61,9 +61,9 @@ class Scorer:
         processor: Any,
         batch_size: int = 32,
     ) -> None:
-        self.name, self._rows, self._task = name, rows, task
-        self._features = task.encode(rows, processor, model.config)
-        self.batches = make_batches(self._features, processor, batch_size)
+        self.name, self.rows, self.task, self.batch_size = name, rows, task, batch_size
+        self.features = task.encode(rows, processor, model.config)
+        self.batches = make_batches(self.features, processor, batch_size)
         self._problem = find_problem(model)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
@@ -72,7 +72,7 @@ class Scorer:
         batches = progress(self.batches, desc)
         outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
         outputs = [output.cpu() for output in outputs]
-        return self._task.score(unbatch(outputs, self.batches), self._features, self._rows), outputs
+        return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
 
     def divergence(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
         """Mean distance of two models' outputs; see `mean_divergence`."""
@@ -93,24 +93,27 @@ class Scores:
     neighbours: float | None = None
 
 
-def compare(scorers: Sequence[Scorer], dense: PreTrainedModel, pruned: PreTrainedModel) -> Scores:
+def compare(
+    scorers: Sequence[Scorer], dense: PreTrainedModel, pruned: PreTrainedModel, retold: Sequence[Scorer] = ()
+) -> Scores:
     """Scores of two models, and the divergence on the first set.
 
     The first set's scores go by their own names, those of further sets follow the set's name, as in
-    "validation_mismatched_accuracy".
+    "validation_mismatched_accuracy". The pruned model is scored by `retold` where it has a tokenizer of its own.
     """
     scores: list[dict[str, float]] = [{}, {}]
     divergence, neighbours = 0.0, None
-    for number, scorer in enumerate(scorers):
+    for number, pair in enumerate(zip(scorers, retold or scorers, strict=True)):
         outputs = []
-        for total, model, name in zip(scores, (dense, pruned), ("dense", "pruned"), strict=True):
+        for total, scorer, model, name in zip(scores, pair, (dense, pruned), ("dense", "pruned"), strict=True):
             own, output = scorer(model, f"evaluate {name}")
             outputs.append(output)
             total |= {f"{scorer.name}_{key}" if number else key: value for key, value in own.items()}
         if number == 0:
-            divergence = scorer.divergence(outputs[1], outputs[0])
+            divergence = pair[1].divergence(outputs[1], outputs[0])
             if find_problem(dense) == "embedding":
-                neighbours = neighbour_overlap(torch.cat(outputs[1]), torch.cat(outputs[0]))
+                samples = [torch.stack(unbatch(o, s.batches)) for o, s in zip(outputs, pair, strict=True)]
+                neighbours = neighbour_overlap(samples[1], samples[0])
     return Scores(scores[0], scores[1], divergence, neighbours)
 
 

@@ -29,7 +29,7 @@ def test_a_folder_by_class_is_scored_by_its_names(tmp_path):
     task = task_of(model, rows)
     scorer = Scorer("v", rows, task, model, extractor())
     assert (type(task), task.metric) == (AudioTask, "accuracy")
-    assert sorted(len(f["input_values"]) for f in scorer._features) == [200, 300, 300, 500]
+    assert sorted(len(f["input_values"]) for f in scorer.features) == [200, 300, 300, 500]
     assert list(scorer(model)[0]) == ["accuracy", "macro_f1", "accuracy_ci95"]
 
 
