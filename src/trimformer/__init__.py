@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from trimformer.arch import Sublayer, find_sublayers, register_family
 from trimformer.arch.masking import MaskUnits
-from trimformer.cards.card import model_card
 from trimformer.errors import TrimformerError
 from trimformer.methods import METHODS, Method
 from trimformer.run import Run
@@ -24,6 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from trimformer.cards.card import model_card
     from trimformer.pipeline import prune
     from trimformer.pruner import Pruned, Pruner
     from trimformer.report import PruningResult
@@ -35,6 +35,7 @@ else:
         "Pruned": "pruner",
         "Pruner": "pruner",
         "PruningResult": "report",
+        "model_card": "cards.card",
         "prune": "pipeline",
         "trim_vocabulary": "shrinking.vocabulary",
     }

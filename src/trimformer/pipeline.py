@@ -49,6 +49,7 @@ from trimformer.report import (
 from trimformer.run import Run
 from trimformer.select.allocations import NEURON_MULTIPLE, smallest_constraint
 from trimformer.shrinking.checkpoint import file_size, unwrap
+from trimformer.shrinking.embeddings import with_rows
 from trimformer.shrinking.vocabulary import (
     Vocabulary,
     check_texts,
@@ -56,7 +57,6 @@ from trimformer.shrinking.vocabulary import (
     of_rows,
     of_texts,
     read_vocabulary,
-    trimmed,
 )
 from trimformer.verify.evaluation import Scorer, compare
 from trimformer.verify.promise import LatencyOptions, LatencyPromise, compare_latency
@@ -171,7 +171,7 @@ def prune(
     pruner = Pruner(model, data.batches, method, neuron_multiple=neuron_multiple, run=run)
     pruned = pruner(price.costs, price.constraint, price.promise)
     if data.vocabulary is not None:
-        pruned = replace(pruned, model=trimmed(pruned.model, data.vocabulary))
+        pruned = replace(pruned, model=with_rows(pruned.model, data.vocabulary.kept))
     result = _report(model, pruned, method, data, price, seconds, seconds_per_pass)
     result.processor = processor if data.vocabulary is None else data.vocabulary.tokenizer
     if is_main():

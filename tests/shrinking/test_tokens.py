@@ -238,6 +238,11 @@ def test_a_tokenizer_that_has_no_unknown_token_is_refused() -> None:
         check_tokenizer(tokenizer)
 
 
+def test_a_tokenizer_in_python_is_refused() -> None:
+    with pytest.raises(TrimformerError, match="CanineTokenizer runs in Python"):
+        check_tokenizer(transformers.CanineTokenizer())
+
+
 def test_what_is_no_tokenizer_is_refused() -> None:
     with pytest.raises(TrimformerError, match="needs the model's tokenizer, not None"):
         check_tokenizer(None)
