@@ -133,7 +133,9 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
             record = {"task": bench.name, "name": kind + suffix, "mb": path.stat().st_size / 1e6, "scores": scores}
             record["divergence"] = bench.scorer.divergence(outputs, references)
             if bench.name == "embedder":
-                record["neighbours"] = neighbour_overlap(torch.cat(outputs), torch.cat(references))
+                record["neighbours"] = neighbour_overlap(
+                    *(bench.scorer.samples(o)[bench.scorer.distinct] for o in (outputs, references))
+                )
             records.append(record | {"ms": {}})
             sessions.append(session)
     for batch, length in options.shapes:

@@ -82,6 +82,14 @@ def test_unlabelled_rows_have_no_metrics_but_a_divergence():
     assert found.divergence > 0
 
 
+def test_a_text_that_comes_twice_is_nobodys_neighbour_twice():
+    model, rows = make_model(head="Model"), [{"text": text} for text in ("the film", "a plot", "the film", "dull")]
+    scorer = Scorer("validation", rows, task_of(model, rows), model, make_tokenizer())
+    _, outputs = scorer(model)
+    assert scorer.distinct == [0, 1, 3]
+    torch.testing.assert_close(*scorer.samples(outputs)[[0, 2]], atol=1e-5, rtol=1e-4)
+
+
 def test_neighbours_are_those_of_the_reference_whatever_the_scale_and_the_rotation():
     reference = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     rotation = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1))).Q

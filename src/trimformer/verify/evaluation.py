@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -74,6 +75,18 @@ class Scorer:
         outputs = [output.cpu() for output in outputs]
         return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
 
+    def samples(self, outputs: Sequence[Tensor]) -> Tensor:
+        """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""
+        return torch.stack(unbatch(outputs, self.batches))
+
+    @property
+    def distinct(self) -> list[int]:
+        """Samples but those whose text came before: equal texts would be each other's nearest whatever the model."""
+        first: dict[bytes, int] = {}
+        for i, sample in enumerate(self.features):
+            first.setdefault(np.asarray(sample.get("input_ids", -i)).tobytes(), i)
+        return list(first.values())
+
     def divergence(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
         """Mean distance of two models' outputs; see `mean_divergence`."""
         return mean_divergence(outputs, references, self.batches, self._problem)
@@ -112,7 +125,7 @@ def compare(
         if number == 0:
             divergence = pair[1].divergence(outputs[1], outputs[0])
             if find_problem(dense) == "embedding":
-                samples = [torch.stack(unbatch(o, s.batches)) for o, s in zip(outputs, pair, strict=True)]
+                samples = [s.samples(o)[pair[0].distinct] for o, s in zip(outputs, pair, strict=True)]
                 neighbours = neighbour_overlap(samples[1], samples[0])
     return Scores(scores[0], scores[1], divergence, neighbours)
 

@@ -88,7 +88,7 @@ def serve(
             kind,
             scores,
             scorer.divergence(outputs, dense),
-            neighbour_overlap(torch.cat(outputs), torch.cat(dense)) if embeds else None,
+            neighbour_overlap(*(scorer.samples(o)[scorer.distinct] for o in (outputs, dense))) if embeds else None,
             path.stat().st_size,
             Timing.of(times),
             Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]),
