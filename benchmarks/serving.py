@@ -133,9 +133,9 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
             record = {"task": bench.name, "name": kind + suffix, "mb": path.stat().st_size / 1e6, "scores": scores}
             record["divergence"] = bench.scorer.divergence(outputs, references)
             if bench.name == "embedder":
-                record["neighbours"] = neighbour_overlap(
-                    *(bench.scorer.samples(o)[bench.scorer.distinct] for o in (outputs, references))
-                )
+                texts = bench.scorer.distinct
+                pair = [bench.scorer.samples(o)[texts] for o in (outputs, references)]
+                record["neighbours"] = neighbour_overlap(pair[0], pair[1])
             records.append(record | {"ms": {}})
             sessions.append(session)
     for batch, length in options.shapes:

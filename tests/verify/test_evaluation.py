@@ -83,8 +83,8 @@ def test_unlabelled_rows_have_no_metrics_but_a_divergence():
 
 
 def test_a_text_that_comes_twice_is_nobodys_neighbour_twice():
-    model, rows = make_model(head="Model"), [{"text": text} for text in ("the film", "a plot", "the film", "dull")]
-    scorer = Scorer("validation", rows, task_of(model, rows), model, make_tokenizer())
+    model, texts = problem_model("embedding"), ("the film", "a plot", "the film", "dull")
+    scorer = make_scorer(model, "embedding", [{"sentence": text} for text in texts])
     _, outputs = scorer(model)
     assert scorer.distinct == [0, 1, 3]
     torch.testing.assert_close(*scorer.samples(outputs)[[0, 2]], atol=1e-5, rtol=1e-4)

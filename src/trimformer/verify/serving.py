@@ -88,13 +88,18 @@ def serve(
             kind,
             scores,
             scorer.divergence(outputs, dense),
-            neighbour_overlap(*(scorer.samples(o)[scorer.distinct] for o in (outputs, dense))) if embeds else None,
+            _kept_neighbours(scorer, outputs, dense) if embeds else None,
             path.stat().st_size,
             Timing.of(times),
             Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]),
         )
         for (kind, scores, outputs, path), times in zip(found, laps, strict=True)
     ]
+
+
+def _kept_neighbours(scorer: Scorer, outputs: list[Tensor], references: list[Tensor]) -> float | None:
+    texts = scorer.distinct
+    return neighbour_overlap(scorer.samples(outputs)[texts], scorer.samples(references)[texts])
 
 
 def on_cpu(model: PreTrainedModel) -> PreTrainedModel:
