@@ -113,7 +113,7 @@ def test_the_result_does_not_depend_on_the_batch_size(problem, method):
 def test_the_result_does_not_depend_on_the_tokens_of_a_batch(method, monkeypatch):
     results = []
     for max_tokens in (4096, 30, 1):
-        monkeypatch.setattr("trimformer.pipeline.make_batches", partial(make_batches, max_tokens=max_tokens))
+        monkeypatch.setattr("trimformer.samples.make_batches", partial(make_batches, max_tokens=max_tokens))
         results.append(prune(method=method))
     for other in results[1:]:
         torch.testing.assert_close(other.masks, results[0].masks, atol=1e-5, rtol=1e-5)
@@ -387,7 +387,7 @@ def test_the_smallest_reachable_constraint_is_told_and_can_be_reached(method):
 
 
 def test_fewer_batches_than_processes_are_an_error(monkeypatch):
-    monkeypatch.setattr("trimformer.pipeline.count", lambda: 4)
+    monkeypatch.setattr("trimformer.samples.count", lambda: 4)
     with pytest.raises(TrimformerError, match="20 calibration samples make 3 batches, too few for 4 processes"):
         prune()
 

@@ -12,27 +12,23 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
-from trimformer.arch.calls import Batch
 from trimformer.asked import as_the_table, check_budget, check_method, check_reachable, with_ms
-from trimformer.batches.calibration import Features, make_batches, mean_length, sample_indices
-from trimformer.batches.calibration import num_samples as num_samples_of
-from trimformer.batches.data import Rows, Selection, as_rows, find_splits
 from trimformer.batches.output import find_problem
-from trimformer.batches.tasks import Task, task_of
+from trimformer.batches.tasks import Task
 from trimformer.costs.backends import check_backend
 from trimformer.costs.cost import Costs, Metric, linear_costs
 from trimformer.costs.lut import LatencyTable, check_table
-from trimformer.costs.mac import layer_lengths, model_macs
+from trimformer.costs.mac import model_macs
 from trimformer.costs.measure import measure_table, random_inputs
 from trimformer.costs.yardstick import forward_seconds, peak_memory
 from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_method, laid_out
-from trimformer.processes import count, decide, is_main, part
+from trimformer.processes import count, decide, is_main
 from trimformer.progress import progress
 from trimformer.pruner import Pruned, Pruner
 from trimformer.report import (
@@ -47,20 +43,13 @@ from trimformer.report import (
     VocabularyReport,
 )
 from trimformer.run import Run
+from trimformer.samples import Samples, draw_samples, with_fewer_tokens
 from trimformer.select.allocations import NEURON_MULTIPLE, smallest_constraint
 from trimformer.shrinking.checkpoint import file_size, unwrap
 from trimformer.shrinking.embeddings import with_rows
-from trimformer.shrinking.vocabulary import (
-    Vocabulary,
-    check_texts,
-    check_trimmable,
-    of_rows,
-    of_texts,
-    read_vocabulary,
-)
-from trimformer.verify.evaluation import Scorer, compare
+from trimformer.shrinking.vocabulary import check_trimmable, read_vocabulary
+from trimformer.verify.evaluation import compare
 from trimformer.verify.promise import LatencyOptions, LatencyPromise, compare_latency
-from trimformer.verify.retold import RetoldScorer
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +144,10 @@ def prune(
     with clock("data"):
         columns = [text_column] if isinstance(text_column, str) else text_column
         options = {"text_columns": columns, "label_column": label_column}
-        data = _prepare(model, processor, dataset, eval_dataset, task, num_samples, batch_size, seed, **options)
+        data = draw_samples(model, processor, dataset, eval_dataset, task, num_samples, batch_size, seed, **options)
     if vocabulary is not None:
         with clock("vocabulary"):
-            data = _with_fewer_tokens(model, processor, data, texts)
+            data = with_fewer_tokens(model, processor, data, texts)
     price = _price(model, data, metric, constraint, latency, clock)
     allocation = "global" if isinstance(method, WholeMethod) else method.allocation
     smallest = smallest_constraint(allocation, find_sublayers(model), price.costs, neuron_multiple)
@@ -177,116 +166,6 @@ def prune(
     if is_main():
         _verify(result, model, data, price, clock)
     return result
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Samples to calibrate on, and sets to score on.
-
-    Attributes:
-        task: what they mean.
-        sets: all rows that were read.
-        features: encoded samples.
-        batches: this process's part of them.
-        scorers: one per evaluation set.
-        evaluation: samples in all of these.
-        seq_len: tokens of a text on average, or positions that the first layer sees of an image or a sound.
-        longest: tokens that a text may have.
-        lengths: positions that each sublayer sees of a sample.
-        vocabulary: the tokens that the pruned model keeps, where some are dropped.
-        retold: the evaluation sets by these tokens.
-    """
-
-    task: Task
-    sets: list[Rows]
-    features: Sequence[Features]
-    batches: list[Batch]
-    scorers: list[Scorer]
-    evaluation: int
-    seq_len: float
-    longest: int
-    lengths: list[float]
-    vocabulary: Vocabulary | None = None
-    retold: Sequence[RetoldScorer] = ()
-
-
-def _prepare(
-    model: PreTrainedModel,
-    processor: Any,
-    dataset: Any,
-    eval_dataset: Any,
-    task: Task | None,
-    num_samples: int,
-    batch_size: int,
-    seed: int,
-    **columns: Any,
-) -> _Data:
-    """Draws calibration samples and encodes all that is needed of the data."""
-    if eval_dataset is None:
-        splits = dataset if _are_splits(dataset) else {"all": dataset}
-        train, sets = find_splits({name: as_rows(rows) for name, rows in splits.items()}, seed)
-    else:
-        train = as_rows(dataset)
-        named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
-        sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
-    task = task or task_of(model, train, **columns)
-    chosen = sample_indices(len(train), num_samples, seed)
-    if len(chosen) < num_samples:
-        logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
-    if len(chosen) < 2:
-        raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
-    features = task.encode(Selection(train, chosen), processor, model.config)
-    batches = _share(make_batches(features, processor, batch_size, model.device))
-    _check_ids(model, batches)
-    seq_len = task.average_length or mean_length(features)
-    lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
-    return _Data(
-        task=task,
-        sets=[train, *sets.values()],
-        features=features,
-        batches=batches,
-        scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
-        evaluation=sum(len(rows) for rows in sets.values()),
-        seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
-        longest=task.length_limit(processor, model.config),
-        lengths=lengths,
-    )
-
-
-def _with_fewer_tokens(model: PreTrainedModel, processor: Any, data: _Data, texts: Sequence[str] | None) -> _Data:
-    """The data, and the tokens that the texts, or all rows of the data, need."""
-    check_texts(data.task)
-    vocabulary = of_rows(model, processor, data.sets, data.task) if texts is None else of_texts(model, processor, texts)
-    logger.info("%d of %d tokens stay", len(vocabulary.kept), vocabulary.of)
-    retold = [RetoldScorer(scorer, vocabulary, model) for scorer in data.scorers]
-    return replace(data, vocabulary=vocabulary, retold=retold)
-
-
-def _are_splits(data: Any) -> bool:
-    """Whether it is several data sets by name (a `DatasetDict`, a mapping of lists of rows), and not one by columns."""
-
-    def are_rows(value: Any) -> bool:
-        is_list = isinstance(value, Sequence) and not isinstance(value, str) and bool(value)
-        is_table = hasattr(value, "column_names") or hasattr(value, "columns")  # of datasets, of pandas
-        return is_table or (is_list and isinstance(value[0], Mapping))
-
-    return isinstance(data, Mapping) and bool(data) and all(map(are_rows, data.values()))
-
-
-def _check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-    """Raises:
-    TrimformerError: the tokenizer knows tokens that the model does not.
-    """
-    largest = max((int(batch["input_ids"].max()) for batch in batches if "input_ids" in batch), default=-1)
-    if largest < 0:
-        return
-    tower = getattr(model, "text_model", model)  # a model of two towers has no embeddings of its own
-    embeddings = tower.get_input_embeddings()
-    if isinstance(embeddings, nn.Embedding) and largest >= embeddings.num_embeddings:
-        raise TrimformerError(
-            f"the samples hold token id {largest}, but the model has only {embeddings.num_embeddings} tokens; is the "
-            "tokenizer another model's?"
-        )
 
 
 @dataclass(frozen=True)
@@ -313,7 +192,7 @@ class _Price:
 
 
 def _price(
-    model: PreTrainedModel, data: _Data, metric: Metric, constraint: float | None, latency: LatencyOptions, clock: Any
+    model: PreTrainedModel, data: Samples, metric: Metric, constraint: float | None, latency: LatencyOptions, clock: Any
 ) -> _Price:
     """The costs of units, measured first where they are latencies."""
     length = latency.seq_len or max(1, min(round(data.seq_len), data.longest))
@@ -338,7 +217,7 @@ def _report(
     model: PreTrainedModel,
     pruned: Pruned,
     method: AnyMethod,
-    data: _Data,
+    data: Samples,
     price: _Price,
     seconds: dict[str, float],
     seconds_per_pass: float,
@@ -363,7 +242,7 @@ def _report(
     )
 
 
-def _verify(result: PruningResult, model: PreTrainedModel, data: _Data, price: _Price, clock: Any) -> None:
+def _verify(result: PruningResult, model: PreTrainedModel, data: Samples, price: _Price, clock: Any) -> None:
     """Adds what is measured on both models: scores, sizes and latency."""
     with clock("evaluate"):
         result.scores = compare(data.scorers, model, result.model, data.retold)
@@ -402,16 +281,6 @@ def _verify(result: PruningResult, model: PreTrainedModel, data: _Data, price: _
 def _measure(model: PreTrainedModel, latency: LatencyOptions, length: int) -> LatencyTable:
     shown = partial(progress, desc="latency table")
     return measure_table(model, latency.batch_size, length, backend=latency.backend, progress=shown)
-
-
-def _share(batches: list[Batch]) -> list[Batch]:
-    """This process's part of the batches."""
-    if len(batches) < count():
-        raise TrimformerError(
-            f"{num_samples_of(batches)} calibration samples make {len(batches)} batches, too few for {count()} "
-            "processes; lower the batch size"
-        )
-    return part(batches)
 
 
 @contextmanager

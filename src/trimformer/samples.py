@@ -1,0 +1,144 @@
+"""The samples of a run: drawn, encoded and batched to calibrate on, and sets of them to score on."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from trimformer.arch import find_sublayers
+from trimformer.arch.calls import Batch
+from trimformer.batches.calibration import Features, make_batches, mean_length, sample_indices
+from trimformer.batches.calibration import num_samples as num_samples_of
+from trimformer.batches.data import Rows, Selection, as_rows, find_splits
+from trimformer.batches.tasks import Task, task_of
+from trimformer.costs.mac import layer_lengths
+from trimformer.errors import TrimformerError
+from trimformer.processes import count, part
+from trimformer.shrinking.vocabulary import Vocabulary, check_texts, of_rows, of_texts
+from trimformer.verify.evaluation import Scorer
+from trimformer.verify.retold import RetoldScorer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to calibrate on, and sets to score on.
+
+    Attributes:
+        task: what they mean.
+        sets: all rows that were read.
+        features: encoded samples.
+        batches: this process's part of them.
+        scorers: one per evaluation set.
+        evaluation: samples in all of these.
+        seq_len: tokens of a text on average, or positions that the first layer sees of an image or a sound.
+        longest: tokens that a text may have.
+        lengths: positions that each sublayer sees of a sample.
+        vocabulary: the tokens that the pruned model keeps, where some are dropped.
+        retold: the evaluation sets by these tokens.
+    """
+
+    task: Task
+    sets: list[Rows]
+    features: Sequence[Features]
+    batches: list[Batch]
+    scorers: list[Scorer]
+    evaluation: int
+    seq_len: float
+    longest: int
+    lengths: list[float]
+    vocabulary: Vocabulary | None = None
+    retold: Sequence[RetoldScorer] = ()
+
+
+def draw_samples(
+    model: PreTrainedModel,
+    processor: Any,
+    dataset: Any,
+    eval_dataset: Any,
+    task: Task | None,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    **columns: Any,
+) -> Samples:
+    """Draws calibration samples and encodes all that is needed of the data."""
+    if eval_dataset is None:
+        splits = dataset if _are_splits(dataset) else {"all": dataset}
+        train, sets = find_splits({name: as_rows(rows) for name, rows in splits.items()}, seed)
+    else:
+        train = as_rows(dataset)
+        named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
+        sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
+    task = task or task_of(model, train, **columns)
+    chosen = sample_indices(len(train), num_samples, seed)
+    if len(chosen) < num_samples:
+        logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
+    if len(chosen) < 2:
+        raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
+    features = task.encode(Selection(train, chosen), processor, model.config)
+    batches = _share(make_batches(features, processor, batch_size, model.device))
+    _check_ids(model, batches)
+    seq_len = task.average_length or mean_length(features)
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
+    return Samples(
+        task=task,
+        sets=[train, *sets.values()],
+        features=features,
+        batches=batches,
+        scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
+        evaluation=sum(len(rows) for rows in sets.values()),
+        seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
+        longest=task.length_limit(processor, model.config),
+        lengths=lengths,
+    )
+
+
+def with_fewer_tokens(model: PreTrainedModel, processor: Any, data: Samples, texts: Sequence[str] | None) -> Samples:
+    """The data, and the tokens that the texts, or all rows of the data, need."""
+    check_texts(data.task)
+    vocabulary = of_rows(model, processor, data.sets, data.task) if texts is None else of_texts(model, processor, texts)
+    logger.info("%d of %d tokens stay", len(vocabulary.kept), vocabulary.of)
+    retold = [RetoldScorer(scorer, vocabulary, model) for scorer in data.scorers]
+    return replace(data, vocabulary=vocabulary, retold=retold)
+
+
+def _are_splits(data: Any) -> bool:
+    """Whether it is several data sets by name (a `DatasetDict`, a mapping of lists of rows), and not one by columns."""
+
+    def are_rows(value: Any) -> bool:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str) and bool(value)
+        is_table = hasattr(value, "column_names") or hasattr(value, "columns")  # of datasets, of pandas
+        return is_table or (is_list and isinstance(value[0], Mapping))
+
+    return isinstance(data, Mapping) and bool(data) and all(map(are_rows, data.values()))
+
+
+def _check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    """Raises:
+    TrimformerError: the tokenizer knows tokens that the model does not.
+    """
+    largest = max((int(batch["input_ids"].max()) for batch in batches if "input_ids" in batch), default=-1)
+    if largest < 0:
+        return
+    tower = getattr(model, "text_model", model)  # a model of two towers has no embeddings of its own
+    embeddings = tower.get_input_embeddings()
+    if isinstance(embeddings, nn.Embedding) and largest >= embeddings.num_embeddings:
+        raise TrimformerError(
+            f"the samples hold token id {largest}, but the model has only {embeddings.num_embeddings} tokens; is the "
+            "tokenizer another model's?"
+        )
+
+
+def _share(batches: list[Batch]) -> list[Batch]:
+    """This process's part of the batches."""
+    if len(batches) < count():
+        raise TrimformerError(
+            f"{num_samples_of(batches)} calibration samples make {len(batches)} batches, too few for {count()} "
+            "processes; lower the batch size"
+        )
+    return part(batches)
