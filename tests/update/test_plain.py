@@ -142,6 +142,12 @@ def test_the_command_line_writes_a_directory_that_needs_nothing_of_ours(model_di
     assert results["sizes"]["pruned"]["macs"] <= 0.6 * results["sizes"]["dense"]["macs"]
 
 
+@pytest.mark.parametrize("flag", ["--layout", "--allocation"])
+def test_a_plain_directory_needs_no_code_beside_it_and_says_so_at_once(flag, tmp_path, capsys):
+    assert prune(tmp_path / "none", tmp_path / "none", tmp_path / "out", flag, "plain", "--standalone") == 2
+    assert "leave out --standalone" in error_line(capsys.readouterr().err)
+
+
 def test_a_budget_beyond_reach_names_the_smallest(model_dir, data, tmp_path, capsys):
     assert prune(model_dir, data, tmp_path / "out", "--layout", "plain", "--constraint", "0.01") == 2
     assert "smallest reachable is" in error_line(capsys.readouterr().err)

@@ -27,7 +27,7 @@ from trimformer.costs.lut import FILES, read_table
 from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
 from trimformer.files import check_output
-from trimformer.methods import DEFAULT_METHOD, METHODS
+from trimformer.methods import DEFAULT_METHOD, METHODS, Method
 from trimformer.onnx.export import check_onnx
 from trimformer.pipeline import prune
 from trimformer.processes import is_main, join
@@ -87,11 +87,12 @@ def run(arguments: argparse.Namespace) -> None:
                 "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
             )
         check_onnx()
-    if arguments.vocabulary:
-        read_vocabulary(arguments.vocabulary)
-    model, processor = load(arguments.model)
-    if arguments.standalone and arguments.layout == "plain":
+    vocabulary = arguments.vocabulary
+    if vocabulary:
+        vocabulary = read_vocabulary(vocabulary) or vocabulary  # a file is read once; None: the data's own texts
+    if arguments.standalone and isinstance(method, Method) and method.allocation == "plain":
         raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
+    model, processor = load(arguments.model)
     if arguments.vocabulary:
         check_trimmable(model, processor)
     if arguments.standalone:
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
         task=task,
         metric=arguments.metric,
         latency=latency,
-        vocabulary=arguments.vocabulary,
+        vocabulary=vocabulary,
         method=method,
         neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,

@@ -26,7 +26,7 @@ from trimformer.errors import TrimformerError, one_sentence
 
 KINDS = ("WordLevel", "WordPiece", "BPE", "Unigram")
 
-AT_ONCE = 8192  # texts encoded together: bounds the memory
+AT_ONCE = 8192  # rows or texts encoded together: bounds the memory
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 

@@ -16,11 +16,9 @@ from trimformer.batches.processor import is_dual, tokenize
 from trimformer.batches.tasks import EncodedTask, Task
 from trimformer.errors import TrimformerError
 from trimformer.shrinking.embeddings import check_outputs, last_before_positions, named_ids, with_rows, words
-from trimformer.shrinking.tokens import check_tokenizer, needed_ids, with_tokens
+from trimformer.shrinking.tokens import AT_ONCE, check_tokenizer, needed_ids, with_tokens
 
 USED = "used"  # by the run's own data
-
-AT_ONCE = 8192  # rows or texts encoded together: bounds the memory
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -63,7 +61,10 @@ def trim_vocabulary(
     Raises:
         TrimformerError: there are no texts, or the model or its tokenizer cannot lose tokens.
     """
-    vocabulary = of_texts(model, tokenizer, list(texts))
+    check_trimmable(model, tokenizer)
+    texts = list(texts)
+    _check_strings(texts)
+    vocabulary = of_texts(model, tokenizer, texts)
     return with_rows(model, vocabulary.kept), vocabulary.tokenizer
 
 
@@ -89,13 +90,11 @@ def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
 
 
 def of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Vocabulary:
-    """What texts need.
+    """What texts need; see `read_vocabulary` and `check_trimmable` for what must hold.
 
     Raises:
-        TrimformerError: there are none, or the model or its tokenizer cannot lose tokens.
+        TrimformerError: the model or its tokenizer cannot lose these tokens.
     """
-    check_trimmable(model, tokenizer)
-    _check_strings(texts)
 
     def encode(reader: PreTrainedTokenizerBase) -> Ids:
         starts = range(0, len(texts), AT_ONCE)
@@ -106,13 +105,11 @@ def of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: 
 
 
 def of_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: Sequence[Rows], task: Task) -> Vocabulary:
-    """What all rows of data need, as the task encodes them.
+    """What all rows of data need, as the task encodes them; see `check_texts` and `check_trimmable`.
 
     Raises:
-        TrimformerError: the rows hold no texts, or the model or its tokenizer cannot lose tokens.
+        TrimformerError: the model or its tokenizer cannot lose these tokens.
     """
-    check_trimmable(model, tokenizer)
-    check_texts(task)
 
     def encode(reader: PreTrainedTokenizerBase) -> Ids:
         parts = (part for rows in sets for part in _parts(rows))
