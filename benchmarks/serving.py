@@ -45,7 +45,7 @@ from trimformer.onnx.serve import open_session, served
 from trimformer.onnx.trace import Asked
 from trimformer.pruner import Pruner
 from trimformer.shrinking.checkpoint import load, load_model, save
-from trimformer.verify.evaluation import Scorer, neighbour_overlap
+from trimformer.verify.evaluation import Scorer
 from trimformer.verify.serving import feeds, write_served
 
 TASKS = ("classifier", "tagger", "embedder")
@@ -133,9 +133,7 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
             record = {"task": bench.name, "name": kind + suffix, "mb": path.stat().st_size / 1e6, "scores": scores}
             record["divergence"] = bench.scorer.divergence(outputs, references)
             if bench.name == "embedder":
-                texts = bench.scorer.distinct
-                pair = [bench.scorer.samples(o)[texts] for o in (outputs, references)]
-                record["neighbours"] = neighbour_overlap(pair[0], pair[1])
+                record["neighbours"] = bench.scorer.neighbours(outputs, references)
             records.append(record | {"ms": {}})
             sessions.append(session)
     for batch, length in options.shapes:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import find_layers, find_sublayers
 from trimformer.arch.calls import Stop, WatchLayers, arguments
-from trimformer.arch.masking import MaskUnits, frozen, register_mask
+from trimformer.arch.masking import MaskUnits, frozen, register_mask, units_left
 from trimformer.costs.latency import LatencyFn, estimate_latency, fit_latency_fn
 from trimformer.curves.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.linalg import closed_form_solver, lsmr_cupy_solver, lsmr_solver
@@ -128,8 +128,8 @@ def compute_mask_mac(
     attention_head_size: int,
 ) -> float:
     """MACs of an encoder that keeps only the units with a non-zero mask; see `compute_mac`."""
-    heads = [int(mask.count_nonzero()) for mask in head_mask]
-    neurons = [int(mask.count_nonzero()) for mask in neuron_mask]
+    heads = units_left(head_mask)
+    neurons = units_left(neuron_mask)
     return compute_mac(heads, neurons, seq_len, hidden_size, attention_head_size)
 
 

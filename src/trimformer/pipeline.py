@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
+from trimformer.arch.masking import units_left
 from trimformer.asked import as_the_table, check_budget, check_method, check_reachable, with_ms
 from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import Task
@@ -224,13 +225,14 @@ def _report(
 ) -> PruningResult:
     """What every process knows of the run."""
     stages = {stage: seconds[stage] / seconds_per_pass for stage in PRUNING if stage in seconds}
-    units = [int(mask.count_nonzero()) for mask in pruned.masks]
     return PruningResult(
         pruned.model,
         pruned.masks,
         task=TaskReport(data.task.name, find_problem(model), data.task.metric),
         method=method,
-        budget=BudgetReport(price.metric, price.constraint, price.costs.of(units) / price.costs.dense),
+        budget=BudgetReport(
+            price.metric, price.constraint, price.costs.of(units_left(pruned.masks)) / price.costs.dense
+        ),
         samples=SampleReport(len(data.features), data.evaluation, data.seq_len),
         cost=CostReport(
             seconds, {**stages, "total": sum(stages.values())}, seconds_per_pass, peak_memory(model.device)
@@ -273,7 +275,7 @@ def _verify(result: PruningResult, model: PreTrainedModel, data: Samples, price:
         result.budget = replace(
             result.budget,
             asked_ms=price.latency.ms or price.constraint * seen.dense.median,
-            estimated_ms=costs.of(int(mask.count_nonzero()) for mask in result.masks),
+            estimated_ms=costs.of(units_left(result.masks)),
             corrected=bool(price.promise and price.promise.corrected),
         )
 

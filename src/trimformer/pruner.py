@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import Batch
+from trimformer.arch.masking import units_left
 from trimformer.costs.cost import Costs
 from trimformer.curves.criteria import CRITERIA, Ranking
 from trimformer.curves.obs import Curve
@@ -114,7 +115,7 @@ class Pruner:
                 logger.warning("the first selection stays, though it misses the budget: %s", error)
         predicted = []
         if self._ranking.foretells:
-            units = [int(mask.count_nonzero()) for mask in masks]
+            units = units_left(masks)
             predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
         given = Refitting(
             self.model,

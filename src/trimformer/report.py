@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.arch import Kind
+from trimformer.arch.masking import units_left
 from trimformer.batches.output import Problem
 from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
@@ -170,12 +171,12 @@ class PruningResult:
         )  # fmt: skip
         return {
             **{name: _plain(getattr(self, name)) for name in names},
-            "sublayers": [self._sublayer(i) for i in range(len(self.masks))],
+            "sublayers": [self._sublayer(i, units) for i, units in enumerate(units_left(self.masks))],
         }
 
-    def _sublayer(self, i: int) -> dict[str, Any]:
+    def _sublayer(self, i: int, units: int) -> dict[str, Any]:
         return {
-            "units": int(self.masks[i].count_nonzero()),
+            "units": units,
             "of": len(self.masks[i]),
             "predicted_loss": self.predicted[i] if self.predicted else None,
             "refit": asdict(self.refits[i]) if self.refits else None,

@@ -2,9 +2,9 @@
 
 from trimformer.arch.families import register_family, supported_layers
 from trimformer.arch.find import find_layers, find_sublayers, max_positions
-from trimformer.arch.sublayer import Kind, Producer, Sublayer
+from trimformer.arch.sublayer import KINDS, Kind, Producer, Sublayer
 
 __all__ = [
-    "Kind", "Producer", "Sublayer", "find_layers", "find_sublayers", "max_positions", "register_family",
+    "KINDS", "Kind", "Producer", "Sublayer", "find_layers", "find_sublayers", "max_positions", "register_family",
     "supported_layers",
 ]  # fmt: skip

@@ -83,6 +83,11 @@ class MaskUnits(Hooks):
         return self
 
 
+def units_left(masks: Iterable[Tensor]) -> list[int]:
+    """How many units each mask keeps."""
+    return [int(mask.count_nonzero()) for mask in masks]
+
+
 def dense_masks(sublayers: Iterable[Sublayer]) -> list[Tensor]:
     """Masks of ones, one per sublayer, on the sublayer's own device."""
     return [torch.ones(s.num_units, device=s.device) for s in sublayers]

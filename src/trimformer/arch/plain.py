@@ -7,13 +7,12 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from trimformer.arch.sublayer import Kind, Sublayer
+from trimformer.arch.sublayer import KINDS, Sublayer
 from trimformer.errors import TrimformerError
 
 # Names of a size in the configs of Transformers: of each a config has one.
 _WIDTH = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim", "n_inner")
 _DEPTH = ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers", "n_layer")
-KINDS: tuple[Kind, ...] = ("attention", "ffn")
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 
 

@@ -4,16 +4,18 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from trimformer.arch import KINDS
+from trimformer.arch.masking import units_left
 from trimformer.cards.source import Source, source_of
 from trimformer.cards.use import kind_tags, library, loading_lines, onnx_lines, pipeline_tag
 from trimformer.environment import describe_device, versions
 from trimformer.report import PruningResult, table_rows
+from trimformer.shrinking.guard import is_pruned
 
 _COUNTED = {"mac": "MACs", "parameters": "parameters", "latency": "latency"}
 
@@ -69,7 +71,6 @@ def export_card(
         table: what was compared, and the files' sizes and timings, as printed.
         command: the words that made it; paths among them are cut to their last part.
     """
-    is_pruned = getattr(model.config, "quantization_config", None) is not None
     source = source_of(model)
     lines = [f"{source} as ONNX files for ONNX Runtime, exported by trimformer.", ""]
     lines += [*_code(table.splitlines()), "", "`difference` is the largest of any output from PyTorch's; timed on "
@@ -77,7 +78,7 @@ def export_card(
     for title, code in onnx_lines(model, name, files[-1]).items():
         lines += _section(title, f"`{name}` is this directory.", "", *_code(code, "python"))
     lines += _section("How it was made", *_command(command, source.hub), _versions(versions()))
-    return _card(model, source, name, ["trimformer", "onnx", *(["pruned"] if is_pruned else [])], lines)
+    return _card(model, source, name, ["trimformer", "onnx", *(["pruned"] if is_pruned(model.config) else [])], lines)
 
 
 def _card(
@@ -144,11 +145,10 @@ def _calibration(result: PruningResult) -> str:
 
 def _units(result: PruningResult) -> list[str]:
     """How many units each layer kept, a line a kind."""
-    pairs = zip(result.kinds, result.masks, strict=True)
-    kept = sorted(((kind, int(m.count_nonzero()), len(m)) for kind, m in pairs), key=lambda item: item[0])
+    pairs = list(zip(result.kinds, units_left(result.masks), map(len, result.masks), strict=True))
     lines = []
-    for kind, group in groupby(kept, key=lambda item: item[0]):
-        counts = [(units, of) for _, units, of in group]
+    for kind in (kind for kind in KINDS if kind in result.kinds):
+        counts = [(units, of) for own, units, of in pairs if own == kind]
         same = len({of for _, of in counts}) == 1
         told = ", ".join(str(units) if same else f"{units}/{of}" for units, of in counts)
         what = "attention heads" if kind == "attention" else "neurons"

@@ -4,6 +4,7 @@ from transformers import PreTrainedModel
 
 from trimformer.batches.processor import is_dual
 from trimformer.batches.sentence import head_of
+from trimformer.shrinking.guard import is_pruned
 
 # The hub's tasks, by the end of the class's name.
 _TASKS = {
@@ -72,7 +73,7 @@ def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
         name: of the directory.
     """
     tag, lines = pipeline_tag(model), ["import trimformer  # lets Transformers load layers of different widths"]
-    if getattr(model.config, "quantization_config", None) is None:  # of a plain layout, which needs nothing of ours
+    if not is_pruned(model.config):  # of a plain layout, which needs nothing of ours
         lines = []
     if head_of(model) is not None:
         return [*lines, *_sentence_lines(model, f'"{name}"')]

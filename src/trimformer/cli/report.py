@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from trimformer.arch import Sublayer
+from trimformer.arch import KINDS, Sublayer
+from trimformer.arch.masking import units_left
 from trimformer.cards.card import model_card
 from trimformer.cards.source import CARD, last_part
 from trimformer.files import write_directory
@@ -27,10 +28,8 @@ def results_dict(result: PruningResult, sublayers: list[Sublayer], arguments: Ma
     figures = result.figures()
     for sublayer, entry in zip(sublayers, figures["sublayers"], strict=True):
         entry["sublayer"] = sublayer.name
-    heads, neurons = (
-        [int(m.count_nonzero()) for s, m in zip(sublayers, result.masks, strict=True) if s.kind == kind]
-        for kind in ("attention", "ffn")
-    )
+    left = list(zip(result.kinds, units_left(result.masks), strict=True))
+    heads, neurons = ([units for kind, units in left if kind == wanted] for wanted in KINDS)
     return {**figures, "heads": heads, "neurons": neurons, "arguments": dict(arguments)}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from trimformer.arch.masking import units_left
 from trimformer.costs.cost import Floats
 
 
@@ -28,7 +29,7 @@ def estimate_latency(
     """
     total = 0.0
     for lut, masks in ((mha_lut, head_mask), (ffn_lut, neuron_mask)):
-        kept = [int(mask.count_nonzero()) for mask in masks]
+        kept = units_left(masks)
         total += sum(float(lut[k - 1]) for k in kept if k)
     return total
 

@@ -19,7 +19,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.arch import Kind, Sublayer, find_sublayers, max_positions
+from trimformer.arch import KINDS, Kind, Sublayer, find_sublayers, max_positions
 from trimformer.arch.calls import Call, forward, record_calls
 from trimformer.arch.masking import frozen
 from trimformer.arch.remove import keep_units
@@ -29,8 +29,6 @@ from trimformer.costs.lut import LatencyTable, describe_setting, widest
 from trimformer.costs.timing import Stopwatch, Timing
 from trimformer.environment import versions
 from trimformer.errors import TrimformerError
-
-KINDS: tuple[Kind, ...] = ("attention", "ffn")
 
 PASSES = 4  # drawn together: a narrow one, a wide one, two between
 ENOUGH = 12  # measurements of a level

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimformer.arch import Kind, Sublayer
+from trimformer.arch import KINDS, Kind, Sublayer
 from trimformer.costs.cost import Costs, Floats
 from trimformer.curves.obs import Curve
 from trimformer.errors import TrimformerError
@@ -105,13 +105,12 @@ def search_globally(
         if costs.dense <= nothing:
             raise TrimformerError("by this latency table dropping everything saves nothing; measure it again")
         share = (constraint * costs.dense - nothing) / (costs.dense - nothing)
-        luts = [tables[kind][1:] - tables[kind][0] for kind in ("attention", "ffn")]
+        luts = [tables[kind][1:] - tables[kind][0] for kind in KINDS]
         masks = search_latency(heads, neurons, *luts, constraint=share)
     else:
         # A model may have lost all of a kind: what one would cost is not asked then.
         head_cost, neuron_cost = (
-            float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0
-            for kind in ("attention", "ffn")
+            float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0 for kind in KINDS
         )
         masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=constraint)
     rows = {"attention": iter(masks[0]), "ffn": iter(masks[1])}

@@ -22,7 +22,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from trimformer.arch import find_sublayers
+from trimformer.arch import KINDS, find_sublayers
 from trimformer.batches.processor import load_processor
 from trimformer.batches.sentence import attach, head_of, read_head, transformer_folder
 from trimformer.errors import TrimformerError, one_sentence
@@ -30,7 +30,7 @@ from trimformer.files import write_directory
 from trimformer.shrinking.guard import QUANT_METHOD, open_guard
 from trimformer.shrinking.masks import unstack_masks
 from trimformer.shrinking.shrink import resize
-from trimformer.shrinking.standalone import make_plain, write_standalone
+from trimformer.shrinking.standalone import leave_carried_code, write_standalone
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -70,7 +70,7 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(module, PreTrainedModel):
                 vars(module.config).pop("_is_quantized", None)
         model.config.quantization_config = self.quantization_config.to_dict()
-        make_plain(model)
+        leave_carried_code(model)
 
     def is_serializable(self) -> bool:
         return True
@@ -243,7 +243,7 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
         with one_sentence(f"mask file '{file}' is not a plain tensor"):
             tensors.append(torch.load(file, map_location="cpu", weights_only=True))
     sublayers = find_sublayers(model)
-    expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in ("attention", "ffn")]
+    expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in KINDS]
     for tensor, units, name in zip(tensors, expected, ("head_mask.pt", "neuron_mask.pt"), strict=True):
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (len(units), max(units)):
             shape = tuple(getattr(tensor, "shape", ()))

@@ -12,7 +12,7 @@ from trimformer.arch.linear import matrix
 from trimformer.arch.remove import keep_units, kept_heads
 from trimformer.errors import TrimformerError
 from trimformer.shrinking.guard import QUANT_METHOD
-from trimformer.shrinking.standalone import make_plain
+from trimformer.shrinking.standalone import leave_carried_code
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def record_widths(model: PreTrainedModel) -> None:
 
     Where a family has tensors with an entry for each head, also which heads are left.
     """
-    make_plain(model)
+    leave_carried_code(model)
     sublayers = find_sublayers(model)
     widths: dict[str, Any] = {
         "quant_method": QUANT_METHOD,

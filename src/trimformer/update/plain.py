@@ -76,8 +76,8 @@ def rehearse(model: PreTrainedModel, batch: Batch) -> None:
 def _hand_down(student: PreTrainedModel, batches: Sequence[Batch], empty: set[int]) -> None:
     """Gives what runs of layers without units do to the layer below each of them."""
     layers = find_layers(student)
-    for _, run in groupby(sorted(empty), key=lambda layer: layer - sorted(empty).index(layer)):
-        indices = list(run)
+    for _, run in groupby(enumerate(sorted(empty)), key=lambda pair: pair[1] - pair[0]):  # neighbours together
+        indices = [layer for _, layer in run]
         below = layers[indices[0] - 1]
         sums = _Sums(student, layers[indices[0]], layers[indices[-1]], below)
         with frozen(student), torch.no_grad(), sums:

@@ -79,6 +79,17 @@ class Scorer:
         """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""
         return torch.stack(unbatch(outputs, self.batches))
 
+    def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
+        """Of embeddings, the share of nearest texts that stay; see `neighbour_overlap`."""
+        return self._neighbours(outputs, references, self)
+
+    def _neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor], dense: "Scorer") -> float | None:
+        """The same where the references are in the batches of another scorer."""
+        if self._problem != "embedding":
+            return None
+        texts = dense.distinct
+        return neighbour_overlap(self.samples(outputs)[texts], dense.samples(references)[texts])
+
     @property
     def distinct(self) -> list[int]:
         """Samples but those whose text came before: equal texts would be each other's nearest whatever the model."""
@@ -124,9 +135,7 @@ def compare(
             total |= {f"{scorer.name}_{key}" if number else key: value for key, value in own.items()}
         if number == 0:
             divergence = pair[1].divergence(outputs[1], outputs[0])
-            if find_problem(dense) == "embedding":
-                samples = [s.samples(o)[pair[0].distinct] for o, s in zip(outputs, pair, strict=True)]
-                neighbours = neighbour_overlap(samples[1], samples[0])
+            neighbours = pair[1].neighbours(outputs[1], outputs[0])
     return Scores(scores[0], scores[1], divergence, neighbours)
 
 

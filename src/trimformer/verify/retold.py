@@ -59,6 +59,10 @@ class RetoldScorer(Scorer):
             total += float(divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem))
         return total / len(self._pairs)
 
+    def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
+        """As of any scorer; the references are in the dense scorer's batches."""
+        return self._neighbours(outputs, references, self._dense)
+
     def _cut(self, output: Tensor, sample: Features) -> Tensor:
         """Without what belongs to padding."""
         return output[: len(sample["input_ids"])] if self._problem in ("tokens", "span") else output

@@ -13,12 +13,11 @@ from transformers import PreTrainedModel
 
 from trimformer.arch.calls import Batch
 from trimformer.batches.calibration import num_samples
-from trimformer.batches.output import find_problem
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.errors import TrimformerError
 from trimformer.onnx.export import MODEL, QUANTIZED, write_files
 from trimformer.onnx.serve import open_session, served
-from trimformer.verify.evaluation import Scorer, neighbour_overlap
+from trimformer.verify.evaluation import Scorer
 
 EXAMPLES = 256  # samples at most, on which a file is compared with PyTorch
 
@@ -82,24 +81,19 @@ def serve(
                 found.append((kind, *scorer(plain, f"evaluate {kind}"), path))
             calls.append(partial(session.run, None, feeds(session, inputs)))
     laps = interleaved(calls, torch.device("cpu"))
-    dense, embeds = found[0][2], find_problem(next(iter(models.values()))[0]) == "embedding"
+    dense = found[0][2]
     return [
         Served(
             kind,
             scores,
             scorer.divergence(outputs, dense),
-            _kept_neighbours(scorer, outputs, dense) if embeds else None,
+            scorer.neighbours(outputs, dense),
             path.stat().st_size,
             Timing.of(times),
             Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]),
         )
         for (kind, scores, outputs, path), times in zip(found, laps, strict=True)
     ]
-
-
-def _kept_neighbours(scorer: Scorer, outputs: list[Tensor], references: list[Tensor]) -> float | None:
-    texts = scorer.distinct
-    return neighbour_overlap(scorer.samples(outputs)[texts], scorer.samples(references)[texts])
 
 
 def on_cpu(model: PreTrainedModel) -> PreTrainedModel:
