@@ -33,6 +33,21 @@ Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
 WHOLE_METHODS = {"kprune": kprune}
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a model may cost.
+
+    Attributes:
+        costs: what is counted.
+        constraint: fraction in (0, 1] of the dense cost.
+        correct: see `Pruner.__call__`.
+    """
+
+    costs: Costs
+    constraint: float
+    correct: Correct | None = None
+
+
 @dataclass
 class Pruned:
     """A shrunk and refitted model.
@@ -104,33 +119,57 @@ class Pruner:
         Raises:
             TrimformerError: the constraint cannot be reached.
         """
+        return self.prune_all([Budget(costs, constraint, correct)])[0]
+
+    def prune_all(self, budgets: Sequence[Budget], *, every: int = 1) -> list[Pruned]:
+        """Prunes to several budgets. All models are refitted together, so that the dense model runs but once.
+
+        What becomes of one does not depend on the others; the memory that refitting takes grows with their number.
+
+        Args:
+            budgets: what to prune to.
+            every: refit on each `every`-th batch only, for a quick look at what would come out.
+
+        Raises:
+            TrimformerError: a constraint cannot be reached.
+        """
         if isinstance(self.method, WholeMethod):
-            return self._in_one_piece(self.method, costs, constraint)
-        masks, student = self._shrink(costs, constraint)
-        if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
-            try:
-                masks, student = self._shrink(*corrected)
-                costs, constraint = corrected
-            except TrimformerError as error:
-                logger.warning("the first selection stays, though it misses the budget: %s", error)
-        predicted = []
+            return [self._in_one_piece(self.method, budget.costs, budget.constraint) for budget in budgets]
+        shrunk = [self._within(budget) for budget in budgets]
+        students, masks, reached = ([each[part] for each in shrunk] for part in (0, 1, 2))
+        predicted: list[list[float]] = [[] for _ in budgets]
         if self._ranking.foretells:
-            units = units_left(masks)
-            predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
+            predicted = [self._foretold(units_left(each)) for each in masks]
         given = Refitting(
             self.model,
-            student,
-            self.batches,
+            students,
+            self.batches[::every],
             masks,
-            self._ranking.token_norms,
-            milder_masks=lambda: self.select(costs, constraint**0.5),
+            [norms[::every] for norms in self._ranking.token_norms],
+            milder_masks=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
             run=self._run,
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
             refits = UPDATES[self.method.update](given)
             if self.method.allocation == "plain":
-                make_plain(student, self.model, self.batches)
-        return Pruned(student, masks, refits, predicted)
+                for student in students:
+                    make_plain(student, self.model, self.batches)
+        return [Pruned(*each) for each in zip(students, masks, refits, predicted, strict=True)]
+
+    def _within(self, budget: Budget) -> tuple[PreTrainedModel, list[Tensor], Budget]:
+        """A shrunk copy, its masks, and the budget that they keep, corrected where that was asked for."""
+        masks, student = self._shrink(budget.costs, budget.constraint)
+        correct = budget.correct
+        if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
+            try:
+                masks, student = self._shrink(*corrected)
+                budget = Budget(*corrected)
+            except TrimformerError as error:
+                logger.warning("the first selection stays, though it misses the budget: %s", error)
+        return student, masks, budget
+
+    def _foretold(self, units: Sequence[int]) -> list[float]:
+        return [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:
         """One mask of zeros and ones per sublayer, the same in every process.
