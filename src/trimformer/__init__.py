@@ -17,26 +17,30 @@ from trimformer.shrinking.shrink import shrink
 from trimformer.version import __version__
 
 __all__ = [
-    "METHODS", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run", "Sublayer",
-    "TrimformerError", "__version__", "find_sublayers", "load", "model_card", "prune", "register_family", "save",
-    "shrink", "trim_vocabulary",
+    "METHODS", "Budget", "Family", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run",
+    "Sublayer", "TrimformerError", "__version__", "find_sublayers", "load", "model_card", "prune", "register_family",
+    "save", "shrink", "sweep", "trim_vocabulary",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from trimformer.cards.card import model_card
+    from trimformer.family import Family, sweep
     from trimformer.pipeline import prune
-    from trimformer.pruner import Pruned, Pruner
+    from trimformer.pruner import Budget, Pruned, Pruner
     from trimformer.report import PruningResult
     from trimformer.shrinking.vocabulary import trim_vocabulary
     from trimformer.verify.promise import LatencyOptions
 else:
     _LATER = {
+        "Budget": "pruner",
+        "Family": "family",
         "LatencyOptions": "verify.promise",
         "Pruned": "pruner",
         "Pruner": "pruner",
         "PruningResult": "report",
         "model_card": "cards.card",
         "prune": "pipeline",
+        "sweep": "family",
         "trim_vocabulary": "shrinking.vocabulary",
     }
 

@@ -1,12 +1,31 @@
 """What may be asked for: budgets and methods, checked before anything is read."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from trimformer.costs.cost import Costs, Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.verify.judge import Target
 from trimformer.verify.promise import LatencyOptions
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A budget as it is asked for: one of the two.
+
+    Attributes:
+        constraint: fraction in (0, 1] of the dense model's cost.
+        ms: milliseconds of a batch.
+    """
+
+    constraint: float | None = None
+    ms: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Short, for a folder."""
+        return f"{self.constraint:g}" if self.ms is None else f"{self.ms:g}ms"
 
 
 def check_constraint(constraint: float) -> None:
@@ -29,16 +48,29 @@ def check_method(method: AnyMethod, metric: Metric, bf16: bool) -> None:
         raise TrimformerError(f"method '{method.name}' runs in float32 only; leave out bf16")
 
 
-def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptions) -> None:
+def check_asked(asked: Asked, metric: Metric) -> None:
     """Raises:
     TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
-    if (constraint is None) == (latency.ms is None):
+    if (asked.constraint is None) == (asked.ms is None):
         raise TrimformerError("give either a constraint or a latency in ms")
-    if constraint is not None:
-        check_constraint(constraint)
-    if latency.ms is not None and not (metric == "latency" and 0 < latency.ms < float("inf")):
-        raise TrimformerError(f"a latency of {latency.ms} ms needs the metric 'latency', and to be a positive number")
+    if asked.constraint is not None:
+        check_constraint(asked.constraint)
+    if asked.ms is not None and not (metric == "latency" and 0 < asked.ms < float("inf")):
+        raise TrimformerError(f"a latency of {asked.ms} ms needs the metric 'latency', and to be a positive number")
+
+
+def target_of(max_drop: float | None, max_divergence: float | None) -> Target | None:
+    """The quality to keep, where one is asked for.
+
+    Raises:
+        TrimformerError: two are given, or one that is no positive number.
+    """
+    if max_drop is not None and max_divergence is not None:
+        raise TrimformerError("max_drop and max_divergence are two targets; give one of them")
+    if max_drop is not None:
+        return Target("drop", max_drop)
+    return None if max_divergence is None else Target("divergence", max_divergence)
 
 
 def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
@@ -53,17 +85,6 @@ def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
         )
     if constraint > 1:
         raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
-
-
-def with_ms(latency: LatencyOptions, latency_ms: float | None) -> LatencyOptions:
-    """The options with the milliseconds of the keyword.
-
-    Raises:
-        TrimformerError: both give some.
-    """
-    if latency_ms is not None and latency.ms is not None:
-        raise TrimformerError("latency_ms and latency.ms both give milliseconds; give one of them")
-    return latency if latency_ms is None else replace(latency, ms=latency_ms)
 
 
 def as_the_table(latency: LatencyOptions) -> LatencyOptions:

@@ -136,7 +136,9 @@ class Pruner:
         if isinstance(self.method, WholeMethod):
             return [self._in_one_piece(self.method, budget.costs, budget.constraint) for budget in budgets]
         shrunk = [self._within(budget) for budget in budgets]
-        students, masks, reached = ([each[part] for each in shrunk] for part in (0, 1, 2))
+        students = [student for student, _, _ in shrunk]
+        masks = [each for _, each, _ in shrunk]
+        reached = [budget for _, _, budget in shrunk]
         predicted: list[list[float]] = [[] for _ in budgets]
         if self._ranking.foretells:
             predicted = [self._foretold(units_left(each)) for each in masks]

@@ -15,6 +15,7 @@ from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
 from trimformer.update.walk import Refit
 from trimformer.verify.evaluation import Scores
+from trimformer.verify.judge import CONFIDENCE, Target, Verdict
 from trimformer.verify.serving import Served
 
 _DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
@@ -48,6 +49,37 @@ class BudgetReport:
     asked_ms: float | None = None
     estimated_ms: float | None = None
     corrected: bool = False
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """The quality that was asked for, and how sure it is that the model keeps it.
+
+    Attributes:
+        kind: "drop" of the score, in points, or "divergence".
+        asked: how much of it was allowed.
+        measured: what was seen of the model, on the samples set aside to judge by.
+        bound: what it is below, with this confidence.
+        confidence: as a fraction.
+        samples: it was judged by.
+        metric: the score; None of a divergence without labels.
+        tried: what was looked at on the way, in that order; all but the last were refitted on fewer samples.
+    """
+
+    kind: str
+    asked: float
+    measured: float
+    bound: float
+    confidence: float
+    samples: int
+    metric: str | None
+    tried: list[Verdict]
+
+    @classmethod
+    def of(cls, target: Target, tried: list[Verdict], samples: int, metric: str | None) -> "TargetReport":
+        """The last of what was tried is the model that is reported."""
+        last = tried[-1]
+        return cls(target.kind, target.most, last.measured, last.bound, CONFIDENCE, samples, metric, tried)
 
 
 @dataclass(frozen=True)
@@ -126,6 +158,7 @@ class PruningResult:
         task: what the model is for.
         method: how units were chosen and refitted.
         budget: what was asked for and what is kept.
+        target: the quality that the budget was chosen to keep, where one was asked for.
         samples: what it was calibrated and scored on.
         cost: what the run cost.
         machine: where it ran.
@@ -157,6 +190,7 @@ class PruningResult:
     serving: list[Served] = field(default_factory=list)
     processor: Any = None
     vocabulary: VocabularyReport | None = None
+    target: TargetReport | None = None
 
     def __str__(self) -> str:
         return format_table(self)
@@ -166,8 +200,8 @@ class PruningResult:
     def figures(self) -> dict[str, Any]:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
         names = (
-            "task", "method", "budget", "samples", "scores", "sizes", "vocabulary", "latency", "serving", "cost",
-            "machine",
+            "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
+            "cost", "machine",
         )  # fmt: skip
         return {
             **{name: _plain(getattr(self, name)) for name in names},
@@ -209,11 +243,24 @@ def format_table(result: PruningResult) -> str:
         [
             *(lines if result.scores else []),
             *_serving_lines(result),
+            *_target_lines(result.target),
             "",
             f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
             f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
         ]
     )
+
+
+def _target_lines(target: TargetReport | None) -> list[str]:
+    if target is None:
+        return []
+    what, unit = (f"drop of {target.metric}", " points") if target.kind == "drop" else ("divergence", "")
+    form = ".2f" if target.kind == "drop" else ".4f"
+    return [
+        "",
+        f"{what}: {target.measured:{form}}{unit} on {target.samples:,} samples set aside to judge by, below "
+        f"{target.bound:{form}} with {100 * target.confidence:.0f} % confidence; {target.asked:g} was allowed",
+    ]
 
 
 def _serving_lines(result: PruningResult) -> list[str]:

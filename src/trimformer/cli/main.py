@@ -1,10 +1,10 @@
-"""The command line: `trimformer prune | evaluate | export | finetune | lut | bench`."""
+"""The command line: `trimformer prune | sweep | evaluate | export | finetune | lut | bench`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from trimformer.cli import evaluate, export, finetune, latency, prune
+from trimformer.cli import evaluate, export, finetune, latency, prune, sweep
 from trimformer.cli.logs import guarded
 from trimformer.version import __version__
 
@@ -14,6 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"trimformer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prune.add_arguments(commands.add_parser("prune", help="prune a fine-tuned model directory to a budget"))
+    sweep.add_arguments(commands.add_parser("sweep", help="prune to several budgets from one calibration"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score a model directory, dense or pruned"))
     export.add_arguments(commands.add_parser("export", help="write ONNX files, in float32 and eight bits"))
     latency.add_lut_arguments(commands.add_parser("lut", help="measure latency look-up tables of a model's sublayers"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trimformer.arch import find_sublayers
-from trimformer.asked import check_budget, check_method
+from trimformer.asked import Asked, check_asked, check_method, target_of
 from trimformer.cli.arguments import (
     DataOptions,
     add_calibration_arguments,
@@ -41,7 +41,13 @@ from trimformer.verify.promise import LatencyOptions
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
     add_data_arguments(parser)
-    parser.add_argument("--constraint", type=float, help="share of the cost to keep, in (0, 1]")
+    budget = parser.add_argument_group("budget", "one of these says how small the model is to be")
+    budget.add_argument("--constraint", type=float, help="share of the cost to keep, in (0, 1]")
+    budget.add_argument("--latency-ms", type=float, help="milliseconds to keep to")
+    budget.add_argument("--max-drop", type=float, metavar="POINTS", help="the smallest model that loses no more points "
+                        "of the task's score, with 95 %% confidence, on rows set aside")  # fmt: skip
+    budget.add_argument("--max-divergence", type=float, metavar="NATS", help="the same by the outputs' divergence from "
+                        "the dense model's, which needs no labels")  # fmt: skip
     parser.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
     parser.add_argument("--metric", choices=get_args(Metric), help="what the constraint counts "
                         "(default: mac; with --latency-ms latency)")  # fmt: skip
@@ -52,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", metavar="used|FILE", help="drop the tokens that texts never use, from "
                         "tokenizer and model: texts of the data, or of a file with a text a line")  # fmt: skip
     latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
-    latency.add_argument("--latency-ms", type=float, help="milliseconds to keep to, instead of --constraint")
     latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
     latency.add_argument("--any-lut", action="store_true", help="use tables that were measured elsewhere")
     latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
@@ -70,14 +75,19 @@ def run(arguments: argparse.Namespace) -> None:
     method = chosen_method(arguments)
     arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
     latency = LatencyOptions(
-        ms=arguments.latency_ms,
         batch_size=arguments.bs,
         seq_len=arguments.seq_len,
         backend=arguments.backend,
         table=read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None,
         any_table=arguments.any_lut,
     )
-    check_budget(arguments.constraint, arguments.metric, latency)
+    target = target_of(arguments.max_drop, arguments.max_divergence)
+    if target is None:
+        check_asked(Asked(arguments.constraint, arguments.latency_ms), arguments.metric)
+    elif arguments.constraint is not None or arguments.latency_ms is not None:
+        raise TrimformerError(
+            "--max-drop and --max-divergence find the budget; leave out --constraint and --latency-ms"
+        )
     check_method(method, arguments.metric, arguments.bf16)
     resolve_device(arguments.device)
     check_output(arguments.output)
@@ -108,6 +118,9 @@ def run(arguments: argparse.Namespace) -> None:
         export=arguments.export,
         standalone=arguments.standalone,
         constraint=arguments.constraint,
+        latency_ms=arguments.latency_ms,
+        max_drop=arguments.max_drop,
+        max_divergence=arguments.max_divergence,
         eval_dataset=validation,
         task=task,
         metric=arguments.metric,

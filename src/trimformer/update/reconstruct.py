@@ -139,9 +139,7 @@ def reconstruct(
                 assign(linear, w @ change, bias)
 
     refits: list[list[Refit]] = [[] for _ in students]
-    for step in walk(
-        teacher, students, batches, token_weights=token_weights, align=align, run=run, desc="reconstruct"
-    ):
+    for step in walk(teacher, students, batches, token_weights=token_weights, align=align, run=run, desc="reconstruct"):
         projection = step.sublayer.projection
         weight, bias = matrix(projection), projection.bias
         report, solution = best_refit(step, weight, bias, ridges, may_shift=bias is not None)

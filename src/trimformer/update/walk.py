@@ -289,7 +289,7 @@ class _Stage:
         return targets, given.seen[-1]
 
     def _beside(self, side: int) -> list[Tap]:
-        """A tap on what the sublayer beside this one adds, of the teacher (0) or a student; none where there is none."""
+        """A tap on what the sublayer beside this one adds, of the teacher (0) or a student; none where none is."""
         if self.beside is None:
             return []
         neighbour = self.beside[side]

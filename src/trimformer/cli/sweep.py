@@ -1,0 +1,259 @@
+"""`trimformer sweep`: one calibration, a directory for each budget and method, and what they are together."""
+
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from trimformer.arch import find_sublayers
+from trimformer.asked import check_method
+from trimformer.cli.arguments import (
+    DataOptions,
+    add_calibration_arguments,
+    add_data_arguments,
+    load_task_data,
+    positive_int,
+)
+from trimformer.cli.logs import kept_log
+from trimformer.cli.report import write_result
+from trimformer.costs.backends import Backend
+from trimformer.costs.cost import Metric
+from trimformer.environment import resolve_device
+from trimformer.errors import TrimformerError
+from trimformer.family import Member, budgets_of, mark_front, member_entry, members_of, plan_for, prune_members
+from trimformer.files import check_output, replace_file
+from trimformer.methods import DEFAULT_METHOD, METHODS, Layout
+from trimformer.processes import decide, is_main, join
+from trimformer.progress import whole_run
+from trimformer.report import PruningResult
+from trimformer.select.allocations import NEURON_MULTIPLE
+from trimformer.session import Session
+from trimformer.shrinking.checkpoint import find_directory, load
+from trimformer.verify.promise import LatencyOptions
+from trimformer.version import __version__
+
+FAMILY = "family.json"
+
+# What may differ between the runs that make one family.
+_FREE = {"output", "constraints", "latency_ms", "methods", "run", "words", "command", "device", "max_memory"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
+    add_data_arguments(parser)
+    budget = parser.add_argument_group("budgets", "one of these")
+    budget.add_argument("--constraints", metavar="LIST", help="shares of the cost to keep: 0.7,0.5,0.3 or "
+                        "FIRST:LAST:STEP, such as 0.9:0.1:0.1")  # fmt: skip
+    budget.add_argument("--latency-ms", metavar="LIST", help="milliseconds to keep to: 20,10,5")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a directory for each member, family.json and "
+                        "report.html; where a sweep was broken off, it goes on")  # fmt: skip
+    parser.add_argument("--methods", default=DEFAULT_METHOD, metavar="LIST", help=f"of {', '.join(METHODS)} "
+                        "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--layout", choices=get_args(Layout), default="free", help="see `trimformer prune`")
+    parser.add_argument("--metric", choices=get_args(Metric), help="what the constraints count "
+                        "(default: mac; with --latency-ms latency)")  # fmt: skip
+    parser.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
+                        "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
+    latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
+    latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
+    latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
+    latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
+    add_calibration_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    arguments.device = join(arguments.device)
+    arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
+    budgets = budgets_of(numbers(arguments.constraints), numbers(arguments.latency_ms), arguments.metric)
+    members = members_of([name.strip() for name in arguments.methods.split(",")], budgets, arguments.layout)
+    for member in members:
+        check_method(member.method, arguments.metric, arguments.bf16)
+    resolve_device(arguments.device)
+    output, identity = Path(arguments.output), identify(arguments)
+    before = decide(lambda: _known(output, identity))
+    left = [member for member in members if not (output / member.folder / "results.json").is_file()]
+    seconds = _prune(arguments, left, output, {"identity": identity, "cost": before["cost"]}) if left else {}
+    if is_main():
+        family = gather(output, identity, seconds, before)
+        _write(output, family)
+        print(f"\n{format_family(family)}\n\nwritten to {arguments.output}")
+
+
+def _prune(
+    arguments: argparse.Namespace, members: Sequence[Member], output: Path, begun: Mapping[str, Any]
+) -> dict[str, float]:
+    """Writes the directory of each member; the seconds that it took, by stage."""
+    model, processor = load(arguments.model)
+    task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
+    shown = {key: value for key, value in vars(arguments).items() if key not in ("run", "words")}
+
+    def write(member: Member, result: PruningResult) -> None:
+        if not is_main():
+            return
+        if not (output / FAMILY).is_file():
+            output.mkdir(parents=True, exist_ok=True)
+            _write(output, begun)
+        command, sublayers = ["trimformer", *arguments.words], find_sublayers(model)
+        write_result(result, result.processor, output / member.folder, sublayers, shown, kept_log.lines, command)
+
+    with whole_run(plan_for(members, arguments.metric)):
+        session = Session(
+            model,
+            processor,
+            train,
+            [member.method for member in members],
+            eval_dataset=validation,
+            task=task,
+            metric=arguments.metric,
+            latency=LatencyOptions(arguments.bs, arguments.seq_len, arguments.backend),
+            num_samples=arguments.num_samples,
+            batch_size=arguments.batch_size,
+            neuron_multiple=arguments.neuron_multiple,
+            seed=arguments.seed,
+            max_memory=math.inf if arguments.max_memory is None else arguments.max_memory,
+            bf16=arguments.bf16,
+            device=arguments.device,
+        )
+        prune_members(session, members, write)
+    return session.clock.seconds
+
+
+def numbers(text: str | None) -> list[float] | None:
+    """Of "0.7,0.5" or "0.9:0.1:0.1", which includes both ends.
+
+    Raises:
+        TrimformerError: it is no such list.
+    """
+    if text is None:
+        return None
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",") if part.strip()]
+        first, last, step = (float(part) for part in text.split(":"))
+        count = round(abs(last - first) / step) + 1
+        if not (step > 0 and 1 <= count <= 1000 and abs(abs(last - first) - (count - 1) * step) < 1e-9):
+            raise ValueError(text)
+        return [round(float(value), 9) for value in np.linspace(first, last, count)]
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise TrimformerError(
+            f"'{text}' is no list of numbers such as 0.7,0.5,0.3 or FIRST:LAST:STEP such as 0.9:0.1:0.1"
+        ) from None
+
+
+def identify(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What makes all members of a family comparable: the model, the data and the flags."""
+    flags = {key: value for key, value in vars(arguments).items() if key not in {*_FREE, "model", "data"}}
+    data = arguments.data and Path(arguments.data)
+    return {
+        "model": _digest(find_directory(arguments.model)),
+        "data": _digest(data) if data else None,
+        "flags": json.loads(json.dumps(flags, default=str)),
+        "trimformer": __version__,
+    }
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of the files of a folder and their names."""
+    total = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    for file in files:
+        total.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def _known(output: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the folder says of the sweep so far.
+
+    Raises:
+        TrimformerError: the folder holds something else, or cannot be written.
+    """
+    file = output / FAMILY
+    if not file.is_file():
+        check_output(output)
+        return {"cost": {"seconds": {}}}
+    try:
+        family = json.loads(file.read_text(encoding="utf-8"))
+        found = family["identity"]
+        other = [key for key in ("model", "data", "trimformer") if found[key] != identity[key]]
+        flags = {**found["flags"], **identity["flags"]}
+        other += [
+            "--" + key.replace("_", "-") for key in flags if found["flags"].get(key) != identity["flags"].get(key)
+        ]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise TrimformerError(f"'{file}' is no family of a sweep; choose another output") from None
+    if other:
+        raise TrimformerError(
+            f"output '{output}' holds a sweep of another {', '.join(other)}; choose another output, or run it as before"
+        )
+    return family
+
+
+def gather(
+    output: Path, identity: Mapping[str, Any], seconds: Mapping[str, float], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The family as its members' directories have it."""
+    results = {}
+    for file in sorted(output.glob("*/results.json")):
+        results[file.parent.name] = json.loads(file.read_text(encoding="utf-8"))
+    entries = [member_entry(folder, folder.rsplit("-", 1)[0], result) for folder, result in results.items()]
+    first = next(iter(results.values()))
+    metric = first["budget"]["metric"]
+    mark_front(entries, metric)
+    order = list(METHODS)
+    entries.sort(key=lambda e: (order.index(e["method"]), -e["kept"]))
+    before = known["cost"]["seconds"]
+    total = {key: before.get(key, 0.0) + seconds.get(key, 0.0) for key in {**before, **seconds}}
+    a_pass = first["cost"]["seconds_per_pass"]
+    return {
+        "identity": identity,
+        "model": first["arguments"]["model"],
+        "data": first["arguments"]["data"],
+        "metric": metric,
+        "score": first["task"]["score"],
+        "problem": first["task"]["problem"],
+        "dense": {
+            "scores": first["scores"]["dense"],
+            "sizes": first["sizes"]["dense"],
+            "latency_ms": first["latency"]["dense_ms"],
+        },
+        "members": entries,
+        "cost": {
+            "seconds": total,
+            "forward_passes": {stage: value / a_pass for stage, value in total.items()},
+        },
+        "machine": first["machine"],
+    }
+
+
+def _write(output: Path, family: Mapping[str, Any]) -> None:
+    replace_file(output / FAMILY, json.dumps(family, indent=2) + "\n")
+
+
+def format_family(family: Mapping[str, Any]) -> str:
+    """A row for each member; those of the Pareto front are starred."""
+    dense, score = family["dense"], family["score"]
+    rows = [["", *([score] if score else []), "divergence", "MACs", "parameters (M)", "ms", "speed-up"]]
+
+    def row(name: str, entry: Mapping[str, Any], divergence: str, speedup: str) -> list[str]:
+        points = [f"{100 * entry['scores'][score]:.2f}"] if score else []
+        share = f"{100 * entry['sizes']['macs'] / dense['sizes']['macs']:.1f} %"
+        size, ms = entry["sizes"]["parameters"] / 1e6, entry["latency_ms"]["median"]
+        return [name, *points, divergence, share, f"{size:.2f}", f"{ms:.2f}", speedup]
+
+    rows.append(row("dense", dense, "", ""))
+    for entry in family["members"]:
+        name = entry["directory"] + " *" * entry["pareto"]
+        rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
+    seconds = sum(family["cost"]["seconds"].values())
+    told = "* on the Pareto front: none is both cheaper and nearer to the dense model"
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", told, f"{seconds:.1f} seconds in all"])
