@@ -14,6 +14,7 @@ from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
 from trimformer.update.walk import Refit
+from trimformer.verify.changed import ChangedReport
 from trimformer.verify.evaluation import Scores
 from trimformer.verify.serving import Served
 
@@ -163,14 +164,22 @@ class PruningResult:
 
     __repr__ = __str__
 
+    @property
+    def changed(self) -> ChangedReport | None:
+        """Samples whose prediction changed; None where nothing was scored or outputs say nothing of a sample."""
+        return self.scores.changed if self.scores else None
+
     def figures(self) -> dict[str, Any]:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
         names = (
             "task", "method", "budget", "samples", "scores", "sizes", "vocabulary", "latency", "serving", "cost",
-            "machine",
+            "machine", "changed",
         )  # fmt: skip
+        figures = {name: _plain(getattr(self, name)) for name in names}
+        if figures["scores"]:
+            del figures["scores"]["changed"]  # it stands by itself
         return {
-            **{name: _plain(getattr(self, name)) for name in names},
+            **figures,
             "sublayers": [self._sublayer(i, units) for i, units in enumerate(units_left(self.masks))],
         }
 
@@ -178,6 +187,7 @@ class PruningResult:
         return {
             "units": units,
             "of": len(self.masks[i]),
+            "heads": self.masks[i].nonzero().flatten().tolist() if self.kinds[i : i + 1] == ["attention"] else None,
             "predicted_loss": self.predicted[i] if self.predicted else None,
             "refit": asdict(self.refits[i]) if self.refits else None,
         }

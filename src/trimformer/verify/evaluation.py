@@ -15,7 +15,9 @@ from trimformer.batches.calibration import make_batches, num_samples
 from trimformer.batches.data import Rows
 from trimformer.batches.output import Problem, divergence, find_problem, predict
 from trimformer.batches.tasks import Task
+from trimformer.batches.tasks.classes import label_names
 from trimformer.progress import progress
+from trimformer.verify.changed import ChangedReport, Told, find_changed
 
 
 def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
@@ -65,6 +67,7 @@ class Scorer:
         self.name, self.rows, self.task, self.batch_size = name, rows, task, batch_size
         self.features = task.encode(rows, processor, model.config)
         self.batches = make_batches(self.features, processor, batch_size)
+        self.names = label_names(model.config)
         self._problem = find_problem(model)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
@@ -74,6 +77,10 @@ class Scorer:
         outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
         outputs = [output.cpu() for output in outputs]
         return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
+
+    def told(self, outputs: Sequence[Tensor]) -> Told:
+        """Outputs of a model, one a feature, with the features."""
+        return Told(unbatch(outputs, self.batches), self.features)
 
     def samples(self, outputs: Sequence[Tensor]) -> Tensor:
         """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""
@@ -108,25 +115,26 @@ NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of both models by name, as fractions, the mean distance of their outputs, and of embeddings the share of
-    each sample's `NEIGHBOURS` nearest ones that stay its nearest."""
+    """Scores of both models by name, as fractions, the mean distance of their outputs, of embeddings the share of each
+    sample's `NEIGHBOURS` nearest ones that stay its nearest, and samples whose prediction changed."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
     divergence: float
     neighbours: float | None = None
+    changed: ChangedReport | None = None
 
 
 def compare(
     scorers: Sequence[Scorer], dense: PreTrainedModel, pruned: PreTrainedModel, retold: Sequence[Scorer] = ()
 ) -> Scores:
-    """Scores of two models, and the divergence on the first set.
+    """Scores of two models, and on the first set their divergence and what changed.
 
     The first set's scores go by their own names, those of further sets follow the set's name, as in
     "validation_mismatched_accuracy". The pruned model is scored by `retold` where it has a tokenizer of its own.
     """
     scores: list[dict[str, float]] = [{}, {}]
-    divergence, neighbours = 0.0, None
+    divergence, neighbours, changed = 0.0, None, None
     for number, pair in enumerate(zip(scorers, retold or scorers, strict=True)):
         outputs = []
         for total, scorer, model, name in zip(scores, pair, (dense, pruned), ("dense", "pruned"), strict=True):
@@ -136,7 +144,9 @@ def compare(
         if number == 0:
             divergence = pair[1].divergence(outputs[1], outputs[0])
             neighbours = pair[1].neighbours(outputs[1], outputs[0])
-    return Scores(scores[0], scores[1], divergence, neighbours)
+            told = [scorer.told(output) for scorer, output in zip(pair, outputs, strict=True)]
+            changed = find_changed(pair[0].task, pair[0].rows, pair[0].names, *told)
+    return Scores(scores[0], scores[1], divergence, neighbours, changed)
 
 
 def neighbour_overlap(embeddings: Tensor, references: Tensor, count: int = NEIGHBOURS) -> float | None:
