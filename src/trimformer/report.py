@@ -18,7 +18,7 @@ from trimformer.verify.changed import ChangedReport
 from trimformer.verify.evaluation import Scores
 from trimformer.verify.serving import Served
 
-_DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
+DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _serving_lines(result: PruningResult) -> list[str]:
         return []
     metric = next((name for name in result.serving[0].scores if not name.endswith("_ci95")), None)
     shape = f"ms, {result.latency.batch_size} x {result.latency.seq_len}"
-    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense")
+    divergence = DIVERGENCE.get(result.task.problem, "KL to dense")
     names = ["in ONNX Runtime", *([metric] if metric else []), divergence, "MB", shape, "speed-up"]
     rows = [names]
     for s in result.serving:
@@ -260,7 +260,7 @@ def _score_rows(result: PruningResult) -> list[Row]:
         interval = f" ±{100 * dense[name + '_ci95']:.2f}" if name + "_ci95" in dense else ""
         change = 100 * (pruned[name] - dense[name])
         rows.append((name, f"{100 * dense[name]:.2f}{interval}", f"{100 * pruned[name]:.2f}", f"{change:+.2f}"))
-    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
+    divergence = DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
     rows.append((divergence, "", f"{result.scores.divergence:.4f}", ""))
     if result.scores.neighbours is not None:
         rows.append(("nearest neighbours kept", "", f"{100 * result.scores.neighbours:.1f}", ""))
