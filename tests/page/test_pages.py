@@ -1,6 +1,7 @@
 """Pages say what results.json says, fetch nothing, and take no text for HTML."""
 
 import re
+from functools import cache
 
 import pytest
 
@@ -30,17 +31,20 @@ def changed_by(word):
     return {"count": 1, "of": 9, "examples": [example]}
 
 
-PAGES = {
-    "whole": lambda: prune_page(whole(), "tiny", LINES),
-    "hostile": lambda: prune_page(whole(changed=changed_by(HOSTILE)), HOSTILE, LINES),
-    "family": lambda: family_page(make_family()),
-    "unlabelled family": lambda: family_page(make_family(None)),
-}
+@cache
+def made(name):
+    """A page by name; of a run it is the problem's."""
+    return {
+        "whole": lambda: prune_page(whole(), "tiny", LINES),
+        "hostile": lambda: prune_page(whole(changed=changed_by(HOSTILE)), HOSTILE, LINES),
+        "family": lambda: family_page(make_family()),
+        "unlabelled family": lambda: family_page(make_family(None)),
+    }.get(name, lambda: prune_page(tiny_run(name)[1], "tiny"))()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ["whole", "hostile", "family", "unlabelled family"])
 def test_a_page_is_well_formed_and_fetches_nothing(name):
-    html = PAGES[name]()
+    html = made(name)
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     fetched = [value for _, key, value in page.attributes if key in ("src", "href", "xlink:href", "data")]
@@ -55,9 +59,9 @@ def test_a_page_is_well_formed_and_fetches_nothing(name):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_table_says_what_the_printed_one_says(problem):
-    result, figures = tiny_run(problem)
-    page = Page(prune_page(figures, "tiny"))
-    rows = [row for row in next(table for table in page.tables if table[0][1:] == ["dense", "pruned", "change"])[1:]]
+    result, _ = tiny_run(problem)
+    page = Page(made(problem))
+    rows = next(table for table in page.tables if table[0][1:] == ["dense", "pruned", "change"])[1:]
     printed = table_rows(result)
     assert len(rows) == len(printed)
     for (_, *cells), (_, dense, pruned, change) in zip(rows, printed, strict=True):
@@ -70,7 +74,7 @@ def test_the_table_says_what_the_printed_one_says(problem):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_figure_of_the_page_is_one_of_results_json(problem):
     _, figures = tiny_run(problem)
-    page = Page(prune_page(figures, "tiny"))
+    page = Page(made(problem))
 
     def numbers(value):
         if isinstance(value, dict | list):
@@ -85,7 +89,7 @@ def test_every_figure_of_the_page_is_one_of_results_json(problem):
 
 
 def test_what_is_shown_is_the_value_rounded():
-    for value, text in Page(prune_page(whole(), "tiny")).data:
+    for value, text in Page(made("whole")).data:
         digits, exponent = re.match(r"([-\d.]+)(e-?\d+)?", text.replace(",", "").replace("−", "-")).groups()
         unit = 10.0 ** (int((exponent or "e0")[1:]) - len(digits.partition(".")[2]))  # of the last digit
         wanted = [value * scale for scale in (1, 100, 1e-6, 1e-9)]
@@ -95,7 +99,7 @@ def test_what_is_shown_is_the_value_rounded():
 
 def test_every_layer_shows_its_heads_and_neurons():
     _, figures = tiny_run()
-    html = prune_page(figures, "tiny")
+    html = made("single_label")
     kept = [entry["heads"] for entry in figures["sublayers"] if entry["heads"] is not None]
     rows = re.findall(r'class="units attention"[^>]*>(.*?)</span>', html)
     assert [[i for i, mark in enumerate(re.findall("<i[^>]*>", row)) if "on" in mark] for row in rows] == kept
@@ -109,10 +113,8 @@ def test_a_network_without_one_kind_or_without_units_is_drawn():
     _, figures = tiny_run()
     neurons = [entry for entry in figures["sublayers"] if entry["heads"] is None]
     assert "attention heads and" not in Page(prune_page({**figures, "sublayers": neurons}, "tiny")).text
-    empty = [
-        {**entry, "units": 0, "of": 0, "heads": None if entry["heads"] is None else []}
-        for entry in figures["sublayers"]
-    ]
+    nothing = {"units": 0, "of": 0}
+    empty = [{**entry, **nothing, "heads": None if entry["heads"] is None else []} for entry in figures["sublayers"]]
     assert "0 of 0 heads left" in prune_page({**figures, "sublayers": empty}, "tiny")
 
 
@@ -126,11 +128,11 @@ def test_a_deep_network_is_drawn_whole():
 
 
 def test_a_page_is_small():
-    assert len(PAGES["whole"]()) < 200_000
+    assert len(made("whole")) < 200_000
 
 
 def test_text_of_users_stays_text():
-    html = PAGES["hostile"]()
+    html = made("hostile")
     page = Page(html)
     assert page.text.count(HOSTILE) >= 6  # title, heading, sample, word, label, predictions
     assert f'load("{HOSTILE}")' in page.text
@@ -163,7 +165,7 @@ def test_a_method_of_one_piece_and_a_latency_have_a_page():
 
 
 def test_the_target_and_all_that_was_tried_are_shown():
-    page = Page(PAGES["whole"]())
+    page = Page(made("whole"))
     rows = next(table for table in page.tables if table[0][-1] == "keeps")
     assert rows[1:] == [["50.0 %", "0.8", "1.3", "no"], ["60.0 %", "0.4", "0.9", "yes"]]
     assert "with 95 % confidence at most 0.9" in page.text
@@ -171,7 +173,7 @@ def test_the_target_and_all_that_was_tried_are_shown():
 
 
 def test_files_of_onnx_are_compared():
-    rows = Page(PAGES["whole"]()).table("pruned + int8")
+    rows = Page(made("whole")).table("pruned + int8")
     assert list(rows)[1:] == [each["name"] for each in SERVED]
     assert rows["pruned + int8"] == ["84.00 ±1.00", "0.0300", "20.00", "7.50 6.75 to 9.00", "4.00× 3.60 to 4.80"]
 
@@ -193,7 +195,7 @@ def test_of_changed_samples_all_are_there():
 
 def test_a_family_shows_every_member_and_leads_to_it():
     family = make_family()
-    page = Page(family_page(family))
+    page = Page(made("family"))
     table = page.table("dense")
     for member in family["members"]:
         cells = table[member["directory"]]
@@ -203,7 +205,7 @@ def test_a_family_shows_every_member_and_leads_to_it():
         assert cells[4:6] == [f"{member['sizes']['parameters'] / 1e6:.2f}", f"{member['sizes']['bytes'] / 1e6:.2f}"]
         assert ("a", "href", f"{member['directory']}/report.html") in page.attributes
     assert page.tags.count("svg") == 6
-    assert Page(family_page(make_family(None))).tags.count("svg") == 3
+    assert Page(made("unlabelled family")).tags.count("svg") == 3
 
 
 def test_budgets_in_milliseconds_are_told_in_them():
