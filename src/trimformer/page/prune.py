@@ -1,6 +1,7 @@
 """The page of one pruned model."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from trimformer.page import numbers, tables
@@ -53,8 +54,10 @@ _REFIT = "Held-out error of each sublayer's output against the dense model's: ho
 
 
 def _lead(figures: Mapping[str, Any]) -> str:
-    budget = figures["budget"]
-    return f"Pruned to {numbers.share(budget['kept']).text} of the {COUNTED[budget['metric']]}, without retraining."
+    """What was made of what, in one sentence."""
+    budget, model = figures["budget"], figures["arguments"].get("model")
+    kept = f"runed to {numbers.share(budget['kept']).text} of the {COUNTED[budget['metric']]}, without retraining."
+    return f"{PurePath(model).name}, p{kept}" if model else f"P{kept}"
 
 
 def _target_label(figures: Mapping[str, Any], target: Mapping[str, Any] | None) -> str:

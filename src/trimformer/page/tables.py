@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from trimformer.page import numbers
@@ -70,14 +71,16 @@ def _latency_rows(figures: Mapping[str, Any]) -> list[Row]:
 def notes(figures: Mapping[str, Any]) -> list[str]:
     """What the table does not say of itself."""
     samples, latency = figures["samples"], figures["latency"]
-    found = [f"Scores on {samples['evaluation']:,} samples, ± half a 95 % interval."]
+    data = figures["arguments"].get("data")
+    of = f" of {PurePath(data).name}" if data else ""
+    found = [f"Scores on {samples['evaluation']:,} samples{of}, ± half a 95 % interval."]
     found.append(f"MACs of one sample of length {samples['seq_len']:.1f}.")
     if latency is not None:
         ratio = latency["ratio"]
         found += [
             f"Latency: median and its 95 % interval over {latency['dense_ms']['count']} turns of "
-            f"{latency['batch_size']} samples of length {latency['seq_len']}, run by {latency['backend']} on "
-            f"{figures['machine']['device']}.",
+            f"{latency['batch_size']} samples of length {latency['seq_len']}, on {figures['machine']['device']}, "
+            f"backend {latency['backend']}.",
             f"Turn by turn, pruned takes {100 * ratio['low']:.1f} to {100 * ratio['high']:.1f} % of dense.",
         ]
     return found
