@@ -208,6 +208,13 @@ def test_a_family_shows_every_member_and_leads_to_it():
     assert Page(made("unlabelled family")).tags.count("svg") == 3
 
 
+def test_of_many_methods_each_stands_in_the_legend():
+    family = make_family()
+    family["members"] = [{**family["members"][0], "method": f"way-{i}", "directory": f"{i}"} for i in range(9)]
+    text = Page(family_page(family)).text
+    assert all(f" way-{i}" in text for i in range(9))
+
+
 def test_budgets_in_milliseconds_are_told_in_them():
     family = make_family(metric="latency")
     family["members"][0]["asked_ms"] = 12.5

@@ -123,3 +123,8 @@ def test_tags_are_told_by_the_first_word_that_differs():
 def test_tags_of_rows_without_tags_are_left_out():
     rows = [{"tokens": row["tokens"]} for row in problem_rows("tokens")]
     assert changed("tokens", rows) is None
+
+
+def test_outputs_that_say_nothing_of_a_sample_are_left_out():
+    task = TextTask(name="text", problem="tokens")  # of masked language models, of CTC
+    assert classified([[[0, 1]]], [[[1, 0]]], task=task) is None

@@ -34,7 +34,7 @@ def family_page(family: Mapping[str, Any]) -> str:
         "family.html",
         family=family,
         headlines=_headlines(family),
-        legend=list(zip(GLYPHS, range(1, len(GLYPHS) + 1), methods, strict=False)),
+        legend=[(GLYPHS[i % len(GLYPHS)], i % len(GLYPHS) + 1, method) for i, method in enumerate(methods)],
         plots=_plots(family, methods),
         score=numbers.score_label(score) if score else None,
         distance=numbers.distance_label(family["problem"]),

@@ -154,7 +154,7 @@ def _line(axes: "Axes", points: Sequence[Point], number: int, log: bool) -> None
     axes.errorbar(
         x,
         y,
-        xerr=[[p.x - p.x_low for p in points], [p.x_high - p.x for p in points]],
+        xerr=[[max(0.0, p.x - p.x_low) for p in points], [max(0.0, p.x_high - p.x) for p in points]],
         yerr=[p.y_half for p in points] if any(p.y_half for p in points) else None,
         color=SERIES[number],
         elinewidth=0.9,
