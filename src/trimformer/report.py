@@ -14,11 +14,12 @@ from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
 from trimformer.update.walk import Refit
+from trimformer.verify.changed import ChangedReport
 from trimformer.verify.evaluation import Scores
 from trimformer.verify.judge import CONFIDENCE, Target, Verdict
 from trimformer.verify.serving import Served
 
-_DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
+DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
 
 
 @dataclass(frozen=True)
@@ -197,14 +198,22 @@ class PruningResult:
 
     __repr__ = __str__
 
+    @property
+    def changed(self) -> ChangedReport | None:
+        """Samples whose prediction changed; None where nothing was scored or outputs say nothing of a sample."""
+        return self.scores.changed if self.scores else None
+
     def figures(self) -> dict[str, Any]:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
         names = (
             "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
-            "cost", "machine",
+            "cost", "machine", "changed",
         )  # fmt: skip
+        figures = {name: _plain(getattr(self, name)) for name in names}
+        if figures["scores"]:
+            del figures["scores"]["changed"]  # it stands by itself
         return {
-            **{name: _plain(getattr(self, name)) for name in names},
+            **figures,
             "sublayers": [self._sublayer(i, units) for i, units in enumerate(units_left(self.masks))],
         }
 
@@ -212,6 +221,7 @@ class PruningResult:
         return {
             "units": units,
             "of": len(self.masks[i]),
+            "heads": self.masks[i].nonzero().flatten().tolist() if self.kinds[i : i + 1] == ["attention"] else None,
             "predicted_loss": self.predicted[i] if self.predicted else None,
             "refit": asdict(self.refits[i]) if self.refits else None,
         }
@@ -269,7 +279,7 @@ def _serving_lines(result: PruningResult) -> list[str]:
         return []
     metric = next((name for name in result.serving[0].scores if not name.endswith("_ci95")), None)
     shape = f"ms, {result.latency.batch_size} x {result.latency.seq_len}"
-    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense")
+    divergence = DIVERGENCE.get(result.task.problem, "KL to dense")
     names = ["in ONNX Runtime", *([metric] if metric else []), divergence, "MB", shape, "speed-up"]
     rows = [names]
     for s in result.serving:
@@ -297,7 +307,7 @@ def _score_rows(result: PruningResult) -> list[Row]:
         interval = f" ±{100 * dense[name + '_ci95']:.2f}" if name + "_ci95" in dense else ""
         change = 100 * (pruned[name] - dense[name])
         rows.append((name, f"{100 * dense[name]:.2f}{interval}", f"{100 * pruned[name]:.2f}", f"{change:+.2f}"))
-    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
+    divergence = DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
     rows.append((divergence, "", f"{result.scores.divergence:.4f}", ""))
     if result.scores.neighbours is not None:
         rows.append(("nearest neighbours kept", "", f"{100 * result.scores.neighbours:.1f}", ""))

@@ -28,6 +28,7 @@ from trimformer.errors import TrimformerError
 from trimformer.family import Member, budgets_of, mark_front, member_entry, members_of, plan_for, prune_members
 from trimformer.files import check_output, replace_file
 from trimformer.methods import DEFAULT_METHOD, METHODS, Layout
+from trimformer.page.family import family_page
 from trimformer.processes import decide, is_main, join
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult
@@ -37,7 +38,7 @@ from trimformer.shrinking.checkpoint import find_directory, load
 from trimformer.verify.promise import LatencyOptions
 from trimformer.version import __version__
 
-FAMILY = "family.json"
+FAMILY, PAGE = "family.json", "report.html"
 
 # What may differ between the runs that make one family.
 _FREE = {"output", "constraints", "latency_ms", "methods", "run", "words", "command", "device", "max_memory"}
@@ -235,6 +236,8 @@ def gather(
 
 def _write(output: Path, family: Mapping[str, Any]) -> None:
     replace_file(output / FAMILY, json.dumps(family, indent=2) + "\n")
+    if "members" in family:
+        replace_file(output / PAGE, family_page(family))
 
 
 def format_family(family: Mapping[str, Any]) -> str:

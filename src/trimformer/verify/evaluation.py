@@ -16,7 +16,9 @@ from trimformer.batches.calibration import make_batches, num_samples
 from trimformer.batches.data import Rows
 from trimformer.batches.output import Problem, divergence, find_problem, predict
 from trimformer.batches.tasks import Task
+from trimformer.batches.tasks.classes import label_names
 from trimformer.progress import progress
+from trimformer.verify.changed import ChangedReport, Told, find_changed
 
 
 def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
@@ -66,6 +68,7 @@ class Scorer:
         self.name, self.rows, self.task, self.batch_size = name, rows, task, batch_size
         self.features = task.encode(rows, processor, model.config)
         self.batches = make_batches(self.features, processor, batch_size)
+        self.names = label_names(model.config)
         self._problem = find_problem(model)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
@@ -94,6 +97,10 @@ class Scorer:
         for i, feature in enumerate(self.features):
             parts[feature.get("example", i)].append(i)
         return parts
+
+    def told(self, outputs: Sequence[Tensor]) -> Told:
+        """Outputs of a model, one a feature, with the features."""
+        return Told(unbatch(outputs, self.batches), self.features)
 
     def samples(self, outputs: Sequence[Tensor]) -> Tensor:
         """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""
@@ -132,13 +139,14 @@ NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of both models by name, as fractions, the mean distance of their outputs, and of embeddings the share of
-    each sample's `NEIGHBOURS` nearest ones that stay its nearest."""
+    """Scores of both models by name, as fractions, the mean distance of their outputs, of embeddings the share of each
+    sample's `NEIGHBOURS` nearest ones that stay its nearest, and samples whose prediction changed."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
     divergence: float
     neighbours: float | None = None
+    changed: ChangedReport | None = None
 
 
 # Of each evaluation set, a model's metrics and its outputs per batch.
@@ -151,7 +159,7 @@ def score(scorers: Sequence[Scorer], model: PreTrainedModel, name: str) -> Score
 
 
 def compare(scorers: Sequence[Scorer], dense: Scored, pruned: Scored, retold: Sequence[Scorer] = ()) -> Scores:
-    """Scores of two models, and the divergence on the first set.
+    """Scores of two models, and on the first set their divergence and what changed.
 
     The first set's scores go by their own names, those of further sets follow the set's name, as in
     "validation_mismatched_accuracy".
@@ -166,9 +174,15 @@ def compare(scorers: Sequence[Scorer], dense: Scored, pruned: Scored, retold: Se
     for scored in (dense, pruned):
         named = enumerate(zip(scorers, scored, strict=True))
         totals.append({f"{s.name}_{k}" if n else k: v for n, (s, (own, _)) in named for k, v in own.items()})
-    first = (retold or scorers)[0]
-    outputs = pruned[0][1], dense[0][1]
-    return Scores(totals[0], totals[1], first.divergence(*outputs), first.neighbours(*outputs))
+    own, first = scorers[0], (retold or scorers)[0]
+    outputs, references = pruned[0][1], dense[0][1]
+    return Scores(
+        totals[0],
+        totals[1],
+        first.divergence(outputs, references),
+        first.neighbours(outputs, references),
+        find_changed(own.task, own.rows, own.names, own.told(references), first.told(outputs)),
+    )
 
 
 def neighbour_overlap(embeddings: Tensor, references: Tensor, count: int = NEIGHBOURS) -> float | None:
