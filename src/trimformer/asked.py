@@ -3,18 +3,12 @@
 from dataclasses import replace
 from typing import get_args
 
+from trimformer.checks import check_budget_numbers
+from trimformer.checks import check_constraint as check_constraint
 from trimformer.costs.cost import Costs, Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, WholeMethod
 from trimformer.verify.promise import LatencyOptions
-
-
-def check_constraint(constraint: float) -> None:
-    """Raises:
-    TrimformerError: it is not in (0, 1].
-    """
-    if not 0 < constraint <= 1:
-        raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the dense model's cost")
 
 
 def check_method(method: AnyMethod, metric: Metric, bf16: bool) -> None:
@@ -33,12 +27,7 @@ def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptio
     """Raises:
     TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
-    if (constraint is None) == (latency.ms is None):
-        raise TrimformerError("give either a constraint or a latency in ms")
-    if constraint is not None:
-        check_constraint(constraint)
-    if latency.ms is not None and not (metric == "latency" and 0 < latency.ms < float("inf")):
-        raise TrimformerError(f"a latency of {latency.ms} ms needs the metric 'latency', and to be a positive number")
+    check_budget_numbers(constraint, latency.ms, metric)
 
 
 def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
