@@ -68,6 +68,8 @@ class Claim:
             raise self.refused("has no name; give one")
         try:
             self.exists = self._look()
+        except TrimformerError:
+            raise
         except (OSError, ValueError) as error:
             raise self.refused(f"cannot be made: {_reason(error)}") from None
         self.place = Path(os.path.realpath(path))

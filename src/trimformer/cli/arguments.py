@@ -70,6 +70,7 @@ def load_task_data(options: DataOptions, model: Any, need_train: bool = True) ->
     from trimformer.batches.output import find_problem
     from trimformer.batches.tasks import find_task, task_of
     from trimformer.batches.tasks.base import check_task
+    from trimformer.batches.tasks.classes import check_labelled
 
     problem = find_problem(model)
     options.check()
@@ -83,6 +84,7 @@ def load_task_data(options: DataOptions, model: Any, need_train: bool = True) ->
     if task is None:
         columns = {"text_columns": options.text_column, "label_column": options.label_column}
         task = task_of(model, next(iter(validation.values())), **columns)
+    check_labelled(task, [*([train] if need_train else []), *validation.values()])
     return (replace(task, max_length=options.max_length) if options.max_length else task), train, validation
 
 

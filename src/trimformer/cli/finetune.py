@@ -15,8 +15,8 @@ from trimformer.batches.tasks import find_task, infer_task
 from trimformer.batches.tasks.labels import guess_problem, known_problem, set_labels
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.files import check_output
+from trimformer.places import check_model_place
 from trimformer.processes import is_main
-from trimformer.shrinking.checkpoint import check_name
 from trimformer.training import finetune, require_train_extra
 from trimformer.verify.evaluation import Scorer
 
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
     with one_sentence("the flags cannot be used"):
         arguments, training = parser.parse_args_into_dataclasses(args=list(argv))
     source = arguments.model_name_or_path
-    check_name(source)
+    check_model_place(source)
     if not training.do_train and not training.do_eval:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
     if training.do_train:

@@ -53,7 +53,7 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
 def _is_fraction(value: Any) -> bool:
     try:
         return math.isfinite(number := float(value)) and not number.is_integer()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
