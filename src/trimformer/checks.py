@@ -79,12 +79,7 @@ SECONDS = Number("seconds", 0, 1e9, whole=False, above=True)
 GPU = Number("gpu", 0, 1023)
 POSITIVE = Number("the number")
 
-_PARAMETERS = {
-    number.name: number
-    for number in (
-        SEED, NUM_SAMPLES, BATCH_SIZE, NEURON_MULTIPLE, SEQ_LEN, MAX_LENGTH, MAX_MEMORY, CONSTRAINT, LATENCY_MS, SECONDS,
-    )
-}  # fmt: skip
+_PARAMETERS = {number.name: number for number in list(globals().values()) if isinstance(number, Number)}
 
 
 def check_numbers(**given: Any) -> None:

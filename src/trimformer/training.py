@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trimformer.arch.calls import LABEL_KEYS
 from trimformer.batches.calibration import Features, collate
 from trimformer.errors import TrimformerError, one_sentence
+from trimformer.shrinking.believed import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def finetune(
         eval_features: what its evaluation strategy, if any, takes the loss of.
 
     Raises:
-        TrimformerError: a sample has no label, or the `train` extra is not installed.
+        TrimformerError: a sample has no label, the training diverged, or the `train` extra is not installed.
     """
     require_train_extra()
     from transformers import PrinterCallback, Trainer
@@ -64,5 +66,9 @@ def finetune(
         )
     trainer.remove_callback(PrinterCallback)  # standard output is for the scores
     logger.info("training on %d samples ...", len(features))
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    resumed = arguments.resume_from_checkpoint
+    if resumed and not Path(resumed).is_dir():
+        raise TrimformerError(f"checkpoint '{resumed}' to resume from is no directory")
+    trainer.train(resume_from_checkpoint=resumed)
     model.eval()
+    check_finite(model, "the training diverged: the weights")

@@ -116,7 +116,7 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
         require("PIL")
         processor = _load(AutoProcessor.from_pretrained, path, fallback, _PROCESSOR_FILES, "processor")
         image_part(processor)
-        _check_vocabulary(text_part(processor), path)
+        check_vocabulary(text_part(processor), path)
         return processor
     if main_input == "pixel_values":
         require("PIL")
@@ -125,7 +125,7 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
         require("soundfile")
         return _load(AutoFeatureExtractor.from_pretrained, path, fallback, _PROCESSOR_FILES, "feature extractor")
     tokenizer = _load(AutoTokenizer.from_pretrained, path, fallback, _TOKENIZER_FILES, "tokenizer")
-    _check_vocabulary(tokenizer, path)
+    check_vocabulary(tokenizer, path)
     return tokenizer
 
 
@@ -145,7 +145,7 @@ def _load(
         return loader(source)
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Raises:
     TrimformerError: the tokenizer is what Transformers makes up where there are no files.
     """

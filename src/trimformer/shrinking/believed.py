@@ -85,6 +85,21 @@ def check_unexpected(names: Iterable[str], skeleton: PreTrainedModel, path: Path
             )
 
 
+def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: Path) -> None:
+    """Checks what `from_pretrained` tells of its loading; a head may be new, layers may not.
+
+    Raises:
+        TrimformerError: the weights lack parts of layers, or have some that the config does not know.
+    """
+    check_unexpected(info["unexpected_keys"], model, path)
+    names = {name for name, module in model.named_modules() if any(module is layer for layer in find_layers(model))}
+    missing = sorted(key for key in info["missing_keys"] if any(key.startswith(f"{name}.") for name in names))
+    if missing:
+        raise TrimformerError(
+            f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); is its config another model's?"
+        )
+
+
 def check_finite(model: torch.nn.Module, what: str) -> None:
     """Raises:
     TrimformerError: a weight is NaN or infinite.
