@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -66,9 +65,6 @@ def finetune(
         )
     trainer.remove_callback(PrinterCallback)  # standard output is for the scores
     logger.info("training on %d samples ...", len(features))
-    resumed = arguments.resume_from_checkpoint
-    if resumed and not Path(resumed).is_dir():
-        raise TrimformerError(f"checkpoint '{resumed}' to resume from is no directory")
-    trainer.train(resume_from_checkpoint=resumed)
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     model.eval()
     check_finite(model, "the training diverged: the weights")

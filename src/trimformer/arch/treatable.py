@@ -29,8 +29,13 @@ def check_model(model: Any) -> None:
             raise TrimformerError(f"the model's config sets {switch}; set it to False before pruning")
     if torch.is_inference_mode_enabled():
         raise TrimformerError("prune outside of torch.inference_mode(), as calibration needs gradients")
-    names = {module: name for name, module in model.named_modules()}
-    for layer in find_layers(model):
+    names: dict[nn.Module, str] = {}
+    layers = set(find_layers(model))
+    for name, module in model.named_modules(remove_duplicate=False):
+        before = names.setdefault(module, name)
+        if before != name and module in layers and before.rpartition(".")[0] == name.rpartition(".")[0]:
+            raise TrimformerError(f"{before} and {name} are one layer; give each place in the model a layer of its own")
+    for layer in layers:
         for module in layer.modules():
             _check_plain(names[module], module)
     _check_weights(model)

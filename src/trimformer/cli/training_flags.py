@@ -1,6 +1,7 @@
 """Which of the Trainer's flags can be meant."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from trimformer.checks import Number
@@ -32,5 +33,8 @@ def check_training(training: Any) -> None:
             number.check(value)
         except TrimformerError as error:
             raise TrimformerError(f"--{error}") from None
+    resumed = training.resume_from_checkpoint
+    if resumed and not Path(resumed).is_dir():
+        raise TrimformerError(f"--resume_from_checkpoint '{resumed}' is no directory")
     if training.max_steps != -1 and training.max_steps < 1:
         raise TrimformerError(f"--max_steps is {training.max_steps}; give a positive number, or -1 for whole epochs")

@@ -183,9 +183,11 @@ def _first_answer(row: Mapping[str, Any], context: str, where: str) -> Span | No
     answers = row["answers"]
     try:
         texts, starts = list(answers["text"]), list(answers["answer_start"])
-        first = next(zip(texts, starts, strict=True), None)
-        if first is None:
+        if len(texts) != len(starts):
+            raise ValueError("texts and starts differ in number")
+        if not texts:
             return None
+        first = texts[0], starts[0]
         text, start = text_of(first[0], f"the answer of {where}"), int(first[1])
     except TrimformerError:
         raise
