@@ -156,5 +156,7 @@ CASES = {
             text("folder/validation.jsonl", GOOD * 9)(folder),
         ],
     ),
-    "deep object": Case(EVALUATE.replace("{}", "x.json"), ["nested"], text("x.json", json.dumps([ROW])[:-1] + "," + DEEP)),
+    "deep object": Case(
+        EVALUATE.replace("{}", "x.json"), ["nested"], text("x.json", json.dumps([ROW])[:-1] + "," + DEEP)
+    ),
 }

@@ -121,7 +121,6 @@ MODELS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_that_cannot_be_cut_is_told_by_its_structure(name):
-    import torch.nn.utils.prune
 
     spoil, says = MODELS[name]
     made = make_model()
