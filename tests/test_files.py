@@ -73,7 +73,7 @@ def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path, exists, moment)
     if exists:
         place.mkdir()
     run = killed(place, moment)
-    with pytest.raises(TrimformerError, match="another run|not empty"):
+    with pytest.raises(TrimformerError, match=r"another run|not empty"):
         write(place)
     kill(run)
     if moment == "moved" and not exists:  # complete, but for what is hidden beside
@@ -140,9 +140,14 @@ def test_an_error_leaves_nothing(tmp_path, exists, error):
     if exists:
         place.mkdir(parents=True)
     before = tree(tmp_path)
-    with pytest.raises(error), claim_output(place), write_directory(place) as directory:
-        (directory / "a").write_text("a")
-        raise error
+
+    def fail():
+        with claim_output(place), write_directory(place) as directory:
+            (directory / "a").write_text("a")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert tree(tmp_path) == before
 
 
@@ -155,10 +160,14 @@ def test_an_error_while_it_is_moved_leaves_nothing(tmp_path, monkeypatch):
         rename(self, target)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), write_directory(tmp_path / "out") as directory:
-        for name in "abc":
-            (directory / name).write_text(name)
-        monkeypatch.setattr(Path, "rename", once)
+    def interrupted():
+        with write_directory(tmp_path / "out") as directory:
+            for name in "abc":
+                (directory / name).write_text(name)
+            monkeypatch.setattr(Path, "rename", once)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert tree(tmp_path) == {"out"}
 
 
@@ -236,9 +245,14 @@ def test_a_file_appears_whole_and_never_over_another(tmp_path):
 
 def test_a_file_that_came_in_between_stays(tmp_path):
     place = tmp_path / "scores.json"
-    with pytest.raises(TrimformerError, match="exists already"), claim_file(place) as give:
-        place.write_text("theirs")
-        give("ours")
+
+    def late():
+        with claim_file(place) as give:
+            place.write_text("theirs")
+            give("ours")
+
+    with pytest.raises(TrimformerError, match="exists already"):
+        late()
     assert place.read_text() == "theirs"
     assert tree(tmp_path) == {"scores.json"}
 

@@ -26,6 +26,8 @@ def one_sentence(what: str) -> Iterator[None]:
         raise TrimformerError(f"{what}: {flat(error)}") from error
     except Exception as error:
         reason = flat(error)
+        if "weights_only" in reason:  # PyTorch advises to load it unsafely
+            reason = "it is broken, or holds objects, which are never loaded"
         if " " not in reason:  # such as a KeyError's key
             reason = f"{type(error).__name__} {reason}"
         raise TrimformerError(f"{what}: {reason[:300]}") from error

@@ -188,7 +188,9 @@ _WEIGHTS = {
     ),
     "an evil pickle": (as_bin(Evil()), ["weights"]),
     "a pickle of a list": (as_bin([1, 2]), ["weights"]),
-    "a pickle of noise": (both(remove("model.safetensors"), text("model/pytorch_model.bin", b"\x80\x04x")), ["weights"]),
+    "a pickle of noise": (
+        both(remove("model.safetensors"), text("model/pytorch_model.bin", b"\x80\x04x")), ["weights"]
+    ),
     "an index that is broken": (
         both(remove("model.safetensors"), text("model/model.safetensors.index.json", "{")), ["index.json"]
     ),

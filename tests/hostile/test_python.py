@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import trimformer
 from tests.commands import problem_rows
@@ -49,13 +50,13 @@ def test_numbers_of_numpy_are_taken():
 
 @pytest.mark.parametrize("value", ["yes", 1, None, [], 0.0])
 def test_a_switch_is_true_or_false(value):
-    with pytest.raises(TrimformerError, match="^bf16 is "):
+    with pytest.raises(TrimformerError, match=r"^bf16 is "):
         checks.check_flags(bf16=value)
 
 
 @pytest.mark.parametrize("value", [3, [], [1], {"a": 1}, True, b"text", [None]])
 def test_a_column_is_named_by_text(value):
-    with pytest.raises(TrimformerError, match="^text_column is "):
+    with pytest.raises(TrimformerError, match=r"^text_column is "):
         checks.check_columns_given(text_column=value)
 
 
@@ -97,11 +98,11 @@ MODELS = {
     "one weight in two layers": (tie_weights, "share a weight"),
     "one layer twice": (tie_layers, "one layer"),
     "an adapter": (adapted, "adapter"),
-    "weight_norm": (lambda m: nn.utils.parametrizations.weight_norm(layers(m)[0].output.dense) and None, "parametrized"),
+    "weight_norm": (lambda m: parametrizations.weight_norm(layers(m)[0].output.dense) and None, "parametrized"),
     "old weight_norm": (lambda m: nn.utils.weight_norm(layers(m)[0].output.dense) and None, "norm of its weights"),
-    "orthogonal": (lambda m: nn.utils.parametrizations.orthogonal(layers(m)[0].attention.self.query) and None, "parame"),
+    "orthogonal": (lambda m: parametrizations.orthogonal(layers(m)[0].attention.self.query) and None, "parametrized"),
     "torch's pruning": (
-        lambda m: nn.utils.prune.l1_unstructured(layers(m)[0].output.dense, "weight", 0.3) and None, "utils.prune"
+        lambda m: prune.l1_unstructured(layers(m)[0].output.dense, "weight", 0.3) and None, "utils.prune"
     ),
     "masked": (lambda m: register_mask(layers(m)[0].output.dense, torch.ones(40)) and None, "masked already"),
     "whole numbers": (whole_numbers, "int8"),

@@ -158,12 +158,8 @@ def _read(path: Path) -> Floats:
     if not path.is_file():
         raise TrimformerError(f"latency table '{path}' does not exist; make it with `trimformer lut`")
     check_readable(path, "latency table")
-    told = f"latency table '{path}' is not a plain tensor or list of numbers"
-    try:
+    with one_sentence(f"latency table '{path}' is not a plain tensor or list of numbers"):
         values = torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True), dtype=torch.float64).numpy()
-    except Exception as error:
-        # Not PyTorch's own words, which advise to load it unsafely.
-        raise TrimformerError(f"{told}; it is broken, or holds objects, which are never loaded") from error
     if values.ndim != 1 or not len(values):
         raise TrimformerError(
             f"latency table '{path}' has shape {values.shape}; it should be a list, one entry per unit"

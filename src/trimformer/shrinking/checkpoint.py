@@ -248,7 +248,9 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
         file = Path(path) / name
         if not file.is_file():
             raise TrimformerError(f"mask file '{file}' does not exist")
-        tensors.append(read_plain(file, f"mask file '{file}' is not a plain tensor"))
+        check_readable(file, "mask file")
+        with one_sentence(f"mask file '{file}' is not a plain tensor"):
+            tensors.append(torch.load(file, map_location="cpu", weights_only=True))
     sublayers = find_sublayers(model)
     expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in KINDS]
     for tensor, units, name in zip(tensors, expected, ("head_mask.pt", "neuron_mask.pt"), strict=True):
@@ -260,20 +262,6 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
                 f"{name} in '{path}' holds values that are not finite numbers; masks are 0, 1 or factors"
             )
     return unstack_masks(sublayers, *tensors)
-
-
-def read_plain(file: Path, sentence: str) -> Any:
-    """What `torch.save` wrote, if it is of tensors and plain values: nothing of the file is run.
-
-    Raises:
-        TrimformerError: it is something else; with the sentence.
-    """
-    check_readable(file, "file")
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Not PyTorch's own words, which advise to load it unsafely.
-        raise TrimformerError(f"{sentence}; it is broken, or holds objects, which are never loaded") from error
 
 
 def file_size(model: PreTrainedModel) -> int:
