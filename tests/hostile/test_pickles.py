@@ -1,5 +1,6 @@
 """A pickle that would run code, put behind every door through which a file comes in: none runs it."""
 
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -137,8 +138,6 @@ def test_what_lies_beside_a_model_is_not_opened(folder, mark, name, capsys):
 
 @pytest.mark.parametrize("key", ["AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer"])
 def test_code_that_a_config_names_is_not_run(folder, mark, key, capsys):
-    import json
-
     (folder / "model" / "evil.py").write_text(
         f"import pathlib; pathlib.Path({str(mark)!r}).touch()\nclass Evil: pass\n"
     )

@@ -42,14 +42,15 @@ def text_part(processor: Any) -> PreTrainedTokenizerBase:
 def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
     """Calls the tokenizer, and leaves its own truncation and padding as they were: they are saved with it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)  # those in Python keep no such state
-    if backend is None:
-        return tokenizer(*texts, **options)
-    truncation, padding = backend.truncation, backend.padding
-    try:
-        return tokenizer(*texts, **options)
-    finally:
-        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
-        backend.no_padding() if padding is None else backend.enable_padding(**padding)
+    with one_sentence("the tokenizer cannot read these texts"):
+        if backend is None:
+            return tokenizer(*texts, **options)
+        truncation, padding = backend.truncation, backend.padding
+        try:
+            return tokenizer(*texts, **options)
+        finally:
+            backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+            backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
 def image_part(processor: Any) -> Any:
