@@ -8,11 +8,11 @@ writes mha_lut.pt (ms for 1..heads) and ffn_lut.pt (1..neurons), measured on thi
 import argparse
 import sys
 
-from trimformer.cli.latency import add_lut_arguments, run_lut
-from trimformer.cli.logs import guarded
+from trimformer.cli.flags.latency import add_lut_arguments
+from trimformer.cli.main import COMMANDS, guarded
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measures latency tables, with the flags of the paper's code.")
     add_lut_arguments(parser, underscores=True)
     arguments = parser.parse_args()
-    sys.exit(guarded(lambda: run_lut(arguments)))
+    sys.exit(guarded(lambda: COMMANDS["lut"].run(arguments)))

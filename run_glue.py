@@ -6,8 +6,7 @@ The flags are those of Transformers' own example of this name: --model_name_or_p
 
 import sys
 
-from trimformer.cli.finetune import run
-from trimformer.cli.logs import guarded
+from trimformer.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))
+    sys.exit(main(["finetune", *sys.argv[1:]]))

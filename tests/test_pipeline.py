@@ -436,7 +436,7 @@ def test_targets_that_make_no_sense_are_refused():
     for words, options in {
         "max_drop and max_divergence are two targets": {"max_drop": 1.0, "max_divergence": 0.1},
         "either a budget or the quality": {"max_drop": 1.0, "latency_ms": 4.0},
-        "is no positive number": {"max_drop": -1.0},
+        "max_drop is -1.0; give a number above 0": {"max_drop": -1.0},
         "below what float32 can tell": {"max_divergence": 1e-12},
         "needs labels": {"max_drop": 4.0, "problem": "embedding"},
         "120 samples .* too few to promise a drop of 0.1 points .* it takes 2811": {"max_drop": 0.1},

@@ -1,19 +1,17 @@
 """Post-training structured pruning for Hugging Face Transformers.
 
 Importing this package lets `AutoModel*.from_pretrained` load pruned directories. What only pruning needs is imported
-when it is asked for, so a service that loads pays for neither scipy nor scikit-learn.
+when it is asked for, so a service that loads pays for neither scipy nor scikit-learn; and the command line, which
+begins by importing this, for nothing at all before a run starts.
 """
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimformer.arch import Sublayer, find_sublayers, register_family
-from trimformer.arch.masking import MaskUnits
 from trimformer.errors import TrimformerError
 from trimformer.methods import METHODS, Method
-from trimformer.run import Run
-from trimformer.shrinking.checkpoint import load, save
-from trimformer.shrinking.shrink import shrink
 from trimformer.version import __version__
 
 __all__ = [
@@ -22,12 +20,24 @@ __all__ = [
     "save", "shrink", "sweep", "trim_vocabulary",
 ]  # fmt: skip
 
+
+def _is_command() -> bool:
+    """Whether this process is `trimformer ...` or `python -m trimformer ...`, which loads models in its runs only."""
+    words = [*sys.argv[:1], *sys.orig_argv[1:3]]
+    return words[1:] == ["-m", "trimformer"] or Path(words[0]).stem == "trimformer"
+
+
 if TYPE_CHECKING:
+    from trimformer.arch import Sublayer, find_sublayers, register_family
+    from trimformer.arch.masking import MaskUnits
     from trimformer.cards.card import model_card
     from trimformer.family import Family, sweep
     from trimformer.pipeline import prune
     from trimformer.pruner import Budget, Pruned, Pruner
     from trimformer.report import PruningResult
+    from trimformer.run import Run
+    from trimformer.shrinking.checkpoint import load, save
+    from trimformer.shrinking.shrink import shrink
     from trimformer.shrinking.vocabulary import trim_vocabulary
     from trimformer.verify.promise import LatencyOptions
 else:
@@ -35,14 +45,25 @@ else:
         "Budget": "pruner",
         "Family": "family",
         "LatencyOptions": "verify.promise",
+        "MaskUnits": "arch.masking",
         "Pruned": "pruner",
         "Pruner": "pruner",
         "PruningResult": "report",
+        "Run": "run",
+        "Sublayer": "arch",
+        "find_sublayers": "arch",
+        "load": "shrinking.checkpoint",
         "model_card": "cards.card",
         "prune": "pipeline",
+        "register_family": "arch",
+        "save": "shrinking.checkpoint",
+        "shrink": "shrinking.shrink",
         "sweep": "family",
         "trim_vocabulary": "shrinking.vocabulary",
     }
+
+    if not _is_command():
+        import_module("trimformer.shrinking.checkpoint")
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:

@@ -1,13 +1,18 @@
 """What may be asked for: budgets and methods, checked before anything is read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from trimformer.costs.cost import Costs, Metric
+from trimformer.checks import check_budget_numbers
+from trimformer.checks import check_constraint as check_constraint
+from trimformer.choices import Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, WholeMethod
-from trimformer.verify.judge import Target
-from trimformer.verify.promise import LatencyOptions
+
+if TYPE_CHECKING:
+    from trimformer.costs.cost import Costs
+    from trimformer.verify.promise import LatencyOptions
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,6 @@ class Asked:
         return f"{self.constraint:g}" if self.ms is None else f"{self.ms:g}ms"
 
 
-def check_constraint(constraint: float) -> None:
-    """Raises:
-    TrimformerError: it is not in (0, 1].
-    """
-    if not 0 < constraint <= 1:
-        raise TrimformerError(f"constraint {constraint} is outside (0, 1]; 0.5 keeps half of the dense model's cost")
-
-
 def check_method(method: AnyMethod, metric: Metric, bf16: bool) -> None:
     """Raises:
     TrimformerError: the metric is unknown, or the method cannot count in it or compute in this precision.
@@ -52,28 +49,30 @@ def check_asked(asked: Asked, metric: Metric) -> None:
     """Raises:
     TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
-    if (asked.constraint is None) == (asked.ms is None):
-        raise TrimformerError("give either a constraint or a latency in ms")
-    if asked.constraint is not None:
-        check_constraint(asked.constraint)
-    if asked.ms is not None and not (metric == "latency" and 0 < asked.ms < float("inf")):
-        raise TrimformerError(f"a latency of {asked.ms} ms needs the metric 'latency', and to be a positive number")
+    check_budget_numbers(asked.constraint, asked.ms, metric)
 
 
-def target_of(max_drop: float | None, max_divergence: float | None) -> Target | None:
-    """The quality to keep, where one is asked for.
+def budgets_of(constraints: Sequence[float] | None, latency_ms: Sequence[float] | None, metric: Metric) -> list[Asked]:
+    """The budgets of a sweep, checked.
 
     Raises:
-        TrimformerError: two are given, or one that is no positive number.
+        TrimformerError: there are none, one is out of range, or they are in no order.
     """
-    if max_drop is not None and max_divergence is not None:
-        raise TrimformerError("max_drop and max_divergence are two targets; give one of them")
-    if max_drop is not None:
-        return Target("drop", max_drop)
-    return None if max_divergence is None else Target("divergence", max_divergence)
+    if (constraints is None) == (latency_ms is None):
+        raise TrimformerError("give either constraints or latencies in ms for a sweep")
+    values = list(constraints if constraints is not None else latency_ms or [])
+    what = "constraints" if constraints is not None else "latencies in ms"
+    if not values:
+        raise TrimformerError(f"the list of {what} is empty; give one at least")
+    if values not in (sorted(set(values)), sorted(set(values), reverse=True)):
+        raise TrimformerError(f"the {what} {', '.join(f'{v:g}' for v in values)} are in no order, or one comes twice")
+    asked = [Asked(value) if constraints is not None else Asked(ms=value) for value in values]
+    for each in asked:
+        check_asked(each, metric)
+    return asked
 
 
-def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
+def check_reachable(constraint: float, smallest: float, costs: "Costs") -> None:
     """Raises:
     TrimformerError: not even one unit fits, or the dense model is within the budget already.
     """
@@ -87,7 +86,7 @@ def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
         raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
 
 
-def as_the_table(latency: LatencyOptions) -> LatencyOptions:
+def as_the_table(latency: "LatencyOptions") -> "LatencyOptions":
     """The options with the shape and the backend of the table, where one is given that knows them.
 
     Raises:
@@ -98,6 +97,6 @@ def as_the_table(latency: LatencyOptions) -> LatencyOptions:
     setting = {key: latency.table.setting[key] for key in ("batch_size", "seq_len", "backend")}
     for key, value in setting.items():
         asked = getattr(latency, key)
-        if asked not in (value, getattr(LatencyOptions(), key)):
+        if asked not in (value, getattr(type(latency)(), key)):
             raise TrimformerError(f"the latency table was measured with {key} {value}, not {asked}; measure another")
     return replace(latency, **setting)

@@ -20,10 +20,13 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrimformerError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
-    resolved = torch.device(device)
+        resolved = torch.device(device)
+        if resolved.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(1, device=resolved).cpu()
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError, ImportError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise TrimformerError(f"device '{device}' cannot be used here: {reason}") from error
     if resolved.type == "cuda" and resolved.index is not None:
         torch.cuda.set_device(resolved)  # events and synchronisation are the current device's
     return resolved

@@ -11,13 +11,23 @@ class TrimformerError(ValueError):
     """
 
 
+def flat(error: BaseException) -> str:
+    """What an error says, in one line that can be printed anywhere."""
+    text = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 @contextmanager
 def one_sentence(what: str) -> Iterator[None]:
     """Turns whatever a library raises into one sentence."""
     try:
         yield
+    except TrimformerError as error:
+        raise TrimformerError(f"{what}: {flat(error)}") from error
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = flat(error)
+        if "weights_only" in reason:  # PyTorch advises to load it unsafely
+            reason = "it is broken, or holds objects, which are never loaded"
         if " " not in reason:  # such as a KeyError's key
             reason = f"{type(error).__name__} {reason}"
         raise TrimformerError(f"{what}: {reason[:300]}") from error

@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer.asked import Asked, check_asked
+from trimformer.asked import Asked, budgets_of
 from trimformer.clock import plan_of
 from trimformer.costs.cost import Metric
 from trimformer.errors import TrimformerError
-from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, find_method, laid_out
+from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, find_methods
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult
 from trimformer.session import Session
@@ -111,35 +111,13 @@ def sweep(
     return Family(members, [found[member] for member in members])
 
 
-def budgets_of(constraints: Sequence[float] | None, latency_ms: Sequence[float] | None, metric: Metric) -> list[Asked]:
-    """The budgets of a sweep, checked.
-
-    Raises:
-        TrimformerError: there are none, one is out of range, or they are in no order.
-    """
-    if (constraints is None) == (latency_ms is None):
-        raise TrimformerError("give either constraints or latencies in ms for a sweep")
-    values = list(constraints if constraints is not None else latency_ms or [])
-    what = "constraints" if constraints is not None else "latencies in ms"
-    if not values:
-        raise TrimformerError(f"the list of {what} is empty; give one at least")
-    if values not in (sorted(set(values)), sorted(set(values), reverse=True)):
-        raise TrimformerError(f"the {what} {', '.join(f'{v:g}' for v in values)} are in no order, or one comes twice")
-    asked = [Asked(value) if constraints is not None else Asked(ms=value) for value in values]
-    for each in asked:
-        check_asked(each, metric)
-    return asked
-
-
 def members_of(methods: Sequence[str], budgets: Sequence[Asked], layout: Layout = "free") -> list[Member]:
     """Every method with every budget.
 
     Raises:
         TrimformerError: there is no method, one is unknown or comes twice.
     """
-    if not methods or len(set(methods)) < len(methods):
-        raise TrimformerError(f"the list of methods ({', '.join(methods) or 'empty'}) must name each once, and one")
-    found = {name: laid_out(find_method(name), layout) for name in methods}
+    found = find_methods(methods, layout)
     return [Member(name, method, asked) for name, method in found.items() for asked in budgets]
 
 

@@ -1,73 +1,84 @@
-"""Directories that appear only once complete."""
+"""Directories and files that appear only once complete, where nothing was before."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trimformer.errors import TrimformerError
+from trimformer.claims import PART, Claim, claimed
 
 
 def check_output(path: str | Path) -> Path:
-    """Makes sure that `path` can be written: it does not exist or is empty, and its parent is writable.
+    """Looks whether a directory can be written, as each of several processes may; `claim_output` makes sure.
 
     Raises:
         TrimformerError: it is not empty, or cannot be written.
     """
-    path = Path(path)
-    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not parent.is_dir():
-        raise TrimformerError(f"output directory '{path}' cannot be made: '{parent}' is a file")
-    if path.exists() and any(path.iterdir()):
-        raise TrimformerError(f"output directory '{path}' is not empty; choose another or remove it")
-    if not os.access(parent, os.W_OK):
-        raise TrimformerError(f"output directory '{path}' cannot be written: no write access to '{parent}'")
-    return path
+    Claim(path, "directory").check_empty()
+    return Path(path)
+
+
+@contextmanager
+def claim_output(path: str | Path, wanted: bool = True) -> Iterator[None]:
+    """Keeps a place for `write_directory`, so that what stands in its way is told before the work.
+
+    Of two runs with one output, one gets it. What a killed run left there is removed.
+
+    Args:
+        path: of a directory that is empty or does not exist.
+        wanted: whether this process is the one that writes.
+
+    Raises:
+        TrimformerError: it is not empty, cannot be written, or another run is writing it.
+    """
+    if not wanted:
+        yield
+        return
+    with claimed(path, "directory"):
+        yield
 
 
 @contextmanager
 def write_directory(path: str | Path) -> Iterator[Path]:
-    """A temporary directory that becomes `path` if the body succeeds, else vanishes.
+    """A directory that becomes `path` if the body succeeds, else vanishes.
 
-    It lies beside `path`; or in it where that exists, which may be a mounted folder that nothing can replace.
+    Raises:
+        TrimformerError: `path` is not empty, cannot be written, or another run is writing it.
     """
-    path = check_output(path)
-    exists = path.exists()
-    home = path if exists else path.parent
-    home.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=home, prefix=f".{path.name}-"))
-    try:
-        yield temporary
-        if exists:
-            for item in temporary.iterdir():
-                item.rename(path / item.name)
-            temporary.rmdir()
-        else:
-            temporary.chmod(0o777 & ~_umask())
-            temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with claimed(path, "directory") as claim, claim.written() as directory:
+        yield directory
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a file that is whole at every moment, old or new."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8"
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    """Writes a file that is whole at every moment, old or new; what a killed run left of it is written over."""
+    part = path.with_name(f".{path.name}{PART}")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    part.replace(path)
+
+
+@contextmanager
+def claim_file(path: str | Path | None) -> Iterator[Callable[[str], None]]:
+    """Keeps a place for a text file, and gives what writes it; None: what does nothing.
+
+    Raises:
+        TrimformerError: it exists, cannot be written, or another run is writing it.
+    """
+    if path is None:
+        yield lambda text: None
+        return
+    with claimed(path, "file") as claim:
+
+        def write(text: str) -> None:
+            with claim.written() as file:
+                file.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+        yield write
+
+
+def check_file(path: str | Path | None) -> None:
+    """Looks whether a file can be written; `claim_file` makes sure.
+
+    Raises:
+        TrimformerError: it exists, or cannot be written.
+    """
+    if path is not None:
+        Claim(path, "file")

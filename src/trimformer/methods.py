@@ -3,6 +3,7 @@
 The functions behind the names stand in `curves/criteria.py`, `select/allocations.py` and `update/updates.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -100,3 +101,14 @@ def laid_out(method: AnyMethod, layout: Layout) -> AnyMethod:
     if isinstance(method, WholeMethod):
         raise TrimformerError(f"method '{method.name}' is of one piece and knows no layout; leave out the layout")
     return replace(method, allocation="plain")
+
+
+def find_methods(names: Sequence[str], layout: Layout) -> dict[str, AnyMethod]:
+    """Several presets by name, laid out.
+
+    Raises:
+        TrimformerError: there is none, one is unknown or comes twice.
+    """
+    if not names or len(set(names)) < len(names):
+        raise TrimformerError(f"the list of methods ({', '.join(names) or 'empty'}) must name each once, and one")
+    return {name: laid_out(find_method(name), layout) for name in names}

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer.asked import Asked, check_asked, target_of
+from trimformer.asked import Asked, check_asked
 from trimformer.batches.tasks import Task
 from trimformer.clock import plan_of
 from trimformer.costs.cost import Metric
@@ -22,6 +22,7 @@ from trimformer.report import PruningResult, TargetReport
 from trimformer.select.allocations import NEURON_MULTIPLE
 from trimformer.select.smallest import smallest_that_keeps
 from trimformer.session import Session
+from trimformer.target import target_of
 from trimformer.verify.judge import Verdict
 from trimformer.verify.promise import LatencyOptions
 

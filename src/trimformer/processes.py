@@ -25,8 +25,15 @@ T = TypeVar("T")
 
 
 def launched() -> bool:
-    """Whether a launcher started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether a launcher started several processes.
+
+    Raises:
+        TrimformerError: what it set in the environment is not that of a launcher.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal() or not int(size):
+        raise TrimformerError(f"WORLD_SIZE is '{size}', no number of processes; unset it, or start by torchrun")
+    return int(size) > 1
 
 
 def join(device: str) -> str:
@@ -39,10 +46,15 @@ def join(device: str) -> str:
         This process's own device.
 
     Raises:
-        TrimformerError: accelerate is missing.
+        TrimformerError: accelerate is missing, or the environment is not that of a launcher.
     """
     if not launched():
         return device
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise TrimformerError(f"WORLD_SIZE is set, but not {name}; unset it, or start by torchrun")
+        if name != "MASTER_ADDR" and not os.environ[name].isdecimal():
+            raise TrimformerError(f"{name} is '{os.environ[name]}', no number; start by torchrun")
     try:
         from accelerate import PartialState
     except ImportError as error:

@@ -13,10 +13,11 @@ from trimformer.batches.output import Problem
 from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
+from trimformer.target import Target
 from trimformer.update.walk import Refit
 from trimformer.verify.changed import ChangedReport
 from trimformer.verify.evaluation import Scores
-from trimformer.verify.judge import CONFIDENCE, Target, Verdict
+from trimformer.verify.judge import CONFIDENCE, Verdict
 from trimformer.verify.serving import Served
 
 DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}

@@ -19,8 +19,9 @@ from trimformer.costs.mac import layer_lengths
 from trimformer.errors import TrimformerError
 from trimformer.processes import count, part
 from trimformer.shrinking.vocabulary import Vocabulary, check_texts, of_rows, of_texts
+from trimformer.target import Target
 from trimformer.verify.evaluation import Scorer
-from trimformer.verify.judge import Target, check_enough
+from trimformer.verify.judge import check_enough
 from trimformer.verify.retold import RetoldScorer
 
 logger = logging.getLogger(__name__)

@@ -48,8 +48,9 @@ from trimformer.select.allocations import NEURON_MULTIPLE, smallest_constraint
 from trimformer.shrinking.checkpoint import file_size, unwrap
 from trimformer.shrinking.embeddings import with_rows
 from trimformer.shrinking.vocabulary import check_trimmable, read_vocabulary
+from trimformer.target import Target
 from trimformer.verify.evaluation import Scored, compare, score
-from trimformer.verify.judge import Judge, Target
+from trimformer.verify.judge import Judge
 from trimformer.verify.promise import LatencyOptions, LatencyPromise, compare_latency
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trimformer.arch.calls import LABEL_KEYS
 from trimformer.batches.calibration import Features, collate
 from trimformer.errors import TrimformerError, one_sentence
+from trimformer.shrinking.believed import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def finetune(
         eval_features: what its evaluation strategy, if any, takes the loss of.
 
     Raises:
-        TrimformerError: a sample has no label, or the `train` extra is not installed.
+        TrimformerError: a sample has no label, the training diverged, or the `train` extra is not installed.
     """
     require_train_extra()
     from transformers import PrinterCallback, Trainer
@@ -66,3 +67,4 @@ def finetune(
     logger.info("training on %d samples ...", len(features))
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     model.eval()
+    check_finite(model, "the training diverged: the weights")

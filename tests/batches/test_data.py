@@ -138,7 +138,7 @@ def test_all_rows_are_scored_where_none_are_trained_on():
 
 @pytest.mark.parametrize("splits", [{"test": ROWS, "dev": ROWS}, {"train": ROWS[:1], "dev": ROWS}, {"all": ROWS}])
 def test_without_enough_training_rows_the_error_names_the_splits_there_are(splits):
-    with pytest.raises(TrimformerError, match=f"no 'train' split .* it has {min(splits)} "):
+    with pytest.raises(TrimformerError, match=rf"(no 'train' split|too few rows).*\b{min(splits)} \("):
         find_splits(splits)
 
 

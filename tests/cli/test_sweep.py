@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import error_line, problem_rows, run, save_model, tree, write_jsonl
+from trimformer.cli.flags.sweep import numbers
 from trimformer.cli.main import main
-from trimformer.cli.sweep import numbers
 from trimformer.errors import TrimformerError
 
 FLAGS = ("--num-samples", "16", "--batch-size", "8", "--neuron-multiple", "4", "--label-column", "label")

@@ -11,8 +11,9 @@ from tests.commands import problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.batches.tasks import task_of
 from trimformer.errors import TrimformerError
+from trimformer.target import Target
 from trimformer.verify.evaluation import Scorer
-from trimformer.verify.judge import Judge, Target, jackknife, upper_bound
+from trimformer.verify.judge import Judge, jackknife, upper_bound
 
 
 def judge(target, problem="single_label", rows=300, seed=0):
@@ -72,9 +73,9 @@ def test_a_divergence_needs_no_labels():
 
 def test_targets_that_promise_nothing_are_refused():
     for words, make in {
-        "is no positive number": lambda: Target("drop", -1.0),
-        "nan is no positive": lambda: Target("divergence", math.nan),
-        "allows any model": lambda: Target("drop", 100.0),
+        "max_drop is -1.0; give a number above 0": lambda: Target("drop", -1.0),
+        "max_divergence is nan": lambda: Target("divergence", math.nan),
+        "max_drop is 100.0; give": lambda: Target("drop", 100.0),
         "it takes 282 at least": lambda: judge(Target("drop", 1.0), rows=200),
         "needs labels": lambda: judge(Target("drop", 1.0), "embedding"),
     }.items():

@@ -133,7 +133,11 @@ def _pad_texts(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]
     choices = _choices(samples[0])
     if choices:
         inputs = [{key: sample[key][i] for key in sample} for sample in inputs for i in range(choices)]
-    padded = dict(text_part(processor).pad(inputs, return_tensors="pt"))
+    tokenizer = text_part(processor)
+    if tokenizer.pad_token is None and len({len(sample["input_ids"]) for sample in inputs}) > 1:
+        raise TrimformerError("the tokenizer has no padding token; name one in its tokenizer_config.json (pad_token)")
+    with one_sentence("the tokenizer cannot pad these texts"):
+        padded = dict(tokenizer.pad(inputs, return_tensors="pt"))
     return {key: value.view(len(samples), choices, -1) for key, value in padded.items()} if choices else padded
 
 

@@ -10,6 +10,7 @@ from trimformer.batches.files import SUFFIXES, is_data_file, kind_of, read_rows
 from trimformer.batches.folders import read_media
 from trimformer.batches.rows import Rows, Selection, as_rows, numbered, undecoded
 from trimformer.errors import TrimformerError, one_sentence
+from trimformer.places import check_readable
 
 __all__ = [
     "SUFFIXES", "Rows", "Selection", "as_rows", "find_splits", "load_hub", "numbered", "read_rows", "read_splits",
@@ -30,6 +31,7 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
     Raises:
         TrimformerError: nothing there can be read.
     """
+    check_readable(path, "data file")
     path = Path(path)
     if path.is_file() or (is_data_file(path) and not path.is_dir()):
         return {"all": read_rows(path)}
@@ -109,7 +111,11 @@ def find_splits(
         return train, validation or {"all": train}
     if len(train) < (2 if validation else 4):
         found = ", ".join(f"{name} ({len(rows)})" for name, rows in sorted(splits.items()))
-        raise TrimformerError(f"the data has no 'train' split of a usable size; it has {found}")
+        if not len(train):
+            raise TrimformerError(f"the data has no 'train' split; it has {found}")
+        raise TrimformerError(
+            f"the data has too few rows to calibrate on: {found}; give at least {2 if validation else 4}"
+        )
     if not validation:
         order = np.random.default_rng(seed).permutation(len(train)).tolist()
         cut = max(1, round(len(train) * held_out))

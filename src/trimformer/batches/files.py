@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trimformer.batches.rows import Rows
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, flat
+from trimformer.places import check_readable
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
@@ -38,9 +39,11 @@ def read_rows(path: str | Path) -> Rows:
     Raises:
         TrimformerError: the file is missing, empty, not UTF-8, not of a known type, or broken.
     """
+    check_readable(path, "data file")
     path = Path(path)
     if not path.is_file():
-        raise TrimformerError(f"data file '{path}' does not exist")
+        told = "is a folder; name a file in it" if path.is_dir() else "does not exist"
+        raise TrimformerError(f"data file '{path}' {told}")
     if not is_data_file(path):
         raise TrimformerError(
             f"data file '{path}' is of no known type; known are {', '.join(SUFFIXES)}, and .gz of all but the last"
@@ -51,7 +54,7 @@ def read_rows(path: str | Path) -> Rows:
     except UnicodeDecodeError as error:
         raise TrimformerError(f"data file '{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (csv.Error, OSError, EOFError, zlib.error, ValueError) as error:
-        raise TrimformerError(f"data file '{path}' cannot be read: {error}") from error
+        raise TrimformerError(f"data file '{path}' cannot be read: {flat(error)}") from error
     if not rows:
         raise TrimformerError(f"data file '{path}' is empty")
     return rows
@@ -63,9 +66,11 @@ def read_texts(path: str | Path) -> list[str]:
     Raises:
         TrimformerError: the file is missing, empty, not UTF-8 or broken.
     """
+    check_readable(path, "text file")
     path = Path(path)
     if not path.is_file():
-        raise TrimformerError(f"text file '{path}' does not exist")
+        told = "is a folder; name a file in it" if path.is_dir() else "does not exist"
+        raise TrimformerError(f"text file '{path}' {told}")
     try:
         texts = [row["text"] for row in _read_text(path)]
     except UnicodeDecodeError as error:
@@ -90,19 +95,38 @@ def _lines(path: Path) -> list[str]:
 def _read_json(path: Path) -> Rows:
     lines = _lines(path)
     if "".join(lines[:50]).lstrip().startswith("["):
-        rows = json.loads("\n".join(lines))
+        rows = _json("\n".join(lines))
     else:
         rows = []
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    rows.append(json.loads(line))
+                    rows.append(_json(line))
                 except json.JSONDecodeError as error:
                     raise ValueError(f"line {number} is not JSON ({error.msg})") from error
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is not a JSON object")
     return rows
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError(f"'{_twice([key for key, _ in pairs])}' stands twice in one object")
+    return made
+
+
+def _twice(names: Sequence[Any]) -> Any:
+    """The first name that stands twice; None: there is none."""
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 def _read_text(path: Path) -> Rows:
@@ -130,7 +154,11 @@ def _read_csv(path: Path) -> Rows:
 
 def _separated(path: Path, separator: str) -> Sequence[dict[str, Any]]:
     with _open(path) as file:
-        rows = list(csv.DictReader(file, delimiter=separator, strict=True))
+        reader = csv.DictReader(file, delimiter=separator, strict=True)
+        twice = _twice([name for name in reader.fieldnames or () if name])
+        if twice is not None:
+            raise ValueError(f"its header names column '{twice}' twice")
+        rows = list(reader)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} has more or fewer fields than the header")
@@ -140,7 +168,11 @@ def _separated(path: Path, separator: str) -> Sequence[dict[str, Any]]:
 def _read_parquet(path: Path) -> Rows:
     import pyarrow.parquet
 
-    rows: Rows = pyarrow.parquet.read_table(path).to_pylist()
+    table = pyarrow.parquet.read_table(path)
+    twice = _twice(table.column_names)
+    if twice is not None:
+        raise ValueError(f"it has two columns '{twice}'")
+    rows: Rows = table.to_pylist()
     return rows
 
 

@@ -38,9 +38,14 @@ def find_problem(model: PreTrainedModel) -> Problem:
     """The kind of output of a model, from its class and configuration.
 
     Raises:
-        TrimformerError: the task head is none of those supported.
+        TrimformerError: the task head is none of those supported, or its config names no kind of labels that is known.
     """
     name, config = type(model).__name__, model.config
+    known = (None, "regression", "single_label_classification", "multi_label_classification")
+    if getattr(config, "problem_type", None) not in known:
+        raise TrimformerError(
+            f"the model's problem_type '{config.problem_type}' is unknown; known are {', '.join(filter(None, known))}"
+        )
     if name.endswith(_CLASSIFIERS):
         if config.problem_type == "multi_label_classification":
             return "multi_label"

@@ -42,14 +42,15 @@ def text_part(processor: Any) -> PreTrainedTokenizerBase:
 def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
     """Calls the tokenizer, and leaves its own truncation and padding as they were: they are saved with it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)  # those in Python keep no such state
-    if backend is None:
-        return tokenizer(*texts, **options)
-    truncation, padding = backend.truncation, backend.padding
-    try:
-        return tokenizer(*texts, **options)
-    finally:
-        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
-        backend.no_padding() if padding is None else backend.enable_padding(**padding)
+    with one_sentence("the tokenizer cannot read these texts"):
+        if backend is None:
+            return tokenizer(*texts, **options)
+        truncation, padding = backend.truncation, backend.padding
+        try:
+            return tokenizer(*texts, **options)
+        finally:
+            backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+            backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
 def image_part(processor: Any) -> Any:
@@ -116,7 +117,7 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
         require("PIL")
         processor = _load(AutoProcessor.from_pretrained, path, fallback, _PROCESSOR_FILES, "processor")
         image_part(processor)
-        _check_vocabulary(text_part(processor), path)
+        check_vocabulary(text_part(processor), path)
         return processor
     if main_input == "pixel_values":
         require("PIL")
@@ -125,7 +126,7 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
         require("soundfile")
         return _load(AutoFeatureExtractor.from_pretrained, path, fallback, _PROCESSOR_FILES, "feature extractor")
     tokenizer = _load(AutoTokenizer.from_pretrained, path, fallback, _TOKENIZER_FILES, "tokenizer")
-    _check_vocabulary(tokenizer, path)
+    check_vocabulary(tokenizer, path)
     return tokenizer
 
 
@@ -145,7 +146,7 @@ def _load(
         return loader(source)
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Raises:
     TrimformerError: the tokenizer is what Transformers makes up where there are no files.
     """

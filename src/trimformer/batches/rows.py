@@ -142,6 +142,10 @@ def _records(data: Any) -> Rows | None:
         if hasattr(data, method) and hasattr(data, "columns"):
             return list(getattr(data, method)())
     if hasattr(data, "notna") and hasattr(data, "columns"):  # pandas
+        names = [str(column) for column in data.columns]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise TrimformerError(f"the data frame has two columns '{twice}'; rename one")
         plain = data.astype(object).where(data.notna(), None)
         plain.columns = [str(column) for column in data.columns]
         return list(plain.to_dict("records"))

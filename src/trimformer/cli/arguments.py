@@ -1,18 +1,19 @@
-"""Flags that several commands share, and what they mean."""
+"""Flags that several commands share, and what they mean; importing this costs nothing."""
 
 import argparse
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from trimformer.batches.data import Rows, find_splits, load_hub, read_splits
-from trimformer.batches.output import find_problem
-from trimformer.batches.tasks import Task, find_task, task_of
-from trimformer.batches.tasks.base import check_task
+from trimformer.checks import POSITIVE, SEED
 from trimformer.errors import TrimformerError
 from trimformer.methods import Allocation, AnyMethod, Criterion, Layout, Objective, Update, find_method, laid_out
+from trimformer.places import check_readable
+
+if TYPE_CHECKING:
+    from trimformer.batches.data import Rows
+    from trimformer.batches.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -47,27 +48,43 @@ class DataOptions:
             seed,
         )
 
+    def check(self) -> None:
+        """Raises:
+        TrimformerError: flags contradict each other, or there is no data.
+        """
+        if self.task and (self.text_column or self.label_column):
+            raise TrimformerError("--task gives the columns; leave out --text-column and --label-column")
+        if self.data is None and not self.task:
+            raise TrimformerError("no data: give a file or folder with --data, or a known task with --task")
+        if self.data is not None:
+            check_readable(self.data, "data file")
 
-def load_task_data(options: DataOptions, model: Any, need_train: bool = True) -> tuple[Task, Rows, dict[str, Rows]]:
+
+def load_task_data(options: DataOptions, model: Any, need_train: bool = True) -> "tuple[Task, Rows, dict[str, Rows]]":
     """Task, training rows, and validation rows by split.
 
     Raises:
         TrimformerError: there are no data, or they do not fit the model.
     """
+    from trimformer.batches.data import find_splits, load_hub, read_splits
+    from trimformer.batches.output import find_problem
+    from trimformer.batches.tasks import find_task, task_of
+    from trimformer.batches.tasks.base import check_task
+    from trimformer.batches.tasks.classes import check_labelled
+
     problem = find_problem(model)
-    if options.task and (options.text_column or options.label_column):
-        raise TrimformerError("--task gives the columns; leave out --text-column and --label-column")
+    options.check()
     task = check_task(find_task(options.task), problem) if options.task else None
     if options.data is not None:
         splits = read_splits(options.data)
-    elif task is not None:
-        splits = load_hub(task.name, task.hub)
     else:
-        raise TrimformerError("no data: give a file or folder with --data, or a known task with --task")
+        assert task is not None
+        splits = load_hub(task.name, task.hub)
     train, validation = find_splits(splits, options.seed, need_train=need_train)
     if task is None:
         columns = {"text_columns": options.text_column, "label_column": options.label_column}
         task = task_of(model, next(iter(validation.values())), **columns)
+    check_labelled(task, [*([train] if need_train else []), *validation.values()])
     return (replace(task, max_length=options.max_length) if options.max_length else task), train, validation
 
 
@@ -91,11 +108,21 @@ def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], 
                         "accuracy")  # fmt: skip
     method.add_argument("--criterion", choices=get_args(Criterion), help="what ranks units")
     method.add_argument("--allocation", choices=get_args(Allocation), help="what shares out the budget")
-    method.add_argument("--update", choices=get_args(Update), help="what is refitted")
+    method.add_argument("--update", choices=get_args(Update), action=_Once, help="what is refitted")
     method.add_argument(
-        "--reconstruct", dest="update", action="store_const", const="full", help="the same as --update full"
+        "--reconstruct", dest="update", action=_Once, nargs=0, const="full", help="the same as --update full"
     )
     method.add_argument("--objective", choices=get_args(Objective), help="whether the ranking loss reads labels")
+
+
+class _Once(argparse.Action):
+    """A choice that two flags can make; they must not contradict each other."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        value = self.const or values
+        if getattr(namespace, self.dest) not in (None, value):
+            raise argparse.ArgumentError(self, f"{getattr(namespace, self.dest)} was asked for before; leave one out")
+        setattr(namespace, self.dest, value)
 
 
 def chosen_method(arguments: argparse.Namespace) -> AnyMethod:
@@ -113,14 +140,14 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
                         "channels may take in each process, such as 8GB; beyond, channels are computed twice "
                         "and hidden states go to temporary files")  # fmt: skip
     parser.add_argument("--bf16", action="store_true", help="calibrate and refit with passes in bfloat16")
-    parser.add_argument("--seed", type=non_negative_int, default=0)
+    parser.add_argument("--seed", type=SEED.read, default=0, metavar="N", help="draws the calibration examples, the "
+                        "fifth that is set aside where there is no validation split, and whatever else is random; "
+                        "the same seed gives the same result (default: 0)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
 
-def positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
-    return int(text)
+positive_int = POSITIVE.read
+non_negative_int = SEED.read
 
 
 def memory(text: str) -> float:
@@ -129,17 +156,3 @@ def memory(text: str) -> float:
     if not match:
         raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 8GB or 500MB")
     return float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
-
-
-def non_negative_int(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
-    return int(text)
-
-
-def output_file(name: str | None) -> Path | None:
-    """A file to be written at the end of a run, if one is named; its folder must be there now."""
-    path = Path(name) if name else None
-    if path and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise TrimformerError(f"output file '{path}' is a folder, or in one that does not exist; name a file")
-    return path

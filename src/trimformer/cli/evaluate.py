@@ -10,27 +10,24 @@ from transformers import PreTrainedModel
 from trimformer.arch import find_sublayers
 from trimformer.arch.masking import MaskUnits
 from trimformer.batches.output import find_problem
-from trimformer.cli.arguments import DataOptions, add_data_arguments, load_task_data, output_file, positive_int
+from trimformer.cli.arguments import DataOptions, load_task_data
 from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
+from trimformer.files import claim_file
 from trimformer.shrinking.checkpoint import load, load_model, read_masks
 from trimformer.verify.evaluation import Scorer
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_DIR")
-    add_data_arguments(parser)
-    parser.add_argument("--masks", metavar="DIR", help="evaluate under head_mask.pt and neuron_mask.pt of DIR")
-    parser.add_argument("--reference", metavar="MODEL_DIR", help="dense model to measure the divergence from")
-    parser.add_argument("--output", help="write the metrics to this JSON file")
-    parser.add_argument("--batch-size", type=positive_int, default=32)
-    parser.add_argument("--device", default="auto")
-    parser.set_defaults(run=run)
-
-
 def run(arguments: argparse.Namespace) -> None:
+    with claim_file(arguments.output) as write:
+        text = json.dumps(_scores(arguments), indent=2)
+        write(text + "\n")
+    print(text)
+
+
+def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
+    """By split."""
     device = resolve_device(arguments.device)
-    output = output_file(arguments.output)
     model, processor = load(arguments.model)
     reference = _load_reference(arguments.reference, model) if arguments.reference else None
     task, _, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
@@ -47,10 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         report[name] = {"samples": len(rows), **scores}
         if reference is not None:
             report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
-    text = json.dumps(report, indent=2)
-    print(text)
-    if output:
-        output.write_text(text + "\n", encoding="utf-8")
+    return report
 
 
 def _load_reference(path: str, model: PreTrainedModel) -> PreTrainedModel:

@@ -19,11 +19,12 @@ from trimformer.batches.output import find_problem
 from trimformer.batches.sentence import head_of
 from trimformer.cards.card import export_card
 from trimformer.cards.source import CARD, last_part
-from trimformer.cli.arguments import DataOptions, add_data_arguments, load_task_data, positive_int
+from trimformer.cli.arguments import DataOptions, load_task_data
+from trimformer.cli.flags.export import has_data
 from trimformer.costs.measure import random_inputs
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.files import check_output, write_directory
-from trimformer.onnx.export import OPSETS, Written, check_onnx, write_files
+from trimformer.files import claim_output, write_directory
+from trimformer.onnx.export import Written, check_onnx, write_files
 from trimformer.onnx.serve import open_session
 from trimformer.shrinking.checkpoint import load
 from trimformer.verify.serving import EXAMPLES, feeds
@@ -31,23 +32,19 @@ from trimformer.verify.serving import EXAMPLES, feeds
 SHAPE = (32, 32)  # batch size and length that are timed
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_DIR")
-    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty; the files are "
-                        "DIR/onnx/model.onnx and the like")  # fmt: skip
-    parser.add_argument("--int8", action="store_true", help="a file with weights in eight bits too")
-    parser.add_argument("--opset", type=positive_int, help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")
-    add_data_arguments(parser)
-    parser.set_defaults(run=run)
-
-
 def run(arguments: argparse.Namespace) -> None:
     check_onnx()
-    check_output(arguments.output)
+    with claim_output(arguments.output):
+        told = _write(arguments)
+    print(f"{told}\n\nwritten to {arguments.output}")
+
+
+def _write(arguments: argparse.Namespace) -> str:
+    """Writes the directory; what is to be said of it."""
     model, processor = load(arguments.model)
     model.float().eval()
-    origin = "the data" if _has_data(arguments) else "made-up inputs"
-    batches = _data(model, processor, arguments) if _has_data(arguments) else made_up(model, processor)
+    origin = "the data" if has_data(arguments) else "made-up inputs"
+    batches = _data(model, processor, arguments) if has_data(arguments) else made_up(model, processor)
     with write_directory(arguments.output) as directory:
         _write_beside(model, processor, directory)
         folder = directory / "onnx"
@@ -57,11 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         names, command = [file.path.name for file in files], ["trimformer", *arguments.words]
         told = f"compared with PyTorch on {origin}\n\n{table}"
         export_card(model, last_part(arguments.output), names, told, command).save(directory / CARD)
-    print(f"{told}\n\nwritten to {arguments.output}")
-
-
-def _has_data(arguments: argparse.Namespace) -> bool:
-    return arguments.data is not None or arguments.task is not None
+    return told
 
 
 def _data(model: PreTrainedModel, processor: Any, arguments: argparse.Namespace) -> Sequence[Batch]:

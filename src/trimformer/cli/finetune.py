@@ -2,23 +2,30 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, TrainingArguments
+from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrainedModel, TrainingArguments
 
-from trimformer.arch import find_sublayers
 from trimformer.batches.data import Rows, find_splits, load_hub, read_rows, read_splits
-from trimformer.batches.tasks import find_task, infer_task
+from trimformer.batches.processor import check_vocabulary
+from trimformer.batches.tasks import Task, find_task, infer_task
 from trimformer.batches.tasks.labels import guess_problem, known_problem, set_labels
+from trimformer.checks import MAX_LENGTH
+from trimformer.cli.training_flags import check_training
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.files import check_output
+from trimformer.files import claim_file, claim_output, write_directory
+from trimformer.places import check_model_place
 from trimformer.processes import is_main
-from trimformer.shrinking.checkpoint import check_name
+from trimformer.shrinking.believed import check_config, check_finite, check_layers_loaded
 from trimformer.training import finetune, require_train_extra
 from trimformer.verify.evaluation import Scorer
+
+SCORES = "eval_results.json"
 
 
 @dataclass
@@ -49,51 +56,132 @@ def run(argv: Sequence[str]) -> None:
     parser.set_defaults(**defaults)
     with one_sentence("the flags cannot be used"):
         arguments, training = parser.parse_args_into_dataclasses(args=list(argv))
-    source = arguments.model_name_or_path
-    check_name(source)
+    check_model_place(arguments.model_name_or_path)
     if not training.do_train and not training.do_eval:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
-    if training.do_train:
-        if not training.output_dir:
-            raise TrimformerError("--output_dir is missing: where the trained model is to be written")
-        if not training.resume_from_checkpoint:
-            check_output(training.output_dir)
+    if arguments.max_seq_length is not None:
+        MAX_LENGTH.check(arguments.max_seq_length)
+    check_training(training)
+    if not training.do_train:
+        _score(arguments, training)
+        return
+    if not training.output_dir:
+        raise TrimformerError("--output_dir is missing: where the trained model is to be written")
+    with _place(training):
+        report = _train(arguments, training)
+    if report is not None:
+        print(json.dumps(report, indent=2))
+
+
+@contextmanager
+def _place(training: TrainingArguments) -> Iterator[None]:
+    """Where the Trainer writes: a folder that becomes the output once complete; but where checkpoints are asked for,
+    which must outlive what interrupts the training, the output itself."""
+    output = Path(str(training.output_dir))
+    if training.process_index or training.resume_from_checkpoint:
+        yield
+        return
+    if str(training.save_strategy) in ("no", "SaveStrategy.NO"):
+        with write_directory(output) as directory:
+            training.output_dir = str(directory)
+            yield
+        return
+    with claim_output(output):
+        try:
+            yield
+        except KeyboardInterrupt:
+            saved = sorted(folder.name for folder in output.glob("checkpoint-*"))
+            told = f"of the training so far there are {', '.join(saved)} in '{output}'" if saved else ""
+            raise KeyboardInterrupt(f"interrupted; {told or 'nothing was written'}") from None
+        finally:
+            with suppress(OSError):
+                output.rmdir()  # the Trainer makes it at once; it stays where something is in it
+
+
+@dataclass
+class _Job:
+    """A model and what it is trained and scored on."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    task: Task
+    train: Rows
+    validation: dict[str, Rows]
+
+    def scorers(self) -> list[Scorer]:
+        return [Scorer(name, rows, self.task, self.model, self.tokenizer) for name, rows in self.validation.items()]
+
+
+def _score(arguments: FinetuneArguments, training: TrainingArguments) -> None:
+    """Scores alone; beside a model that is there already goes a file of the scores."""
+    output = Path(training.output_dir or "")
+    there = bool(training.output_dir) and output.is_dir()
+    with claim_file(output / SCORES if there else None) as write:
+        job = _prepare(arguments, training)
+        report = {scorer.name: scorer(job.model)[0] for scorer in job.scorers()}
+        write(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+def _train(arguments: FinetuneArguments, training: TrainingArguments) -> dict[str, Any] | None:
+    """Trains and writes the model; its scores, if they are asked for."""
+    job = _prepare(arguments, training)
+    scorers = job.scorers()
+    features = job.task.encode(job.train, job.tokenizer, job.model.config)
+    wanted = training.eval_strategy != "no"
+    evaluated = next(iter(job.validation.values()))
+    eval_features = job.task.encode(evaluated, job.tokenizer, job.model.config) if wanted else None
+    finetune(job.model, job.tokenizer, features, training, eval_features)
+    if not is_main():
+        return None
+    # Not `save`: where they are asked for, the Trainer's own checkpoints lie in the directory by now.
+    output = Path(str(training.output_dir))
+    job.model.save_pretrained(output)
+    job.tokenizer.save_pretrained(output)
+    if not training.do_eval:
+        return None
+    report = {scorer.name: scorer(job.model)[0] for scorer in scorers}
+    (output / SCORES).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Job:
+    """Reads model and data.
+
+    Raises:
+        TrimformerError: they cannot be used, or do not fit each other.
+    """
+    source = arguments.model_name_or_path
     transformers.set_seed(training.seed)
     train, validation = find_splits(_read(arguments), training.seed, need_train=training.do_train)
     rows = train if training.do_train else next(iter(validation.values()))
-    with one_sentence(f"model '{source}' cannot be loaded"):
+    there = Path(source).is_dir()
+    told = f"model '{source}' cannot be loaded" if there else f"no model directory '{source}', and none on the hub"
+    with one_sentence(told):
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
+    check_vocabulary(tokenizer, Path(source))
+    check_config(config, Path(source))
     known = find_task(arguments.task_name) if arguments.task_name else None
     problem, column = known_problem(known) if known else guess_problem(rows, arguments.label_column)
     set_labels(config, problem, column, [*train, *(row for part in validation.values() for row in part)])
-    columns = {"text_columns": arguments.text_column, "label_column": arguments.label_column}
-    task = known or infer_task(problem, config, rows, **columns)
+    task = known or infer_task(
+        problem, config, rows, text_columns=arguments.text_column, label_column=arguments.label_column
+    )
     if arguments.max_seq_length:
         task = replace(task, max_length=arguments.max_seq_length)
     model_class = getattr(transformers, task.auto_class)
     advice = "--ignore_mismatched_sizes gives it a new head"
     with one_sentence(f"the weights of '{source}' do not fit {config.num_labels} labels ({advice})"):
-        model = model_class.from_pretrained(
-            source, config=config, ignore_mismatched_sizes=arguments.ignore_mismatched_sizes
+        model, info = model_class.from_pretrained(
+            source,
+            config=config,
+            ignore_mismatched_sizes=arguments.ignore_mismatched_sizes,
+            output_loading_info=True,
         )
-    find_sublayers(model)  # a family that could not be pruned is refused before any training
-    scorers = [Scorer(name, rows, task, model, tokenizer) for name, rows in validation.items()]
-    if training.do_train:
-        features = task.encode(train, tokenizer, config)
-        wanted = training.eval_strategy != "no"
-        eval_features = task.encode(next(iter(validation.values())), tokenizer, config) if wanted else None
-        finetune(model, tokenizer, features, training, eval_features)
-        if not is_main():
-            return
-        # Not `save`: where they are asked for, the Trainer's own checkpoints lie in the directory by now.
-        model.save_pretrained(training.output_dir)
-        tokenizer.save_pretrained(training.output_dir)
-    if training.do_eval:
-        report = {scorer.name: scorer(model)[0] for scorer in scorers}
-        print(json.dumps(report, indent=2))
-        if training.output_dir and Path(training.output_dir).is_dir():
-            (Path(training.output_dir) / "eval_results.json").write_text(json.dumps(report, indent=2) + "\n")
+    check_layers_loaded(model, info, Path(source))  # and a family that could not be pruned is refused
+    check_finite(model, f"the weights in '{source}'")
+    return _Job(model, tokenizer, task, train, validation)
 
 
 def _read(arguments: FinetuneArguments) -> dict[str, Rows]:

@@ -4,65 +4,26 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from trimformer.arch import find_sublayers
-from trimformer.cli.arguments import output_file, positive_int
-from trimformer.costs.backends import Backend, check_backend, prepare
+from trimformer.cli.flags.latency import add_lut_arguments as add_lut_arguments
+from trimformer.costs.backends import check_backend, prepare
 from trimformer.costs.lut import write_table
 from trimformer.costs.measure import measure_table, random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.environment import describe_device, resolve_device, versions
-from trimformer.errors import TrimformerError, one_sentence
-from trimformer.files import check_output
+from trimformer.errors import one_sentence
+from trimformer.files import claim_file, claim_output
 from trimformer.progress import progress
 from trimformer.shrinking.checkpoint import load_model
-
-DTYPES = ("float32", "float16", "bfloat16")
-
-
-def _add_setting(parser: argparse.ArgumentParser) -> None:
-
-    parser.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: the checkpoint's own")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-
-
-def add_lut_arguments(parser: argparse.ArgumentParser, underscores: bool = False) -> None:
-    """Flags of `trimformer lut`; with underscores those of the paper's `generate_lut.py`."""
-    if underscores:
-        parser.add_argument("--model_name", dest="model", required=True, help="model directory or name on the hub")
-        parser.add_argument("--output_dir", dest="output", required=True, help="must not exist or be empty")
-    else:
-        parser.add_argument("model", metavar="MODEL", help="model directory, or name on the hub")
-        parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty")
-    parser.add_argument("--bs", type=positive_int, required=True, help="batch size")
-    parser.add_argument("--seq-len", "--seq_len", type=positive_int, required=True, help="tokens")
-    parser.add_argument("--seconds", type=float, default=60.0, help="time for measuring (default: %(default)s)")
-    _add_setting(parser)
-    parser.set_defaults(run=run_lut)
-
-
-def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", metavar="MODEL_DIR", nargs="+")
-    parser.add_argument("--bs", type=_wholes, default=[1, 8, 32], help="batch sizes (default: 1,8,32)")
-    parser.add_argument("--seq-len", type=_wholes, default=[32, 128], help="tokens (default: 32,128)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each shape (default: %(default)s)")
-    parser.add_argument("--output", metavar="FILE", help="write the figures to this JSON file")
-    _add_setting(parser)
-    parser.set_defaults(run=run_bench)
-
-
-def _wholes(text: str) -> list[int]:
-    return [positive_int(part) for part in text.split(",")]
 
 
 def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
     """A model to be timed. A hub model that has no checkpoint of ours needs only its config: weights take no time."""
-
     device = resolve_device(arguments.device)
     if Path(name).is_dir():
         model = load_model(name)
@@ -77,9 +38,13 @@ def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
 
 
 def run_lut(arguments: argparse.Namespace) -> None:
+    with claim_output(arguments.output):
+        told = _measure(arguments)
+    print(f"{told}\n\nwritten to {arguments.output}")
 
-    check_output(arguments.output)
-    _check_seconds(arguments.seconds)
+
+def _measure(arguments: argparse.Namespace) -> str:
+    """Writes the tables; what is to be said of them."""
     table = measure_table(
         _load(arguments.model, arguments),
         arguments.bs,
@@ -90,25 +55,27 @@ def run_lut(arguments: argparse.Namespace) -> None:
     )
     write_table(table, arguments.output)
     setting = table.setting
-    print(f"{setting['device']}, {setting['backend']}, {setting['dtype']}, {arguments.bs} x {arguments.seq_len}\n")
+    lines = [f"{setting['device']}, {setting['backend']}, {setting['dtype']}, {arguments.bs} x {arguments.seq_len}\n"]
     for kind, rows in table.measured.items():
         spread = max((high - low) / 2 / median for _, median, low, high, _ in rows)
-        print(f"{kind}: {len(rows)} widths measured, the least certain to ±{100 * spread:.1f} %")
-        print("\n".join(f"{int(units):8d} {median:10.3f} ms" for units, median, *_ in rows))
-    print(f"everything else: {table.fixed:.3f} ms\n\nwritten to {arguments.output}")
-
-
-def _check_seconds(seconds: float) -> None:
-    if not 0 < seconds < float("inf"):
-        raise TrimformerError(f"--seconds {seconds} is not a positive number")
+        lines.append(f"{kind}: {len(rows)} widths measured, the least certain to ±{100 * spread:.1f} %")
+        lines += [f"{int(units):8d} {median:10.3f} ms" for units, median, *_ in rows]
+    return "\n".join([*lines, f"everything else: {table.fixed:.3f} ms"])
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
+    with claim_file(arguments.output) as write:
+        device = resolve_device(arguments.device)
+        check_backend(arguments.backend, device)
+        records = _records(arguments, device)
+        result = {"device": describe_device(device), "backend": arguments.backend, **versions(), "records": records}
+        write(json.dumps(result, indent=1) + "\n")
+    print(f"{describe_device(device)}, {arguments.backend}, speed-up over {arguments.models[0]}\n")
+    print(format_bench(records))
 
-    _check_seconds(arguments.seconds)
-    device = resolve_device(arguments.device)
-    check_backend(arguments.backend, device)
-    output = output_file(arguments.output)
+
+def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """One for each shape and model."""
     models = [_load(name, arguments) for name in arguments.models]
     shapes = [(batch, length) for length in arguments.seq_len for batch in arguments.bs]
     inputs = {shape: [random_inputs(model, *shape) for model in models] for shape in shapes}  # checks all shapes
@@ -131,11 +98,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
                     "speedup": ratio.median,
                 }
             )
-    print(f"{describe_device(device)}, {arguments.backend}, speed-up over {arguments.models[0]}\n")
-    print(format_bench(records))
-    if output:
-        result = {"device": describe_device(device), "backend": arguments.backend, **versions(), "records": records}
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return records
 
 
 def format_bench(records: list[dict[str, Any]]) -> str:

@@ -4,17 +4,22 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
 
-import transformers
-
-from trimformer import processes
-from trimformer.errors import TrimformerError
+from trimformer.claims import is_full
+from trimformer.cli.streams import Patient
+from trimformer.errors import TrimformerError, flat
 
 logger = logging.getLogger("trimformer")
+
+DEBUG = "TRIMFORMER_DEBUG"  # set, it shows where an unexpected error came from
 
 
 class KeptLog(logging.Handler):
@@ -41,29 +46,121 @@ def set_up_logging() -> None:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    if "transformers" in sys.modules:
+        quieten()
+
+
+def quieten() -> None:
+    """Silences Transformers: whoever runs a command calls it once that is imported."""
+    import transformers
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
 
 
 def guarded(run: Callable[[], None]) -> int:
-    """Exit code of a command: 2 with one sentence for bad input, no traceback."""
+    """Exit code of a command: 2 with one sentence for bad input, no traceback, whatever happens.
+
+    What standard output cannot take (closed, full, of few letters) ends no run.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    set_up_logging()
-    # A launcher ends its processes by this signal; raised as an exception, it leaves nothing half-written.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    printed, told = Patient(sys.stdout), Patient(sys.stderr)
     try:
+        with redirect_stdout(printed), redirect_stderr(told):
+            code = _told(run)
+            printed.flush()
+            if printed.failure and code == 0:
+                print(f"error: standard output cannot be written ({printed.failure}); the run is complete", file=told)
+                code = 1
+            told.flush()
+            return code
+    finally:
+        printed.leave()
+        told.leave()
+
+
+def _told(run: Callable[[], None]) -> int:
+    """Runs, and tells what ended it."""
+    set_up_logging()
+    try:
+        # A launcher ends its processes by this signal; raised as an exception, it leaves nothing half-written.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         run()
     except TrimformerError as error:
-        if processes.is_main() or isinstance(error, processes.LostProcess):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            time.sleep(3)  # the first to leave ends the others: the main one speaks first
+        if _speaks(error):
+            _say(f"error: {flat(error)}")
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+    except Terminated:
+        _say("terminated; nothing was written")
+        return 143
+    except KeyboardInterrupt as error:
+        _say(str(error) or "interrupted; nothing was written")
         return 130
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        return _unexpected(error)
     finally:
-        processes.leave()
+        _leave_processes()
     return 0
+
+
+class Terminated(SystemExit):
+    """SIGTERM."""
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated(143)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def _speaks(error: TrimformerError) -> bool:
+    """Whether this process tells the error: the main one, or any where another was lost."""
+    processes = sys.modules.get("trimformer.processes")
+    if processes is None or processes.is_main() or isinstance(error, processes.LostProcess):
+        return True
+    time.sleep(3)  # the first to leave ends the others: the main one speaks first
+    return False
+
+
+def _leave_processes() -> None:
+    processes = sys.modules.get("trimformer.processes")
+    if processes is not None:
+        processes.leave()
+
+
+def _unexpected(error: Exception) -> int:
+    """One sentence for what a library raised, and its trace in a file."""
+    if _out_of_memory(error):
+        _say("error: out of memory; lower --batch-size or --bs, --num-samples or --max-length, or give --max-memory")
+        return 2
+    if is_full(error):
+        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); nothing was written")
+        return 2
+    reason = flat(error)[:300] or "no reason given"
+    _say(f"error: unexpected {type(error).__name__}: {reason}; {_where_traced(error)}")
+    return 1
+
+
+def _out_of_memory(error: Exception) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    said = str(error)
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or (
+        "can't allocate memory" in said or "not enough memory" in said
+    )
+
+
+def _where_traced(error: Exception) -> str:
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="trimformer-error-", suffix=".txt")  # for the user's eyes only
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return f"run it with {DEBUG}=1 to see where"
+    return f"where it came from is in {name}"

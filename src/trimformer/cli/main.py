@@ -1,24 +1,89 @@
-"""The command line: `trimformer prune | sweep | evaluate | export | finetune | lut | bench`."""
+"""The command line: `trimformer prune | sweep | evaluate | export | finetune | lut | bench`.
+
+What only a run needs is imported when it starts, so help and what is wrong with flags are told at once.
+"""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 
-from trimformer.cli import evaluate, export, finetune, latency, prune, sweep
-from trimformer.cli.logs import guarded
+from trimformer.cli.flags import evaluate, export, latency, prune, sweep
+from trimformer.cli.logs import guarded as guarded
+from trimformer.cli.logs import quieten
 from trimformer.version import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+        help: one line.
+        add_arguments: its flags.
+        examples: of its use, for the end of its help.
+        check: what can be said of the flags before anything heavy is imported.
+        module: of its `function`, which is imported to be run.
+        function: takes the arguments.
+    """
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    examples: str
+    check: Callable[[argparse.Namespace], None]
+    module: str
+    function: str = "run"
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        self.check(arguments)
+        run = getattr(import_module(self.module), self.function)
+        quieten()
+        run(arguments)
+
+
+COMMANDS = {
+    "prune": Command(
+        "prune a fine-tuned model directory to a budget",
+        prune.add_arguments, prune.EXAMPLES, prune.check, "trimformer.cli.prune",
+    ),
+    "sweep": Command(
+        "prune to several budgets from one calibration",
+        sweep.add_arguments, sweep.EXAMPLES, sweep.check, "trimformer.cli.sweep",
+    ),
+    "evaluate": Command(
+        "score a model directory, dense or pruned",
+        evaluate.add_arguments, evaluate.EXAMPLES, evaluate.check, "trimformer.cli.evaluate",
+    ),
+    "export": Command(
+        "write ONNX files, in float32 and eight bits",
+        export.add_arguments, export.EXAMPLES, export.check, "trimformer.cli.export",
+    ),
+    "lut": Command(
+        "measure latency look-up tables of a model's sublayers",
+        latency.add_lut_arguments, latency.LUT_EXAMPLES, latency.check_lut, "trimformer.cli.latency", "run_lut",
+    ),
+    "bench": Command(
+        "compare the latency of model directories",
+        latency.add_bench_arguments, latency.BENCH_EXAMPLES, latency.check_bench, "trimformer.cli.latency",
+        "run_bench",
+    ),
+}  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trimformer", description="Prune Transformers encoders without retraining.")
     parser.add_argument("--version", action="version", version=f"trimformer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    prune.add_arguments(commands.add_parser("prune", help="prune a fine-tuned model directory to a budget"))
-    sweep.add_arguments(commands.add_parser("sweep", help="prune to several budgets from one calibration"))
-    evaluate.add_arguments(commands.add_parser("evaluate", help="score a model directory, dense or pruned"))
-    export.add_arguments(commands.add_parser("export", help="write ONNX files, in float32 and eight bits"))
-    latency.add_lut_arguments(commands.add_parser("lut", help="measure latency look-up tables of a model's sublayers"))
-    latency.add_bench_arguments(commands.add_parser("bench", help="compare the latency of model directories"))
+    for name, command in COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(
+                name,
+                help=command.help,
+                epilog=command.examples,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
     # Its flags are parsed by Transformers' own parser.
     commands.add_parser("finetune", help="fine-tune a model, before or after pruning", add_help=False)
     return parser
@@ -28,11 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "finetune":
-        return guarded(lambda: finetune.run(rest))
+        return guarded(lambda: _finetune(rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.words = sys.argv[1:] if argv is None else list(argv)  # for the card
-    return guarded(lambda: arguments.run(arguments))
+    return guarded(lambda: COMMANDS[arguments.command].run(arguments))
+
+
+def _finetune(words: Sequence[str]) -> None:
+    run = import_module("trimformer.cli.finetune").run
+    quieten()
+    run(words)
 
 
 if __name__ == "__main__":

@@ -6,33 +6,26 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
-
-import numpy as np
+from typing import Any
 
 from trimformer.arch import find_sublayers
-from trimformer.asked import check_method
+from trimformer.asked import budgets_of, check_method
 from trimformer.cli.arguments import (
     DataOptions,
-    add_calibration_arguments,
-    add_data_arguments,
     load_task_data,
-    positive_int,
 )
+from trimformer.cli.flags.sweep import names, numbers
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
-from trimformer.costs.backends import Backend
-from trimformer.costs.cost import Metric
 from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
-from trimformer.family import Member, budgets_of, mark_front, member_entry, members_of, plan_for, prune_members
-from trimformer.files import check_output, replace_file
-from trimformer.methods import DEFAULT_METHOD, METHODS, Layout
+from trimformer.family import Member, mark_front, member_entry, members_of, plan_for, prune_members
+from trimformer.files import check_output, claim_output, replace_file
+from trimformer.methods import METHODS
 from trimformer.page.family import family_page
 from trimformer.processes import decide, is_main, join
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult
-from trimformer.select.allocations import NEURON_MULTIPLE
 from trimformer.session import Session
 from trimformer.shrinking.checkpoint import find_directory, load
 from trimformer.verify.promise import LatencyOptions
@@ -41,48 +34,26 @@ from trimformer.version import __version__
 FAMILY, PAGE = "family.json", "report.html"
 
 # What may differ between the runs that make one family.
-_FREE = {"output", "constraints", "latency_ms", "methods", "run", "words", "command", "device", "max_memory"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
-    add_data_arguments(parser)
-    budget = parser.add_argument_group("budgets", "one of these")
-    budget.add_argument("--constraints", metavar="LIST", help="shares of the cost to keep: 0.7,0.5,0.3 or "
-                        "FIRST:LAST:STEP, such as 0.9:0.1:0.1")  # fmt: skip
-    budget.add_argument("--latency-ms", metavar="LIST", help="milliseconds to keep to: 20,10,5")
-    parser.add_argument("--output", required=True, metavar="DIR", help="a directory for each member, family.json and "
-                        "report.html; where a sweep was broken off, it goes on")  # fmt: skip
-    parser.add_argument("--methods", default=DEFAULT_METHOD, metavar="LIST", help=f"of {', '.join(METHODS)} "
-                        "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--layout", choices=get_args(Layout), default="free", help="see `trimformer prune`")
-    parser.add_argument("--metric", choices=get_args(Metric), help="what the constraints count "
-                        "(default: mac; with --latency-ms latency)")  # fmt: skip
-    parser.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
-                        "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
-    latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
-    latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
-    latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
-    latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
-    add_calibration_arguments(parser)
-    parser.set_defaults(run=run)
+_FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "device", "max_memory"}
 
 
 def run(arguments: argparse.Namespace) -> None:
     arguments.device = join(arguments.device)
-    arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
     budgets = budgets_of(numbers(arguments.constraints), numbers(arguments.latency_ms), arguments.metric)
-    members = members_of([name.strip() for name in arguments.methods.split(",")], budgets, arguments.layout)
+    members = members_of(names(arguments.methods), budgets, arguments.layout)
     for member in members:
         check_method(member.method, arguments.metric, arguments.bf16)
     resolve_device(arguments.device)
     output, identity = Path(arguments.output), identify(arguments)
     before = decide(lambda: _known(output, identity))
-    left = [member for member in members if not (output / member.folder / "results.json").is_file()]
-    seconds = _prune(arguments, left, output, {"identity": identity, "cost": before["cost"]}) if left else {}
+    beside = output.absolute().with_name(f"{output.name}.sweep")  # never written: one sweep at a time has the name
+    with claim_output(beside, is_main()):
+        left = [member for member in members if not (output / member.folder / "results.json").is_file()]
+        seconds = _prune(arguments, left, output, {"identity": identity, "cost": before["cost"]}) if left else {}
+        if is_main():
+            family = gather(output, identity, seconds, before)
+            _write(output, family)
     if is_main():
-        family = gather(output, identity, seconds, before)
-        _write(output, family)
         print(f"\n{format_family(family)}\n\nwritten to {arguments.output}")
 
 
@@ -92,7 +63,7 @@ def _prune(
     """Writes the directory of each member; the seconds that it took, by stage."""
     model, processor = load(arguments.model)
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
-    shown = {key: value for key, value in vars(arguments).items() if key not in ("run", "words")}
+    shown = {key: value for key, value in vars(arguments).items() if key != "words"}
 
     def write(member: Member, result: PruningResult) -> None:
         if not is_main():
@@ -123,28 +94,6 @@ def _prune(
         )
         prune_members(session, members, write)
     return session.clock.seconds
-
-
-def numbers(text: str | None) -> list[float] | None:
-    """Of "0.7,0.5" or "0.9:0.1:0.1", which includes both ends.
-
-    Raises:
-        TrimformerError: it is no such list.
-    """
-    if text is None:
-        return None
-    try:
-        if ":" not in text:
-            return [float(part) for part in text.split(",") if part.strip()]
-        first, last, step = (float(part) for part in text.split(":"))
-        count = round(abs(last - first) / step) + 1
-        if not (step > 0 and 1 <= count <= 1000 and abs(abs(last - first) - (count - 1) * step) < 1e-9):
-            raise ValueError(text)
-        return [round(float(value), 9) for value in np.linspace(first, last, count)]
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise TrimformerError(
-            f"'{text}' is no list of numbers such as 0.7,0.5,0.3 or FIRST:LAST:STEP such as 0.9:0.1:0.1"
-        ) from None
 
 
 def identify(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -3,18 +3,16 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimformer.choices import ONNX as ONNX
+from trimformer.choices import Backend as Backend
 from trimformer.errors import TrimformerError
 from trimformer.onnx.export import check_onnx
-
-Backend = Literal["eager", "compile", "onnx", "onnx-int8"]
-
-ONNX: tuple[Backend, ...] = ("onnx", "onnx-int8")  # the files of `trimformer export`
 
 
 def check_backend(backend: str, device: torch.device) -> None:

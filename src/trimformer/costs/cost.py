@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimformer.arch import Sublayer
+from trimformer.choices import Metric as Metric
 from trimformer.costs.mac import Lengths, per_sublayer, unit_macs, unit_parameters
 
 Floats = NDArray[np.float64]
-Metric = Literal["mac", "parameters", "latency"]
 
 
 @dataclass(frozen=True)

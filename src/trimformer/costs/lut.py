@@ -3,17 +3,20 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from trimformer.arch import Kind, Sublayer, find_sublayers
+from trimformer.checks import BATCH_SIZE, SEQ_LEN
+from trimformer.choices import Backend
 from trimformer.costs.cost import Costs, Floats
 from trimformer.environment import describe_device
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.files import write_directory
+from trimformer.places import check_readable
 
 FILES: dict[Kind, str] = {"attention": "mha_lut.pt", "ffn": "ffn_lut.pt"}
 METADATA = "lut.json"
@@ -130,15 +133,31 @@ def read_table(mha_lut: str | Path, ffn_lut: str | Path) -> LatencyTable:
             table.fixed, table.setting = float(content["fixed_ms"]), dict(content["setting"])
             if not all(0 <= ms < np.inf for ms in (table.fixed, *(levels[0] for levels in table.levels.values()))):
                 raise ValueError("latencies that are not positive numbers")
-            if table.setting and not {"batch_size", "seq_len", "backend"} <= table.setting.keys():
-                raise ValueError("the setting names no batch_size, seq_len and backend")
-            table.measured = {kind: [list(row.values()) for row in rows] for kind, rows in content["measured"].items()}
+            _check_setting(table.setting)
+            table.measured = {
+                kind: [list(map(float, row.values())) for row in rows] for kind, rows in content["measured"].items()
+            }
     return table
+
+
+def _check_setting(setting: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: what `describe_setting` says is missing or cannot be.
+    """
+    if not setting:
+        return
+    if not {"batch_size", "seq_len", "backend"} <= setting.keys():
+        raise ValueError("the setting names no batch_size, seq_len and backend")
+    BATCH_SIZE.check(setting["batch_size"])
+    SEQ_LEN.check(setting["seq_len"])
+    if setting["backend"] not in get_args(Backend):
+        raise ValueError(f"the setting names the backend {setting['backend']!r}, which is unknown")
 
 
 def _read(path: Path) -> Floats:
     if not path.is_file():
         raise TrimformerError(f"latency table '{path}' does not exist; make it with `trimformer lut`")
+    check_readable(path, "latency table")
     with one_sentence(f"latency table '{path}' is not a plain tensor or list of numbers"):
         values = torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True), dtype=torch.float64).numpy()
     if values.ndim != 1 or not len(values):

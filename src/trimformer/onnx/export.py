@@ -17,12 +17,12 @@ from trimformer.arch.calls import Batch, forward
 from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import token_mask
 from trimformer.batches.output import divergence, find_problem, predict
+from trimformer.choices import OPSETS as OPSETS
 from trimformer.errors import TrimformerError, one_sentence
 
 if TYPE_CHECKING:
     import onnx_ir
 
-OPSETS = range(18, 24)
 
 # The names of a folder `onnx` that Transformers.js, optimum and sentence-transformers know.
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"

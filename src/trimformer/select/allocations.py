@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from trimformer.arch import KINDS, Kind, Sublayer
+from trimformer.choices import NEURON_MULTIPLE as NEURON_MULTIPLE
 from trimformer.costs.cost import Costs, Floats
 from trimformer.curves.obs import Curve
 from trimformer.errors import TrimformerError
@@ -16,8 +17,6 @@ from trimformer.select.plain import search_plain, smallest_plain
 from trimformer.select.rearrange import rearrange_mask
 from trimformer.select.search_latency import search_latency
 from trimformer.select.search_mac import search_units
-
-NEURON_MULTIPLE = 32
 
 # (sublayers, their curves, costs of their units, constraint, multiple of neurons) -> one mask per sublayer.
 Allocate = Callable[[Sequence[Sublayer], Sequence[Curve], Costs, float, int], list[Tensor]]

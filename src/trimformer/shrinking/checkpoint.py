@@ -27,6 +27,15 @@ from trimformer.batches.processor import load_processor
 from trimformer.batches.sentence import attach, head_of, read_head, transformer_folder
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.files import write_directory
+from trimformer.places import check_model_place, check_readable
+from trimformer.shrinking.believed import (
+    check_class,
+    check_config,
+    check_finite,
+    check_room,
+    check_shards,
+    check_unexpected,
+)
 from trimformer.shrinking.guard import QUANT_METHOD, open_guard
 from trimformer.shrinking.masks import unstack_masks
 from trimformer.shrinking.shrink import resize
@@ -128,22 +137,13 @@ def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
     return inner, own if processor is None else processor
 
 
-def check_name(name: str | Path) -> None:
-    """Raises:
-    TrimformerError: it is no directory, and no name of the hub, which has one slash at most.
-    """
-    # Without this, a mistyped folder waits for the network.
-    if not Path(name).is_dir() and (str(name).startswith((".", "/", "~")) or str(name).count("/") > 1):
-        raise TrimformerError(f"model directory '{name}' does not exist")
-
-
 def find_directory(name: str | Path) -> Path:
     """The local directory of that name, or else of the hub's model, downloaded.
 
     Raises:
         TrimformerError: neither is there.
     """
-    check_name(name)
+    check_model_place(name)
     if Path(name).is_dir():
         return Path(name)
     with one_sentence(f"model directory '{name}' does not exist, and the hub has no such model"):
@@ -161,20 +161,26 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
         raise TrimformerError(f"'{path}' has no config.json; give a directory written by save_pretrained")
     if not any((path / name).is_file() for name in _WEIGHTS):
         raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin)")
+    check_shards(path)
+    for file in ("config.json", *_WEIGHTS):
+        check_readable(path / file, "file")
     with one_sentence(f"the config of '{path}' cannot be read"):
         config = AutoConfig.from_pretrained(path)
+    check_config(config, path)
     architecture = (config.architectures or [""])[0]
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
         raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
+    check_class(model_class, config, path)
     with one_sentence(f"the config of '{path}' describes no model that can be built"), torch.device("meta"):
         skeleton = model_class(copy.deepcopy(config))
     try:
         find_sublayers(skeleton)
     except TrimformerError as error:  # before the weights are read
         raise TrimformerError(f"the model in '{path}' cannot be pruned: {error}") from error
+    check_room(skeleton, path)
     kwargs: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    with one_sentence(f"the weights in '{path}' do not match its config"):
+    with one_sentence(f"the weights in '{path}' cannot be loaded"):
         # Mismatched shapes are told below, in one sentence.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = model_class.from_pretrained(path, **kwargs)
@@ -190,6 +196,8 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
             "is it a fine-tuned checkpoint of this architecture?"
         )
+    check_unexpected(info["unexpected_keys"], skeleton, path)
+    check_finite(model, f"the weights in '{path}'")
     attach(model, head)
     return model
 
@@ -240,6 +248,7 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
         file = Path(path) / name
         if not file.is_file():
             raise TrimformerError(f"mask file '{file}' does not exist")
+        check_readable(file, "mask file")
         with one_sentence(f"mask file '{file}' is not a plain tensor"):
             tensors.append(torch.load(file, map_location="cpu", weights_only=True))
     sublayers = find_sublayers(model)
@@ -248,6 +257,10 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (len(units), max(units)):
             shape = tuple(getattr(tensor, "shape", ()))
             raise TrimformerError(f"{name} in '{path}' has shape {shape}; the model needs {(len(units), max(units))}")
+        if tensor.is_complex() or tensor.is_quantized or not bool(torch.isfinite(tensor).all()):
+            raise TrimformerError(
+                f"{name} in '{path}' holds values that are not finite numbers; masks are 0, 1 or factors"
+            )
     return unstack_masks(sublayers, *tensors)
 
 

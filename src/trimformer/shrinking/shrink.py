@@ -27,12 +27,14 @@ def shrink(model: PreTrainedModel, masks: Sequence[Tensor]) -> None:
         masks: one per sublayer, [units].
 
     Raises:
-        TrimformerError: a mask has another number of entries than its sublayer has units.
+        TrimformerError: a mask has another number of entries than its sublayer has units, or is not finite.
     """
     sublayers = find_sublayers(model)
     for sublayer, mask in zip(sublayers, masks, strict=True):
         if len(mask) != sublayer.num_units:
             raise TrimformerError(f"the mask of {sublayer.name} has {len(mask)} entries for {sublayer.num_units} units")
+        if mask.is_complex() or not bool(torch.isfinite(mask).all()):
+            raise TrimformerError(f"the mask of {sublayer.name} holds values that are not finite numbers")
     for sublayer, mask in zip(sublayers, masks, strict=True):
         weight = matrix(sublayer.projection)
         if not ((mask == 0) | (mask == 1)).all():
@@ -80,11 +82,14 @@ def resize(
     widths = {"attention": list(heads), "ffn": list(neurons)}
     for kind, of_kind in widths.items():
         dense = [s.num_units for s in sublayers if s.kind == kind]
-        if len(dense) != len(of_kind) or any(not 0 <= k <= n for k, n in zip(of_kind, dense, strict=True)):
+        if len(dense) != len(of_kind) or any(
+            type(k) is not int or not 0 <= k <= n for k, n in zip(of_kind, dense, strict=True)
+        ):
             raise TrimformerError(
                 f"the widths in the config's quantization_config do not fit the model: {kind} sublayers have up to "
                 f"{dense} units, not {of_kind}"
             )
+    _check_kept(kept_heads, widths["attention"], [s.num_units for s in sublayers if s.kind == "attention"])
     counts = {kind: iter(of_kind) for kind, of_kind in widths.items()}
     names = iter(kept_heads or [None] * len(heads))
     for sublayer in sublayers:
@@ -93,3 +98,17 @@ def resize(
         # On the CPU, whatever device skeletons are made on: which units are kept must have values.
         units = range(count) if kept is None else kept
         keep_units(sublayer, torch.tensor(list(units), dtype=torch.long, device="cpu"))
+
+
+def _check_kept(kept_heads: Any, heads: Sequence[int], dense: Sequence[int]) -> None:
+    """Raises:
+    TrimformerError: the heads that are left are not so many of these.
+    """
+    if kept_heads is None:
+        return
+    fits = isinstance(kept_heads, Sequence) and len(kept_heads) == len(heads)
+    for kept, count, of in zip(kept_heads if fits else [], heads, dense, strict=False):
+        names = range(count) if kept is None else kept
+        fits = fits and all(type(i) is int and 0 <= i < of for i in names) and len(set(names)) == len(names) == count
+    if not fits:
+        raise TrimformerError(f"kept_heads in the config's quantization_config do not fit the model: {kept_heads}")

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trimformer.arch.calls import Batch
 from trimformer.batches.calibration import make_batches, num_samples
 from trimformer.batches.data import Rows
+from trimformer.batches.ids import check_ids
 from trimformer.batches.output import Problem, divergence, find_problem, predict
 from trimformer.batches.tasks import Task
 from trimformer.batches.tasks.classes import label_names
@@ -69,6 +70,7 @@ class Scorer:
         self.features = task.encode(rows, processor, model.config)
         self.batches = make_batches(self.features, processor, batch_size)
         self.names = label_names(model.config)
+        check_ids(model, self.batches)
         self._problem = find_problem(model)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from scipy.stats import t
@@ -16,43 +15,13 @@ from trimformer.costs.backends import Backend
 from trimformer.errors import TrimformerError
 from trimformer.onnx.export import MODEL, QUANTIZED
 from trimformer.onnx.serve import open_session, served
+from trimformer.target import Target
 from trimformer.verify.evaluation import Scorer, unbatch
 from trimformer.verify.serving import on_cpu, write_served
 
 CONFIDENCE = 0.95
 GROUPS = 50
-LEAST = 1e-6  # a divergence that is no rounding error
 _Z = float(t.ppf(CONFIDENCE, GROUPS - 1))
-
-
-@dataclass(frozen=True)
-class Target:
-    """The quality to keep.
-
-    Attributes:
-        kind: "drop" of the task's main score, in points, or mean "divergence" of the outputs from the dense model's.
-        most: that is allowed of it.
-    """
-
-    kind: Literal["drop", "divergence"]
-    most: float
-
-    def __post_init__(self) -> None:
-        """Raises:
-        TrimformerError: nothing that can be told, or anything, would be allowed.
-        """
-        name = "max_drop" if self.kind == "drop" else "max_divergence"
-        if not 0 < self.most < math.inf:
-            raise TrimformerError(f"{name} {self.most:g} is no positive number; 1.0 allows one point of a score")
-        if self.kind == "divergence" and self.most < LEAST:
-            raise TrimformerError(f"{name} {self.most:g} is below what float32 can tell; give {LEAST:g} at least")
-        if self.kind == "drop" and self.most >= 100:
-            raise TrimformerError(f"{name} {self.most:g} allows any model; it is in points of a hundred")
-
-    @property
-    def samples(self) -> int:
-        """How many samples it takes at least: even a model that changes none of them is only so sure to keep it."""
-        return max(2 * GROUPS, math.ceil(100 * _Z**2 / self.most) if self.kind == "drop" else 0)
 
 
 @dataclass(frozen=True)
@@ -146,15 +115,20 @@ class Judge:
         return jackknife(drop, self.samples)
 
 
+def fewest(target: Target) -> int:
+    """How many samples it takes at least: of fewer, even a model that changes none is not known to keep it."""
+    return max(2 * GROUPS, math.ceil(100 * _Z**2 / target.most) if target.kind == "drop" else 0)
+
+
 def check_enough(target: Target, samples: int) -> None:
     """Raises:
     TrimformerError: nothing can be promised on so few samples.
     """
-    if samples < target.samples:
+    if samples < fewest(target):
         asked = f"a drop of {target.most:g} points" if target.kind == "drop" else "a divergence"
         raise TrimformerError(
             f"{samples} samples are set aside to judge by, too few to promise {asked} with {100 * CONFIDENCE:.0f} % "
-            f"confidence: it takes {target.samples} at least; give more rows"
+            f"confidence: it takes {fewest(target)} at least; give more rows"
         )
 
 

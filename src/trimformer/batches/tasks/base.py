@@ -45,8 +45,17 @@ class Task(ABC):
     auto_class: ClassVar[str] = ""
 
     def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
-        """Tokens of the longest sample: the task's, the tokenizer's, or the model's limit, whichever is least."""
+        """Tokens of the longest sample: the task's, the tokenizer's, or the model's limit, whichever is least.
+
+        Raises:
+            TrimformerError: the tokenizer's is no number of tokens.
+        """
         limit = text_part(processor).model_max_length
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+            raise TrimformerError(
+                f"the tokenizer's model_max_length is {limit!r}; set it to a number of tokens, in tokenizer_config.json"
+            )
+        limit = int(min(limit, NO_LIMIT))
         return min(self.max_length, limit, max_positions(config, self.max_length))
 
     @abstractmethod

@@ -14,6 +14,7 @@ from trimformer.batches.data import Rows, numbered
 from trimformer.batches.metrics import confidence_interval
 from trimformer.batches.output import Problem
 from trimformer.batches.tasks.base import NO_LIMIT, Task, check_columns, name_it, usual_column
+from trimformer.batches.tasks.strings import text_of
 from trimformer.batches.tasks.text import encode_texts
 from trimformer.errors import TrimformerError
 
@@ -54,7 +55,7 @@ class ChoiceTask(Task):
         counts, labels = [], []
         for number, row in numbered(rows):
             choices, names = self.choices(row, f"row {number}")
-            begins = [str(row[name]) for name in beginnings]
+            begins = [text_of(row[name], f"column '{name}' in row {number}") for name in beginnings]
             texts[0].extend(begins[:1] * len(choices))
             texts[1].extend(" ".join([*begins[1:], choice]) for choice in choices)
             counts.append(len(choices))
@@ -84,7 +85,7 @@ class ChoiceTask(Task):
             values = values.tolist() if hasattr(values, "tolist") else values
         if not isinstance(values, list | tuple) or len(values) < 2:
             raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is no list of two choices or more")
-        return [str(value) for value in values], names
+        return [text_of(value, f"a choice of {where}") for value in values], names
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         if not features or "labels" not in features[0]:

@@ -114,6 +114,23 @@ def find_labels(
     }
 
 
+def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
+    """Checks all rows, whichever are drawn.
+
+    Raises:
+        TrimformerError: some rows have a label and some have none.
+    """
+    column = task.label_column if isinstance(task, ClassTask) else None
+    if column is None:
+        return
+    with_label = [any(column in row for row in rows) for rows in sets]
+    for rows, labelled in zip(sets, with_label, strict=True):
+        if labelled:
+            check_columns(rows, [column])
+    if any(with_label) and not all(with_label):
+        raise TrimformerError(f"some splits of the data have the column '{column}', others do not; label all or none")
+
+
 def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
     """The model's labels by id."""
     return tuple(str(name) for _, name in sorted((int(i), name) for i, name in (config.id2label or {}).items()))
@@ -136,7 +153,7 @@ def read_label(value: Any, problem: Problem, config: PreTrainedConfig, where: st
     if problem == "regression":
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if not math.isfinite(number):
             raise TrimformerError(f"label '{value}' in {where} is not a number; this model is a regressor")
@@ -167,7 +184,7 @@ def _split(text: str, known: Mapping[str, Any]) -> Any:
 def _bit(value: Any, name: str, number: int) -> float:
     try:
         bit = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         bit = math.nan
     if bit not in (0, 1):
         raise TrimformerError(f"'{name}' in row {number} is '{value}'; columns named after labels hold 0 or 1")

@@ -16,6 +16,7 @@ from trimformer.batches.metrics import METRICS
 from trimformer.batches.output import Problem
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.classes import LABEL_COLUMNS
+from trimformer.batches.tasks.strings import texts_of
 from trimformer.batches.tasks.text import TEXT_COLUMNS, encode_texts
 from trimformer.errors import TrimformerError
 
@@ -61,7 +62,7 @@ class EmbeddingTask(Task):
                         f"'{value}' in column '{self.score_column}' of row {number} is not a number; it says how alike "
                         "two texts are"
                     )
-        texts = [str(row[column]) for column in self.text_columns for row in rows]
+        texts = [text for column in self.text_columns for text in texts_of(rows, column)]
         return encode_texts([texts], self, processor, config)
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
@@ -110,5 +111,5 @@ def _usual_texts(columns: Iterable[Any]) -> tuple[str, ...]:
 def _is_number(value: Any) -> bool:
     try:
         return math.isfinite(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False

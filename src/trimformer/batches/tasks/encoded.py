@@ -1,6 +1,7 @@
 """Samples that are encoded already: what a tokenizer, image processor or feature extractor made elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,16 +114,17 @@ def _plain(value: Any, where: str) -> Any:
             return array.astype(int).tolist()
         if array.dtype.kind == "f":
             return torch.as_tensor(array.astype(np.float32))
-    except (TypeError, ValueError):  # lists of choices that differ in length
-        if all(isinstance(item, list) for item in value):
-            return [list(map(int, item)) for item in value]
+    except (TypeError, ValueError, OverflowError):  # lists of choices that differ in length
+        with suppress(TypeError, ValueError, OverflowError):
+            if all(isinstance(item, list) for item in value):
+                return [list(map(int, item)) for item in value]
     raise TrimformerError(f"{where} holds no numbers of a regular shape")
 
 
 def _whole(value: Any, where: str) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TrimformerError(f"label {value} in {where} is not a whole number") from None
 
 

@@ -13,6 +13,7 @@ from trimformer.batches.output import Problem
 from trimformer.batches.processor import image_part
 from trimformer.batches.tasks.base import NO_LIMIT, check_columns, name_it, usual_column
 from trimformer.batches.tasks.classes import ClassTask, find_labels, label_names, with_labels
+from trimformer.batches.tasks.strings import texts_of
 from trimformer.batches.tasks.text import TEXT_COLUMNS, encode_texts
 from trimformer.errors import TrimformerError, one_sentence
 
@@ -63,7 +64,7 @@ class ImageTextTask(ImageTask):
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         check_columns(rows, [self.image_column, self.text_column])
-        texts = encode_texts([[str(row[self.text_column]) for row in rows]], self, processor, config)
+        texts = encode_texts([texts_of(rows, self.text_column)], self, processor, config)
         images = encode_images(rows, self.image_column, processor, self._channels(config))
         return [{**text, **image} for text, image in zip(texts, images, strict=True)]
 

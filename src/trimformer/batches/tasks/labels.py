@@ -13,6 +13,8 @@ from trimformer.batches.tasks.text import TextTask
 from trimformer.batches.tasks.tokens import TAG_COLUMNS, WORD_COLUMNS
 from trimformer.errors import TrimformerError
 
+MOST_CLASSES = 100_000  # an id beyond makes a head that no memory holds
+
 _HEADS = ("ForSequenceClassification", "ForTokenClassification")
 
 
@@ -53,7 +55,7 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
 def _is_fraction(value: Any) -> bool:
     try:
         return math.isfinite(number := float(value)) and not number.is_integer()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -93,6 +95,7 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
         if set(names) <= set(config.label2id or {}):
             return
     else:
+        _check_ids(found, column)
         multi_hot = problem == "multi_label" and found <= {0, 1} and len({len(value) for value in lists}) == 1
         count = len(lists[0]) if multi_hot else max((int(item) for item in found), default=0) + 1
         present = config.num_labels or 0
@@ -102,6 +105,18 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
         names = [f"LABEL_{i}" for i in range(max(count, 2))]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
+
+
+def _check_ids(found: set[Any], column: str) -> None:
+    """Raises:
+    TrimformerError: labels that are numbers are no ids of classes.
+    """
+    for item in found:
+        number = float(item) if not isinstance(item, int) else item
+        if not 0 <= number < MOST_CLASSES or number != int(number):
+            raise TrimformerError(
+                f"column '{column}' holds the label {item}; number classes from 0 on, to {MOST_CLASSES - 1} at most"
+            )
 
 
 def _has_lists(problem: Problem) -> bool:

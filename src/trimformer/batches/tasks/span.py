@@ -18,6 +18,7 @@ from trimformer.batches.output import Problem
 from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.squad_metrics import squad_exact, squad_f1
+from trimformer.batches.tasks.strings import text_of, texts_of
 from trimformer.errors import TrimformerError
 
 PAIR_COLUMNS = (
@@ -71,7 +72,7 @@ class SpanTask(Task):
         tokenizer, labelled = text_part(processor), _has_answers(rows)
         check_columns(rows, (*self.pair_columns, *(["answers"] if labelled else [])))
         check_tokenizer(tokenizer)
-        questions, contexts = ([str(row[column]) for row in rows] for column in self.pair_columns)
+        questions, contexts = (texts_of(rows, column) for column in self.pair_columns)
         answers = [
             _first_answer(row, context, f"row {number}") if labelled else None
             for (number, row), context in zip(numbered(rows), contexts, strict=True)
@@ -182,16 +183,25 @@ def _first_answer(row: Mapping[str, Any], context: str, where: str) -> Span | No
     answers = row["answers"]
     try:
         texts, starts = list(answers["text"]), list(answers["answer_start"])
-        first = next(zip(texts, starts, strict=True), None)
-        if first is None:
+        if len(texts) != len(starts):
+            raise ValueError("texts and starts differ in number")
+        if not texts:
             return None
-        text, start = str(first[0]), int(first[1])
-    except (KeyError, TypeError, ValueError):
+        first = texts[0], starts[0]
+        text, start = text_of(first[0], f"the answer of {where}"), int(first[1])
+    except TrimformerError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise TrimformerError(f"answers of {where} are not SQuAD's: lists 'text' and 'answer_start'") from None
+    stands = context[max(start, 0) : max(start, 0) + len(text)]
     start += len(text) - len(text.lstrip())
     end = start + len(text.strip())
     if not 0 <= start <= end <= len(context):
         raise TrimformerError(f"the answer of {where} lies outside its context, at characters {start} to {end}")
+    if not squad_exact(stands, [text]):  # case and punctuation do not count
+        raise TrimformerError(
+            f"the answer of {where}, '{text[:40]}', does not stand at its answer_start; '{stands[:40]}' does"
+        )
     return (start, end) if end > start else None
 
 

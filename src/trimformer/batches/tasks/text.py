@@ -11,6 +11,7 @@ from trimformer.batches.data import Rows
 from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.classes import ClassTask, find_labels, with_labels
+from trimformer.batches.tasks.strings import texts_of
 from trimformer.errors import TrimformerError
 
 TEXT_COLUMNS = (
@@ -49,7 +50,7 @@ class TextTask(ClassTask):
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         check_columns(rows, self.text_columns)
         labels = self.labels(rows, config)
-        texts = [[str(row[column]) for row in rows] for column in self.text_columns]
+        texts = [texts_of(rows, column) for column in self.text_columns]
         return with_labels(encode_texts(texts, self, processor, config), labels)
 
 
@@ -63,9 +64,17 @@ def encode_texts(
         task: gives the limit.
         processor: the tokenizer, or what holds it.
         config: of the model.
+
+    Raises:
+        TrimformerError: the limit leaves no room for a text.
     """
     padding = "max_length" if config.model_type in _PADDED else False
     limit = task.length_limit(processor, config)
+    needed = text_part(processor).num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
+    if limit < needed:
+        raise TrimformerError(
+            f"a maximum length of {limit} leaves no room for a text: {needed} tokens are the least; raise it"
+        )
     encoded = tokenize(text_part(processor), *texts, truncation=True, max_length=limit, padding=padding)
     return [{key: encoded[key][i] for key in encoded} for i in range(len(texts[0]))]
 

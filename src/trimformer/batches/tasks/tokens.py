@@ -20,6 +20,7 @@ from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, class_id, name_it, usual_column
 from trimformer.batches.tasks.classes import label_names
 from trimformer.batches.tasks.span import check_tokenizer
+from trimformer.batches.tasks.strings import text_of
 from trimformer.batches.tasks.text import guess_text_columns
 from trimformer.errors import TrimformerError
 
@@ -54,7 +55,10 @@ class TokenTask(Task):
         words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
         encoded = tokenize(
             _with_leading_spaces(tokenizer),
-            [[str(word) for word in sample] for sample in words],
+            [
+                [text_of(word, f"a word of row {n}") for word in sample]
+                for (n, _), sample in zip(numbered(rows), words, strict=True)
+            ],
             is_split_into_words=True,
             truncation=True,
             max_length=self.length_limit(tokenizer, config),

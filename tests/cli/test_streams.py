@@ -1,0 +1,199 @@
+"""Standard output as it is found, unexpected errors, signals, and how soon help is there."""
+
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import prune, run, tree
+from trimformer.cli import logs
+from trimformer.cli.main import COMMANDS, guarded, main
+from trimformer.cli.streams import Patient
+from trimformer.errors import TrimformerError
+
+ENTRY = [sys.executable, "-m", "trimformer"]
+
+
+class Full(io.StringIO):
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+class Broken(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def ascii_only():
+    return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+
+def test_letters_that_are_not_there_are_spelled():
+    stream = ascii_only()
+    patient = Patient(stream)
+    print("± 3 ms", file=patient)
+    patient.flush()
+    assert stream.buffer.getvalue() == b"\\xb1 3 ms\n"
+    assert not patient.failure
+
+
+@pytest.mark.parametrize(("stream", "says"), [(Full(), "no space left"), (Broken(), ""), (None, "closed")])
+def test_what_cannot_be_printed_ends_no_run(stream, says):
+    patient = Patient(stream)
+    print("text", file=patient)
+    patient.flush()
+    assert says in patient.failure
+    assert bool(says) == bool(patient.failure)
+
+
+@pytest.mark.parametrize(("stream", "code"), [(Full(), 1), (Broken(), 0), (ascii_only(), 0)])
+def test_a_finished_run_is_complete_whatever_standard_output_is(
+    model_dir, data, tmp_path, capsys, monkeypatch, stream, code
+):
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run(main, "evaluate", model_dir, "--data", data, "--output", tmp_path / "x.json") == code
+    assert "all" in json.loads((tmp_path / "x.json").read_text())
+    assert prune(model_dir, data, tmp_path / "out") == code
+    assert (tmp_path / "out" / "results.json").is_file()
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert ("the run is complete" in told) == bool(code)
+
+
+def fail(error):
+    def command():
+        raise error
+
+    return command
+
+
+def test_an_unexpected_error_is_one_sentence_and_its_trace_a_private_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert guarded(fail(KeyError("odd\nkey"))) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: unexpected KeyError: ")
+    assert line.count("\n") == 1
+    (file,) = tmp_path.iterdir()
+    assert str(file) in line
+    assert "Traceback" in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_trace_is_shown_to_who_asks_for_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv(logs.DEBUG, "1")
+    assert guarded(fail(RuntimeError("odd"))) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (TrimformerError("lone \ud800 half"), 2, "\\ud800"),
+        (TrimformerError("two\nlines"), 2, "two lines"),
+        (MemoryError(), 2, "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "out of memory"),
+        (OSError(28, "No space left on device"), 2, "full"),
+        (KeyboardInterrupt(), 130, "nothing was written"),
+        (KeyboardInterrupt("interrupted; there are checkpoints"), 130, "there are checkpoints"),
+    ],
+)
+def test_each_end_has_its_code_and_its_line(error, code, says, capsys):
+    assert guarded(fail(error)) == code
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+def test_a_terminated_run_says_so(capsys):
+    def command():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    assert guarded(command) == 143
+    assert capsys.readouterr().err == "terminated; nothing was written\n"
+
+
+LIGHT = """
+import sys
+sys.argv = ["trimformer", *sys.argv[1:]]
+from trimformer.cli.main import main
+try:
+    code = main()
+except SystemExit as error:
+    code = error.code
+heavy = {"torch", "transformers", "numpy", "datasets"} & set(sys.modules)
+print(code, sorted(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["prune", "--constraint", "2", "--output", "o", "--data", "d", "m"]])
+def test_help_and_bad_flags_import_nothing_heavy(words):
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == f"{2 if len(words) > 1 else 0} []", done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_in_two_examples_that_parse(command, capsys):
+    from trimformer.cli.main import build_parser
+
+    assert run(main, command, "--help") == 0
+    printed = capsys.readouterr().out
+    examples = [line.strip() for line in printed[printed.index("examples:") :].splitlines()[1:] if line.strip()]
+    assert len(examples) == 2
+    for example in examples:
+        name, *words = example.split()
+        assert name == "trimformer"
+        build_parser().parse_args(words)
+
+
+def test_the_seed_is_explained(capsys):
+    run(main, "prune", "--help")
+    assert "same seed" in capsys.readouterr().out
+
+
+def wait_for(process, seconds):
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.4, 1.5, 4, 8])
+def test_a_signal_at_any_time_is_one_line_and_leaves_nothing(model_dir, data, tmp_path, number, after):
+    before = tree(tmp_path)
+    words = [*ENTRY, "prune", model_dir, "--data", data, "--constraint", "0.5", "--output", tmp_path / "out"]
+    process = subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    time.sleep(after)
+    process.send_signal(number)
+    told = process.stderr.read()
+    code = wait_for(process, 60)
+    if code == 0:
+        assert (tmp_path / "out" / "results.json").is_file()
+        return
+    assert code in (128 + number, -number), told
+    assert "Traceback" not in told
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["| true", "> /dev/full", ">&-", "2>&- >&-"])
+def test_in_a_shell_too(model_dir, data, tmp_path, shell):
+    command = f"{sys.executable} -m trimformer evaluate {model_dir} --data {data} --output {tmp_path}/x.json {shell}"
+    environment = {**os.environ, "LANG": "C", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=environment)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert Path(tmp_path / "x.json").is_file(), done.stderr
