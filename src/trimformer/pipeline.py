@@ -29,6 +29,8 @@ from trimformer.costs.yardstick import forward_seconds, peak_memory
 from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_method, laid_out
+from trimformer.polish.budget import DEFAULT_BUDGET
+from trimformer.polish.data import check_asked, draw_polishing, polishes
 from trimformer.processes import count, decide, is_main
 from trimformer.progress import progress
 from trimformer.pruner import Pruned, Pruner
@@ -73,6 +75,8 @@ def prune(
     vocabulary: str | Path | Sequence[str] | None = None,
     method: str | AnyMethod = DEFAULT_METHOD,
     layout: Layout = "free",
+    polish_data: Any = None,
+    polish_budget: str = DEFAULT_BUDGET,
     num_samples: int = 2048,
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
@@ -104,6 +108,8 @@ def prune(
         method: a preset's name, or a point of the grid.
         layout: "free", every sublayer its own number of units, or "plain", only what the model's own config can say,
             so that the result loads anywhere: one width for all layers, some left out. It costs accuracy.
+        polish_data: more examples like those of `dataset`, for a method that polishes; labels are not looked at.
+        polish_budget: what the polish may cost: dense forward passes over its samples ("10x") or a time ("2min").
         num_samples: calibration examples, drawn without replacement.
         batch_size: for calibration and evaluation; the result does not depend on it.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
@@ -127,6 +133,7 @@ def prune(
     constraint = 0.5 if constraint is None and latency.ms is None else constraint
     check_budget(constraint, metric, latency)
     check_method(method, metric, bf16)
+    check_asked(method, polish_data, polish_budget)
     target = resolve_device(device)
     check_backend(latency.backend, target)
     if bf16 and model.dtype != torch.float32:
@@ -146,6 +153,11 @@ def prune(
         columns = [text_column] if isinstance(text_column, str) else text_column
         options = {"text_columns": columns, "label_column": label_column}
         data = draw_samples(model, processor, dataset, eval_dataset, task, num_samples, batch_size, seed, **options)
+        polishing = None
+        if polishes(method):
+            polishing = draw_polishing(
+                model, processor, data.task, data.features, polish_data, polish_budget, batch_size
+            )
     if vocabulary is not None:
         with clock("vocabulary"):
             data = with_fewer_tokens(model, processor, data, texts)
@@ -158,7 +170,7 @@ def prune(
         max_memory = torch.cuda.mem_get_info(target)[0] / 2  # rather files than a run that ends out of memory
     run = Run(max_memory=max_memory, bf16=bf16, seed=seed, progress=progress, clock=clock)
     seconds_per_pass = forward_seconds(model, data.batches)
-    pruner = Pruner(model, data.batches, method, neuron_multiple=neuron_multiple, run=run)
+    pruner = Pruner(model, data.batches, method, neuron_multiple=neuron_multiple, polishing=polishing, run=run)
     pruned = pruner(price.costs, price.constraint, price.promise)
     if data.vocabulary is not None:
         pruned = replace(pruned, model=with_rows(pruned.model, data.vocabulary.kept))
@@ -241,6 +253,7 @@ def _report(
         refits=pruned.refits,
         predicted=pruned.predicted,
         kinds=[s.kind for s in find_sublayers(model)],
+        polish=pruned.polish,
     )
 
 

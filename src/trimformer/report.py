@@ -13,6 +13,7 @@ from trimformer.batches.output import Problem
 from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
+from trimformer.polish.report import PolishReport
 from trimformer.update.walk import Refit
 from trimformer.verify.evaluation import Scores
 from trimformer.verify.serving import Served
@@ -138,6 +139,7 @@ class PruningResult:
         serving: ONNX files of both models, where they were asked for.
         processor: what makes the pruned model's inputs: the one that was given, or a tokenizer with fewer tokens.
         vocabulary: what is left of the tokens, where some were dropped.
+        polish: what became of the polish, where the method has one.
     """
 
     model: PreTrainedModel
@@ -157,6 +159,7 @@ class PruningResult:
     serving: list[Served] = field(default_factory=list)
     processor: Any = None
     vocabulary: VocabularyReport | None = None
+    polish: PolishReport | None = None
 
     def __str__(self) -> str:
         return format_table(self)
@@ -166,8 +169,8 @@ class PruningResult:
     def figures(self) -> dict[str, Any]:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
         names = (
-            "task", "method", "budget", "samples", "scores", "sizes", "vocabulary", "latency", "serving", "cost",
-            "machine",
+            "task", "method", "budget", "samples", "scores", "sizes", "vocabulary", "latency", "serving", "polish",
+            "cost", "machine",
         )  # fmt: skip
         return {
             **{name: _plain(getattr(self, name)) for name in names},
@@ -212,6 +215,7 @@ def format_table(result: PruningResult) -> str:
             "",
             f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
             f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
+            *([] if result.polish is None else [str(result.polish)]),
         ]
     )
 

@@ -14,6 +14,7 @@ from trimformer.cli.arguments import (
     add_calibration_arguments,
     add_data_arguments,
     add_method_arguments,
+    add_polish_arguments,
     chosen_method,
     load_task_data,
     positive_int,
@@ -30,6 +31,7 @@ from trimformer.files import check_output
 from trimformer.methods import DEFAULT_METHOD, METHODS, Method
 from trimformer.onnx.export import check_onnx
 from trimformer.pipeline import prune
+from trimformer.polish.data import check_asked, read_polish_data
 from trimformer.processes import is_main, join
 from trimformer.select.allocations import NEURON_MULTIPLE
 from trimformer.shrinking.checkpoint import load
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export", choices=ONNX, help="ONNX files too, in the folder onnx: in float32, or also in "
                         "eight bits; the table shows them beside the dense model's")  # fmt: skip
     add_method_arguments(parser, METHODS, DEFAULT_METHOD)
+    add_polish_arguments(parser)
     add_calibration_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -79,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     check_budget(arguments.constraint, arguments.metric, latency)
     check_method(method, arguments.metric, arguments.bf16)
+    check_asked(method, arguments.polish_data, arguments.polish_budget)
     resolve_device(arguments.device)
     check_output(arguments.output)
     if arguments.export:
@@ -87,6 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
             )
         check_onnx()
+    polish_data = read_polish_data(arguments.polish_data) if arguments.polish_data else None
     vocabulary = arguments.vocabulary
     if vocabulary:
         vocabulary = read_vocabulary(vocabulary) or vocabulary  # a file is read once; None: the data's own texts
@@ -114,6 +119,8 @@ def run(arguments: argparse.Namespace) -> None:
         latency=latency,
         vocabulary=vocabulary,
         method=method,
+        polish_data=polish_data,
+        polish_budget=arguments.polish_budget,
         neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,
         batch_size=arguments.batch_size,

@@ -1,0 +1,135 @@
+"""What the dense model says of each batch, computed once: its output, and the hidden states of its last layer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.arch.calls import Batch, first, has_mask, model_inputs, position_mask
+from trimformer.arch.find import find_layers
+from trimformer.arch.masking import Hooks, frozen
+from trimformer.batches.output import find_problem, model_output
+from trimformer.processes import add_up
+from trimformer.run import Run
+from trimformer.update.spill import BatchTensors
+
+
+@dataclass
+class Seen:
+    """A model's answer to a batch.
+
+    Attributes:
+        output: see `batches.output`.
+        hidden: of each tower's last layer, [rows, length, hidden].
+        masks: [rows, length] each, true at positions that are not padding.
+    """
+
+    output: Tensor
+    hidden: list[Tensor]
+    masks: list[Tensor]
+
+
+class WatchLast(Hooks):
+    """Context manager: runs a model and keeps what its towers' last layers give.
+
+    Args:
+        model: dense, or shrunk.
+        with_hidden: False: keeps the output alone.
+    """
+
+    def __init__(self, model: PreTrainedModel, with_hidden: bool = True) -> None:
+        super().__init__()
+        self._model, self._problem = model, find_problem(model)
+        owner = {id(child): id(parent) for parent in model.modules() for child in parent.children()}
+        layers = find_layers(model) if with_hidden else []
+        self._last = list({owner[id(layer)]: layer for layer in layers}.values())
+        self._seen: dict[int, tuple[Tensor, bool]] = {}
+
+    def __enter__(self) -> Self:
+        for layer in self._last:
+            self._handles.append(layer.register_forward_hook(self._keep, with_kwargs=True))
+        return self
+
+    def _keep(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self._seen[id(layer)] = first(output), has_mask(layer, args[1:], kwargs)
+
+    def __call__(self, batch: Batch) -> Seen:
+        """The model's answer; layers that run several times are seen at their last call."""
+        output = model_output(self._model, batch, self._problem)
+        seen = [self._seen[id(layer)] for layer in self._last]
+        self._seen.clear()
+        masks = [position_mask(self._model, batch, hidden, masked) for hidden, masked in seen]
+        return Seen(output, [hidden for hidden, _ in seen], masks)
+
+
+class Targets:
+    """The dense model's answers to all batches, in memory or in temporary files.
+
+    Attributes:
+        variance: of the hidden states of each tower about their mean, summed over channels; of all processes together.
+        scale: the same of outputs that are numbers; 1 of all others.
+    """
+
+    def __init__(
+        self, output: BatchTensors, hidden: list[BatchTensors], variance: list[float], scale: float = 1.0
+    ) -> None:
+        self._output, self._hidden, self.variance, self.scale = output, hidden, variance, scale
+
+    def __getitem__(self, i: int) -> tuple[Tensor, list[Tensor]]:
+        """The output for a batch, and the hidden states of each tower."""
+        return self._output[i], [kept[i] for kept in self._hidden]
+
+
+@contextmanager
+def targets_of(
+    teacher: PreTrainedModel, batches: Sequence[Batch], run: Run, *, with_hidden: bool = True
+) -> Iterator[Targets]:
+    """Runs the dense model once on every batch; temporary files are gone on exit.
+
+    Args:
+        teacher: the dense model.
+        batches: of samples.
+        run: bounds the memory of what is kept.
+        with_hidden: keep hidden states too, not only outputs.
+    """
+    with torch.no_grad(), frozen(teacher), WatchLast(teacher, with_hidden) as watch, run.precision(teacher.device):
+        first_seen = watch(batches[0])
+        held = sum(t.numel() * t.element_size() for t in (first_seen.output, *first_seen.hidden))
+        sizes = [max(value.numel() for value in model_inputs(batch).values()) for batch in batches]
+        with BatchTensors.place(held * sum(sizes) / sizes[0] > run.max_memory, len(batches)) as new:
+            output, hidden = new(), [new() for _ in first_seen.hidden]
+            sums = [_Spread(h.shape[-1], h.device) for h in first_seen.hidden]
+            numbers = _Spread(1, teacher.device) if find_problem(teacher) == "regression" else None
+            for i, batch in enumerate(run.progress(batches, "dense model's answers")):
+                seen = first_seen if i == 0 else watch(batch)
+                output[i] = seen.output
+                if numbers is not None:
+                    numbers.add(seen.output.reshape(-1, 1))
+                for kept, total, states, mask in zip(hidden, sums, seen.hidden, seen.masks, strict=True):
+                    kept[i] = states
+                    total.add(states[mask])
+            yield Targets(
+                output, hidden, [total.variance() for total in sums], 1.0 if numbers is None else numbers.variance()
+            )
+
+
+class _Spread:
+    """Sums over tokens, for their variance."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._sums = torch.zeros(width + 2, dtype=torch.float64, device=device)  # sum [width], of squares, count
+
+    def add(self, tokens: Tensor) -> None:
+        """Adds tokens [tokens, width]."""
+        tokens = tokens.float()
+        self._sums += torch.cat([tokens.sum(0), tokens.square().sum().view(1), tokens.new_tensor([len(tokens)])])
+
+    def variance(self) -> float:
+        """Of all processes together, summed over channels."""
+        add_up(self._sums)
+        mean, square = self._sums[:-2] / self._sums[-1], self._sums[-2] / self._sums[-1]
+        return float((square - mean.square().sum()).clamp(min=1e-12))

@@ -1,0 +1,242 @@
+"""A pruned model trained on what the dense model says, without labels, and kept only where held-out samples gain.
+
+The loop is our own: Transformers' Trainer would pad every sample anew each epoch and has no place for stored answers.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.arch.calls import Batch
+from trimformer.arch.find import find_layers
+from trimformer.arch.masking import frozen
+from trimformer.batches.calibration import num_samples
+from trimformer.batches.output import divergence, find_problem, model_output
+from trimformer.errors import TrimformerError
+from trimformer.polish.budget import Budget, steps_of_passes, steps_of_seconds
+from trimformer.polish.losses import hidden_loss, output_loss
+from trimformer.polish.report import PolishReport
+from trimformer.polish.targets import Targets, WatchLast, targets_of
+from trimformer.processes import add_up, count, decide
+from trimformer.run import Run
+
+logger = logging.getLogger(__name__)
+
+LEARNING_RATE = 2e-4
+WARM_UP = 0.06  # share of the steps
+HIDDEN_WEIGHT = 1.0
+MAX_NORM = 1.0
+
+_PROBES = 4  # steps that are timed for a budget in seconds
+
+
+def polish(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    *,
+    budget: Budget,
+    run: Run | None = None,
+) -> PolishReport:
+    """Trains the student in place towards the dense model's outputs and last hidden states.
+
+    Its sizes stay, its embeddings too, and it is never left further from the dense model than it was, as the held-out
+    samples see it.
+
+    Args:
+        teacher: the dense model, left as it was.
+        student: a shrunk copy of it, in float32.
+        batches: samples to train on, this process's part; as many in every process.
+        held_out: samples to measure on, this process's part.
+        budget: passes or seconds to spend at most.
+        run: bounds the memory of the dense model's answers, which go to temporary files beyond it.
+
+    Raises:
+        TrimformerError: the student is not in float32, or the budget pays for less than one epoch.
+    """
+    run = run or Run()
+    check_precision(student)
+    start = time.perf_counter()
+    share = _weights(student) / _weights(teacher)
+    steps = 0 if budget.passes is None else steps_of_passes(budget, share, len(batches))
+    with targets_of(teacher, batches, run) as targets, targets_of(teacher, held_out, run, with_hidden=False) as answers:
+        teacher_seconds = time.perf_counter() - start
+        with frozen(student), run.precision(student.device):
+            for parameter in trainable(student):
+                parameter.requires_grad_(True)
+            polishing = _Polishing(student, batches, targets, lambda: _measure(student, held_out, answers), run)
+            if budget.seconds is not None:
+                steps = _affordable(polishing, budget, start)
+            before, history, taken, note = polishing.train(steps)
+            student.zero_grad(set_to_none=True)
+    after = polishing.best
+    accepted = after < before
+    if not accepted:
+        note = f"{note + '; ' if note else ''}held-out samples gained nothing, so the model is as it was pruned"
+    logger.info("polish: held-out divergence %.4g -> %.4g after %d steps", before, after, taken)
+    totals = torch.tensor([num_samples(batches), num_samples(held_out)], device=student.device)
+    add_up(totals)
+    return PolishReport(
+        samples=int(totals[0]),
+        held_out=int(totals[1]),
+        steps=taken,
+        epochs=taken / len(batches),
+        before=before,
+        after=after,
+        history=history,
+        accepted=accepted,
+        note=note,
+        forward_passes=(time.perf_counter() - start) / max(teacher_seconds, 1e-9),
+    )
+
+
+def check_precision(student: PreTrainedModel) -> None:
+    """Raises:
+    TrimformerError: the model's weights are too coarse for small steps.
+    """
+    if student.dtype != torch.float32:
+        raise TrimformerError(f"polish trains in float32, and this model is in {student.dtype}; load it in float32")
+
+
+def trainable(model: PreTrainedModel) -> list[nn.Parameter]:
+    """All parameters but those of embeddings, and of the convolutions that make them of images and sounds."""
+    kept_out = {
+        id(parameter)
+        for module in model.modules()
+        if type(module).__name__.endswith(("Embedding", "Embeddings")) or isinstance(module, nn.modules.conv._ConvNd)
+        for parameter in module.parameters()
+    }
+    return [parameter for parameter in model.parameters() if id(parameter) not in kept_out]
+
+
+class _Polishing:
+    """One training run, and the best state that it saw.
+
+    Args:
+        student: its trainable parameters require gradients.
+        batches: to train on.
+        targets: the dense model's answers to these.
+        measure: divergence of the student as it is, on held-out samples.
+        run: seed and progress.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        batches: Sequence[Batch],
+        targets: Targets,
+        measure: Callable[[], float],
+        run: Run,
+    ) -> None:
+        self._student, self._batches, self._targets, self._run = student, batches, targets, run
+        self.measure = measure
+        self._problem = find_problem(student)
+        self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.best = math.inf
+
+    def train(self, steps: int) -> tuple[float, list[float], int, str]:
+        """Takes so many steps and leaves the student in the best state seen, the first one included.
+
+        Returns:
+            Divergence before, divergence after each epoch, steps that were taken, and why it ended early.
+        """
+        before = self.best = self.measure()
+        best = self._state()
+        history: list[float] = []
+        optimizer, order, epoch = self._optimizer(LEARNING_RATE), list[int](), len(self._batches)
+        generator = np.random.default_rng(self._run.seed)
+        note, step = "", 0
+        with WatchLast(self._student) as watch:
+            for step in self._run.progress(range(1, steps + 1), "polish"):
+                order = order or generator.permutation(epoch).tolist()
+                optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, steps)
+                if not self._step(watch, optimizer, order.pop()):
+                    note = f"training ended at step {step} of {steps}, where the loss was not finite"
+                    step -= 1
+                    break
+                if not order or step == steps:
+                    history.append(self.measure())
+                    if history[-1] < self.best:
+                        self.best, best = history[-1], self._state()
+        self._restore(best)
+        return before, history, step, note
+
+    def seconds_per_step(self) -> float:
+        """Measured on a few batches, long and short, by steps of length 0; an epoch's measuring is shared out."""
+        optimizer = self._optimizer(0.0)
+        probes = np.linspace(0, len(self._batches) - 1, _PROBES + 1).round().astype(int).tolist()
+        with WatchLast(self._student) as watch:
+            self._step(watch, optimizer, probes[0])  # the first one sets up
+            start = time.perf_counter()
+            for i in probes[1:]:
+                self._step(watch, optimizer, i)
+            stepped = time.perf_counter()
+            self.measure()
+        return (stepped - start) / _PROBES + (time.perf_counter() - stepped) / len(self._batches)
+
+    def _optimizer(self, rate: float) -> torch.optim.AdamW:
+        return torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0)
+
+    def _step(self, watch: WatchLast, optimizer: torch.optim.AdamW, i: int) -> bool:
+        """One step on a batch; False, and nothing changed, where the gradient is not finite."""
+        output, hidden = self._targets[i]
+        seen = watch(self._batches[i])
+        loss = output_loss(seen.output, output, self._batches[i], self._problem, self._targets.scale)
+        loss = loss + HIDDEN_WEIGHT * hidden_loss(seen.hidden, hidden, seen.masks, self._targets.variance)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        add_up(*gradients)
+        for gradient in gradients:
+            gradient /= count()
+        norm = nn.utils.clip_grad_norm_(self._parameters, MAX_NORM)
+        if not torch.isfinite(norm):
+            return False
+        optimizer.step()
+        return True
+
+    def _state(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def _restore(self, state: list[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, state, strict=True):
+            parameter.copy_(value)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate at a step from 1: up to 1 and down to 0, both along a line."""
+    warm_up = max(1, round(WARM_UP * steps))
+    return min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
+
+
+def _affordable(polishing: _Polishing, budget: Budget, start: float) -> int:
+    """Steps that what is left of a budget in seconds pays for, the same in every process."""
+    per_step = polishing.seconds_per_step()
+    assert budget.seconds is not None
+    left = budget.seconds - (time.perf_counter() - start)
+    return decide(lambda: steps_of_seconds(budget, left, per_step, len(polishing._batches)))
+
+
+@torch.no_grad()
+def _measure(student: PreTrainedModel, batches: Sequence[Batch], answers: Targets) -> float:
+    """Mean divergence over the samples of all processes."""
+    problem = find_problem(student)
+    sums = torch.zeros(2, dtype=torch.float64, device=student.device)
+    for i, batch in enumerate(batches):
+        apart = divergence(model_output(student, batch, problem).float(), answers[i][0].float(), batch, problem)
+        sums += torch.stack([apart.double().sum(), sums.new_tensor(len(apart))])
+    add_up(sums)
+    return float(sums[0] / sums[1])
+
+
+def _weights(model: PreTrainedModel) -> int:
+    """Parameters of the layers, which is what MACs go by."""
+    return sum(parameter.numel() for layer in find_layers(model) for parameter in layer.parameters())
