@@ -1,8 +1,9 @@
 """What the dense model says of each batch, computed once: its output, and the hidden states of its last layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -69,19 +70,36 @@ class WatchLast(Hooks):
 class Targets:
     """The dense model's answers to all batches, in memory or in temporary files.
 
-    Attributes:
-        variance: of the hidden states of each tower about their mean, summed over channels; of all processes together.
-        scale: the same of outputs that are numbers; 1 of all others.
+    Args:
+        new: makes a list of tensors, one for each batch.
+        like: an answer, for its shapes.
+        is_number: the outputs are numbers, which have a scale.
     """
 
-    def __init__(
-        self, output: BatchTensors, hidden: list[BatchTensors], variance: list[float], scale: float = 1.0
-    ) -> None:
-        self._output, self._hidden, self.variance, self.scale = output, hidden, variance, scale
+    def __init__(self, new: Callable[[], BatchTensors], like: Seen, is_number: bool) -> None:
+        self._output, self._hidden = new(), [new() for _ in like.hidden]
+        self._spreads = [_Spread(hidden.shape[-1], hidden.device) for hidden in like.hidden]
+        self._numbers = _Spread(1, like.output.device) if is_number else None
+        self.scale, self.variances = 1.0, [1.0] * len(like.hidden)
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[Tensor]]:
         """The output for a batch, and the hidden states of each tower."""
         return self._output[i], [kept[i] for kept in self._hidden]
+
+    def add(self, i: int, seen: Seen) -> None:
+        """Keeps the answer to a batch."""
+        self._output[i] = seen.output
+        if self._numbers is not None:
+            self._numbers.add(seen.output.reshape(-1, 1))
+        for kept, spread, hidden, mask in zip(self._hidden, self._spreads, seen.hidden, seen.masks, strict=True):
+            kept[i] = hidden
+            spread.add(hidden[mask])
+
+    def close(self) -> None:
+        """When all are there: the variance of hidden states, and the scale of outputs, of all processes together."""
+        self.variances = [spread.variance() for spread in self._spreads]
+        if self._numbers is not None:
+            self.scale = self._numbers.variance()
 
 
 @contextmanager
@@ -96,25 +114,23 @@ def targets_of(
         run: bounds the memory of what is kept.
         with_hidden: keep hidden states too, not only outputs.
     """
-    with torch.no_grad(), frozen(teacher), WatchLast(teacher, with_hidden) as watch, run.precision(teacher.device):
-        first_seen = watch(batches[0])
-        held = sum(t.numel() * t.element_size() for t in (first_seen.output, *first_seen.hidden))
-        sizes = [max(value.numel() for value in model_inputs(batch).values()) for batch in batches]
-        with BatchTensors.place(held * sum(sizes) / sizes[0] > run.max_memory, len(batches)) as new:
-            output, hidden = new(), [new() for _ in first_seen.hidden]
-            sums = [_Spread(h.shape[-1], h.device) for h in first_seen.hidden]
-            numbers = _Spread(1, teacher.device) if find_problem(teacher) == "regression" else None
-            for i, batch in enumerate(run.progress(batches, "dense model's answers")):
-                seen = first_seen if i == 0 else watch(batch)
-                output[i] = seen.output
-                if numbers is not None:
-                    numbers.add(seen.output.reshape(-1, 1))
-                for kept, total, states, mask in zip(hidden, sums, seen.hidden, seen.masks, strict=True):
-                    kept[i] = states
-                    total.add(states[mask])
-            yield Targets(
-                output, hidden, [total.variance() for total in sums], 1.0 if numbers is None else numbers.variance()
-            )
+    answers = _answers(teacher, batches, run, with_hidden)
+    like = next(answers)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in (like.output, *like.hidden))
+    sizes = [max(value.numel() for value in model_inputs(batch).values()) for batch in batches]
+    with BatchTensors.place(held * sum(sizes) / sizes[0] > run.max_memory, len(batches)) as new:
+        targets = Targets(new, like, find_problem(teacher) == "regression")
+        for i, seen in enumerate(chain([like], answers)):
+            targets.add(i, seen)
+        targets.close()
+        yield targets
+
+
+@torch.no_grad()
+def _answers(teacher: PreTrainedModel, batches: Sequence[Batch], run: Run, with_hidden: bool) -> Iterator[Seen]:
+    with frozen(teacher), WatchLast(teacher, with_hidden) as watch, run.precision(teacher.device):
+        for batch in run.progress(batches, "dense model's answers"):
+            yield watch(batch)
 
 
 class _Spread:

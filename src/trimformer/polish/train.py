@@ -189,7 +189,7 @@ class _Polishing:
         output, hidden = self._targets[i]
         seen = watch(self._batches[i])
         loss = output_loss(seen.output, output, self._batches[i], self._problem, self._targets.scale)
-        loss = loss + HIDDEN_WEIGHT * hidden_loss(seen.hidden, hidden, seen.masks, self._targets.variance)
+        loss = loss + HIDDEN_WEIGHT * hidden_loss(seen.hidden, hidden, seen.masks, self._targets.variances)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
