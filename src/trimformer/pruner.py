@@ -139,7 +139,7 @@ class Pruner:
             refits = UPDATES[self.method.update](given)
             if self.method.allocation == "plain":
                 make_plain(student, self.model, self.batches)
-        return Pruned(student, masks, refits, predicted, self._polish(student))
+        return Pruned(student, masks, refits, predicted, self._polish(student, masks))
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:
         """One mask of zeros and ones per sublayer, the same in every process.
@@ -170,12 +170,22 @@ class Pruner:
             shrink(student, masks)
         return masks, student
 
-    def _polish(self, student: PreTrainedModel) -> PolishReport | None:
-        given = self._polishing
+    def _polish(self, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport | None:
+        given, kept = self._polishing, None
         if given is None:
             return None
+        if self.method.allocation == "plain":  # type: ignore[union-attr]
+            kept = sorted({s.layer for s, mask in zip(find_sublayers(self.model), masks, strict=True) if mask.any()})
         with self._run.clock("polish"):
-            return polish(self.model, student, given.batches, given.held_out, budget=given.budget, run=self._run)
+            return polish(
+                self.model,
+                student,
+                given.batches,
+                given.held_out,
+                budget=given.budget,
+                kept_layers=kept,
+                run=self._run,
+            )
 
     def _in_one_piece(self, method: WholeMethod, costs: Costs, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()

@@ -1,4 +1,4 @@
-"""What the dense model says of each batch, computed once: its output, and the hidden states of its last layer."""
+"""What the dense model says of each batch, computed once: its output, and the hidden states that its layers give."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +18,9 @@ from trimformer.processes import add_up
 from trimformer.run import Run
 from trimformer.update.spill import BatchTensors
 
+# Hidden states are kept in half the bytes; what that rounds off is a hundredth of what a student is off.
+_KEPT = torch.bfloat16
+
 
 @dataclass
 class Seen:
@@ -25,7 +28,7 @@ class Seen:
 
     Attributes:
         output: see `batches.output`.
-        hidden: of each tower's last layer, [rows, length, hidden].
+        hidden: what each call of a watched layer gave, [rows, length, hidden].
         masks: [rows, length] each, true at positions that are not padding.
     """
 
@@ -34,37 +37,47 @@ class Seen:
     masks: list[Tensor]
 
 
-class WatchLast(Hooks):
-    """Context manager: runs a model and keeps what its towers' last layers give.
+class Watch(Hooks):
+    """Context manager: runs a model and keeps what its layers give.
 
     Args:
         model: dense, or shrunk.
-        with_hidden: False: keeps the output alone.
+        layers: those to be watched.
     """
 
-    def __init__(self, model: PreTrainedModel, with_hidden: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self._model, self._problem = model, find_problem(model)
-        owner = {id(child): id(parent) for parent in model.modules() for child in parent.children()}
-        layers = find_layers(model) if with_hidden else []
-        self._last = list({owner[id(layer)]: layer for layer in layers}.values())
-        self._seen: dict[int, tuple[Tensor, bool]] = {}
+        self._model, self._layers, self._problem = model, layers, find_problem(model)
+        self._seen: list[tuple[Tensor, bool]] = []
 
     def __enter__(self) -> Self:
-        for layer in self._last:
+        for layer in self._layers:
             self._handles.append(layer.register_forward_hook(self._keep, with_kwargs=True))
         return self
 
     def _keep(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._seen[id(layer)] = first(output), has_mask(layer, args[1:], kwargs)
+        self._seen.append((first(output), has_mask(layer, args[1:], kwargs)))
 
     def __call__(self, batch: Batch) -> Seen:
-        """The model's answer; layers that run several times are seen at their last call."""
-        output = model_output(self._model, batch, self._problem)
-        seen = [self._seen[id(layer)] for layer in self._last]
+        """The model's answer."""
         self._seen.clear()
-        masks = [position_mask(self._model, batch, hidden, masked) for hidden, masked in seen]
-        return Seen(output, [hidden for hidden, _ in seen], masks)
+        output = model_output(self._model, batch, self._problem)
+        masks = [position_mask(self._model, batch, hidden, masked) for hidden, masked in self._seen]
+        return Seen(output, [hidden for hidden, _ in self._seen], masks)
+
+
+def counterparts(teacher: nn.Module, kept: Sequence[int] | None = None) -> list[nn.Module]:
+    """The dense model's layer for each of a student's: the one after which the student should be at the same point.
+
+    Args:
+        teacher: the dense model.
+        kept: indices of the layers that the student has; what a run of left-out layers did is the work of the one
+            below it. None: all.
+    """
+    layers = find_layers(teacher)
+    if kept is None:
+        return layers
+    return [layers[above - 1] for above in (*kept[1:], len(layers))]
 
 
 class Targets:
@@ -83,7 +96,7 @@ class Targets:
         self.scale, self.variances = 1.0, [1.0] * len(like.hidden)
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[Tensor]]:
-        """The output for a batch, and the hidden states of each tower."""
+        """The output for a batch, and the hidden states of each call, rounded."""
         return self._output[i], [kept[i] for kept in self._hidden]
 
     def add(self, i: int, seen: Seen) -> None:
@@ -92,7 +105,7 @@ class Targets:
         if self._numbers is not None:
             self._numbers.add(seen.output.reshape(-1, 1))
         for kept, spread, hidden, mask in zip(self._hidden, self._spreads, seen.hidden, seen.masks, strict=True):
-            kept[i] = hidden
+            kept[i] = hidden.to(_KEPT)
             spread.add(hidden[mask])
 
     def close(self) -> None:
@@ -104,7 +117,7 @@ class Targets:
 
 @contextmanager
 def targets_of(
-    teacher: PreTrainedModel, batches: Sequence[Batch], run: Run, *, with_hidden: bool = True
+    teacher: PreTrainedModel, batches: Sequence[Batch], run: Run, layers: Sequence[nn.Module] = ()
 ) -> Iterator[Targets]:
     """Runs the dense model once on every batch; temporary files are gone on exit.
 
@@ -112,11 +125,11 @@ def targets_of(
         teacher: the dense model.
         batches: of samples.
         run: bounds the memory of what is kept.
-        with_hidden: keep hidden states too, not only outputs.
+        layers: of the dense model, whose hidden states are kept too.
     """
-    answers = _answers(teacher, batches, run, with_hidden)
+    answers = _answers(teacher, batches, run, layers)
     like = next(answers)
-    held = sum(tensor.numel() * tensor.element_size() for tensor in (like.output, *like.hidden))
+    held = like.output.nbytes + sum(hidden.numel() * _KEPT.itemsize for hidden in like.hidden)
     sizes = [max(value.numel() for value in model_inputs(batch).values()) for batch in batches]
     with BatchTensors.place(held * sum(sizes) / sizes[0] > run.max_memory, len(batches)) as new:
         targets = Targets(new, like, find_problem(teacher) == "regression")
@@ -127,8 +140,10 @@ def targets_of(
 
 
 @torch.no_grad()
-def _answers(teacher: PreTrainedModel, batches: Sequence[Batch], run: Run, with_hidden: bool) -> Iterator[Seen]:
-    with frozen(teacher), WatchLast(teacher, with_hidden) as watch, run.precision(teacher.device):
+def _answers(
+    teacher: PreTrainedModel, batches: Sequence[Batch], run: Run, layers: Sequence[nn.Module]
+) -> Iterator[Seen]:
+    with frozen(teacher), Watch(teacher, layers) as watch, run.precision(teacher.device):
         for batch in run.progress(batches, "dense model's answers"):
             yield watch(batch)
 

@@ -22,7 +22,7 @@ from trimformer.errors import TrimformerError
 from trimformer.polish.budget import Budget, steps_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.report import PolishReport
-from trimformer.polish.targets import Targets, WatchLast, targets_of
+from trimformer.polish.targets import Targets, Watch, counterparts, targets_of
 from trimformer.processes import add_up, count, decide
 from trimformer.run import Run
 
@@ -43,9 +43,10 @@ def polish(
     held_out: Sequence[Batch],
     *,
     budget: Budget,
+    kept_layers: Sequence[int] | None = None,
     run: Run | None = None,
 ) -> PolishReport:
-    """Trains the student in place towards the dense model's outputs and last hidden states.
+    """Trains the student in place towards the dense model's outputs and hidden states.
 
     Its sizes stay, its embeddings too, and it is never left further from the dense model than it was, as the held-out
     samples see it.
@@ -56,6 +57,7 @@ def polish(
         batches: samples to train on, this process's part; as many in every process.
         held_out: samples to measure on, this process's part.
         budget: passes or seconds to spend at most.
+        kept_layers: indices of the dense model's layers that the student has; None: all.
         run: bounds the memory of the dense model's answers, which go to temporary files beyond it.
 
     Raises:
@@ -66,7 +68,8 @@ def polish(
     start = time.perf_counter()
     share = _weights(student) / _weights(teacher)
     steps = 0 if budget.passes is None else steps_of_passes(budget, share, len(batches))
-    with targets_of(teacher, batches, run) as targets, targets_of(teacher, held_out, run, with_hidden=False) as answers:
+    layers = counterparts(teacher, kept_layers)
+    with targets_of(teacher, batches, run, layers) as targets, targets_of(teacher, held_out, run) as answers:
         teacher_seconds = time.perf_counter() - start
         with frozen(student), run.precision(student.device):
             for parameter in trainable(student):
@@ -153,7 +156,7 @@ class _Polishing:
         optimizer, order, epoch = self._optimizer(LEARNING_RATE), list[int](), len(self._batches)
         generator = np.random.default_rng(self._run.seed)
         note, step = "", 0
-        with WatchLast(self._student) as watch:
+        with Watch(self._student, find_layers(self._student)) as watch:
             for step in self._run.progress(range(1, steps + 1), "polish"):
                 order = order or generator.permutation(epoch).tolist()
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, steps)
@@ -172,7 +175,7 @@ class _Polishing:
         """Measured on a few batches, long and short, by steps of length 0; an epoch's measuring is shared out."""
         optimizer = self._optimizer(0.0)
         probes = np.linspace(0, len(self._batches) - 1, _PROBES + 1).round().astype(int).tolist()
-        with WatchLast(self._student) as watch:
+        with Watch(self._student, find_layers(self._student)) as watch:
             self._step(watch, optimizer, probes[0])  # the first one sets up
             start = time.perf_counter()
             for i in probes[1:]:
@@ -184,7 +187,7 @@ class _Polishing:
     def _optimizer(self, rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0)
 
-    def _step(self, watch: WatchLast, optimizer: torch.optim.AdamW, i: int) -> bool:
+    def _step(self, watch: Watch, optimizer: torch.optim.AdamW, i: int) -> bool:
         """One step on a batch; False, and nothing changed, where the gradient is not finite."""
         output, hidden = self._targets[i]
         seen = watch(self._batches[i])
