@@ -165,6 +165,8 @@ def prune(
     allocation = "global" if isinstance(method, WholeMethod) else method.allocation
     smallest = smallest_constraint(allocation, find_sublayers(model), price.costs, neuron_multiple)
     check_reachable(price.constraint, smallest, price.costs)
+    if polishing is not None and metric != "latency":
+        polishing.check_affordable(price.constraint)
 
     if target.type == "cuda" and math.isinf(max_memory):
         max_memory = torch.cuda.mem_get_info(target)[0] / 2  # rather files than a run that ends out of memory

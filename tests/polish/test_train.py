@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tests.commands import PROBLEMS, problem_model, problem_rows
-from tests.conftest import make_tokenizer, pruned, random_masks
+from tests.conftest import enlarged, make_tokenizer, pruned, random_masks
 from trimformer import Run, TrimformerError
-from trimformer.batches.calibration import make_batches
 from trimformer.batches.output import predict
 from trimformer.batches.tasks import task_of
 from trimformer.polish import train
 from trimformer.polish.budget import Budget
 from trimformer.polish.data import draw_polishing
+from trimformer.polish.targets import Watch, counterparts
 from trimformer.polish.train import polish, trainable
 from trimformer.verify.evaluation import mean_divergence
 
@@ -215,7 +215,27 @@ def test_a_masked_language_model_with_tied_weights_keeps_its_embeddings():
     assert same(embeddings, weights(student.get_input_embeddings()))
 
 
-def test_batches_of_another_size_are_trained_on_as_well():
-    teacher, student, given = make("single_label")
-    assert make_batches is not None
-    assert len(given.batches) == 9
+@pytest.mark.parametrize("kept", [None, [0], [0, 2], [1, 2], [0, 1, 2]])
+def test_each_layer_follows_the_one_after_which_the_stream_is_at_the_same_point(kept):
+    teacher = problem_model("single_label")
+    layers = list(teacher.base_model.encoder.layer)
+    expected = {None: [0, 1, 2], (0,): [2], (0, 2): [1, 2], (1, 2): [1, 2], (0, 1, 2): [0, 1, 2]}
+    found = counterparts(teacher, kept)
+    assert [layers.index(layer) for layer in found] == expected[None if kept is None else tuple(kept)]
+
+
+def test_a_layer_that_runs_at_several_depths_is_seen_at_each():
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "embedding_size": 12, "hidden_size": 24, "num_attention_heads": 4}
+    config = AlbertConfig(
+        **sizes, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64, pad_token_id=1
+    )
+    teacher = enlarged(AlbertForSequenceClassification(config).eval())
+    student = pruned(teacher, random_masks(teacher))
+    _, _, given = make("single_label")
+    with Watch(teacher, counterparts(teacher)) as watch:
+        assert len(watch(given.batches[0]).hidden) == 3
+    report = run_polish(teacher, student, given)
+    assert report.after <= report.before

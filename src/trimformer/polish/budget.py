@@ -58,11 +58,11 @@ def epoch_passes(share: float) -> float:
     return 3 * (_FIXED + (1 - _FIXED) * share)
 
 
-def steps_of_passes(budget: Budget, share: float, steps_per_epoch: int) -> int:
-    """Training steps that a budget in passes pays for.
+def epochs_of_passes(budget: Budget, share: float) -> float:
+    """Epochs that a budget in passes pays for, the pass of the dense model aside.
 
     Raises:
-        TrimformerError: it pays for less than an epoch.
+        TrimformerError: it is less than one.
     """
     assert budget.passes is not None
     epochs = (budget.passes - 1) / epoch_passes(share)
@@ -71,7 +71,7 @@ def steps_of_passes(budget: Budget, share: float, steps_per_epoch: int) -> int:
             f"polish budget {budget} is below one epoch, which costs {1 + epoch_passes(share):.1f}x: one pass of the "
             "dense model, and the training; give more"
         )
-    return math.floor(epochs * steps_per_epoch)
+    return epochs
 
 
 def steps_of_seconds(budget: Budget, left: float, per_step: float, steps_per_epoch: int) -> int:

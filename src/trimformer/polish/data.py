@@ -13,7 +13,7 @@ from trimformer.batches.data import Rows, as_rows, find_splits, read_splits
 from trimformer.batches.tasks import SpanTask, Task, task_of
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, Method
-from trimformer.polish.budget import DEFAULT_BUDGET, Budget, parse_budget
+from trimformer.polish.budget import DEFAULT_BUDGET, Budget, epochs_of_passes, parse_budget
 from trimformer.polish.train import check_precision
 from trimformer.processes import count, part
 from trimformer.update.walk import HELD_OUT_EVERY
@@ -35,6 +35,18 @@ class Polishing:
     batches: list[Batch]
     held_out: list[Batch]
     budget: Budget
+
+    def check_affordable(self, share: float) -> None:
+        """Before the long work: tells of a budget in passes below an epoch.
+
+        Args:
+            share: of the dense model's MACs that is to be kept.
+
+        Raises:
+            TrimformerError: it is.
+        """
+        if self.budget.passes is not None:
+            epochs_of_passes(self.budget, share)
 
 
 def draw_polishing(

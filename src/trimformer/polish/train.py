@@ -19,7 +19,7 @@ from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import num_samples
 from trimformer.batches.output import divergence, find_problem, model_output
 from trimformer.errors import TrimformerError
-from trimformer.polish.budget import Budget, steps_of_passes, steps_of_seconds
+from trimformer.polish.budget import Budget, epochs_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.report import PolishReport
 from trimformer.polish.targets import Targets, Watch, counterparts, targets_of
@@ -67,7 +67,7 @@ def polish(
     check_precision(student)
     start = time.perf_counter()
     share = _weights(student) / _weights(teacher)
-    steps = 0 if budget.passes is None else steps_of_passes(budget, share, len(batches))
+    steps = 0 if budget.passes is None else math.floor(epochs_of_passes(budget, share) * len(batches))
     layers = counterparts(teacher, kept_layers)
     with targets_of(teacher, batches, run, layers) as targets, targets_of(teacher, held_out, run) as answers:
         teacher_seconds = time.perf_counter() - start
