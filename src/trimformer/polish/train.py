@@ -28,9 +28,9 @@ from trimformer.run import Run
 
 logger = logging.getLogger(__name__)
 
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 1e-3
 WARM_UP = 0.06  # share of the steps
-HIDDEN_WEIGHT = 1.0
+HIDDEN_WEIGHT = 4.0
 MAX_NORM = 1.0
 
 _PROBES = 4  # steps that are timed for a budget in seconds
@@ -74,12 +74,12 @@ def polish(
         with frozen(student), run.precision(student.device):
             for parameter in trainable(student):
                 parameter.requires_grad_(True)
-            polishing = _Polishing(student, batches, targets, lambda: _measure(student, held_out, answers), run)
+            training = _Training(student, batches, targets, lambda: _measure(student, held_out, answers), run)
             if budget.seconds is not None:
-                steps = _affordable(polishing, budget, start)
-            before, history, taken, note = polishing.train(steps)
+                steps = _affordable(training, budget, start)
+            before, history, taken, note = training.train(steps)
             student.zero_grad(set_to_none=True)
-    after = polishing.best
+    after = training.best
     accepted = after < before
     if not accepted:
         note = f"{note + '; ' if note else ''}held-out samples gained nothing, so the model is as it was pruned"
@@ -119,7 +119,7 @@ def trainable(model: PreTrainedModel) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if id(parameter) not in kept_out]
 
 
-class _Polishing:
+class _Training:
     """One training run, and the best state that it saw.
 
     Args:
@@ -138,7 +138,7 @@ class _Polishing:
         measure: Callable[[], float],
         run: Run,
     ) -> None:
-        self._student, self._batches, self._targets, self._run = student, batches, targets, run
+        self._student, self.batches, self._targets, self._run = student, batches, targets, run
         self.measure = measure
         self._problem = find_problem(student)
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -153,7 +153,7 @@ class _Polishing:
         before = self.best = self.measure()
         best = self._state()
         history: list[float] = []
-        optimizer, order, epoch = self._optimizer(LEARNING_RATE), list[int](), len(self._batches)
+        optimizer, order, epoch = self._optimizer(LEARNING_RATE), list[int](), len(self.batches)
         generator = np.random.default_rng(self._run.seed)
         note, step = "", 0
         with Watch(self._student, find_layers(self._student)) as watch:
@@ -174,7 +174,7 @@ class _Polishing:
     def seconds_per_step(self) -> float:
         """Measured on a few batches, long and short, by steps of length 0; an epoch's measuring is shared out."""
         optimizer = self._optimizer(0.0)
-        probes = np.linspace(0, len(self._batches) - 1, _PROBES + 1).round().astype(int).tolist()
+        probes = np.linspace(0, len(self.batches) - 1, _PROBES + 1).round().astype(int).tolist()
         with Watch(self._student, find_layers(self._student)) as watch:
             self._step(watch, optimizer, probes[0])  # the first one sets up
             start = time.perf_counter()
@@ -182,7 +182,7 @@ class _Polishing:
                 self._step(watch, optimizer, i)
             stepped = time.perf_counter()
             self.measure()
-        return (stepped - start) / _PROBES + (time.perf_counter() - stepped) / len(self._batches)
+        return (stepped - start) / _PROBES + (time.perf_counter() - stepped) / len(self.batches)
 
     def _optimizer(self, rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0)
@@ -190,15 +190,15 @@ class _Polishing:
     def _step(self, watch: Watch, optimizer: torch.optim.AdamW, i: int) -> bool:
         """One step on a batch; False, and nothing changed, where the gradient is not finite."""
         output, hidden = self._targets[i]
-        seen = watch(self._batches[i])
-        loss = output_loss(seen.output, output, self._batches[i], self._problem, self._targets.scale)
+        seen = watch(self.batches[i])
+        loss = output_loss(seen.output, output, self.batches[i], self._problem, self._targets.scale)
         loss = loss + HIDDEN_WEIGHT * hidden_loss(seen.hidden, hidden, seen.masks, self._targets.variances)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        add_up(*gradients)
-        for gradient in gradients:
-            gradient /= count()
+        if count() > 1:
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            add_up(*gradients)
+            torch._foreach_div_(gradients, count())
         norm = nn.utils.clip_grad_norm_(self._parameters, MAX_NORM)
         if not torch.isfinite(norm):
             return False
@@ -220,12 +220,12 @@ def _rate(step: int, steps: int) -> float:
     return min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
 
 
-def _affordable(polishing: _Polishing, budget: Budget, start: float) -> int:
+def _affordable(training: _Training, budget: Budget, start: float) -> int:
     """Steps that what is left of a budget in seconds pays for, the same in every process."""
-    per_step = polishing.seconds_per_step()
+    per_step = training.seconds_per_step()
     assert budget.seconds is not None
     left = budget.seconds - (time.perf_counter() - start)
-    return decide(lambda: steps_of_seconds(budget, left, per_step, len(polishing._batches)))
+    return decide(lambda: steps_of_seconds(budget, left, per_step, len(training.batches)))
 
 
 @torch.no_grad()
