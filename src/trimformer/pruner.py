@@ -86,7 +86,7 @@ class Pruner:
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
             return
-        check_polishing(method, model, polishing)
+        check_polishing(method, polishing)
         if method.allocation == "plain":
             rehearse(model, batches[0])
         self._ranking = CRITERIA[method.criterion](model, batches, method.objective, self._run)

@@ -194,10 +194,20 @@ def test_a_budget_below_an_epoch_is_told_before_the_dense_model_runs():
         run_polish(teacher, student, given, "1.1x")
 
 
-def test_half_precision_is_refused():
-    teacher, student, given = make("single_label")
-    with pytest.raises(TrimformerError, match="float32"):
-        run_polish(teacher, student.to(torch.bfloat16), given)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_halves_are_trained_in_float32_and_stay_halves(dtype, monkeypatch):
+    teacher, student, given = make("tokens")
+    teacher, student = teacher.to(dtype), student.to(dtype)
+    before = weights(student)
+    report = run_polish(teacher, student, given)
+    assert report.accepted
+    assert report.after < report.before
+    assert {value.dtype for value in student.state_dict().values() if value.is_floating_point()} == {dtype}
+    monkeypatch.setattr(train, "LEARNING_RATE", 30.0)
+    other = copy.deepcopy(student)
+    other.load_state_dict(before)
+    assert not run_polish(teacher, other, given).accepted
+    assert same(before, weights(other))
 
 
 def test_a_masked_language_model_with_tied_weights_keeps_its_embeddings():

@@ -14,7 +14,6 @@ from trimformer.batches.tasks import SpanTask, Task, task_of
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, Method
 from trimformer.polish.budget import DEFAULT_BUDGET, Budget, epochs_of_passes, parse_budget
-from trimformer.polish.train import check_precision
 from trimformer.processes import count, part
 from trimformer.update.walk import HELD_OUT_EVERY
 
@@ -161,14 +160,11 @@ def check_asked(method: AnyMethod, data: Any, budget: str) -> None:
         raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
 
 
-def check_polishing(method: Method, model: PreTrainedModel, polishing: Polishing | None) -> None:
+def check_polishing(method: Method, polishing: Polishing | None) -> None:
     """Raises:
-    TrimformerError: the method polishes and there is nothing to polish on, or the other way round, or the model's
-        weights are too coarse for it.
+    TrimformerError: the method polishes and there is nothing to polish on, or the other way round.
     """
     if method.polish != (polishing is not None):
         raise TrimformerError(
             "a method that polishes needs samples to polish on, and no other takes them: give both or neither"
         )
-    if polishing is not None:
-        check_precision(model)

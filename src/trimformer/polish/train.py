@@ -6,7 +6,9 @@ The loop is our own: Transformers' Trainer would pad every sample anew each epoc
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +20,6 @@ from trimformer.arch.find import find_layers
 from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import num_samples
 from trimformer.batches.output import divergence, find_problem, model_output
-from trimformer.errors import TrimformerError
 from trimformer.polish.budget import Budget, epochs_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.report import PolishReport
@@ -53,7 +54,7 @@ def polish(
 
     Args:
         teacher: the dense model, left as it was.
-        student: a shrunk copy of it, in float32.
+        student: a shrunk copy of it; weights of halves are trained in float32 and rounded at the end.
         batches: samples to train on, this process's part; as many in every process.
         held_out: samples to measure on, this process's part.
         budget: passes or seconds to spend at most.
@@ -61,27 +62,30 @@ def polish(
         run: bounds the memory of the dense model's answers, which go to temporary files beyond it.
 
     Raises:
-        TrimformerError: the student is not in float32, or the budget pays for less than one epoch.
+        TrimformerError: the budget pays for less than one epoch.
     """
     run = run or Run()
-    check_precision(student)
     start = time.perf_counter()
     share = _weights(student) / _weights(teacher)
     steps = 0 if budget.passes is None else math.floor(epochs_of_passes(budget, share) * len(batches))
     layers = counterparts(teacher, kept_layers)
     with targets_of(teacher, batches, run, layers) as targets, targets_of(teacher, held_out, run) as answers:
         teacher_seconds = time.perf_counter() - start
-        with frozen(student), run.precision(student.device):
+        measure, original = partial(_measure, student, held_out, answers, run), _state(student.parameters())
+        before = measure()
+        with frozen(student), in_float32(student):
             for parameter in trainable(student):
                 parameter.requires_grad_(True)
-            training = _Training(student, batches, targets, lambda: _measure(student, held_out, answers), run)
+            training = _Training(student, batches, targets, measure, run)
             if budget.seconds is not None:
                 steps = _affordable(training, budget, start)
-            before, history, taken, note = training.train(steps)
+            history, taken, note = training.train(steps)
             student.zero_grad(set_to_none=True)
-    after = training.best
+        after = measure()
     accepted = after < before
     if not accepted:
+        _restore(student.parameters(), original)
+        after = before
         note = f"{note + '; ' if note else ''}held-out samples gained nothing, so the model is as it was pruned"
     logger.info("polish: held-out divergence %.4g -> %.4g after %d steps", before, after, taken)
     totals = torch.tensor([num_samples(batches), num_samples(held_out)], device=student.device)
@@ -100,12 +104,19 @@ def polish(
     )
 
 
-def check_precision(student: PreTrainedModel) -> None:
-    """Raises:
-    TrimformerError: the model's weights are too coarse for small steps.
-    """
-    if student.dtype != torch.float32:
-        raise TrimformerError(f"polish trains in float32, and this model is in {student.dtype}; load it in float32")
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Weights of halves are in float32 inside: they are too coarse for small steps."""
+    halves = [
+        (t, t.dtype) for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.float16, torch.bfloat16)
+    ]
+    for tensor, _ in halves:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in halves:
+            tensor.data = tensor.data.to(dtype)
 
 
 def trainable(model: PreTrainedModel) -> list[nn.Parameter]:
@@ -120,7 +131,7 @@ def trainable(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 class _Training:
-    """One training run, and the best state that it saw.
+    """One training run.
 
     Args:
         student: its trainable parameters require gradients.
@@ -142,17 +153,14 @@ class _Training:
         self.measure = measure
         self._problem = find_problem(student)
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        self.best = math.inf
 
-    def train(self, steps: int) -> tuple[float, list[float], int, str]:
-        """Takes so many steps and leaves the student in the best state seen, the first one included.
+    def train(self, steps: int) -> tuple[list[float], int, str]:
+        """Takes so many steps and leaves the student as it was at the end of its best epoch.
 
         Returns:
-            Divergence before, divergence after each epoch, steps that were taken, and why it ended early.
+            Divergence after each epoch, steps that were taken, and why it ended early.
         """
-        before = self.best = self.measure()
-        best = self._state()
-        history: list[float] = []
+        best, history = _state(self._parameters), list[float]()
         optimizer, order, epoch = self._optimizer(LEARNING_RATE), list[int](), len(self.batches)
         generator = np.random.default_rng(self._run.seed)
         note, step = "", 0
@@ -166,10 +174,10 @@ class _Training:
                     break
                 if not order or step == steps:
                     history.append(self.measure())
-                    if history[-1] < self.best:
-                        self.best, best = history[-1], self._state()
-        self._restore(best)
-        return before, history, step, note
+                    if history[-1] == min(history):
+                        best = _state(self._parameters)
+        _restore(self._parameters, best)
+        return history, step, note
 
     def seconds_per_step(self) -> float:
         """Measured on a few batches, long and short, by steps of length 0; an epoch's measuring is shared out."""
@@ -189,10 +197,11 @@ class _Training:
 
     def _step(self, watch: Watch, optimizer: torch.optim.AdamW, i: int) -> bool:
         """One step on a batch; False, and nothing changed, where the gradient is not finite."""
-        output, hidden = self._targets[i]
-        seen = watch(self.batches[i])
-        loss = output_loss(seen.output, output, self.batches[i], self._problem, self._targets.scale)
-        loss = loss + HIDDEN_WEIGHT * hidden_loss(seen.hidden, hidden, seen.masks, self._targets.variances)
+        (output, hidden), batch, targets = self._targets[i], self.batches[i], self._targets
+        with self._run.precision(batch["index"].device):
+            seen = watch(batch)
+        loss = output_loss(seen.output, output, batch, self._problem, targets.scale)
+        loss = loss + HIDDEN_WEIGHT * hidden_loss(seen.hidden, hidden, seen.masks, targets.variances)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if count() > 1:
@@ -205,13 +214,15 @@ class _Training:
         optimizer.step()
         return True
 
-    def _state(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self._parameters]
 
-    @torch.no_grad()
-    def _restore(self, state: list[Tensor]) -> None:
-        for parameter, value in zip(self._parameters, state, strict=True):
-            parameter.copy_(value)
+def _state(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@torch.no_grad()
+def _restore(parameters: Iterable[nn.Parameter], state: list[Tensor]) -> None:
+    for parameter, value in zip(parameters, state, strict=True):
+        parameter.copy_(value)
 
 
 def _rate(step: int, steps: int) -> float:
@@ -229,13 +240,15 @@ def _affordable(training: _Training, budget: Budget, start: float) -> int:
 
 
 @torch.no_grad()
-def _measure(student: PreTrainedModel, batches: Sequence[Batch], answers: Targets) -> float:
+def _measure(student: PreTrainedModel, batches: Sequence[Batch], answers: Targets, run: Run) -> float:
     """Mean divergence over the samples of all processes."""
     problem = find_problem(student)
     sums = torch.zeros(2, dtype=torch.float64, device=student.device)
-    for i, batch in enumerate(batches):
-        apart = divergence(model_output(student, batch, problem).float(), answers[i][0].float(), batch, problem)
-        sums += torch.stack([apart.double().sum(), sums.new_tensor(len(apart))])
+    with frozen(student), run.precision(student.device):
+        for i, batch in enumerate(batches):
+            output = model_output(student, batch, problem)
+            apart = divergence(output.float(), answers[i][0].float(), batch, problem)
+            sums += torch.stack([apart.double().sum(), sums.new_tensor(len(apart))])
     add_up(sums)
     return float(sums[0] / sums[1])
 
