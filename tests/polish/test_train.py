@@ -29,7 +29,7 @@ def make(problem, rows=80, batch_size=8, family="Bert", **overrides):
     return teacher, student, draw_polishing(teacher, make_tokenizer(), task, features, batch_size=batch_size)
 
 
-def run_polish(teacher, student, given, budget="8x", **options):
+def run_polish(teacher, student, given, budget="6x", **options):
     passes = float(budget.removesuffix("x"))
     return polish(teacher, student, given.batches, given.held_out, budget=Budget(passes=passes), **options)
 
@@ -135,7 +135,7 @@ def test_padding_enters_no_loss(problem):
     teacher, student, given = make(problem, rows=40)
     wider = [{key: pad(key, value) for key, value in batch.items()} for batch in given.batches]
     other = copy.deepcopy(student)
-    run_polish(teacher, student, given, "4x")
+    run_polish(teacher, student, given, "3x")
     run_polish(teacher, other, replace(given, batches=wider), "4x")
     for one, two in zip(predict(student, given.batches), predict(other, given.batches), strict=True):
         torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-2)
@@ -162,7 +162,7 @@ def test_answers_in_temporary_files_are_the_same():
     results = []
     for max_memory in (float("inf"), 0):
         teacher, student, given = make("embedding")
-        run_polish(teacher, student, given, "4x", run=Run(max_memory=max_memory))
+        run_polish(teacher, student, given, "3x", run=Run(max_memory=max_memory))
         results.append(weights(student))
     assert same(*results)
 
@@ -173,7 +173,7 @@ def test_other_families_have_embeddings_that_stay_too(family):
     embeddings = weights(student.base_model.embeddings)
     trained = {id(parameter) for parameter in trainable(student)}
     assert not trained & {id(parameter) for parameter in student.base_model.embeddings.parameters()}
-    run_polish(teacher, student, given, "4x")
+    run_polish(teacher, student, given, "3x")
     assert same(embeddings, weights(student.base_model.embeddings))
 
 
@@ -220,7 +220,7 @@ def test_a_masked_language_model_with_tied_weights_keeps_its_embeddings():
     student = pruned(teacher, random_masks(teacher))
     embeddings = weights(student.get_input_embeddings())
     before = mean_divergence(*(predict(m, given.held_out) for m in (student, teacher)), given.held_out, "tokens")
-    report = run_polish(teacher, student, given, "4x")
+    report = run_polish(teacher, student, given, "3x")
     assert report.before == pytest.approx(before, rel=1e-4)
     assert same(embeddings, weights(student.get_input_embeddings()))
 

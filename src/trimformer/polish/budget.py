@@ -8,8 +8,9 @@ from trimformer.errors import TrimformerError
 
 DEFAULT_BUDGET = "10x"
 
-# Of a dense pass what pruning leaves as it is: embeddings, norms, attention scores, and in a step the optimiser's work.
-_FIXED = 0.1
+# Of a dense pass what pruning leaves as it is: embeddings, norms, attention scores, in a step the optimiser's work too.
+# Measured on MiniLM-L6 at 10 and 20 % of MACs.
+_FIXED = 0.04
 
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(x|s|sec|min|h)")
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600}

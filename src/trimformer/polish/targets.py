@@ -1,5 +1,6 @@
 """What the dense model says of each batch, computed once: its output, and the hidden states that its layers give."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from trimformer.update.spill import BatchTensors
 
 # Hidden states are kept in half the bytes; what that rounds off is a hundredth of what a student is off.
 _KEPT = torch.bfloat16
+
+# Bytes that the answers take in memory where nothing is said.
+_IN_MEMORY = 4e9
 
 
 @dataclass
@@ -131,7 +135,8 @@ def targets_of(
     like = next(answers)
     held = like.output.nbytes + sum(hidden.numel() * _KEPT.itemsize for hidden in like.hidden)
     sizes = [max(value.numel() for value in model_inputs(batch).values()) for batch in batches]
-    with BatchTensors.place(held * sum(sizes) / sizes[0] > run.max_memory, len(batches)) as new:
+    bound = _IN_MEMORY if math.isinf(run.max_memory) else run.max_memory
+    with BatchTensors.place(held * sum(sizes) / sizes[0] > bound, len(batches)) as new:
         targets = Targets(new, like, find_problem(teacher) == "regression")
         for i, seen in enumerate(chain([like], answers)):
             targets.add(i, seen)
