@@ -11,6 +11,7 @@ from trimformer.clock import plan_of
 from trimformer.costs.cost import Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, find_methods
+from trimformer.polish.data import polishes
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult
 from trimformer.session import Session
@@ -123,7 +124,8 @@ def members_of(methods: Sequence[str], budgets: Sequence[Asked], layout: Layout 
 
 def plan_for(members: Sequence[Member], metric: Metric) -> dict[str, list[float]]:
     """For the bar: how long the stages of their sweep take."""
-    return plan_of(len(members), len({member.method for member in members}), table=metric == "latency")
+    methods = {member.method for member in members}
+    return plan_of(len(members), len(methods), table=metric == "latency", polish=any(map(polishes, methods)))
 
 
 def prune_members(session: Session, members: Sequence[Member], done: Callable[[Member, PruningResult], None]) -> None:

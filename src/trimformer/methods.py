@@ -32,12 +32,14 @@ class Method:
             of the output projections, and what sublayers read aligned; where the criterion is "obs", tokens weigh by
             their gradients).
         objective: "labels", or "curvature", which needs none.
+        polish: train the result, without labels, on what the dense model says.
     """
 
     criterion: Criterion = "obs"
     allocation: Allocation = "dp"
     update: Update = "full"
     objective: Objective = "curvature"
+    polish: bool = False
 
     def __post_init__(self) -> None:
         """Raises:
@@ -62,6 +64,7 @@ AnyMethod = Method | WholeMethod
 METHODS: dict[str, AnyMethod] = {
     "obs": Method(),
     "obs-labels": Method(objective="labels"),
+    "obs-polish": Method(polish=True),
     "kwon2022": Method("fisher", "global", "scale", "labels"),
     "kwon2022-reconstruct": Method("fisher", "global", "full", "labels"),
     "kprune": WholeMethod("kprune"),
@@ -72,7 +75,7 @@ METHODS: dict[str, AnyMethod] = {
 DEFAULT_METHOD = "obs"
 
 
-def find_method(name: str, **choices: str) -> AnyMethod:
+def find_method(name: str, **choices: str | bool) -> AnyMethod:
     """A preset by name, with choices that replace its own.
 
     Raises:

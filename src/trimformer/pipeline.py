@@ -15,6 +15,9 @@ from trimformer.clock import plan_of
 from trimformer.costs.cost import Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, find_method, laid_out
+from trimformer.polish.budget import DEFAULT_BUDGET
+from trimformer.polish.data import check_asked as check_polish
+from trimformer.polish.data import polishes
 from trimformer.processes import decide, is_main
 from trimformer.progress import whole_run
 from trimformer.pruner import Pruned
@@ -51,6 +54,8 @@ def prune(
     vocabulary: str | Path | Sequence[str] | None = None,
     method: str | AnyMethod = DEFAULT_METHOD,
     layout: Layout = "free",
+    polish_data: Any = None,
+    polish_budget: str = DEFAULT_BUDGET,
     num_samples: int = 2048,
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
@@ -87,6 +92,8 @@ def prune(
         method: a preset's name, or a point of the grid.
         layout: "free", every sublayer its own number of units, or "plain", only what the model's own config can say,
             so that the result loads anywhere: one width for all layers, some left out. It costs accuracy.
+        polish_data: more examples like those of `dataset`, for a method that polishes; labels are not looked at.
+        polish_budget: what the polish may cost: dense forward passes over its samples ("10x") or a time ("2min").
         num_samples: calibration examples, drawn without replacement.
         batch_size: for calibration and evaluation; the result does not depend on it.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
@@ -104,6 +111,7 @@ def prune(
         TrimformerError: the input cannot be used, the constraint cannot be reached, or no budget keeps the quality.
     """
     method = laid_out(find_method(method) if isinstance(method, str) else method, layout)
+    check_polish(method, polish_data, polish_budget)
     target = target_of(max_drop, max_divergence)
     metric = metric or ("mac" if latency_ms is None else "latency")
     asked = Asked(constraint, latency_ms)
@@ -112,7 +120,12 @@ def prune(
         check_asked(asked, metric)
     elif asked != Asked():
         raise TrimformerError("give either a budget or the quality to keep, max_drop or max_divergence")
-    plan = plan_of(table=metric == "latency", vocabulary=vocabulary is not None, target=target is not None)
+    plan = plan_of(
+        table=metric == "latency",
+        vocabulary=vocabulary is not None,
+        target=target is not None,
+        polish=polishes(method),
+    )
     with whole_run(plan):
         session = Session(
             model,
@@ -128,6 +141,8 @@ def prune(
             metric=metric,
             latency=latency,
             vocabulary=vocabulary,
+            polish_data=polish_data,
+            polish_budget=polish_budget,
             num_samples=num_samples,
             batch_size=batch_size,
             neuron_multiple=neuron_multiple,

@@ -18,6 +18,7 @@ WORDS = {
     "search": "sharing out the budget",
     "shrink": "cutting",
     "update": "refitting what is kept",
+    "polish": "training on what the dense model says",
     "judge": "judging the quality",
     "evaluate": "scoring the models",
     "timing": "timing the models",

@@ -16,6 +16,9 @@ from trimformer.curves.criteria import CRITERIA, Ranking
 from trimformer.curves.obs import Curve
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.polish.data import Polishing, check_polishing
+from trimformer.polish.report import PolishReport
+from trimformer.polish.train import polish
 from trimformer.processes import decide
 from trimformer.run import Run
 from trimformer.select.allocations import NEURON_MULTIPLE, select_masks
@@ -57,12 +60,14 @@ class Pruned:
         masks: one per sublayer of the dense model: 0 for a removed unit, else its scale.
         refits: what became of each sublayer's refit; empty without an update.
         predicted: the loss increase that each sublayer's curve foretells; only for "obs".
+        polish: what became of the polish, where the method has one.
     """
 
     model: PreTrainedModel
     masks: list[Tensor]
     refits: list[Refit]
     predicted: list[float] = field(default_factory=list)
+    polish: PolishReport | None = None
 
 
 class Pruner:
@@ -73,10 +78,12 @@ class Pruner:
         batches: calibration samples on that device, this process's part of them.
         method: a point of the grid, or a method of one piece.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
+        polishing: samples to polish on, and what that may cost; needed where the method polishes.
         run: memory, precision, seed, progress and clock.
 
     Raises:
-        TrimformerError: no unit matters, a figure is not finite, or a plain config cannot say sizes of this model.
+        TrimformerError: there is nothing to polish on, no unit matters, a figure is not finite, or a plain config
+            cannot say sizes of this model.
     """
 
     def __init__(
@@ -86,13 +93,15 @@ class Pruner:
         method: AnyMethod,
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
+        polishing: Polishing | None = None,
         run: Run | None = None,
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
-        self._run, self._neuron_multiple = run or Run(), neuron_multiple
+        self._run, self._neuron_multiple, self._polishing = run or Run(), neuron_multiple, polishing
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
             return
+        check_polishing(method, polishing)
         if method.allocation == "plain":
             rehearse(model, batches[0])
         self._ranking = CRITERIA[method.criterion](model, batches, method.objective, self._run)
@@ -156,7 +165,8 @@ class Pruner:
             if self.method.allocation == "plain":
                 for student in students:
                     make_plain(student, self.model, self.batches)
-        return [Pruned(*each) for each in zip(students, masks, refits, predicted, strict=True)]
+        polished = [self._polish(*each) for each in zip(students, masks, strict=True)]
+        return [Pruned(*each) for each in zip(students, masks, refits, predicted, polished, strict=True)]
 
     def _within(self, budget: Budget) -> tuple[PreTrainedModel, list[Tensor], Budget]:
         """A shrunk copy, its masks, and the budget that they keep, corrected where that was asked for."""
@@ -201,6 +211,23 @@ class Pruner:
             student = copy.deepcopy(self.model).eval()
             shrink(student, masks)
         return masks, student
+
+    def _polish(self, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport | None:
+        given, kept = self._polishing, None
+        if given is None:
+            return None
+        if self.method.allocation == "plain":  # type: ignore[union-attr]
+            kept = sorted({s.layer for s, mask in zip(find_sublayers(self.model), masks, strict=True) if mask.any()})
+        with self._run.clock("polish"):
+            return polish(
+                self.model,
+                student,
+                given.batches,
+                given.held_out,
+                budget=given.budget,
+                kept_layers=kept,
+                run=self._run,
+            )
 
     def _in_one_piece(self, method: WholeMethod, costs: Costs, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()

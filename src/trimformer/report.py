@@ -13,6 +13,7 @@ from trimformer.batches.output import Problem
 from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
+from trimformer.polish.report import PolishReport
 from trimformer.target import Target
 from trimformer.update.walk import Refit
 from trimformer.verify.changed import ChangedReport
@@ -173,6 +174,7 @@ class PruningResult:
         serving: ONNX files of both models, where they were asked for.
         processor: what makes the pruned model's inputs: the one that was given, or a tokenizer with fewer tokens.
         vocabulary: what is left of the tokens, where some were dropped.
+        polish: what became of the polish, where the method has one.
     """
 
     model: PreTrainedModel
@@ -193,6 +195,7 @@ class PruningResult:
     processor: Any = None
     vocabulary: VocabularyReport | None = None
     target: TargetReport | None = None
+    polish: PolishReport | None = None
 
     def __str__(self) -> str:
         return format_table(self)
@@ -208,7 +211,7 @@ class PruningResult:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
         names = (
             "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
-            "cost", "machine", "changed",
+            "polish", "cost", "machine", "changed",
         )  # fmt: skip
         figures = {name: _plain(getattr(self, name)) for name in names}
         if figures["scores"]:
@@ -258,6 +261,7 @@ def format_table(result: PruningResult) -> str:
             "",
             f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
             f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
+            *([] if result.polish is None else [str(result.polish)]),
         ]
     )
 

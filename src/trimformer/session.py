@@ -28,6 +28,8 @@ from trimformer.costs.yardstick import forward_seconds, peak_memory
 from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.polish.budget import DEFAULT_BUDGET
+from trimformer.polish.data import draw_polishing, polishes
 from trimformer.processes import count, decide, is_main
 from trimformer.progress import progress
 from trimformer.pruner import Budget, Pruned, Pruner
@@ -104,6 +106,8 @@ class Session:
         metric: what budgets are counted in.
         latency: how latency is measured.
         vocabulary: texts whose tokens are kept.
+        polish_data: more examples for a polish.
+        polish_budget: what a polish may cost.
         num_samples: calibration examples.
         batch_size: for calibration and evaluation.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
@@ -139,6 +143,8 @@ class Session:
         metric: Metric = "mac",
         latency: LatencyOptions | None = None,
         vocabulary: str | Path | Sequence[str] | None = None,
+        polish_data: Any = None,
+        polish_budget: str = DEFAULT_BUDGET,
         num_samples: int = 2048,
         batch_size: int = 32,
         neuron_multiple: int = NEURON_MULTIPLE,
@@ -181,6 +187,12 @@ class Session:
                 text_columns=[text_column] if isinstance(text_column, str) else text_column,
                 label_column=label_column,
             )
+            self._polishing = None
+            if any(map(polishes, methods)):
+                task, features = self.data.task, self.data.features
+                self._polishing = draw_polishing(
+                    self.model, processor, task, features, polish_data, polish_budget, batch_size
+                )
         if vocabulary is not None:
             with self.clock("vocabulary"):
                 self.data = with_fewer_tokens(self.model, processor, self.data, texts)
@@ -203,6 +215,8 @@ class Session:
         constraint = asked.constraint if asked.ms is None else asked.ms / prices.costs.dense
         assert constraint is not None
         check_reachable(constraint, self.smallest(method), prices.costs)
+        if polishes(method) and self._polishing is not None and prices.metric != "latency":
+            self._polishing.check_affordable(constraint)
         promise = None
         if prices.is_own:
             promise = LatencyPromise(
@@ -300,6 +314,7 @@ class Session:
             refits=pruned.refits,
             predicted=pruned.predicted,
             kinds=[s.kind for s in find_sublayers(self.model)],
+            polish=pruned.polish,
             processor=self.processor,
         )
         if is_main():
@@ -362,7 +377,14 @@ class Session:
             _ = self.seconds_per_pass  # measured before there is anything else in memory
             before = dict(self.clock.seconds)
             transformers.set_seed(self._seed)
-            pruner = Pruner(self.model, self.data.batches, method, neuron_multiple=self._neuron_multiple, run=self._run)
+            pruner = Pruner(
+                self.model,
+                self.data.batches,
+                method,
+                neuron_multiple=self._neuron_multiple,
+                polishing=self._polishing if polishes(method) else None,
+                run=self._run,
+            )
             self._pruners[method] = pruner, {**self._shared, **self.clock.since(before)}
         return self._pruners[method]
 

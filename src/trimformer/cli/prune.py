@@ -20,6 +20,7 @@ from trimformer.files import claim_output
 from trimformer.methods import Method
 from trimformer.onnx.export import check_onnx
 from trimformer.pipeline import prune
+from trimformer.polish.data import check_asked, read_polish_data
 from trimformer.processes import is_main, join
 from trimformer.shrinking.checkpoint import load
 from trimformer.shrinking.standalone import check_standalone
@@ -44,6 +45,7 @@ def _run(arguments: argparse.Namespace) -> None:
         any_table=arguments.any_lut,
     )
     check_method(method, arguments.metric, arguments.bf16)
+    check_asked(method, arguments.polish_data, arguments.polish_budget)
     resolve_device(arguments.device)
     if arguments.export:
         if arguments.vocabulary:
@@ -51,6 +53,7 @@ def _run(arguments: argparse.Namespace) -> None:
                 "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
             )
         check_onnx()
+    polish_data = read_polish_data(arguments.polish_data) if arguments.polish_data else None
     vocabulary = arguments.vocabulary
     if vocabulary:
         vocabulary = read_vocabulary(vocabulary) or vocabulary  # a file is read once; None: the data's own texts
@@ -81,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> None:
         latency=latency,
         vocabulary=vocabulary,
         method=method,
+        polish_data=polish_data,
+        polish_budget=arguments.polish_budget,
         neuron_multiple=arguments.neuron_multiple,
         num_samples=arguments.num_samples,
         batch_size=arguments.batch_size,

@@ -23,6 +23,7 @@ from trimformer.family import Member, mark_front, member_entry, members_of, plan
 from trimformer.files import check_output, claim_output, replace_file
 from trimformer.methods import METHODS
 from trimformer.page.family import family_page
+from trimformer.polish.data import read_polish_data
 from trimformer.processes import decide, is_main, join
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult
@@ -84,6 +85,8 @@ def _prune(
             task=task,
             metric=arguments.metric,
             latency=LatencyOptions(arguments.bs, arguments.seq_len, arguments.backend),
+            polish_data=read_polish_data(arguments.polish_data) if arguments.polish_data else None,
+            polish_budget=arguments.polish_budget,
             num_samples=arguments.num_samples,
             batch_size=arguments.batch_size,
             neuron_multiple=arguments.neuron_multiple,

@@ -10,6 +10,7 @@ from trimformer.cli.arguments import (
     add_calibration_arguments,
     add_data_arguments,
     add_method_arguments,
+    add_polish_arguments,
     chosen_method,
     positive_int,
 )
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--export", choices=ONNX, help="ONNX files too, in the folder onnx: in float32, or also in "
                         "eight bits; the table shows them beside the dense model's")  # fmt: skip
     add_method_arguments(parser, METHODS, DEFAULT_METHOD)
+    add_polish_arguments(parser)
     add_calibration_arguments(parser)
 
 

@@ -5,7 +5,13 @@ from typing import get_args
 
 from trimformer.asked import budgets_of
 from trimformer.choices import NEURON_MULTIPLE, Backend, Metric
-from trimformer.cli.arguments import DataOptions, add_calibration_arguments, add_data_arguments, positive_int
+from trimformer.cli.arguments import (
+    DataOptions,
+    add_calibration_arguments,
+    add_data_arguments,
+    add_polish_arguments,
+    positive_int,
+)
 from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, METHODS, Layout, find_methods
 from trimformer.places import check_model_place
@@ -36,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
     latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
     latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
+    add_polish_arguments(parser)
     add_calibration_arguments(parser)
 
 
