@@ -27,7 +27,8 @@ from trimformer.batches.tasks import TASKS, task_of
 from trimformer.cli.logs import set_up_logging
 from trimformer.environment import describe_device, versions
 from trimformer.methods import find_method
-from trimformer.session import PRUNING, Session
+from trimformer.outcome import PRUNING
+from trimformer.session import Session
 from trimformer.shrinking.checkpoint import load
 
 NINE = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]

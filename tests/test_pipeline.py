@@ -417,8 +417,8 @@ def test_the_quality_asked_for_is_kept_by_the_smallest_that_was_seen_to_keep_it(
 
 def test_rows_that_judge_neither_calibrate_nor_are_scored_on(monkeypatch):
     seen = {}
-    draw = trimformer.session.draw_samples
-    monkeypatch.setattr("trimformer.session.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
+    draw = trimformer.prepared.draw_samples
+    monkeypatch.setattr("trimformer.prepared.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
     prune_to_quality(max_divergence=10.0)
     data = seen["data"]
     judged, scored = (set(rows.numbers) for rows in (data.judged.rows, data.scorers[0].rows))

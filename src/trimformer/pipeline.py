@@ -15,6 +15,7 @@ from trimformer.clock import plan_of
 from trimformer.costs.cost import Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, find_method, laid_out
+from trimformer.outcome import report
 from trimformer.polish.budget import DEFAULT_BUDGET
 from trimformer.polish.data import check_asked as check_polish
 from trimformer.polish.data import polishes
@@ -190,7 +191,7 @@ def _keep_quality(session: Session, method: AnyMethod) -> PruningResult:
         budget = session.budget(method, Asked(constraint))
         pruned = session.pruner(method).prune_all([budget])[0]
         if look(pruned, constraint, as_served=True).keeps:
-            result = session.report(method, budget, pruned, None, session.since(start))
+            result = report(session, method, budget, pruned, None, session.since(start))
             result.target = TargetReport.of(target, tried, session.judged, result.task.score)
             return result
     best = max(tried, key=lambda verdict: verdict.constraint)
