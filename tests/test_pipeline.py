@@ -427,6 +427,18 @@ def test_rows_that_judge_neither_calibrate_nor_are_scored_on(monkeypatch):
     assert len(data.features) == 60
 
 
+def test_rows_to_judge_by_may_be_given():
+    rows = problem_rows("single_label", 150)
+    result = prune_to_quality(max_divergence=1.0, judge_dataset=rows)
+    assert result.target.samples == 150
+    assert result.samples.calibration == 60
+    unlabelled = [{"sentence": row["sentence"]} for row in rows]
+    with pytest.raises(TrimformerError, match="needs labels"):
+        prune_to_quality(max_drop=10.0, judge_dataset=unlabelled)
+    with pytest.raises(TrimformerError, match="judge_dataset judges"):
+        prune(judge_dataset=rows)
+
+
 def test_a_quality_that_no_model_keeps_is_told():
     with pytest.raises(TrimformerError, match="no model was found that keeps the divergence within 1e-06"):
         prune_to_quality("embedding", max_divergence=1e-6)

@@ -117,6 +117,8 @@ def prune(
     metric = metric or ("mac" if latency_ms is None else "latency")
     asked = Asked(constraint, latency_ms)
     if target is None:
+        if judge_dataset is not None:
+            raise TrimformerError("judge_dataset judges a max_drop or a max_divergence; give one, or leave it out")
         asked = Asked(0.5) if constraint is None and latency_ms is None else asked
         check_asked(asked, metric)
     elif asked != Asked():

@@ -243,7 +243,7 @@ def _plain(value: Any) -> Any:
 def format_table(result: PruningResult) -> str:
     """Dense and pruned side by side, then what the run cost."""
     rows = table_rows(result)
-    header = ("", "dense", "pruned", "")
+    header = ("", "dense", "pruned", "change")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 4))]) for row in (header, *rows)
@@ -256,6 +256,7 @@ def format_table(result: PruningResult) -> str:
     return "\n".join(
         [
             *(lines if result.scores else []),
+            *(["", INTERVALS] if any("±" in row[1] for row in rows) else []),
             *_serving_lines(result),
             *_target_lines(result.target),
             "",
@@ -295,6 +296,8 @@ def _serving_lines(result: PruningResult) -> list[str]:
     lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
     return ["", lines[0], "-" * len(lines[0]), *lines[1:]]
 
+
+INTERVALS = "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score"
 
 Row = tuple[str, str, str, str]
 

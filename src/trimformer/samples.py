@@ -21,7 +21,7 @@ from trimformer.processes import count, part
 from trimformer.shrinking.vocabulary import Vocabulary, check_texts, of_rows, of_texts
 from trimformer.target import Target
 from trimformer.verify.evaluation import Scorer
-from trimformer.verify.judge import check_enough
+from trimformer.verify.judge import check_judges
 from trimformer.verify.retold import RetoldScorer
 
 logger = logging.getLogger(__name__)
@@ -94,10 +94,6 @@ def draw_samples(
     judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
     if target is not None and judged is None:
         train, judged = _set_aside(train, num_samples, seed)
-    if target is not None and judged is not None:
-        if target.kind == "drop" and task.metric is None:
-            raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
-        check_enough(target, len(judged))
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
         logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
@@ -108,6 +104,9 @@ def draw_samples(
     _check_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
+    judges = Scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
+    if target is not None and judges is not None:
+        check_judges(target, judges)
     return Samples(
         task=task,
         sets=[train, *([judged] if judged else []), *sets.values()],
@@ -115,7 +114,7 @@ def draw_samples(
         batches=batches,
         scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
         evaluation=sum(len(rows) for rows in sets.values()),
-        judged=Scorer("judged", judged, task, model, processor, batch_size) if judged else None,
+        judged=judges,
         seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
         longest=task.length_limit(processor, model.config),
         lengths=lengths,

@@ -49,7 +49,12 @@ def model_card(
     lines = [f"{source}, pruned by trimformer to {share}, {training}. It is an ordinary, smaller model."]
     table = table_rows(result)
     if table:
-        lines += ["", "| | dense | pruned | |", "|---|--:|--:|--:|", *(f"| {' | '.join(row)} |" for row in table)]
+        lines += [
+            "",
+            "| | dense | pruned | change |",
+            "|---|--:|--:|--:|",
+            *(f"| {' | '.join(row)} |" for row in table),
+        ]
         lines += ["", *_notes(result, dataset)]
     use = _code(loading_lines(result.model, name), "python")
     lines += _section("Use", f"`{name}` is this directory, or its name on the hub.", "", *use)

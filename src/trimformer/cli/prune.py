@@ -9,6 +9,7 @@ from typing import Any
 
 from trimformer.arch import find_sublayers
 from trimformer.asked import check_method
+from trimformer.batches.data import read_all
 from trimformer.cli.arguments import DataOptions, chosen_method, load_task_data
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
@@ -64,6 +65,7 @@ def _run(arguments: argparse.Namespace) -> None:
         check_trimmable(model, processor)
     if arguments.standalone:
         check_standalone(model)
+    judged = read_all(arguments.judge_data) if arguments.judge_data else None
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
     prune_and_write(
         model,
@@ -79,6 +81,7 @@ def _run(arguments: argparse.Namespace) -> None:
         max_drop=arguments.max_drop,
         max_divergence=arguments.max_divergence,
         eval_dataset=validation,
+        judge_dataset=judged,
         task=task,
         metric=arguments.metric,
         latency=latency,

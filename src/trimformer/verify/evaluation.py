@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.arch.calls import Batch
+from trimformer.arch.calls import LABEL_KEYS, Batch
 from trimformer.batches.calibration import make_batches, num_samples
 from trimformer.batches.data import Rows
 from trimformer.batches.ids import check_ids
@@ -91,6 +91,12 @@ class Scorer:
         chosen = [(i, {**self.features[i], "example": new}) for new, row in enumerate(rows) for i in self._parts[row]]
         features = [feature for _, feature in chosen]
         return self.task.score([outputs[i] for i, _ in chosen], features, [self.rows[row] for row in rows])
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are metrics, and the samples have what these need; embeddings keep that in their rows."""
+        has_labels = any(key in self.features[0] for key in LABEL_KEYS) or self._problem == "embedding"
+        return self.task.metric is not None and has_labels
 
     @cached_property
     def _parts(self) -> list[list[int]]:

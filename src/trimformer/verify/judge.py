@@ -69,11 +69,9 @@ class Judge:
     ) -> None:
         self.target, self.samples, self._backend = target, len(scorer.rows), backend
         self._scorer, self._retold = scorer, retold or scorer
-        check_enough(target, self.samples)
-        scores, self._references = scorer(dense, "judge dense")
+        check_judges(target, scorer)
+        self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
-        if target.kind == "drop" and not scores:
-            raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
 
     def __call__(self, model: PreTrainedModel, constraint: float, *, as_served: bool = True) -> Verdict:
         """Judges a model.
@@ -120,10 +118,13 @@ def fewest(target: Target) -> int:
     return max(2 * GROUPS, math.ceil(100 * _Z**2 / target.most) if target.kind == "drop" else 0)
 
 
-def check_enough(target: Target, samples: int) -> None:
+def check_judges(target: Target, scorer: Scorer) -> None:
     """Raises:
-    TrimformerError: nothing can be promised on so few samples.
+    TrimformerError: nothing can be promised on so few samples, or they lack the labels that it takes.
     """
+    samples = len(scorer.rows)
+    if target.kind == "drop" and not scorer.is_labelled:
+        raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
     if samples < fewest(target):
         asked = f"a drop of {target.most:g} points" if target.kind == "drop" else "a divergence"
         raise TrimformerError(

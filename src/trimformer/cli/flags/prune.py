@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "of the task's score, with 95 %% confidence, on rows set aside")  # fmt: skip
     budget.add_argument("--max-divergence", type=float, metavar="NATS", help="the same by the outputs' divergence from "
                         "the dense model's, which needs no labels")  # fmt: skip
+    budget.add_argument("--judge-data", metavar="FILE_OR_DIR", help="rows to judge a drop or a divergence by "
+                        "(default: some of the training rows, set aside)")  # fmt: skip
     parser.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
     parser.add_argument("--metric", choices=get_args(Metric), help="what the constraint counts "
                         "(default: mac; with --latency-ms latency)")  # fmt: skip
@@ -66,9 +68,13 @@ def check(arguments: argparse.Namespace) -> None:
         TrimformerError: they cannot be used.
     """
     if target_of(arguments.max_drop, arguments.max_divergence) is None:
+        if arguments.judge_data:
+            raise TrimformerError("--judge-data judges a --max-drop or a --max-divergence; give one, or leave it out")
         check_budget_numbers(arguments.constraint, arguments.latency_ms, arguments.metric)
     elif arguments.constraint is not None or arguments.latency_ms is not None:
         raise TrimformerError("--max-drop and --max-divergence find the budget: leave out --constraint, --latency-ms")
+    elif arguments.judge_data:
+        check_readable(arguments.judge_data, "data file")
     chosen_method(arguments)
     check_model_place(arguments.model)
     if arguments.vocabulary and arguments.vocabulary != "used":
