@@ -12,6 +12,7 @@ Checkpoints are those of benchmarks/accuracy.py. Writes JSON and Markdown.
 import argparse
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
     train, validation = find_splits(read_splits(data))
     task = TASKS.get(name) or task_of(model, next(iter(validation.values())), label_column="label")
     given = {"eval_dataset": validation, "task": task, "num_samples": options.num_samples}
+    half = trimformer.prune(model, processor, train, 0.5, seed=options.seeds[0], **given)
     for seed in options.seeds:
-        half = trimformer.prune(model, processor, train, 0.5, seed=seed, **given)
         found = trimformer.prune(model, processor, train, max_drop=options.max_drop, seed=seed, **given)
         metric, target = str(task.metric), found.target
         dense, pruned = found.scores.dense[metric], found.scores.pruned[metric]
@@ -54,7 +55,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
             "judged": target.samples,
             "measured": target.measured,
             "bound": target.bound,
-            "looks": len(target.tried),
+            "tried": [asdict(verdict) for verdict in target.tried],
             "macs": found.sizes["pruned"].macs / found.sizes["dense"].macs,
             "dense": dense,
             "drop": 100 * (dense - pruned),
@@ -94,6 +95,7 @@ def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -
         def each(key: str, form: str, rows: list[dict[str, Any]] = rows, scale: float = 1.0) -> str:
             return " ".join(f"{scale * row[key]:{form}}" for row in rows)
 
+        looks = " ".join(str(len(row["tried"])) for row in rows)
         bounds = ", ".join(f"{row['measured']:.2f} < {row['bound']:.2f}" for row in rows)
         held = sum(row["drop"] <= row["asked"] for row in rows)
         passes = f"{np.mean([r['passes'] for r in rows]):.1f}, {np.mean([r['passes_of_one'] for r in rows]):.1f}"
@@ -101,7 +103,7 @@ def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -
         name = f"{task} ({rows[0]['metric']}, {rows[0]['judged']:,} judged, {rows[0]['rows']:,} untouched)"
         lines.append(
             f"| {name} | {each('macs', '.0f', scale=100)} % | {bounds} | {each('drop', '.2f')} | {held} of {len(rows)} "
-            f"| {each('looks', 'd')} | {passes} | {seconds} |"
+            f"| {looks} | {passes} | {seconds} |"
         )
     if sweep:
         ratio = sweep["nine"] / sweep["one"]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 FIRST = 0.5
-LOOKS = 5
+LOOKS = 4
 STEP = 0.6  # from one look to the next, as long as all keep the promise
 NEAR = 1.06  # budgets of this ratio are as good as equal
 
