@@ -57,9 +57,7 @@ def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
 def run(arguments: argparse.Namespace) -> None:
     check_constraint(arguments.constraint)
     if ".." in Path(arguments.model_name).parts:
-        raise TrimformerError(
-            f"--model_name '{arguments.model_name}' leads out of its folder; give a name without '..'"
-        )
+        raise TrimformerError(f"--model_name '{arguments.model_name}' leads out of outputs/; give it no '..'")
     check_model_place(arguments.ckpt_dir)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
     device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")

@@ -168,9 +168,10 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
         config = AutoConfig.from_pretrained(path)
     check_config(config, path)
     architecture = architecture_of(config)
-    model_class = getattr(transformers, architecture, None)
-    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+    found = getattr(transformers, architecture, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
+    model_class: Any = found
     check_class(model_class, config, path)
     with one_sentence(f"the config of '{path}' describes no model that can be built"), torch.device("meta"):
         skeleton = model_class(copy.deepcopy(config))
