@@ -1,13 +1,15 @@
 """What may be asked for: budgets and methods, checked before anything is read."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
+from trimformer.arch.calls import LABEL_KEYS
 from trimformer.checks import check_budget_numbers
 from trimformer.checks import check_constraint as check_constraint
 from trimformer.costs.cost import Costs, Metric
 from trimformer.errors import TrimformerError
-from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.methods import AnyMethod, Method, WholeMethod
 from trimformer.verify.promise import LatencyOptions
 
 
@@ -28,6 +30,17 @@ def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptio
     TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
     check_budget_numbers(constraint, latency.ms, metric)
+
+
+def check_labels(method: AnyMethod, features: Sequence[Mapping[str, Any]]) -> None:
+    """Told before any pass.
+
+    Raises:
+        TrimformerError: the method reads labels, and the samples have none.
+    """
+    reads = isinstance(method, Method) and method.objective == "labels" and method.criterion in ("fisher", "obs")
+    if reads and not any(key in features[0] for key in LABEL_KEYS):
+        raise TrimformerError("this method needs labels and the calibration data has none; use one that needs none")
 
 
 def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
