@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, get_args
 
 from trimformer.arch.calls import LABEL_KEYS
+from trimformer.batches.tasks import Task
 from trimformer.checks import check_budget_numbers
 from trimformer.checks import check_constraint as check_constraint
 from trimformer.costs.cost import Costs, Metric
@@ -30,6 +32,20 @@ def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptio
     TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
     check_budget_numbers(constraint, latency.ms, metric)
+
+
+def check_given(processor: Any, task: Any) -> None:
+    """Raises:
+    TrimformerError: one of these is a name, or no such thing.
+    """
+    if isinstance(processor, str | PathLike):
+        raise TrimformerError(
+            f"processor is the name '{processor}'; give what AutoTokenizer.from_pretrained or trimformer.load returns"
+        )
+    if isinstance(task, str):
+        raise TrimformerError(f"task is the name '{task}'; give trimformer.batches.tasks.find_task('{task}')")
+    if task is not None and not isinstance(task, Task):
+        raise TrimformerError(f"task is of type {type(task).__name__}; give a Task, or leave it out")
 
 
 def check_labels(method: AnyMethod, features: Sequence[Mapping[str, Any]]) -> None:

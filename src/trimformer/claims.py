@@ -85,6 +85,8 @@ class Claim:
             raise self.refused(told)
         if not path.is_dir():
             raise self.refused(f"cannot be made: '{path}' is {'a file' if path.is_file() else 'no folder'}")
+        if not os.access(path, os.W_OK):
+            raise self.refused("cannot be written: no write access to it")
         return True
 
     def _look_above(self, path: Path) -> bool:
