@@ -18,8 +18,9 @@ from trimformer.cli.logs import guarded
 from trimformer.cli.prune import prune_and_write
 from trimformer.costs.lut import LatencyTable, read_table
 from trimformer.errors import TrimformerError
-from trimformer.files import check_output
-from trimformer.processes import join
+from trimformer.files import claim_output
+from trimformer.places import check_model_place
+from trimformer.processes import is_main, join
 from trimformer.shrinking.checkpoint import load
 from trimformer.verify.promise import LatencyOptions
 
@@ -55,14 +56,24 @@ def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
 
 def run(arguments: argparse.Namespace) -> None:
     check_constraint(arguments.constraint)
+    if ".." in Path(arguments.model_name).parts:
+        raise TrimformerError(f"--model_name '{arguments.model_name}' leads out of outputs/; give it no '..'")
+    check_model_place(arguments.ckpt_dir)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
     device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
     if device == "cpu":
         logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
     setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")
     name = arguments.model_name if not Path(arguments.model_name).is_absolute() else Path(arguments.model_name).name
-    output = Path(arguments.output_dir) if arguments.output_dir else Path("outputs", name, setting)
-    check_output(output)
+    output = arguments.output_dir if arguments.output_dir is not None else Path("outputs", name, setting)
+    with claim_output(output, wanted=is_main()):
+        prune_to(output, name, arguments, latency, device)
+
+
+def prune_to(
+    output: str | Path, name: str, arguments: argparse.Namespace, latency: LatencyOptions, device: str
+) -> None:
+    """Prunes as the flags say, and writes the output directory."""
     model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
     options = DataOptions(arguments.data_dir, arguments.task_name, seed=arguments.seed)
     task, train, validation = load_task_data(options, model)

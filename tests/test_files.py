@@ -17,6 +17,7 @@ from tests.commands import tree
 from trimformer.claims import Claim
 from trimformer.errors import TrimformerError
 from trimformer.files import check_file, check_output, claim_file, claim_output, write_directory
+from trimformer.scratch import scratch
 
 # Writes an output, and waits to be killed: in the work folder, while it is moved, or before the folder is removed.
 WRITER = """
@@ -280,3 +281,39 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     assert "output directory 'out' cannot be written: file too large" in done.stdout, done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert not tree(tmp_path)
+
+
+SCRATCH = """
+import sys, time
+sys.argv = ["trimformer"]
+from trimformer.scratch import scratch
+with scratch() as folder:
+    (folder / "spilled").write_bytes(b"x" * 1000)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_temporary_files_of_a_killed_run_go_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", SCRATCH]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert run.stdout.readline() == "ready\n"
+    with scratch() as folder:  # a run beside it lets it be
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert len(list(tmp_path.iterdir())) == 2
+    kill(run)
+    assert len(list(tmp_path.iterdir())) == 1
+    with scratch() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert not tree(tmp_path)
+
+
+def test_a_folder_that_only_has_such_a_name_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "trimformer-scratch-mine").mkdir()
+    (tmp_path / "trimformer-scratch-link").symlink_to(tmp_path)
+    with scratch():
+        pass
+    assert tree(tmp_path) >= {"trimformer-scratch-mine", "trimformer-scratch-link"}

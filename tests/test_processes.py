@@ -130,8 +130,7 @@ def test_the_launchers_signal_leaves_nothing_half_written(tmp_path):
 
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(SystemExit, match="143"):
-            guarded(write)
+        assert guarded(write) == 143
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not list(tmp_path.iterdir())

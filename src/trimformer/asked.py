@@ -1,14 +1,15 @@
 """What may be asked for: budgets and methods, checked before anything is read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, get_args
+from os import PathLike
+from typing import TYPE_CHECKING, Any, get_args
 
 from trimformer.checks import check_budget_numbers
 from trimformer.checks import check_constraint as check_constraint
 from trimformer.choices import Metric
 from trimformer.errors import TrimformerError
-from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.methods import AnyMethod, Method, WholeMethod
 
 if TYPE_CHECKING:
     from trimformer.costs.cost import Costs
@@ -50,6 +51,35 @@ def check_asked(asked: Asked, metric: Metric) -> None:
     TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
     check_budget_numbers(asked.constraint, asked.ms, metric)
+
+
+def check_given(processor: Any, task: Any) -> None:
+    """Raises:
+    TrimformerError: one of these is a name, or no such thing.
+    """
+    from trimformer.batches.tasks import Task  # this file is read before anything heavy
+
+    if isinstance(processor, str | PathLike):
+        raise TrimformerError(
+            f"processor is the name '{processor}'; give what AutoTokenizer.from_pretrained or trimformer.load returns"
+        )
+    if isinstance(task, str):
+        raise TrimformerError(f"task is the name '{task}'; give trimformer.batches.tasks.find_task('{task}')")
+    if task is not None and not isinstance(task, Task):
+        raise TrimformerError(f"task is of type {type(task).__name__}; give a Task, or leave it out")
+
+
+def check_labels(method: AnyMethod, features: Sequence[Mapping[str, Any]]) -> None:
+    """Told before any pass.
+
+    Raises:
+        TrimformerError: the method reads labels, and the samples have none.
+    """
+    from trimformer.arch.calls import LABEL_KEYS
+
+    reads = isinstance(method, Method) and method.objective == "labels" and method.criterion in ("fisher", "obs")
+    if reads and not any(key in features[0] for key in LABEL_KEYS):
+        raise TrimformerError("this method needs labels and the calibration data has none; use one that needs none")
 
 
 def budgets_of(constraints: Sequence[float] | None, latency_ms: Sequence[float] | None, metric: Metric) -> list[Asked]:

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -20,18 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from trimformer.errors import TrimformerError
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+from trimformer.locks import lock
 
 logger = logging.getLogger("trimformer")
 
@@ -97,6 +85,8 @@ class Claim:
             raise self.refused(told)
         if not path.is_dir():
             raise self.refused(f"cannot be made: '{path}' is {'a file' if path.is_file() else 'no folder'}")
+        if not os.access(path, os.W_OK):
+            raise self.refused("cannot be written: no write access to it")
         return True
 
     def _look_above(self, path: Path) -> bool:
@@ -163,19 +153,19 @@ class Claim:
 
     def _locked(self, work: Path) -> int:
         """The descriptor of the folder's lock, which is this run's from now on; makes the folder."""
-        lock = work / "lock"
+        file = work / "lock"
         while True:
             if work.is_symlink():
                 raise self.refused(f"cannot be written: '{work}' is a link; remove it")
             with suppress(FileExistsError):
                 work.mkdir(mode=0o700)
             try:
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
             except FileNotFoundError:
                 continue  # the run that held it has just ended
             try:
-                _lock(descriptor)
-                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                lock(descriptor)
+                if os.path.samestat(os.fstat(descriptor), os.stat(file)):
                     return descriptor
                 os.close(descriptor)
             except FileNotFoundError:

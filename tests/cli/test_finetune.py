@@ -233,3 +233,48 @@ def test_the_function_trains_in_place_and_ends_in_evaluation_mode(tmp_path):
     finetune(model, make_tokenizer(), samples, TrainingArguments(tmp_path, max_steps=2, report_to="none", use_cpu=True))
     assert not torch.equal(find_sublayers(model)[0].projection.weight, before)
     assert not model.training
+
+
+def interrupt_at(monkeypatch, step):
+    """Ctrl-C in that step of the training."""
+    from transformers import Trainer
+
+    real, steps = Trainer.training_step, []
+
+    def training_step(self, *arguments, **options):
+        steps.append(1)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", training_step)
+
+
+def test_an_interrupted_training_leaves_nothing(base, tmp_path, capsys, monkeypatch):
+    interrupt_at(monkeypatch, 2)
+    assert train(base, tmp_path / "out", rows=problem_rows("single_label", 24)) == 130
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert "out" not in tree(tmp_path)
+    assert not [name for name in tree(tmp_path) if "trimformer-part" in name]
+
+
+def test_an_interrupted_training_names_the_checkpoints_it_leaves(base, tmp_path, capsys, monkeypatch):
+    interrupt_at(monkeypatch, 3)
+    words = ("--save_strategy", "steps", "--save_steps", "1", "--per_device_train_batch_size", "4")
+    assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 130
+    told = capsys.readouterr().err
+    assert "checkpoint-1, checkpoint-2" in told
+    assert "nothing was written" not in told
+    assert {name for name in tree(tmp_path / "out") if "/" not in name} == {"checkpoint-1", "checkpoint-2"}
+    assert not [name for name in tree(tmp_path) if "trimformer-part" in name]
+
+
+def test_a_training_that_diverges_saves_nothing(base, tmp_path, capsys):
+    words = ("--learning_rate", "10", "--max_grad_norm", "0", "--optim", "sgd", "--num_train_epochs", "40")
+    code = train(base, tmp_path / "out", *words, rows=problem_rows("regression", 24))
+    if code:
+        assert code == 2
+        assert "diverged" in error_line(capsys.readouterr().err)
+        assert not (tmp_path / "out").exists()
+    else:
+        pytest.fail("it did not diverge")

@@ -17,6 +17,8 @@ PRUNE = "prune model --data rows.jsonl --constraint 0.5 --output out"
 MASKS = "evaluate model --data rows.jsonl --masks masks"
 LUT = "prune model --data rows.jsonl --constraint 0.5 --metric latency --lut lut --any-lut --output out"
 
+FINETUNE = "finetune --model_name_or_path model --train_file rows.jsonl --do_train --use_cpu --output_dir out"
+
 LAYER = "bert.encoder.layer.1"
 SOME = f"{LAYER}.output.dense.weight"
 
@@ -247,8 +249,16 @@ _LUTS = {
     "a setting that is a list": (lut(setting=[1]), ["lut.json"]),
     "measured texts": (lut(measured={"attention": [{"units": "x"}], "ffn": []}), ["lut.json"]),
 }
-_REFERENCES = {
-    "another head": (both(other, lambda folder: None), ["other", "differs"]),
+_FINETUNE = {
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["tokenizer"]),
+    "NaN": (fill(torch.nan), [SOME, "NaN"]),
+    "fewer layers": (config(num_hidden_layers=1), ["layer.1", "knows nothing"]),
+    "more layers": (config(num_hidden_layers=3), ["lack", "layer.2"]),
+    "10^9 layers": (config(num_hidden_layers=10**9), ["num_hidden_layers"]),
+    "quantized": (config(quantization_config={"quant_method": "frob"}), ["frob"]),
+    "an evil pickle": (as_bin(Evil()), ["weights"]),
+    "a broken config": (text("model/config.json", "{"), ["'model'"]),
+    "a negative limit": (tokenizer(model_max_length=-5), ["model_max_length"]),
 }
 
 CASES = {
@@ -258,6 +268,7 @@ CASES = {
     **{f"tokenizer {name}": Case(EVALUATE, says, spoil) for name, (spoil, says) in _TOKENIZERS.items()},
     **{f"masks {name}": Case(MASKS, says, spoil) for name, (spoil, says) in _MASKS.items()},
     **{f"tables {name}": Case(LUT, says, spoil) for name, (spoil, says) in _LUTS.items()},
+    **{f"finetune {name}": Case(FINETUNE, says, spoil) for name, (spoil, says) in _FINETUNE.items()},
     "reference of another head": Case(
         "evaluate model --data rows.jsonl --reference other", ["other", "differs"], other
     ),

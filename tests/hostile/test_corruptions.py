@@ -18,7 +18,7 @@ from trimformer.errors import TrimformerError
 from trimformer.shrinking.checkpoint import load_model
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-THOROUGH = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+THOROUGH = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats() | st.text(max_size=8)

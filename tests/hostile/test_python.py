@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from torch.nn.utils import parametrizations, prune
 import trimformer
 from tests.commands import problem_rows
 from tests.conftest import make_model, make_tokenizer
-from trimformer import TrimformerError, checks
+from trimformer import METHODS, TrimformerError, checks, processes
 from trimformer.arch import find_sublayers
 from trimformer.arch.masking import register_mask
 from trimformer.arch.treatable import check_model
+from trimformer.asked import check_given, check_labels
+from trimformer.batches.data import check_sets
+from trimformer.costs.backends import check_backend
 from trimformer.shrinking.believed import check_finite
 
 TOO_MANY = 2**32
@@ -213,3 +217,60 @@ def test_a_place_that_is_none_is_refused(path, tmp_path, monkeypatch):
         with pytest.raises(TrimformerError):
             trimformer.save(*ready(), path)
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != "no"] == ["loop"]
+
+
+@pytest.mark.parametrize(
+    ("processor", "task", "says"),
+    [
+        ("bert-base-uncased", None, "processor is the name"),
+        (Path("model"), None, "processor is the name"),
+        (None, "sst2", "task is the name 'sst2'"),
+        (None, 7, "task is of type int"),
+    ],
+)
+def test_a_name_is_no_processor_and_no_task(processor, task, says):
+    with pytest.raises(TrimformerError, match=says):
+        check_given(processor, task)
+
+
+@pytest.mark.parametrize("sets", [{}, {"validation": []}, {"a": problem_rows("single_label", 3), "b": []}])
+def test_a_set_without_rows_is_no_set(sets):
+    with pytest.raises(TrimformerError, match="eval_dataset"):
+        check_sets(sets)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_reads_labels_says_so_where_there_are_none(name):
+    features = [{"input_ids": [1, 2]}]
+    if name in ("obs-labels", "kwon2022", "kwon2022-reconstruct"):
+        with pytest.raises(TrimformerError, match="needs labels"):
+            check_labels(METHODS[name], features)
+    else:
+        check_labels(METHODS[name], features)
+    check_labels(METHODS[name], [{"input_ids": [1, 2], "labels": 0}])
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}, "MASTER_PORT"),
+    ],
+)
+def test_half_an_environment_of_a_launcher_is_told(environment, says, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrimformerError, match=says):
+        processes.join("cpu")
+
+
+def test_compiling_without_a_compiler_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(TrimformerError, match=r"C\+\+ compiler"):
+        check_backend("compile", torch.device("cpu"))

@@ -13,8 +13,8 @@ from trimformer.errors import TrimformerError, one_sentence
 from trimformer.places import check_readable
 
 __all__ = [
-    "SUFFIXES", "Rows", "Selection", "as_rows", "find_splits", "load_hub", "numbered", "read_all", "read_rows",
-    "read_splits",
+    "SUFFIXES", "Rows", "Selection", "as_rows", "check_sets", "find_splits", "load_hub", "numbered", "read_all",
+    "read_rows", "read_splits",
 ]  # fmt: skip
 
 _TRAIN_NAMES = ("train", "training")
@@ -101,6 +101,17 @@ def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrimformerError(f"data set '{source[0]}' cannot be loaded ({reason}); {advice}") from error
     return {name: undecoded(rows) for name, rows in splits.items()}
+
+
+def check_sets(sets: Mapping[str, Rows]) -> None:
+    """Raises:
+    TrimformerError: a set to score on has no rows.
+    """
+    if not sets:
+        raise TrimformerError("eval_dataset is empty; leave it out to set a fifth of the data aside")
+    for name, rows in sets.items():
+        if not len(rows):
+            raise TrimformerError(f"the set '{name}' of eval_dataset has no rows; leave it out")
 
 
 def find_splits(

@@ -94,6 +94,12 @@ def is_dual(config: PreTrainedConfig, main_input: str) -> bool:
     )
 
 
+def architecture_of(config: PreTrainedConfig) -> str:
+    """The name of the model's class, as its config has it; "" where it has none."""
+    names: Any = config.architectures
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
 def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
     """Loads what makes a model's inputs, as its directory has it.
 
@@ -111,7 +117,7 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
     path = Path(path)
     with one_sentence(f"the config of '{path}' cannot be read"):
         config = AutoConfig.from_pretrained(path)
-    model_class = getattr(transformers, (config.architectures or [""])[0], None)
+    model_class = getattr(transformers, architecture_of(config), None)
     main_input = getattr(model_class, "main_input_name", "input_ids")
     if is_dual(config, main_input):
         require("PIL")
@@ -150,5 +156,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Raises:
     TrimformerError: the tokenizer is what Transformers makes up where there are no files.
     """
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
+    with one_sentence(f"the tokenizer in '{path}' cannot be used"):  # such as one whose unknown token it does not know
+        has_words = len(tokenizer) > len(tokenizer.all_special_ids)
+    if not has_words:
         raise TrimformerError(f"'{path}' has no tokenizer; copy the files of the model's own into it")

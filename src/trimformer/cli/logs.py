@@ -94,7 +94,8 @@ def _told(run: Callable[[], None]) -> int:
             _say(f"error: {flat(error)}")
         return 2
     except Terminated:
-        _say("terminated; nothing was written")
+        if _is_main():
+            _say("terminated; nothing was written")
         return 143
     except KeyboardInterrupt as error:
         _say(str(error) or "interrupted; nothing was written")
@@ -120,10 +121,14 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
+def _is_main() -> bool:
+    processes = sys.modules.get("trimformer.processes")
+    return processes is None or bool(processes.is_main())
+
+
 def _speaks(error: TrimformerError) -> bool:
     """Whether this process tells the error: the main one, or any where another was lost."""
-    processes = sys.modules.get("trimformer.processes")
-    if processes is None or processes.is_main() or isinstance(error, processes.LostProcess):
+    if _is_main() or type(error).__name__ == "LostProcess":
         return True
     time.sleep(3)  # the first to leave ends the others: the main one speaks first
     return False

@@ -1,5 +1,7 @@
 """What runs a model: eager PyTorch, torch.compile, or ONNX Runtime with the files that we write."""
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType
@@ -21,10 +23,25 @@ def check_backend(backend: str, device: torch.device) -> None:
     """
     if backend not in get_args(Backend):
         raise TrimformerError(f"backend '{backend}' is unknown; known are {', '.join(get_args(Backend))}")
+    if backend == "compile":
+        _check_compiler(device)
     if backend in ONNX:
         check_onnx()
         if device.type != "cpu":
             raise TrimformerError(f"backend '{backend}' is timed on the CPU only, not on '{device}'")
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raises:
+    TrimformerError: torch.compile has no compiler to call.
+    """
+    if device.type != "cpu":
+        return
+    named = os.environ.get("CXX")
+    if not any(shutil.which(name) for name in ((named,) if named else ("g++", "clang++", "cl"))):
+        raise TrimformerError(
+            f"backend 'compile' needs a C++ compiler, and there is no {named or 'g++'}; install one, or name it in CXX"
+        )
 
 
 def prepare(

@@ -23,7 +23,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from trimformer.arch import KINDS, find_sublayers
-from trimformer.batches.processor import load_processor
+from trimformer.batches.processor import architecture_of, load_processor
 from trimformer.batches.sentence import attach, head_of, read_head, transformer_folder
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.files import write_directory
@@ -167,10 +167,11 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
     with one_sentence(f"the config of '{path}' cannot be read"):
         config = AutoConfig.from_pretrained(path)
     check_config(config, path)
-    architecture = (config.architectures or [""])[0]
-    model_class = getattr(transformers, architecture, None)
-    if model_class is None:
+    architecture = architecture_of(config)
+    found = getattr(transformers, architecture, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
+    model_class: Any = found
     check_class(model_class, config, path)
     with one_sentence(f"the config of '{path}' describes no model that can be built"), torch.device("meta"):
         skeleton = model_class(copy.deepcopy(config))

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from trimformer.batches.data import Rows
 from trimformer.batches.output import Problem
+from trimformer.batches.processor import architecture_of
 from trimformer.batches.tasks.base import Task, name_it, usual_column
 from trimformer.batches.tasks.classes import LABEL_COLUMNS
 from trimformer.batches.tasks.text import TextTask
@@ -99,7 +100,7 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
         multi_hot = problem == "multi_label" and found <= {0, 1} and len({len(value) for value in lists}) == 1
         count = len(lists[0]) if multi_hot else max((int(item) for item in found), default=0) + 1
         present = config.num_labels or 0
-        has_head = any(name.endswith(_HEADS) for name in config.architectures or ())
+        has_head = architecture_of(config).endswith(_HEADS)
         if present == count or (present > count and has_head and not multi_hot):
             return
         names = [f"LABEL_{i}" for i in range(max(count, 2))]
