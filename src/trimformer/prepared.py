@@ -10,9 +10,11 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from trimformer.asked import as_the_table, check_method
+from trimformer.arch.treatable import check_model
+from trimformer.asked import as_the_table, check_given, check_labels, check_method
 from trimformer.batches.output import find_problem
 from trimformer.batches.tasks import Task
+from trimformer.checks import check_columns_given, check_flags, check_numbers
 from trimformer.clock import Clock
 from trimformer.costs.backends import check_backend
 from trimformer.costs.cost import Metric
@@ -28,6 +30,7 @@ from trimformer.progress import progress
 from trimformer.run import Run
 from trimformer.samples import draw_samples, with_fewer_tokens
 from trimformer.select.allocations import NEURON_MULTIPLE
+from trimformer.shrinking.believed import check_finite
 from trimformer.shrinking.checkpoint import unwrap
 from trimformer.shrinking.embeddings import with_rows
 from trimformer.shrinking.vocabulary import check_trimmable, read_vocabulary
@@ -106,9 +109,17 @@ class Prepared:
         bf16: bool = False,
         device: str = "auto",
     ) -> None:
+        check_numbers(seed=seed, num_samples=num_samples, batch_size=batch_size, neuron_multiple=neuron_multiple)
+        check_numbers(max_memory=max_memory)
+        check_flags(bf16=bf16)
+        check_columns_given(text_column=text_column, label_column=label_column)
         self.model, processor = unwrap(model, processor)
+        check_given(processor, task)
+        check_model(self.model)
+        check_finite(self.model, "the weights")
         self.metric, self.target = metric, target
         latency = as_the_table(latency or LatencyOptions())
+        check_numbers(batch_size=latency.batch_size, seq_len=latency.seq_len)
         for method in methods:
             check_method(method, metric, bf16)
         target_device = resolve_device(device)
@@ -140,6 +151,8 @@ class Prepared:
                 text_columns=[text_column] if isinstance(text_column, str) else text_column,
                 label_column=label_column,
             )
+            for method in methods:
+                check_labels(method, self.data.features)
             self.polishing = None
             if any(map(polishes, methods)):
                 task, features = self.data.task, self.data.features

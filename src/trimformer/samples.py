@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.arch import find_sublayers
 from trimformer.arch.calls import Batch
 from trimformer.batches.calibration import Features, make_batches, mean_length, sample_indices
 from trimformer.batches.calibration import num_samples as num_samples_of
-from trimformer.batches.data import Rows, Selection, as_rows, find_splits
+from trimformer.batches.data import Rows, Selection, as_rows, check_sets, find_splits
+from trimformer.batches.ids import check_ids
 from trimformer.batches.tasks import Task, task_of
 from trimformer.costs.mac import layer_lengths
 from trimformer.errors import TrimformerError
@@ -90,6 +90,7 @@ def draw_samples(
         train = as_rows(dataset)
         named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
+    check_sets(sets)
     task = task or task_of(model, train, **columns)
     judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
     if target is not None and judged is None:
@@ -101,7 +102,7 @@ def draw_samples(
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     features = task.encode(Selection(train, chosen), processor, model.config)
     batches = _share(make_batches(features, processor, batch_size, model.device))
-    _check_ids(model, batches)
+    check_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
     judges = Scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
@@ -147,22 +148,6 @@ def _are_splits(data: Any) -> bool:
         return is_table or (is_list and isinstance(value[0], Mapping))
 
     return isinstance(data, Mapping) and bool(data) and all(map(are_rows, data.values()))
-
-
-def _check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-    """Raises:
-    TrimformerError: the tokenizer knows tokens that the model does not.
-    """
-    largest = max((int(batch["input_ids"].max()) for batch in batches if "input_ids" in batch), default=-1)
-    if largest < 0:
-        return
-    tower = getattr(model, "text_model", model)  # a model of two towers has no embeddings of its own
-    embeddings = tower.get_input_embeddings()
-    if isinstance(embeddings, nn.Embedding) and largest >= embeddings.num_embeddings:
-        raise TrimformerError(
-            f"the samples hold token id {largest}, but the model has only {embeddings.num_embeddings} tokens; is the "
-            "tokenizer another model's?"
-        )
 
 
 def _share(batches: list[Batch]) -> list[Batch]:
