@@ -13,8 +13,9 @@ from trimformer.cli.arguments import (
     chosen_method,
     positive_int,
 )
+from trimformer.errors import TrimformerError
 from trimformer.files import check_output
-from trimformer.methods import DEFAULT_METHOD, METHODS
+from trimformer.methods import DEFAULT_METHOD, METHODS, Method
 from trimformer.places import check_model_place, check_readable
 
 EXAMPLES = """examples:
@@ -56,7 +57,9 @@ def check(arguments: argparse.Namespace) -> None:
         TrimformerError: they cannot be used.
     """
     check_budget_numbers(arguments.constraint, arguments.latency_ms, arguments.metric)
-    chosen_method(arguments)
+    method = chosen_method(arguments)
+    if arguments.standalone and isinstance(method, Method) and method.allocation == "plain":
+        raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
     check_model_place(arguments.model)
     if arguments.vocabulary and arguments.vocabulary != "used":
         check_readable(arguments.vocabulary, "text file")
