@@ -28,7 +28,7 @@ from trimformer.batches.tasks import task_of
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost import linear_costs
 from trimformer.environment import describe_device, versions
-from trimformer.verify.evaluation import Scorer, compare
+from trimformer.verify.evaluation import Scorer, compare, score
 
 METHODS = {"obs": Method(), "kwon2022, without labels": Method("fisher", "global", "scale", "curvature")}
 
@@ -53,12 +53,13 @@ def main() -> None:
     costs = linear_costs(find_sublayers(model), "mac", mean_length(features))
     rows = splits["validation"]
     scorer = Scorer("validation", rows, task_of(model, rows), model, tokenizer)
+    dense = score([scorer], model, "dense")
     records: list[dict[str, Any]] = []
     for name, method in METHODS.items():
         pruner = Pruner(model, batches, method, run=Run(seed=options.seed))
         for constraint in tqdm(options.constraints, desc=name, disable=None):
             pruned = pruner(costs, constraint).model
-            scores = compare([scorer], model, pruned)
+            scores = compare([scorer], dense, score([scorer], pruned, "pruned"))
             records.append(
                 {
                     "method": name,

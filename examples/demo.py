@@ -21,4 +21,7 @@ if __name__ == "__main__":
     command = ["prune", str(checkpoint), "--data", str(data), "--text-column", "sentence", "--label-column", "label"]
     command += ["--constraint", "0.5", "--num-samples", "1024", "--output", str(OUTPUT)]
     print(f"\n$ trimformer {' '.join(command)}\n", flush=True)
-    sys.exit(main(command))
+    code = main(command)
+    if code == 0:
+        print(f"\nthe report page: {OUTPUT / 'report.html'}")
+    sys.exit(code)

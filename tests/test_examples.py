@@ -1,7 +1,13 @@
-"""The cache of the demo's downloads; `tests/test_real_model.py` uses what is in it."""
+"""The cache of the demo's downloads, which `tests/test_real_model.py` uses, and the notebook on a tiny model."""
+
+from pathlib import Path
 
 import assets
+import nbformat
 import pytest
+from nbclient import NotebookClient
+
+from tests.commands import problem_rows, write_jsonl
 
 
 @pytest.fixture
@@ -39,3 +45,14 @@ def test_a_fine_tuning_that_fails_stops_the_demo(cache, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="reviews failed"):
         assets.finetuned("reviews", tmp_path, epochs=1)
     assert not (cache / "MiniLM-L6-reviews").exists()
+
+
+def test_the_notebook_runs(model_dir, tmp_path, monkeypatch):
+    rows = write_jsonl(tmp_path / "rows.jsonl", problem_rows("single_label", 400))
+    monkeypatch.setenv("MODEL", str(model_dir))
+    monkeypatch.setenv("DATA", str(rows))
+    notebook = nbformat.read(Path(assets.__file__).with_name("sizes.ipynb"), as_version=4)
+    done = NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    printed = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in printed if output.output_type == "error"]
+    assert any("obs-0.6" in output.get("data", {}).get("text/plain", "") for output in printed)

@@ -16,7 +16,7 @@ before = set(sys.modules)
 import trimformer
 AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
 trimformer.load(sys.argv[1])
-heavy = {"scipy", "sklearn", "seqeval", "pandas", "datasets", "accelerate"}
+heavy = {"scipy", "sklearn", "seqeval", "pandas", "datasets", "accelerate", "matplotlib", "jinja2"}
 print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in heavy))
 """
 

@@ -51,7 +51,9 @@ def contents(wheel):
 
 
 def test_the_wheel_holds_the_package_and_its_licence_and_nothing_else(built):
-    package = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src/trimformer").rglob("*.py")}
+    source = ROOT / "src/trimformer"
+    files = [*source.rglob("*.py"), *source.glob("page/templates/*")]
+    package = {str(p.relative_to(ROOT / "src")) for p in files}
     names = set(contents(built[0]))
     information = {name for name in names if ".dist-info/" in name}
     assert names - information == {*package, "trimformer/py.typed"}

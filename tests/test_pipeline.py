@@ -228,7 +228,7 @@ def test_every_stage_is_timed():
 def prune_to_latency(table=None, **options):
     options = {"constraint": 0.5, "model": problem_model("single_label"), **options}
     table = table or make_table(options["model"], elsewhere=True)
-    return prune(metric="latency", latency=LatencyOptions(options.pop("ms", None), 2, 8, table=table), **options)
+    return prune(metric="latency", latency=LatencyOptions(2, 8, table=table), **options)
 
 
 @pytest.mark.parametrize("constraint", [0.8, 0.5, 0.25])
@@ -245,7 +245,7 @@ def test_a_latency_is_kept_to_by_every_method(method, constraint):
 
 @pytest.mark.parametrize("allocation", ["dp", "global", "uniform"])
 def test_milliseconds_are_kept_to_by_every_allocation(allocation):
-    budget = prune_to_latency(constraint=None, ms=10, method=Method("magnitude", allocation, "none")).budget
+    budget = prune_to_latency(constraint=None, latency_ms=10, method=Method("magnitude", allocation, "none")).budget
     assert budget.asked_ms == 10
     assert 6 < budget.estimated_ms <= 10
 
@@ -341,23 +341,23 @@ def test_an_unknown_metric_is_refused():
 def test_an_unreachable_latency_names_one_that_can_be_reached(allocation):
     method = Method("magnitude", allocation, "none")
     with pytest.raises(TrimformerError, match=r"smallest reachable is .* ms\)") as error:
-        prune_to_latency(constraint=None, ms=1.0, method=method)
+        prune_to_latency(constraint=None, latency_ms=1.0, method=method)
     smallest = float(re.search(r"\(([\d.]+) ms\)", str(error.value))[1])
-    budget = prune_to_latency(constraint=None, ms=smallest, method=method).budget
+    budget = prune_to_latency(constraint=None, latency_ms=smallest, method=method).budget
     assert 1.0 < budget.estimated_ms <= smallest
 
 
 def test_budgets_that_make_no_sense_are_refused():
     for words, options in {
-        "already; ask for less": {"constraint": None, "ms": 1e6},
-        "either a constraint or a latency": {"ms": 5.0},
-        "needs the metric 'latency', and to be a positive": {"constraint": None, "ms": 0.0},
+        "already; ask for less": {"constraint": None, "latency_ms": 1e6},
+        "either a constraint or a latency": {"latency_ms": 5.0},
+        "needs the metric 'latency', and to be a positive": {"constraint": None, "latency_ms": 0.0},
         "'kprune' knows no latency table": {"method": "kprune"},
     }.items():
         with pytest.raises(TrimformerError, match=words):
             prune_to_latency(**options)
     with pytest.raises(TrimformerError, match="needs the metric 'latency'"):
-        prune(constraint=None, metric="mac", latency=LatencyOptions(ms=5.0))
+        prune(constraint=None, metric="mac", latency_ms=5.0)
 
 
 def test_kprune_in_bfloat16_is_refused():
@@ -395,3 +395,63 @@ def test_fewer_batches_than_processes_are_an_error(monkeypatch):
 def test_a_device_that_is_not_there_is_an_error():
     with pytest.raises(TrimformerError, match="device 'nonsense'"):
         prune(device="nonsense")
+
+
+def prune_to_quality(problem="single_label", count=400, **options):
+    rows, options = problem_rows(problem, count), {"num_samples": 60, **options}
+    return prune(problem_model(problem), rows, None, **options)
+
+
+@pytest.mark.parametrize(("problem", "target"), [
+    ("single_label", {"max_drop": 15.0}), ("tokens", {"max_drop": 15.0}), ("embedding", {"max_divergence": 0.2}),
+])  # fmt: skip
+def test_the_quality_asked_for_is_kept_by_the_smallest_that_was_seen_to_keep_it(problem, target):
+    result = prune_to_quality(problem, **target)
+    report, final = result.target, result.target.tried[-1]
+    assert report.bound == final.bound <= report.asked == next(iter(target.values()))
+    assert final.constraint == result.budget.constraint
+    assert result.budget.kept <= result.budget.constraint
+    assert all(v.constraint >= final.constraint for v in report.tried if v.keeps)
+    assert report.samples == 120
+
+
+def test_rows_that_judge_neither_calibrate_nor_are_scored_on(monkeypatch):
+    seen = {}
+    draw = trimformer.prepared.draw_samples
+    monkeypatch.setattr("trimformer.prepared.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
+    prune_to_quality(max_divergence=10.0)
+    data = seen["data"]
+    judged, scored = (set(rows.numbers) for rows in (data.judged.rows, data.scorers[0].rows))
+    assert not judged & scored
+    assert len(judged) == 120
+    assert len(data.features) == 60
+
+
+def test_rows_to_judge_by_may_be_given():
+    rows = problem_rows("single_label", 150)
+    result = prune_to_quality(max_divergence=1.0, judge_dataset=rows)
+    assert result.target.samples == 150
+    assert result.samples.calibration == 60
+    unlabelled = [{"sentence": row["sentence"]} for row in rows]
+    with pytest.raises(TrimformerError, match="needs labels"):
+        prune_to_quality(max_drop=10.0, judge_dataset=unlabelled)
+    with pytest.raises(TrimformerError, match="judge_dataset judges"):
+        prune(judge_dataset=rows)
+
+
+def test_a_quality_that_no_model_keeps_is_told():
+    with pytest.raises(TrimformerError, match="no model was found that keeps the divergence within 1e-06"):
+        prune_to_quality("embedding", max_divergence=1e-6)
+
+
+def test_targets_that_make_no_sense_are_refused():
+    for words, options in {
+        "max_drop and max_divergence are two targets": {"max_drop": 1.0, "max_divergence": 0.1},
+        "either a budget or the quality": {"max_drop": 1.0, "latency_ms": 4.0},
+        "max_drop is -1.0; give a number above 0": {"max_drop": -1.0},
+        "below what float32 can tell": {"max_divergence": 1e-12},
+        "needs labels": {"max_drop": 4.0, "problem": "embedding"},
+        "120 samples .* too few to promise a drop of 0.1 points .* it takes 2811": {"max_drop": 0.1},
+    }.items():
+        with pytest.raises(TrimformerError, match=words):
+            prune_to_quality(**options)

@@ -15,9 +15,9 @@ from trimformer.methods import METHODS, Method
 from trimformer.version import __version__
 
 __all__ = [
-    "METHODS", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run", "Sublayer",
-    "TrimformerError", "__version__", "find_sublayers", "load", "model_card", "prune", "register_family", "save",
-    "shrink", "trim_vocabulary",
+    "METHODS", "Budget", "Family", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run",
+    "Sublayer", "TrimformerError", "__version__", "find_sublayers", "load", "model_card", "prune", "register_family",
+    "save", "shrink", "sweep", "trim_vocabulary",
 ]  # fmt: skip
 
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from trimformer.arch import Sublayer, find_sublayers, register_family
     from trimformer.arch.masking import MaskUnits
     from trimformer.cards.card import model_card
+    from trimformer.family import Family, sweep
     from trimformer.pipeline import prune
-    from trimformer.pruner import Pruned, Pruner
+    from trimformer.pruner import Budget, Pruned, Pruner
     from trimformer.report import PruningResult
     from trimformer.run import Run
     from trimformer.shrinking.checkpoint import load, save
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from trimformer.verify.promise import LatencyOptions
 else:
     _LATER = {
+        "Budget": "pruner",
+        "Family": "family",
         "LatencyOptions": "verify.promise",
         "MaskUnits": "arch.masking",
         "Pruned": "pruner",
@@ -55,6 +58,7 @@ else:
         "register_family": "arch",
         "save": "shrinking.checkpoint",
         "shrink": "shrinking.shrink",
+        "sweep": "family",
         "trim_vocabulary": "shrinking.vocabulary",
     }
 

@@ -1,18 +1,37 @@
 """What may be asked for: budgets and methods, checked before anything is read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from trimformer.arch.calls import LABEL_KEYS
-from trimformer.batches.tasks import Task
 from trimformer.checks import check_budget_numbers
 from trimformer.checks import check_constraint as check_constraint
-from trimformer.costs.cost import Costs, Metric
+from trimformer.choices import Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, Method, WholeMethod
-from trimformer.verify.promise import LatencyOptions
+
+if TYPE_CHECKING:
+    from trimformer.costs.cost import Costs
+    from trimformer.verify.promise import LatencyOptions
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A budget as it is asked for: one of the two.
+
+    Attributes:
+        constraint: fraction in (0, 1] of the dense model's cost.
+        ms: milliseconds of a batch.
+    """
+
+    constraint: float | None = None
+    ms: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Short, for a folder."""
+        return f"{self.constraint:g}" if self.ms is None else f"{self.ms:g}ms"
 
 
 def check_method(method: AnyMethod, metric: Metric, bf16: bool) -> None:
@@ -27,17 +46,19 @@ def check_method(method: AnyMethod, metric: Metric, bf16: bool) -> None:
         raise TrimformerError(f"method '{method.name}' runs in float32 only; leave out bf16")
 
 
-def check_budget(constraint: float | None, metric: Metric, latency: LatencyOptions) -> None:
+def check_asked(asked: Asked, metric: Metric) -> None:
     """Raises:
     TrimformerError: no budget is given or two are, or it does not go with the metric.
     """
-    check_budget_numbers(constraint, latency.ms, metric)
+    check_budget_numbers(asked.constraint, asked.ms, metric)
 
 
 def check_given(processor: Any, task: Any) -> None:
     """Raises:
     TrimformerError: one of these is a name, or no such thing.
     """
+    from trimformer.batches.tasks import Task  # this file is read before anything heavy
+
     if isinstance(processor, str | PathLike):
         raise TrimformerError(
             f"processor is the name '{processor}'; give what AutoTokenizer.from_pretrained or trimformer.load returns"
@@ -54,12 +75,34 @@ def check_labels(method: AnyMethod, features: Sequence[Mapping[str, Any]]) -> No
     Raises:
         TrimformerError: the method reads labels, and the samples have none.
     """
+    from trimformer.arch.calls import LABEL_KEYS
+
     reads = isinstance(method, Method) and method.objective == "labels" and method.criterion in ("fisher", "obs")
     if reads and not any(key in features[0] for key in LABEL_KEYS):
         raise TrimformerError("this method needs labels and the calibration data has none; use one that needs none")
 
 
-def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
+def budgets_of(constraints: Sequence[float] | None, latency_ms: Sequence[float] | None, metric: Metric) -> list[Asked]:
+    """The budgets of a sweep, checked.
+
+    Raises:
+        TrimformerError: there are none, one is out of range, or they are in no order.
+    """
+    if (constraints is None) == (latency_ms is None):
+        raise TrimformerError("give either constraints or latencies in ms for a sweep")
+    values = list(constraints if constraints is not None else latency_ms or [])
+    what = "constraints" if constraints is not None else "latencies in ms"
+    if not values:
+        raise TrimformerError(f"the list of {what} is empty; give one at least")
+    if values not in (sorted(set(values)), sorted(set(values), reverse=True)):
+        raise TrimformerError(f"the {what} {', '.join(f'{v:g}' for v in values)} are in no order, or one comes twice")
+    asked = [Asked(value) if constraints is not None else Asked(ms=value) for value in values]
+    for each in asked:
+        check_asked(each, metric)
+    return asked
+
+
+def check_reachable(constraint: float, smallest: float, costs: "Costs") -> None:
     """Raises:
     TrimformerError: not even one unit fits, or the dense model is within the budget already.
     """
@@ -73,18 +116,7 @@ def check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
         raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
 
 
-def with_ms(latency: LatencyOptions, latency_ms: float | None) -> LatencyOptions:
-    """The options with the milliseconds of the keyword.
-
-    Raises:
-        TrimformerError: both give some.
-    """
-    if latency_ms is not None and latency.ms is not None:
-        raise TrimformerError("latency_ms and latency.ms both give milliseconds; give one of them")
-    return latency if latency_ms is None else replace(latency, ms=latency_ms)
-
-
-def as_the_table(latency: LatencyOptions) -> LatencyOptions:
+def as_the_table(latency: "LatencyOptions") -> "LatencyOptions":
     """The options with the shape and the backend of the table, where one is given that knows them.
 
     Raises:
@@ -95,6 +127,6 @@ def as_the_table(latency: LatencyOptions) -> LatencyOptions:
     setting = {key: latency.table.setting[key] for key in ("batch_size", "seq_len", "backend")}
     for key, value in setting.items():
         asked = getattr(latency, key)
-        if asked not in (value, getattr(LatencyOptions(), key)):
+        if asked not in (value, getattr(type(latency)(), key)):
             raise TrimformerError(f"the latency table was measured with {key} {value}, not {asked}; measure another")
     return replace(latency, **setting)

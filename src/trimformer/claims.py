@@ -25,7 +25,7 @@ logger = logging.getLogger("trimformer")
 
 Kind = Literal["directory", "file"]
 
-_SUFFIX = ".trimformer-part"
+PART = ".trimformer-part"
 _LONGEST = 255  # bytes of a name
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries say the same: safetensors, torch.save, and what they were told.
@@ -287,10 +287,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _work_name(name: str) -> str:
-    whole = f".{name}{_SUFFIX}"
+    whole = f".{name}{PART}"
     if len(os.fsencode(whole)) <= _LONGEST:
         return whole
-    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{_SUFFIX}"
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{PART}"
 
 
 def _remove(path: Path) -> None:

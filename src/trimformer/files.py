@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trimformer.claims import Claim, claimed
+from trimformer.claims import PART, Claim, claimed
 
 
 def check_output(path: str | Path) -> Path:
@@ -46,6 +46,13 @@ def write_directory(path: str | Path) -> Iterator[Path]:
     """
     with claimed(path, "directory") as claim, claim.written() as directory:
         yield directory
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file that is whole at every moment, old or new; what a killed run left of it is written over."""
+    part = path.with_name(f".{path.name}{PART}")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    part.replace(path)
 
 
 @contextmanager

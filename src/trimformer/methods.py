@@ -3,6 +3,7 @@
 The functions behind the names stand in `curves/criteria.py`, `select/allocations.py` and `update/updates.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -31,12 +32,14 @@ class Method:
             of the output projections, and what sublayers read aligned; where the criterion is "obs", tokens weigh by
             their gradients).
         objective: "labels", or "curvature", which needs none.
+        polish: train the result, without labels, on what the dense model says.
     """
 
     criterion: Criterion = "obs"
     allocation: Allocation = "dp"
     update: Update = "full"
     objective: Objective = "curvature"
+    polish: bool = False
 
     def __post_init__(self) -> None:
         """Raises:
@@ -61,6 +64,7 @@ AnyMethod = Method | WholeMethod
 METHODS: dict[str, AnyMethod] = {
     "obs": Method(),
     "obs-labels": Method(objective="labels"),
+    "obs-polish": Method(polish=True),
     "kwon2022": Method("fisher", "global", "scale", "labels"),
     "kwon2022-reconstruct": Method("fisher", "global", "full", "labels"),
     "kprune": WholeMethod("kprune"),
@@ -71,7 +75,7 @@ METHODS: dict[str, AnyMethod] = {
 DEFAULT_METHOD = "obs"
 
 
-def find_method(name: str, **choices: str) -> AnyMethod:
+def find_method(name: str, **choices: str | bool) -> AnyMethod:
     """A preset by name, with choices that replace its own.
 
     Raises:
@@ -100,3 +104,14 @@ def laid_out(method: AnyMethod, layout: Layout) -> AnyMethod:
     if isinstance(method, WholeMethod):
         raise TrimformerError(f"method '{method.name}' is of one piece and knows no layout; leave out the layout")
     return replace(method, allocation="plain")
+
+
+def find_methods(names: Sequence[str], layout: Layout) -> dict[str, AnyMethod]:
+    """Several presets by name, laid out.
+
+    Raises:
+        TrimformerError: there is none, one is unknown or comes twice.
+    """
+    if not names or len(set(names)) < len(names):
+        raise TrimformerError(f"the list of methods ({', '.join(names) or 'empty'}) must name each once, and one")
+    return {name: laid_out(find_method(name), layout) for name in names}

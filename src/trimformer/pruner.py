@@ -16,6 +16,9 @@ from trimformer.curves.criteria import CRITERIA, Ranking
 from trimformer.curves.obs import Curve
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.polish.data import Polishing, check_polishing
+from trimformer.polish.report import PolishReport
+from trimformer.polish.train import polish
 from trimformer.processes import decide
 from trimformer.run import Run
 from trimformer.select.allocations import NEURON_MULTIPLE, select_masks
@@ -33,6 +36,21 @@ Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
 WHOLE_METHODS = {"kprune": kprune}
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a model may cost.
+
+    Attributes:
+        costs: what is counted.
+        constraint: fraction in (0, 1] of the dense cost.
+        correct: see `Pruner.__call__`.
+    """
+
+    costs: Costs
+    constraint: float
+    correct: Correct | None = None
+
+
 @dataclass
 class Pruned:
     """A shrunk and refitted model.
@@ -42,12 +60,14 @@ class Pruned:
         masks: one per sublayer of the dense model: 0 for a removed unit, else its scale.
         refits: what became of each sublayer's refit; empty without an update.
         predicted: the loss increase that each sublayer's curve foretells; only for "obs".
+        polish: what became of the polish, where the method has one.
     """
 
     model: PreTrainedModel
     masks: list[Tensor]
     refits: list[Refit]
     predicted: list[float] = field(default_factory=list)
+    polish: PolishReport | None = None
 
 
 class Pruner:
@@ -58,10 +78,12 @@ class Pruner:
         batches: calibration samples on that device, this process's part of them.
         method: a point of the grid, or a method of one piece.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
+        polishing: samples to polish on, and what that may cost; needed where the method polishes.
         run: memory, precision, seed, progress and clock.
 
     Raises:
-        TrimformerError: no unit matters, a figure is not finite, or a plain config cannot say sizes of this model.
+        TrimformerError: there is nothing to polish on, no unit matters, a figure is not finite, or a plain config
+            cannot say sizes of this model.
     """
 
     def __init__(
@@ -71,13 +93,15 @@ class Pruner:
         method: AnyMethod,
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
+        polishing: Polishing | None = None,
         run: Run | None = None,
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
-        self._run, self._neuron_multiple = run or Run(), neuron_multiple
+        self._run, self._neuron_multiple, self._polishing = run or Run(), neuron_multiple, polishing
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
             return
+        check_polishing(method, polishing)
         if method.allocation == "plain":
             rehearse(model, batches[0])
         self._ranking = CRITERIA[method.criterion](model, batches, method.objective, self._run)
@@ -104,33 +128,60 @@ class Pruner:
         Raises:
             TrimformerError: the constraint cannot be reached.
         """
+        return self.prune_all([Budget(costs, constraint, correct)])[0]
+
+    def prune_all(self, budgets: Sequence[Budget], *, every: int = 1) -> list[Pruned]:
+        """Prunes to several budgets. All models are refitted together, so that the dense model runs but once.
+
+        What becomes of one does not depend on the others; the memory that refitting takes grows with their number.
+
+        Args:
+            budgets: what to prune to.
+            every: refit on each `every`-th batch only, for a quick look at what would come out.
+
+        Raises:
+            TrimformerError: a constraint cannot be reached.
+        """
         if isinstance(self.method, WholeMethod):
-            return self._in_one_piece(self.method, costs, constraint)
-        masks, student = self._shrink(costs, constraint)
-        if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
-            try:
-                masks, student = self._shrink(*corrected)
-                costs, constraint = corrected
-            except TrimformerError as error:
-                logger.warning("the first selection stays, though it misses the budget: %s", error)
-        predicted = []
+            return [self._in_one_piece(self.method, budget.costs, budget.constraint) for budget in budgets]
+        shrunk = [self._within(budget) for budget in budgets]
+        students = [student for student, _, _ in shrunk]
+        masks = [each for _, each, _ in shrunk]
+        reached = [budget for _, _, budget in shrunk]
+        predicted: list[list[float]] = [[] for _ in budgets]
         if self._ranking.foretells:
-            units = units_left(masks)
-            predicted = [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
+            predicted = [self._foretold(units_left(each)) for each in masks]
         given = Refitting(
             self.model,
-            student,
-            self.batches,
+            students,
+            self.batches[::every],
             masks,
-            self._ranking.token_norms,
-            milder_masks=lambda: self.select(costs, constraint**0.5),
+            [norms[::every] for norms in self._ranking.token_norms],
+            milder_masks=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
             run=self._run,
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
             refits = UPDATES[self.method.update](given)
             if self.method.allocation == "plain":
-                make_plain(student, self.model, self.batches)
-        return Pruned(student, masks, refits, predicted)
+                for student in students:
+                    make_plain(student, self.model, self.batches)
+        polished = [self._polish(*each) for each in zip(students, masks, strict=True)]
+        return [Pruned(*each) for each in zip(students, masks, refits, predicted, polished, strict=True)]
+
+    def _within(self, budget: Budget) -> tuple[PreTrainedModel, list[Tensor], Budget]:
+        """A shrunk copy, its masks, and the budget that they keep, corrected where that was asked for."""
+        masks, student = self._shrink(budget.costs, budget.constraint)
+        correct = budget.correct
+        if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
+            try:
+                masks, student = self._shrink(*corrected)
+                budget = Budget(*corrected)
+            except TrimformerError as error:
+                logger.warning("the first selection stays, though it misses the budget: %s", error)
+        return student, masks, budget
+
+    def _foretold(self, units: Sequence[int]) -> list[float]:
+        return [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:
         """One mask of zeros and ones per sublayer, the same in every process.
@@ -160,6 +211,23 @@ class Pruner:
             student = copy.deepcopy(self.model).eval()
             shrink(student, masks)
         return masks, student
+
+    def _polish(self, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport | None:
+        given, kept = self._polishing, None
+        if given is None:
+            return None
+        if self.method.allocation == "plain":  # type: ignore[union-attr]
+            kept = sorted({s.layer for s, mask in zip(find_sublayers(self.model), masks, strict=True) if mask.any()})
+        with self._run.clock("polish"):
+            return polish(
+                self.model,
+                student,
+                given.batches,
+                given.held_out,
+                budget=given.budget,
+                kept_layers=kept,
+                run=self._run,
+            )
 
     def _in_one_piece(self, method: WholeMethod, costs: Costs, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()

@@ -13,11 +13,15 @@ from trimformer.batches.output import Problem
 from trimformer.costs.cost import Metric
 from trimformer.costs.timing import Timing
 from trimformer.methods import AnyMethod
+from trimformer.polish.report import PolishReport
+from trimformer.target import Target
 from trimformer.update.walk import Refit
+from trimformer.verify.changed import ChangedReport
 from trimformer.verify.evaluation import Scores
+from trimformer.verify.judge import CONFIDENCE, Verdict
 from trimformer.verify.serving import Served
 
-_DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
+DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,37 @@ class BudgetReport:
     asked_ms: float | None = None
     estimated_ms: float | None = None
     corrected: bool = False
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """The quality that was asked for, and how sure it is that the model keeps it.
+
+    Attributes:
+        kind: "drop" of the score, in points, or "divergence".
+        asked: how much of it was allowed.
+        measured: what was seen of the model, on the samples set aside to judge by.
+        bound: what it is below, with this confidence.
+        confidence: as a fraction.
+        samples: it was judged by.
+        metric: the score; None of a divergence without labels.
+        tried: what was looked at on the way, in that order; all but the last were refitted on fewer samples.
+    """
+
+    kind: str
+    asked: float
+    measured: float
+    bound: float
+    confidence: float
+    samples: int
+    metric: str | None
+    tried: list[Verdict]
+
+    @classmethod
+    def of(cls, target: Target, tried: list[Verdict], samples: int, metric: str | None) -> "TargetReport":
+        """The last of what was tried is the model that is reported."""
+        last = tried[-1]
+        return cls(target.kind, target.most, last.measured, last.bound, CONFIDENCE, samples, metric, tried)
 
 
 @dataclass(frozen=True)
@@ -126,6 +161,7 @@ class PruningResult:
         task: what the model is for.
         method: how units were chosen and refitted.
         budget: what was asked for and what is kept.
+        target: the quality that the budget was chosen to keep, where one was asked for.
         samples: what it was calibrated and scored on.
         cost: what the run cost.
         machine: where it ran.
@@ -138,6 +174,7 @@ class PruningResult:
         serving: ONNX files of both models, where they were asked for.
         processor: what makes the pruned model's inputs: the one that was given, or a tokenizer with fewer tokens.
         vocabulary: what is left of the tokens, where some were dropped.
+        polish: what became of the polish, where the method has one.
     """
 
     model: PreTrainedModel
@@ -157,20 +194,30 @@ class PruningResult:
     serving: list[Served] = field(default_factory=list)
     processor: Any = None
     vocabulary: VocabularyReport | None = None
+    target: TargetReport | None = None
+    polish: PolishReport | None = None
 
     def __str__(self) -> str:
         return format_table(self)
 
     __repr__ = __str__
 
+    @property
+    def changed(self) -> ChangedReport | None:
+        """Samples whose prediction changed; None where nothing was scored or outputs say nothing of a sample."""
+        return self.scores.changed if self.scores else None
+
     def figures(self) -> dict[str, Any]:
         """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
         names = (
-            "task", "method", "budget", "samples", "scores", "sizes", "vocabulary", "latency", "serving", "cost",
-            "machine",
+            "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
+            "polish", "cost", "machine", "changed",
         )  # fmt: skip
+        figures = {name: _plain(getattr(self, name)) for name in names}
+        if figures["scores"]:
+            del figures["scores"]["changed"]  # it stands by itself
         return {
-            **{name: _plain(getattr(self, name)) for name in names},
+            **figures,
             "sublayers": [self._sublayer(i, units) for i, units in enumerate(units_left(self.masks))],
         }
 
@@ -178,6 +225,7 @@ class PruningResult:
         return {
             "units": units,
             "of": len(self.masks[i]),
+            "heads": self.masks[i].nonzero().flatten().tolist() if self.kinds[i : i + 1] == ["attention"] else None,
             "predicted_loss": self.predicted[i] if self.predicted else None,
             "refit": asdict(self.refits[i]) if self.refits else None,
         }
@@ -195,7 +243,7 @@ def _plain(value: Any) -> Any:
 def format_table(result: PruningResult) -> str:
     """Dense and pruned side by side, then what the run cost."""
     rows = table_rows(result)
-    header = ("", "dense", "pruned", "")
+    header = ("", "dense", "pruned", "change")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 4))]) for row in (header, *rows)
@@ -208,12 +256,27 @@ def format_table(result: PruningResult) -> str:
     return "\n".join(
         [
             *(lines if result.scores else []),
+            *(["", INTERVALS] if any("±" in row[1] for row in rows) else []),
             *_serving_lines(result),
+            *_target_lines(result.target),
             "",
             f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
             f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
+            *([] if result.polish is None else [str(result.polish)]),
         ]
     )
+
+
+def _target_lines(target: TargetReport | None) -> list[str]:
+    if target is None:
+        return []
+    what, unit = (f"drop of {target.metric}", " points") if target.kind == "drop" else ("divergence", "")
+    form = ".2f" if target.kind == "drop" else ".4f"
+    return [
+        "",
+        f"{what}: {target.measured:{form}}{unit} on {target.samples:,} samples set aside to judge by, below "
+        f"{target.bound:{form}} with {100 * target.confidence:.0f} % confidence; {target.asked:g} was allowed",
+    ]
 
 
 def _serving_lines(result: PruningResult) -> list[str]:
@@ -222,7 +285,7 @@ def _serving_lines(result: PruningResult) -> list[str]:
         return []
     metric = next((name for name in result.serving[0].scores if not name.endswith("_ci95")), None)
     shape = f"ms, {result.latency.batch_size} x {result.latency.seq_len}"
-    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense")
+    divergence = DIVERGENCE.get(result.task.problem, "KL to dense")
     names = ["in ONNX Runtime", *([metric] if metric else []), divergence, "MB", shape, "speed-up"]
     rows = [names]
     for s in result.serving:
@@ -233,6 +296,8 @@ def _serving_lines(result: PruningResult) -> list[str]:
     lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
     return ["", lines[0], "-" * len(lines[0]), *lines[1:]]
 
+
+INTERVALS = "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score"
 
 Row = tuple[str, str, str, str]
 
@@ -250,7 +315,7 @@ def _score_rows(result: PruningResult) -> list[Row]:
         interval = f" ±{100 * dense[name + '_ci95']:.2f}" if name + "_ci95" in dense else ""
         change = 100 * (pruned[name] - dense[name])
         rows.append((name, f"{100 * dense[name]:.2f}{interval}", f"{100 * pruned[name]:.2f}", f"{change:+.2f}"))
-    divergence = _DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
+    divergence = DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
     rows.append((divergence, "", f"{result.scores.divergence:.4f}", ""))
     if result.scores.neighbours is not None:
         rows.append(("nearest neighbours kept", "", f"{100 * result.scores.neighbours:.1f}", ""))

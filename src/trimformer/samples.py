@@ -1,10 +1,11 @@
-"""The samples of a run: drawn, encoded and batched to calibrate on, and sets of them to score on."""
+"""The samples of a run: drawn, encoded and batched to calibrate on, sets to score on, and one to judge a target by."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -18,15 +19,19 @@ from trimformer.costs.mac import layer_lengths
 from trimformer.errors import TrimformerError
 from trimformer.processes import count, part
 from trimformer.shrinking.vocabulary import Vocabulary, check_texts, of_rows, of_texts
+from trimformer.target import Target
 from trimformer.verify.evaluation import Scorer
+from trimformer.verify.judge import check_judges
 from trimformer.verify.retold import RetoldScorer
 
 logger = logging.getLogger(__name__)
 
+JUDGED = 1  # beside the seed, as rows to judge by are drawn apart from all others
+
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples to calibrate on, and sets to score on.
+    """Samples to calibrate on, sets to score on, and where a target is to be kept a set to judge by.
 
     Attributes:
         task: what they mean.
@@ -35,11 +40,13 @@ class Samples:
         batches: this process's part of them.
         scorers: one per evaluation set.
         evaluation: samples in all of these.
+        judged: the set to judge by; none of its samples is among the others.
         seq_len: tokens of a text on average, or positions that the first layer sees of an image or a sound.
         longest: tokens that a text may have.
         lengths: positions that each sublayer sees of a sample.
         vocabulary: the tokens that the pruned model keeps, where some are dropped.
         retold: the evaluation sets by these tokens.
+        judged_retold: the set to judge by, by these tokens.
     """
 
     task: Task
@@ -51,8 +58,10 @@ class Samples:
     seq_len: float
     longest: int
     lengths: list[float]
+    judged: Scorer | None = None
     vocabulary: Vocabulary | None = None
     retold: Sequence[RetoldScorer] = ()
+    judged_retold: RetoldScorer | None = None
 
 
 def draw_samples(
@@ -60,13 +69,20 @@ def draw_samples(
     processor: Any,
     dataset: Any,
     eval_dataset: Any,
+    judge_dataset: Any,
     task: Task | None,
     num_samples: int,
     batch_size: int,
     seed: int,
+    *,
+    target: Target | None = None,
     **columns: Any,
 ) -> Samples:
-    """Draws calibration samples and encodes all that is needed of the data."""
+    """Draws calibration samples and encodes all that is needed of the data.
+
+    Raises:
+        TrimformerError: the rows do not fit the task or the model, or there are too few of them.
+    """
     if eval_dataset is None:
         splits = dataset if _are_splits(dataset) else {"all": dataset}
         train, sets = find_splits({name: as_rows(rows) for name, rows in splits.items()}, seed)
@@ -75,6 +91,9 @@ def draw_samples(
         named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
     task = task or task_of(model, train, **columns)
+    judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
+    if target is not None and judged is None:
+        train, judged = _set_aside(train, num_samples, seed)
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
         logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
@@ -85,13 +104,17 @@ def draw_samples(
     _check_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
+    judges = Scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
+    if target is not None and judges is not None:
+        check_judges(target, judges)
     return Samples(
         task=task,
-        sets=[train, *sets.values()],
+        sets=[train, *([judged] if judged else []), *sets.values()],
         features=features,
         batches=batches,
         scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
         evaluation=sum(len(rows) for rows in sets.values()),
+        judged=judges,
         seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
         longest=task.length_limit(processor, model.config),
         lengths=lengths,
@@ -104,7 +127,15 @@ def with_fewer_tokens(model: PreTrainedModel, processor: Any, data: Samples, tex
     vocabulary = of_rows(model, processor, data.sets, data.task) if texts is None else of_texts(model, processor, texts)
     logger.info("%d of %d tokens stay", len(vocabulary.kept), vocabulary.of)
     retold = [RetoldScorer(scorer, vocabulary, model) for scorer in data.scorers]
-    return replace(data, vocabulary=vocabulary, retold=retold)
+    judged = RetoldScorer(data.judged, vocabulary, model) if data.judged else None
+    return replace(data, vocabulary=vocabulary, retold=retold, judged_retold=judged)
+
+
+def _set_aside(train: Rows, num_samples: int, seed: int) -> tuple[Rows, Rows]:
+    """Rows to calibrate on, and rows to judge by: twice as many as samples, if that leaves half of all rows."""
+    order = np.random.default_rng([seed, JUDGED]).permutation(len(train)).tolist()
+    cut = min(2 * num_samples, len(train) // 2)
+    return Selection(train, sorted(order[cut:])), Selection(train, order[:cut])
 
 
 def _are_splits(data: Any) -> bool:

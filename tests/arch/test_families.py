@@ -180,7 +180,7 @@ def test_a_refit_brings_the_output_nearer(family, head):
     model = dense(family, head)
     problem, masks = find_problem(model), random_masks(model, share=0.5)
     plain, refitted, fresh = pruned(model, masks), pruned(model, masks), inputs(model, 24, seed=3)
-    reconstruct(model, refitted, [inputs(model, 24, seed=seed) for seed in (1, 2)])
+    reconstruct(model, [refitted], [inputs(model, 24, seed=seed) for seed in (1, 2)])
     expected = output(model, fresh)
     before, after = (divergence(output(m, fresh), expected, fresh, problem).mean() for m in (plain, refitted))
     assert after < before
@@ -265,7 +265,7 @@ def check_own():
     batch = inputs(model, 24)
     masks = random_masks(model)
     plain, refitted = pruned(model, masks), pruned(model, masks)
-    reconstruct(model, refitted, [batch])
+    reconstruct(model, [refitted], [batch])
     assert difference(output(refitted, batch), output(model, batch)) < difference(
         output(plain, batch), output(model, batch)
     )

@@ -38,7 +38,7 @@ BATCH = model_inputs(make_batch(labels=None))
 def test_the_output_is_a_directory_that_transformers_loads(model_dir, data, tmp_path):
     assert prune(model_dir, data, tmp_path / "out") == 0
     files = {"config.json", "model.safetensors", "tokenizer.json", "head_mask.pt", "neuron_mask.pt", "results.json"}
-    assert files | {"log.txt"} <= tree(tmp_path / "out")
+    assert files | {"log.txt", "report.html"} <= tree(tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     tokens = AutoTokenizer.from_pretrained(tmp_path / "out")("a good film", return_tensors="pt")
     assert outputs(model, dict(tokens))[0].shape == (1, 2)

@@ -63,12 +63,13 @@ def test_the_distance_is_called_what_it_is(result, problem, words):
 
 def test_results_hold_every_figure(result):
     found = json.loads(json.dumps(results_dict(result, find_sublayers(make_model()), {"seed": 3})))
-    assert found["scores"] == asdict(result.scores)
+    assert {**found["scores"], "changed": found["changed"]} == asdict(result.scores)
     assert found["sizes"]["pruned"] == asdict(result.sizes["pruned"])
     assert found["cost"]["seconds"] == result.cost.seconds
     assert (found["heads"], found["neurons"]) == ([2] * 3, [20] * 3)
     assert found["arguments"] == {"seed": 3}
     assert found["sublayers"][0]["refit"]["error_after"] == 1.0
+    assert [entry["heads"] for entry in found["sublayers"][:2]] == [[0, 1], None]
     assert (found["sublayers"][1]["units"], found["sublayers"][1]["of"]) == (20, 40)
     assert found["samples"]["seq_len"] == 12.5
 

@@ -44,7 +44,7 @@ def solve(x, y, weights):
 def test_nothing_removed_changes_nothing(family):
     teacher = make_model(family)
     student = copy.deepcopy(teacher)
-    refits = reconstruct(teacher, student, [make_batch(batch=16)])
+    refits = reconstruct(teacher, [student], [make_batch(batch=16)])[0]
     assert not any(r.accepted for r in refits)
     assert all(r.note for r in refits)
     for name, value in teacher.state_dict().items():
@@ -76,7 +76,7 @@ def test_refit_over_an_unpruned_model_is_weighted_least_squares(index):
     mask = batch["attention_mask"]
     weights = torch.rand(mask.shape, generator=torch.Generator().manual_seed(0)) * mask
     x, y = inputs_and_targets(teacher, student, batch, index)
-    refits = reconstruct(teacher, student, [batch], token_weights=lambda *_: weights, ridges=[1e-9])
+    refits = reconstruct(teacher, [student], [batch], token_weights=lambda *_: weights, ridges=[1e-9])[0]
     assert [r.accepted for r in refits[: index + 1]] == [False] * index + [True]
     weight, bias = solve(x, y, weights[mask.bool()].double().numpy())
     projection = find_sublayers(student)[index].projection
@@ -91,7 +91,7 @@ def test_held_out_error_is_that_of_the_weights_and_never_rises(family):
     first = next(walk(teacher, student, [batch]))
     projection = first.sublayer.projection
     before = first.held_out.error(projection.weight.detach(), projection.bias.detach())
-    refits = reconstruct(teacher, student, [batch])
+    refits = reconstruct(teacher, [student], [batch])[0]
     assert refits[0].error_before == pytest.approx(before)
     assert all(r.error_after < r.error_before if r.accepted else r.error_after == r.error_before for r in refits)
     assert sum(r.accepted for r in refits) >= 3
@@ -103,7 +103,7 @@ def test_a_refit_that_only_fits_noise_is_turned_down():
     before = copy.deepcopy(student.state_dict())
     weights = torch.zeros(2, 3)
     weights[0, 0], weights[1, 1] = 1, 1e-3
-    refits = reconstruct(teacher, student, [batch], token_weights=lambda *_: weights, ridges=[1e-6])
+    refits = reconstruct(teacher, [student], [batch], token_weights=lambda *_: weights, ridges=[1e-6])[0]
     turned_down = [s for s, r in zip(find_sublayers(student), refits, strict=True) if not r.accepted]
     assert turned_down
     names = {id(p): name for name, p in student.named_parameters()}
@@ -117,8 +117,8 @@ def test_order_and_batches_of_samples_do_not_matter():
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     permuted = {key: value[order] for key, value in batch.items()}
     parts = [{key: value[start : start + 7] for key, value in permuted.items()} for start in range(0, 24, 7)]
-    reconstruct(teacher, students[0], [batch])
-    reconstruct(teacher, students[1], parts)
+    reconstruct(teacher, [students[0]], [batch])
+    reconstruct(teacher, [students[1]], parts)
     for one, other in zip(students[0].parameters(), students[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
@@ -130,7 +130,7 @@ def test_a_dropped_sublayer_gives_its_mean_as_bias(index):
     masks[index] = torch.zeros_like(masks[index])
     student = pruned(teacher, masks)
     _, y = inputs_and_targets(teacher, student, batch, index)
-    refits = reconstruct(teacher, student, [batch])
+    refits = reconstruct(teacher, [student], [batch])[0]
     assert refits[index].accepted
     np.testing.assert_allclose(find_sublayers(student)[index].projection.bias.detach(), y.mean(0), atol=1e-5)
 
@@ -139,7 +139,7 @@ def test_reconstruction_brings_the_output_closer():
     teacher, batch, fresh = make_model(), make_batch(batch=64), make_batch(batch=32, seed=9)
     sublayers, masks = find_sublayers(teacher), random_masks(teacher)
     student = pruned(teacher, masks)
-    reconstruct(teacher, student, [batch])
+    reconstruct(teacher, [student], [batch])
     inputs = {key: fresh[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         dense, refitted = teacher(**inputs).logits, student(**inputs).logits
@@ -152,7 +152,7 @@ def test_alignment_leaves_the_first_sublayer_and_empty_ones_alone():
     teacher, batch = make_model(), make_batch(batch=24)
     masks = random_masks(teacher)
     masks[3] = torch.zeros_like(masks[3])
-    refits = reconstruct(teacher, pruned(teacher, masks), [batch])
+    refits = reconstruct(teacher, [pruned(teacher, masks)], [batch])[0]
     assert refits[0].alignment is None
     assert refits[3].alignment is None
     assert all(r.alignment is not None for i, r in enumerate(refits) if i not in (0, 3))
@@ -166,7 +166,7 @@ def test_alignment_undoes_a_linear_map_of_what_a_sublayer_reads():
         norm = find_sublayers(student)[0].module.attention.output.LayerNorm
         norm.weight.mul_(1.5)
         norm.bias.add_(0.3)
-    refits = reconstruct(teacher, student, [batch], ridges=[1e-5])
+    refits = reconstruct(teacher, [student], [batch], ridges=[1e-5])[0]
     first = refits[1].alignment
     assert first.accepted
     assert first.error_after < 1e-4 * first.error_before
@@ -175,7 +175,7 @@ def test_alignment_undoes_a_linear_map_of_what_a_sublayer_reads():
 def test_both_refits_bring_the_student_nearer_to_the_teacher():
     teacher, batch = make_model(), make_batch(batch=40)
     plain, refitted = (pruned(teacher, random_masks(teacher)) for _ in range(2))
-    reconstruct(teacher, refitted, [batch])
+    reconstruct(teacher, [refitted], [batch])
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     target = teacher(**inputs).logits
     assert (refitted(**inputs).logits - target).norm() < 0.8 * (plain(**inputs).logits - target).norm()

@@ -5,7 +5,7 @@ from tests.commands import PROBLEMS, problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.batches.output import predict
 from trimformer.batches.tasks import infer_task
-from trimformer.verify.evaluation import Scorer, compare, mean_divergence, neighbour_overlap, unbatch
+from trimformer.verify.evaluation import Scorer, compare, divergences, neighbour_overlap, score, unbatch
 
 
 def make_scorer(model, problem, rows=None, batch_size=4, name="validation"):
@@ -45,10 +45,10 @@ def test_a_model_does_not_diverge_from_itself(problem):
     assert scorer.divergence(outputs, outputs) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_mean_divergence_weighs_every_sample_the_same():
-    batches = [{"index": torch.arange(3)}, {"index": torch.tensor([3])}]
+def test_divergences_are_in_the_order_of_the_samples():
+    batches = [{"index": torch.tensor([0, 3, 1])}, {"index": torch.tensor([2])}]
     outputs, references = [torch.ones(3, 1), torch.full((1, 1), 5.0)], [torch.zeros(3, 1), torch.zeros(1, 1)]
-    assert mean_divergence(outputs, references, batches, "regression") == (3 * 1 + 25) / 4
+    assert divergences(outputs, references, batches, "regression").tolist() == [1, 1, 25, 1]
 
 
 def test_scoring_leaves_the_model_as_it_was():
@@ -68,7 +68,7 @@ def test_dropout_is_off():
 def test_the_first_set_goes_by_its_metrics_names_and_gives_the_divergence():
     dense, pruned = (problem_model("single_label", seed=seed) for seed in (0, 1))
     scorers = [make_scorer(dense, "single_label", problem_rows("single_label", n), name=f"v{n}") for n in (10, 14)]
-    found = compare(scorers, dense, pruned)
+    found = compare(scorers, score(scorers, dense, "dense"), score(scorers, pruned, "pruned"))
     assert found.dense == {**scorers[0](dense)[0], **{f"v14_{k}": v for k, v in scorers[1](dense)[0].items()}}
     assert found.pruned.keys() == found.dense.keys()
     assert found.divergence == scorers[0].divergence(scorers[0](pruned)[1], scorers[0](dense)[1])
@@ -77,7 +77,8 @@ def test_the_first_set_goes_by_its_metrics_names_and_gives_the_divergence():
 def test_unlabelled_rows_have_no_metrics_but_a_divergence():
     dense, pruned = (problem_model("single_label", seed=seed) for seed in (0, 1))
     rows = [{"sentence": row["sentence"]} for row in problem_rows("single_label")]
-    found = compare([make_scorer(dense, "single_label", rows)], dense, pruned)
+    scorers = [make_scorer(dense, "single_label", rows)]
+    found = compare(scorers, score(scorers, dense, "dense"), score(scorers, pruned, "pruned"))
     assert (found.dense, found.pruned, found.neighbours) == ({}, {}, None)
     assert found.divergence > 0
 
@@ -96,3 +97,13 @@ def test_neighbours_are_those_of_the_reference_whatever_the_scale_and_the_rotati
     assert neighbour_overlap(3 * reference @ rotation, reference) == 1
     assert neighbour_overlap(torch.randn(60, 8, generator=torch.Generator().manual_seed(2)), reference) < 0.5
     assert neighbour_overlap(reference[:20], reference[:20]) is None  # too few to tell
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_some_of_the_rows_score_as_they_do_alone(problem):
+    model, rows = problem_model(problem), problem_rows(problem, 30)
+    scorer, chosen = make_scorer(model, problem, rows), [3, 29, 11, 4]
+    outputs = unbatch(scorer(model)[1], scorer.batches)
+    alone = make_scorer(model, problem, [rows[i] for i in chosen])
+    assert scorer.score_some(outputs, chosen) == pytest.approx(alone(model)[0])
+    assert scorer.score_some(outputs, range(30)) == pytest.approx(scorer(model)[0])

@@ -13,8 +13,8 @@ from trimformer.errors import TrimformerError, one_sentence
 from trimformer.places import check_readable
 
 __all__ = [
-    "SUFFIXES", "Rows", "Selection", "as_rows", "check_sets", "find_splits", "load_hub", "numbered", "read_rows",
-    "read_splits",
+    "SUFFIXES", "Rows", "Selection", "as_rows", "check_sets", "find_splits", "load_hub", "numbered", "read_all",
+    "read_rows", "read_splits",
 ]  # fmt: skip
 
 _TRAIN_NAMES = ("train", "training")
@@ -59,6 +59,16 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
             "images or sounds"
         )
     return media
+
+
+def read_all(path: str | Path) -> Rows:
+    """The rows of a file, or of a folder's validation split, else of its training split.
+
+    Raises:
+        TrimformerError: nothing there can be read.
+    """
+    _, validation = find_splits(read_splits(path), need_train=False)
+    return next(iter(validation.values()))
 
 
 def _load_from_disk(path: Path) -> dict[str, Rows]:

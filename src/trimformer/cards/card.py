@@ -44,10 +44,17 @@ def model_card(
     share = f"{100 * budget.kept:.1f} % of the {_COUNTED[budget.metric]} of its layers"
     if budget.metric == "latency":
         share = f"{100 * budget.kept:.1f} % of its latency, as estimated"
-    lines = [f"{source}, pruned by trimformer to {share}, without retraining. It is an ordinary, smaller model."]
+    polished = result.polish is not None and result.polish.accepted
+    training = "and polished without labels" if polished else "without retraining"
+    lines = [f"{source}, pruned by trimformer to {share}, {training}. It is an ordinary, smaller model."]
     table = table_rows(result)
     if table:
-        lines += ["", "| | dense | pruned | |", "|---|--:|--:|--:|", *(f"| {' | '.join(row)} |" for row in table)]
+        lines += [
+            "",
+            "| | dense | pruned | change |",
+            "|---|--:|--:|--:|",
+            *(f"| {' | '.join(row)} |" for row in table),
+        ]
         lines += ["", *_notes(result, dataset)]
     use = _code(loading_lines(result.model, name), "python")
     lines += _section("Use", f"`{name}` is this directory, or its name on the hub.", "", *use)
@@ -137,9 +144,10 @@ def _calibration(result: PruningResult) -> str:
     """Samples, method and cost in one sentence."""
     method = ", ".join(f"{key} `{value}`" for key, value in result.figures()["method"].items())
     cost = result.cost
+    polish = "" if result.polish is None else f" The {result.polish}."
     return (
         f"{result.samples.calibration:,} calibration samples; {method}. It cost {cost.forward_passes['total']:.1f} "
-        f"forward passes of the dense model over these, {sum(cost.seconds.values()):.0f} seconds in all."
+        f"forward passes of the dense model over these, {sum(cost.seconds.values()):.0f} seconds in all.{polish}"
     )
 
 

@@ -10,6 +10,7 @@ from trimformer.checks import POSITIVE, SEED
 from trimformer.errors import TrimformerError
 from trimformer.methods import Allocation, AnyMethod, Criterion, Layout, Objective, Update, find_method, laid_out
 from trimformer.places import check_readable
+from trimformer.polish.budget import DEFAULT_BUDGET
 
 if TYPE_CHECKING:
     from trimformer.batches.data import Rows
@@ -112,6 +113,8 @@ def add_method_arguments(parser: argparse.ArgumentParser, names: Iterable[str], 
     method.add_argument(
         "--reconstruct", dest="update", action=_Once, nargs=0, const="full", help="the same as --update full"
     )
+    method.add_argument("--polish", action="store_true", help="train the result at the end on what the dense model "
+                        "says, without labels")  # fmt: skip
     method.add_argument("--objective", choices=get_args(Objective), help="whether the ranking loss reads labels")
 
 
@@ -127,9 +130,17 @@ class _Once(argparse.Action):
 
 def chosen_method(arguments: argparse.Namespace) -> AnyMethod:
     """The preset with the choices that replace its own."""
-    choices = {name: getattr(arguments, name) for name in ("criterion", "allocation", "update", "objective")}
+    names = ("criterion", "allocation", "update", "objective", "polish")
+    choices = {name: getattr(arguments, name) for name in names}
     method = find_method(arguments.method, **{name: value for name, value in choices.items() if value})
     return laid_out(method, arguments.layout)
+
+
+def add_polish_arguments(parser: argparse.ArgumentParser) -> None:
+    polish = parser.add_argument_group("polish", "what --polish, or the method obs-polish, trains on and may cost")
+    polish.add_argument("--polish-data", metavar="FILE", help="more samples like those of --data; labels are not read")
+    polish.add_argument("--polish-budget", metavar="10x|2min", default=DEFAULT_BUDGET, help="forward passes of the "
+                        "dense model over these samples, or a time (default: %(default)s)")  # fmt: skip
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:

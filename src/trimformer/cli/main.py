@@ -1,4 +1,4 @@
-"""The command line: `trimformer prune | evaluate | export | finetune | lut | bench`.
+"""The command line: `trimformer prune | sweep | evaluate | export | finetune | lut | bench`.
 
 What only a run needs is imported when it starts, so help and what is wrong with flags are told at once.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from trimformer.cli.flags import evaluate, export, latency, prune
+from trimformer.cli.flags import evaluate, export, latency, prune, sweep
 from trimformer.cli.logs import guarded as guarded
 from trimformer.cli.logs import quieten
 from trimformer.version import __version__
@@ -46,6 +46,10 @@ COMMANDS = {
     "prune": Command(
         "prune a fine-tuned model directory to a budget",
         prune.add_arguments, prune.EXAMPLES, prune.check, "trimformer.cli.prune",
+    ),
+    "sweep": Command(
+        "prune to several budgets from one calibration",
+        sweep.add_arguments, sweep.EXAMPLES, sweep.check, "trimformer.cli.sweep",
     ),
     "evaluate": Command(
         "score a model directory, dense or pruned",

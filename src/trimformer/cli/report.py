@@ -11,7 +11,9 @@ from trimformer.arch import KINDS, Sublayer
 from trimformer.arch.masking import units_left
 from trimformer.cards.card import model_card
 from trimformer.cards.source import CARD, last_part
+from trimformer.cards.use import loading_lines
 from trimformer.files import write_directory
+from trimformer.page.prune import prune_page
 from trimformer.report import PruningResult
 from trimformer.shrinking.checkpoint import write_model
 from trimformer.shrinking.masks import stack_masks
@@ -45,7 +47,8 @@ def write_result(
     beside: Callable[[Path], None] = lambda _: None,
     standalone: bool = False,
 ) -> None:
-    """Writes the shrunk model with its card, `head_mask.pt`, `neuron_mask.pt`, `results.json` and `log.txt` beside it.
+    """Writes the shrunk model, and beside it its card, `head_mask.pt`, `neuron_mask.pt`, `results.json`, the same
+    figures as a page, `report.html`, and `log.txt`.
 
     Args:
         result: of the run.
@@ -73,4 +76,6 @@ def write_result(
         card.save(directory / CARD)
         text = json.dumps(results_dict(result, sublayers, arguments), indent=2, default=str)
         (directory / "results.json").write_text(text + "\n", encoding="utf-8")
+        page = prune_page(json.loads(text), last_part(path), loading_lines(result.model, last_part(path)))
+        (directory / "report.html").write_text(page, encoding="utf-8")
         (directory / "log.txt").write_text("\n".join([*log, "", str(result), ""]), encoding="utf-8")

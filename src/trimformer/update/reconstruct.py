@@ -95,14 +95,14 @@ def best_refit(
 
 def reconstruct(
     teacher: PreTrainedModel,
-    student: PreTrainedModel,
+    students: Sequence[PreTrainedModel],
     batches: Sequence[Batch],
     *,
     token_weights: TokenWeights | None = None,
     ridges: Sequence[float] = RIDGES,
     run: Run | None = None,
-) -> list[Refit]:
-    """Refits the student, from the bottom up, in place: two linear maps for each sublayer.
+) -> list[list[Refit]]:
+    """Refits students, from the bottom up, in place: two linear maps for each sublayer.
 
     The output projection, bias included, is refitted to the teacher's residual sum. Before that, what the
     sublayer reads is aligned: the linear map that takes the student's hidden states nearest to the teacher's
@@ -113,23 +113,24 @@ def reconstruct(
 
     Args:
         teacher: the dense model.
-        student: a shrunk copy of it, changed in place.
+        students: shrunk copies of it, changed in place; what becomes of one does not depend on the others.
         batches: calibration samples.
         token_weights: see `walk`; for the projections.
         ridges: candidates, relative to the mean diagonal of the inputs' second moments.
         run: see `walk`.
 
     Returns:
-        What became of each sublayer; errors are those on held-out samples.
+        For each student, what became of each sublayer; errors are those on held-out samples.
     """
-    alignments: dict[int, Refit] = {}
+    alignments: dict[tuple[int, int], Refit] = {}
 
     def align(step: Step) -> None:
         readers = [p.linear for p in step.sublayer.producers if p.reads]
         identity = torch.eye(len(step.fit.y), device=step.fit.y.device)
         # Where only some have a bias (all but the key), the others' would change nothing.
         may_shift = any(linear.bias is not None for linear in readers)
-        alignments[step.index], solution = best_refit(step, identity, None, ridges, may_shift=may_shift)
+        report, solution = best_refit(step, identity, None, ridges, may_shift=may_shift)
+        alignments[step.student, step.index] = report
         if solution is not None:
             change, shift = solution
             for linear in readers:
@@ -137,22 +138,13 @@ def reconstruct(
                 bias = None if linear.bias is None or shift is None else linear.bias + w @ shift
                 assign(linear, w @ change, bias)
 
-    refits = []
-    steps = walk(
-        teacher,
-        student,
-        batches,
-        token_weights=token_weights,
-        align=align,
-        run=run,
-        desc="reconstruct",
-    )
-    for step in steps:
+    refits: list[list[Refit]] = [[] for _ in students]
+    for step in walk(teacher, students, batches, token_weights=token_weights, align=align, run=run, desc="reconstruct"):
         projection = step.sublayer.projection
         weight, bias = matrix(projection), projection.bias
         report, solution = best_refit(step, weight, bias, ridges, may_shift=bias is not None)
         if solution is not None:
             assign(projection, *solution)
-        report.alignment = alignments.get(step.index)
-        refits.append(report)
+        report.alignment = alignments.get((step.student, step.index))
+        refits[step.student].append(report)
     return refits

@@ -1,4 +1,4 @@
-"""What is refitted of a shrunk model. An update is a row of `UPDATES`."""
+"""What is refitted of shrunk models. An update is a row of `UPDATES`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,57 +18,61 @@ from trimformer.update.walk import Refit
 
 @dataclass(frozen=True)
 class Refitting:
-    """What an update works on.
+    """What an update works on: one student for each budget.
 
     Attributes:
         teacher: the dense model.
-        student: a shrunk copy of it, changed in place.
+        students: shrunk copies of it, changed in place.
         batches: calibration samples.
-        masks: what is left of each sublayer; an update may write scales into them.
+        masks: of each student, what is left of each sublayer; an update may write scales into them.
         token_norms: weights of tokens, of each sublayer and batch; empty: all weigh the same.
-        milder_masks: those of the square root of the constraint, for the paper's teacher.
+        milder_masks: of a student, those of the square root of its constraint, for the paper's teacher.
         run: memory and progress.
     """
 
     teacher: PreTrainedModel
-    student: PreTrainedModel
+    students: Sequence[PreTrainedModel]
     batches: Sequence[Batch]
-    masks: list[Tensor]
+    masks: Sequence[list[Tensor]]
     token_norms: list[list[Tensor]]
-    milder_masks: Callable[[], list[Tensor]]
+    milder_masks: Callable[[int], list[Tensor]]
     run: Run
 
 
-def leave(given: Refitting) -> list[Refit]:
+def leave(given: Refitting) -> list[list[Refit]]:
     """Nothing."""
-    return []
+    return [[] for _ in given.students]
 
 
-def scale(given: Refitting) -> list[Refit]:
-    """One factor per unit (Kwon et al., section 4.3)."""
-    scales, refits = rescale_mask(
-        given.teacher,
-        given.student,
-        given.batches,
-        teacher_masks=given.milder_masks(),
-        first_token_last=decide(lambda: reads_first_token(given.teacher, given.batches[0])),
-        run=given.run,
-    )
-    for mask, factors in zip(given.masks, scales, strict=True):
-        mask[mask != 0] = factors.to(mask)
-    return refits
+def scale(given: Refitting) -> list[list[Refit]]:
+    """One factor per unit (Kwon et al., section 4.3); each student has a teacher of its own."""
+    reads_first = decide(lambda: reads_first_token(given.teacher, given.batches[0]))
+    reports = []
+    for k, (student, masks) in enumerate(zip(given.students, given.masks, strict=True)):
+        scales, refits = rescale_mask(
+            given.teacher,
+            student,
+            given.batches,
+            teacher_masks=given.milder_masks(k),
+            first_token_last=reads_first,
+            run=given.run,
+        )
+        for mask, factors in zip(masks, scales, strict=True):
+            mask[mask != 0] = factors.to(mask)
+        reports.append(refits)
+    return reports
 
 
-def full(given: Refitting) -> list[Refit]:
+def full(given: Refitting) -> list[list[Refit]]:
     """All kept weights of the output projections, and what sublayers read."""
     norms = given.token_norms
     return reconstruct(
         given.teacher,
-        given.student,
+        given.students,
         given.batches,
         token_weights=(lambda sublayer, batch, _: norms[sublayer][batch]) if norms else None,
         run=given.run,
     )
 
 
-UPDATES: dict[Update, Callable[[Refitting], list[Refit]]] = {"none": leave, "scale": scale, "full": full}
+UPDATES: dict[Update, Callable[[Refitting], list[list[Refit]]]] = {"none": leave, "scale": scale, "full": full}

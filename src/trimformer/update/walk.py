@@ -1,9 +1,10 @@
-"""Teacher and student walked together, sublayer by sublayer from the bottom.
+"""Teacher and students walked together, sublayer by sublayer from the bottom.
 
 Whatever refits the student's output projections stands on this: the teacher gives the target of the
 residual stream, the student, already shrunk and refitted below, gives the inputs. What a fit needs is
 a few second moments, never a matrix of all tokens. Layers are run by their own forward, a sublayer that is
-settled is replayed, so the whole walk costs one forward pass of each model.
+settled is replayed, so the whole walk costs one forward pass of each model: students of several budgets share the
+teacher's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -63,12 +64,14 @@ class Step:
 
     Attributes:
         index: position among the sublayers.
+        student: position among the students.
         sublayer: the student's; its weights may be changed before the walk goes on.
         fit: moments of the samples to fit on.
         held_out: moments of the other samples.
     """
 
     index: int
+    student: int
     sublayer: Sublayer
     fit: Moments
     held_out: Moments
@@ -117,7 +120,7 @@ def _answer(output: Tensor) -> Callable[[Tensor], Tensor]:
 @torch.no_grad()
 def walk(
     teacher: PreTrainedModel,
-    student: PreTrainedModel,
+    students: PreTrainedModel | Sequence[PreTrainedModel],
     batches: Sequence[Batch],
     *,
     token_weights: TokenWeights | None = None,
@@ -125,13 +128,13 @@ def walk(
     run: Run | None = None,
     desc: str = "walk",
 ) -> Iterator[Step]:
-    """Yields every sublayer once, bottom first; goes on with the student's projection as it is then.
+    """Yields every sublayer once for each student, bottom first; goes on with the student's projection as it is then.
 
     A layer that is called at several depths is walked over all of them at once: moments are sums over its calls.
 
     Args:
         teacher: the model to follow.
-        student: a shrunk copy of it.
+        students: a shrunk copy of it, or several; none knows of the others.
         batches: calibration samples, this process's part of them.
         token_weights: weights of tokens; without it every token that is not padding weighs 1.
         align: called before a sublayer runs, to change the producers that read the student's hidden states;
@@ -144,31 +147,38 @@ def walk(
         TrimformerError: the model works on the hidden states between its layers.
     """
     run = run or Run()
-    pairs = list(zip(find_sublayers(teacher), find_sublayers(student), strict=True))
-    with frozen(teacher), frozen(student):
+    students = [students] if isinstance(students, PreTrainedModel) else list(students)
+    sources = find_sublayers(teacher)
+    shrunk = list(zip(*map(find_sublayers, students), strict=True))  # of each sublayer, every student's
+    with ExitStack() as stack:
+        for model in (teacher, *students):
+            stack.enter_context(frozen(model))
         positions = _positions(teacher, batches)
-        widest = positions * teacher.dtype.itemsize * max(s.channels for _, s in pairs)
-        # Of both models what goes into a layer, and what its first projection gave.
-        in_memory = 4 * positions * teacher.dtype.itemsize * max(s.hidden_size for _, s in pairs)
+        widest = positions * teacher.dtype.itemsize * max(sum(s.channels for s in each) for each in shrunk)
+        # Of each model what goes into a layer, and what its first projection gave.
+        each_model = 2 * positions * teacher.dtype.itemsize * max(s.hidden_size for s in sources)
+        in_memory = (1 + len(students)) * each_model
         keeps_channels = in_memory + widest <= run.max_memory
-        with BatchTensors.place(in_memory > run.max_memory, len(batches)) as new:
-            calls, bottoms = _record(teacher, batches, new)
-            above, below = _Side(new, len(batches)), _Side(new, len(batches))
-            start = 0  # of the layer's calls
-            for index, (source, sublayer) in enumerate(run.progress(pairs, desc)):
-                stage = _Stage(index, source, sublayer, above, below, batches, new)
-                if index == 0 or pairs[index - 1][0].module is not source.module:
-                    layer_calls, bottom = [c[start : start + source.visits] for c in calls], bottoms.pop(start, None)
-                    start += source.visits
-                    above.enter(layer_calls, bottom)
-                    below.enter([[call.of(sublayer.module) for call in part] for part in layer_calls], bottom)
-                    stage.is_bottom = bottom is not None and source.visits == 1
-                stage.is_last = index + 1 == len(pairs) or pairs[index + 1][0].module is not source.module
-                stage.beside = pairs[index - 1] if source.beside else None
-                if align is not None and sublayer.num_units and not stage.is_bottom and stage.reader is not None:
-                    align(stage.alignment())
-                yield stage.fit(token_weights, keeps_channels)
-                stage.settle()
+        new = stack.enter_context(BatchTensors.place(in_memory > run.max_memory, len(batches)))
+        calls, bottoms = _record(teacher, batches, new)
+        above, *below = (_Side(new, len(batches)) for _ in (teacher, *students))
+        start = 0  # of the layer's calls
+        for index, source in enumerate(run.progress(sources, desc)):
+            stage = _Stage(index, source, shrunk[index], above, below, batches, new)
+            if index == 0 or sources[index - 1].module is not source.module:
+                layer_calls, bottom = [c[start : start + source.visits] for c in calls], bottoms.pop(start, None)
+                start += source.visits
+                above.enter(layer_calls, bottom)
+                for side, sublayer in zip(below, shrunk[index], strict=True):
+                    side.enter([[call.of(sublayer.module) for call in part] for part in layer_calls], bottom)
+                stage.is_bottom = bottom is not None and source.visits == 1
+            stage.is_last = index + 1 == len(sources) or sources[index + 1].module is not source.module
+            stage.beside = (sources[index - 1], *shrunk[index - 1]) if source.beside else None
+            if align is not None and not stage.is_bottom and stage.reader is not None:
+                for step in stage.alignments():
+                    align(step)
+            yield from stage.fits(token_weights, keeps_channels)
+            stage.settle()
 
 
 def _positions(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
@@ -201,60 +211,66 @@ class _Stage:
         self,
         index: int,
         source: Sublayer,
-        sublayer: Sublayer,
+        sublayers: Sequence[Sublayer],
         above: _Side,
-        below: _Side,
+        below: Sequence[_Side],
         batches: Sequence[Batch],
         new: Callable[[], BatchTensors],
     ) -> None:
-        self.index, self.source, self.sublayer = index, source, sublayer
+        self.index, self.source, self.sublayers = index, source, sublayers
         self.above, self.below, self.new = above, below, new
         self.is_bottom = self.is_last = False
         self.is_single = source.visits == 1
-        self.beside: tuple[Sublayer, Sublayer] | None = None
+        self.beside: tuple[Sublayer, ...] | None = None  # the teacher's neighbour, and each student's
         self.samples = [batch["index"] for batch in batches]
-        self.reader = next((k for k, p in enumerate(sublayer.producers) if p.reads), None)
-        self.kept: list[Tensor] = []
+        self.reader = next((k for k, p in enumerate(source.producers) if p.reads), None)
+        self.kept: list[list[Tensor]] = [[] for _ in sublayers]
 
-    def alignment(self) -> Step:
-        """Moments of what the student's producers read, and of what the teacher's do."""
+    def alignments(self) -> list[Step]:
+        """Moments of what the students' producers read, and of what the teacher's do."""
         assert self.reader is not None
-        leaves = [s.producers[self.reader].linear for s in (self.source, self.sublayer)]
-        width = matrix(leaves[0]).shape[1]
-        sums = SplitSums(width, width, self.sublayer.device)
-        for i in range(len(self.samples)):
-            taps = [Tap(leaf, stop=self.source.visits) for leaf in leaves]
-            for side, tap in zip((self.above, self.below), taps, strict=True):
-                side.run(i, tap)
-            for visit, (y, x) in enumerate(zip(taps[0].seen, taps[1].seen, strict=True)):
-                mask = self.above.calls[i][visit].mask
-                sums.add(x, y, mask, self._held_out(i, len(x)))
-        return Step(self.index, self.sublayer, *sums.moments())
+        source = self.source.producers[self.reader].linear
+        leaves = {k: s.producers[self.reader].linear for k, s in enumerate(self.sublayers) if s.num_units}
+        width = matrix(source).shape[1]
+        sums = {k: SplitSums(width, width, self.source.device) for k in leaves}
+        for i in range(len(self.samples) if leaves else 0):
+            wanted = Tap(source, stop=self.source.visits)
+            self.above.run(i, wanted)
+            for k, leaf in leaves.items():
+                read = Tap(leaf, stop=self.source.visits)
+                self.below[k].run(i, read)
+                for visit, (y, x) in enumerate(zip(wanted.seen, read.seen, strict=True)):
+                    mask = self.above.calls[i][visit].mask
+                    sums[k].add(x, y, mask, self._held_out(i, len(x)))
+        return [Step(self.index, k, self.sublayers[k], *total.moments()) for k, total in sums.items()]
 
-    def fit(self, token_weights: TokenWeights | None, keeps_channels: bool) -> Step:
-        """Moments of the student's channels, and of what its projection should make of them."""
-        sums = SplitSums(self.sublayer.channels, self.sublayer.hidden_size, self.sublayer.device)
+    def fits(self, token_weights: TokenWeights | None, keeps_channels: bool) -> list[Step]:
+        """Moments of the students' channels, and of what their projections should make of them."""
+        sums = [SplitSums(s.channels, s.hidden_size, s.device) for s in self.sublayers]
         settled = self.new()
         for i in range(len(self.samples)):
             targets, given = self._watch_teacher(i)
-            entry, channels = Tap(self.sublayer.entry), Tap(self.sublayer.projection, stop=self.source.visits)
-            beside = self._beside(1)
-            self.below.run(i, entry, channels, *beside)
             weights = self._weights(token_weights, i)
-            for visit, x in enumerate(channels.seen):
-                stream = sum((tap.seen[visit] for tap in beside), entry.seen[visit])
-                target = targets[visit](stream)
-                sums.add(x, target, weights[visit], self._held_out(i, len(x)))
-            if keeps_channels and self.is_single:
-                self.kept.append(channels.seen[0])
+            for k, sublayer in enumerate(self.sublayers):
+                entry, channels = Tap(sublayer.entry), Tap(sublayer.projection, stop=self.source.visits)
+                beside = self._beside(1 + k)
+                self.below[k].run(i, entry, channels, *beside)
+                for visit, x in enumerate(channels.seen):
+                    stream = sum((tap.seen[visit] for tap in beside), entry.seen[visit])
+                    sums[k].add(x, targets[visit](stream, sublayer), weights[visit], self._held_out(i, len(x)))
+                if keeps_channels and self.is_single:
+                    self.kept[k].append(channels.seen[0])
             if not self.is_last:
                 settled[i] = given
         if self.is_single and not self.is_last:
             self.above.settled.append((self.source, settled))
-        return Step(self.index, self.sublayer, *sums.moments())
+        return [
+            Step(self.index, k, s, *total.moments())
+            for k, (s, total) in enumerate(zip(self.sublayers, sums, strict=True))
+        ]
 
-    def _watch_teacher(self, i: int) -> tuple[list[Callable[[Tensor], Tensor]], Tensor]:
-        """For each call, what the student's projection should give by its stream; and what the teacher's gives.
+    def _watch_teacher(self, i: int) -> tuple[list[Callable[[Tensor, Sublayer], Tensor]], Tensor]:
+        """For each call, what a student's projection should give by its stream; and what the teacher's gives.
 
         At a layer's last sublayer the teacher goes on to the next layer.
         """
@@ -273,14 +289,14 @@ class _Stage:
         return targets, given.seen[-1]
 
     def _beside(self, side: int) -> list[Tap]:
-        """A tap on what the sublayer beside this one adds; none where there is none."""
+        """A tap on what the sublayer beside this one adds, of the teacher (0) or a student; none where none is."""
         if self.beside is None:
             return []
         neighbour = self.beside[side]
         return [Tap(neighbour.output or neighbour.projection, outputs=True)]
 
-    def _target(self, total: Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
-        """The projection's target by the student's stream.
+    def _target(self, total: Tensor, given: Tensor) -> Callable[[Tensor, Sublayer], Tensor]:
+        """The projection's target by a student's stream.
 
         Args:
             total: the teacher's residual sum, [batch, length, hidden].
@@ -288,30 +304,34 @@ class _Stage:
         """
         source = self.source
         if source.output is None:
-            return lambda stream: total - stream
+            return lambda stream, _: total - stream
         if source.gain is None:  # a norm follows: it keeps only the direction, and the teacher's is as good as any
-            return lambda _: given
-        gain = self.sublayer.gain
-        assert gain is not None
-        return lambda stream: torch.where(gain.abs() < 1e-6, given, (total - stream) / gain)
+            return lambda *_: given
+
+        def before_gain(stream: Tensor, sublayer: Sublayer) -> Tensor:
+            assert sublayer.gain is not None
+            return torch.where(sublayer.gain.abs() < 1e-6, given, (total - stream) / sublayer.gain)
+
+        return before_gain
 
     def settle(self) -> None:
-        """Goes on with the student's projection as it is now."""
-        projection, outputs = self.sublayer.projection, self.new()
-        for i in range(len(self.samples)):
-            output = None
-            if self.kept:
-                output, self.kept[i] = projection(self.kept[i]), self.kept[i].new_empty(0)
-            elif self.is_single and not self.is_last:
-                tap = Tap(projection, outputs=True, stop=1)
-                self.below.run(i, tap)
-                output = tap.seen[0]
-            if self.is_last:
-                self.below.hidden[i] = self.below.run(i, answer=None if output is None else (self.sublayer, output))
-            elif output is not None:
-                outputs[i] = output
-        if self.is_single and not self.is_last:
-            self.below.settled.append((self.sublayer, outputs))
+        """Goes on with the students' projections as they are now."""
+        for side, sublayer, kept in zip(self.below, self.sublayers, self.kept, strict=True):
+            outputs = self.new()
+            for i in range(len(self.samples)):
+                output = None
+                if kept:
+                    output, kept[i] = sublayer.projection(kept[i]), kept[i].new_empty(0)
+                elif self.is_single and not self.is_last:
+                    tap = Tap(sublayer.projection, outputs=True, stop=1)
+                    side.run(i, tap)
+                    output = tap.seen[0]
+                if self.is_last:
+                    side.hidden[i] = side.run(i, answer=None if output is None else (sublayer, output))
+                elif output is not None:
+                    outputs[i] = output
+            if self.is_single and not self.is_last:
+                side.settled.append((sublayer, outputs))
 
     def _weights(self, token_weights: TokenWeights | None, i: int) -> list[Tensor]:
         """[batch, length] for each call."""

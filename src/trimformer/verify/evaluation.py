@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.arch.calls import Batch
+from trimformer.arch.calls import LABEL_KEYS, Batch
 from trimformer.batches.calibration import make_batches, num_samples
 from trimformer.batches.data import Rows
 from trimformer.batches.ids import check_ids
 from trimformer.batches.output import Problem, divergence, find_problem, predict
 from trimformer.batches.tasks import Task
+from trimformer.batches.tasks.classes import label_names
 from trimformer.progress import progress
+from trimformer.verify.changed import ChangedReport, Told, find_changed
 
 
 def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
@@ -28,15 +31,15 @@ def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]
     return samples
 
 
-def mean_divergence(
+def divergences(
     outputs: Sequence[Tensor], references: Sequence[Tensor], batches: Sequence[Batch], problem: Problem
-) -> float:
-    """Mean over samples of the distance of the outputs from the dense model's; see `divergence`."""
-    total = sum(
-        float(divergence(output.float(), reference.float(), batch, problem).double().sum())
+) -> Tensor:
+    """[samples]: distance of each sample's output from the dense model's, in float64; see `divergence`."""
+    apart = [
+        divergence(output.float(), reference.float(), batch, problem).double()
         for output, reference, batch in zip(outputs, references, batches, strict=True)
-    )
-    return total / num_samples(batches)
+    ]
+    return torch.stack(unbatch(apart, batches)).double()
 
 
 class Scorer:
@@ -66,6 +69,7 @@ class Scorer:
         self.name, self.rows, self.task, self.batch_size = name, rows, task, batch_size
         self.features = task.encode(rows, processor, model.config)
         self.batches = make_batches(self.features, processor, batch_size)
+        self.names = label_names(model.config)
         check_ids(model, self.batches)
         self._problem = find_problem(model)
 
@@ -76,6 +80,35 @@ class Scorer:
         outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
         outputs = [output.cpu() for output in outputs]
         return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
+
+    def score_some(self, outputs: Sequence[Tensor], rows: Sequence[int]) -> dict[str, float]:
+        """The metrics over some of the rows.
+
+        Args:
+            outputs: of all samples, see `unbatch`.
+            rows: their positions.
+        """
+        chosen = [(i, {**self.features[i], "example": new}) for new, row in enumerate(rows) for i in self._parts[row]]
+        features = [feature for _, feature in chosen]
+        return self.task.score([outputs[i] for i, _ in chosen], features, [self.rows[row] for row in rows])
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are metrics, and the samples have what these need; embeddings keep that in their rows."""
+        has_labels = any(key in self.features[0] for key in LABEL_KEYS) or self._problem == "embedding"
+        return self.task.metric is not None and has_labels
+
+    @cached_property
+    def _parts(self) -> list[list[int]]:
+        """Of each row, its samples: windows of a long text; else the one."""
+        parts: list[list[int]] = [[] for _ in self.rows]
+        for i, feature in enumerate(self.features):
+            parts[feature.get("example", i)].append(i)
+        return parts
+
+    def told(self, outputs: Sequence[Tensor]) -> Told:
+        """Outputs of a model, one a feature, with the features."""
+        return Told(unbatch(outputs, self.batches), self.features)
 
     def samples(self, outputs: Sequence[Tensor]) -> Tensor:
         """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""
@@ -100,9 +133,13 @@ class Scorer:
             first.setdefault(np.asarray(sample.get("input_ids", -i)).tobytes(), i)
         return list(first.values())
 
+    def divergences(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+        """[samples]: distance of two models' outputs; see `divergences`."""
+        return divergences(outputs, references, self.batches, self._problem)
+
     def divergence(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
-        """Mean distance of two models' outputs; see `mean_divergence`."""
-        return mean_divergence(outputs, references, self.batches, self._problem)
+        """Mean distance of two models' outputs."""
+        return float(self.divergences(outputs, references).mean())
 
 
 NEIGHBOURS = 10
@@ -110,35 +147,50 @@ NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of both models by name, as fractions, the mean distance of their outputs, and of embeddings the share of
-    each sample's `NEIGHBOURS` nearest ones that stay its nearest."""
+    """Scores of both models by name, as fractions, the mean distance of their outputs, of embeddings the share of each
+    sample's `NEIGHBOURS` nearest ones that stay its nearest, and samples whose prediction changed."""
 
     dense: dict[str, float]
     pruned: dict[str, float]
     divergence: float
     neighbours: float | None = None
+    changed: ChangedReport | None = None
 
 
-def compare(
-    scorers: Sequence[Scorer], dense: PreTrainedModel, pruned: PreTrainedModel, retold: Sequence[Scorer] = ()
-) -> Scores:
-    """Scores of two models, and the divergence on the first set.
+# Of each evaluation set, a model's metrics and its outputs per batch.
+Scored = Sequence[tuple[dict[str, float], list[Tensor]]]
+
+
+def score(scorers: Sequence[Scorer], model: PreTrainedModel, name: str) -> Scored:
+    """A model on every evaluation set; its name is only shown."""
+    return [scorer(model, f"evaluate {name}") for scorer in scorers]
+
+
+def compare(scorers: Sequence[Scorer], dense: Scored, pruned: Scored, retold: Sequence[Scorer] = ()) -> Scores:
+    """Scores of two models, and on the first set their divergence and what changed.
 
     The first set's scores go by their own names, those of further sets follow the set's name, as in
-    "validation_mismatched_accuracy". The pruned model is scored by `retold` where it has a tokenizer of its own.
+    "validation_mismatched_accuracy".
+
+    Args:
+        scorers: of the evaluation sets.
+        dense: what they gave for the dense model.
+        pruned: for the pruned one, by `retold` where it has a tokenizer of its own.
+        retold: the same sets by the pruned model's tokenizer.
     """
-    scores: list[dict[str, float]] = [{}, {}]
-    divergence, neighbours = 0.0, None
-    for number, pair in enumerate(zip(scorers, retold or scorers, strict=True)):
-        outputs = []
-        for total, scorer, model, name in zip(scores, pair, (dense, pruned), ("dense", "pruned"), strict=True):
-            own, output = scorer(model, f"evaluate {name}")
-            outputs.append(output)
-            total |= {f"{scorer.name}_{key}" if number else key: value for key, value in own.items()}
-        if number == 0:
-            divergence = pair[1].divergence(outputs[1], outputs[0])
-            neighbours = pair[1].neighbours(outputs[1], outputs[0])
-    return Scores(scores[0], scores[1], divergence, neighbours)
+    totals: list[dict[str, float]] = []
+    for scored in (dense, pruned):
+        named = enumerate(zip(scorers, scored, strict=True))
+        totals.append({f"{s.name}_{k}" if n else k: v for n, (s, (own, _)) in named for k, v in own.items()})
+    own, first = scorers[0], (retold or scorers)[0]
+    outputs, references = pruned[0][1], dense[0][1]
+    return Scores(
+        totals[0],
+        totals[1],
+        first.divergence(outputs, references),
+        first.neighbours(outputs, references),
+        find_changed(own.task, own.rows, own.names, own.told(references), first.told(outputs)),
+    )
 
 
 def neighbour_overlap(embeddings: Tensor, references: Tensor, count: int = NEIGHBOURS) -> float | None:

@@ -20,10 +20,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LatencyOptions:
-    """How latency is measured, and how much of it may be left.
+    """How latency is measured.
 
     Attributes:
-        ms: latency of the pruned model, instead of a fraction of the dense one's.
         batch_size: of the random inputs.
         seq_len: of the random inputs; None: the average length of the calibration samples.
         backend: what runs the model.
@@ -31,7 +30,6 @@ class LatencyOptions:
         any_table: use the table even if it was measured elsewhere.
     """
 
-    ms: float | None = None
     batch_size: int = 32
     seq_len: int | None = None
     backend: Backend = "eager"

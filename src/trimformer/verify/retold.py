@@ -43,21 +43,21 @@ class RetoldScorer(Scorer):
                 f"every sample of '{self.name}' holds tokens that the vocabulary drops; give more texts with vocabulary"
             )
 
-    def divergence(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
-        """Mean distance from the dense model's outputs, which are in the dense scorer's batches.
+    def divergences(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+        """[samples]: distance from the dense model's outputs, which are in the dense scorer's batches.
 
         Outputs of tokens are compared on the samples that are made of the same tokens, and scores of tokens on those
         that stay.
         """
         new, old = unbatch(outputs, self.batches), unbatch(references, self._dense.batches)
-        total = 0.0
+        apart = []
         for i, j in self._pairs:
             output, reference = self._cut(new[j], self.features[j]), self._cut(old[i], self.features[j])
             if output.shape != reference.shape:
                 reference = reference[..., self._vocabulary.kept]
             batch = {"index": torch.zeros(1), "attention_mask": torch.ones(1, len(output))}
-            total += float(divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem))
-        return total / len(self._pairs)
+            apart.append(divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem))
+        return torch.cat(apart).double()
 
     def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
         """As of any scorer; the references are in the dense scorer's batches."""

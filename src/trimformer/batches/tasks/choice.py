@@ -54,7 +54,7 @@ class ChoiceTask(Task):
         texts: tuple[list[str], list[str]] = ([], [])
         counts, labels = [], []
         for number, row in numbered(rows):
-            choices, names = self._choices(row, f"row {number}")
+            choices, names = self.choices(row, f"row {number}")
             begins = [text_of(row[name], f"column '{name}' in row {number}") for name in beginnings]
             texts[0].extend(begins[:1] * len(choices))
             texts[1].extend(" ".join([*begins[1:], choice]) for choice in choices)
@@ -70,8 +70,12 @@ class ChoiceTask(Task):
             feature["labels"] = label
         return features
 
-    def _choices(self, row: Mapping[str, Any], where: str) -> tuple[list[str], list[str]]:
-        """A row's choices, and their names where it has them."""
+    def choices(self, row: Mapping[str, Any], where: str) -> tuple[list[str], list[str]]:
+        """A row's choices, and their names where it has them.
+
+        Raises:
+            TrimformerError: it has no list of them.
+        """
         values: Any = [row[name] for name in self.choice_columns]
         names: list[str] = []
         if len(self.choice_columns) == 1:

@@ -1,0 +1,176 @@
+"""What a polish gains, and what it costs: tasks x budgets x seeds, as pruned and polished, on the same samples.
+
+    python benchmarks/polish.py                                    # movie reviews only, from the package registry
+    python benchmarks/polish.py --data-root DIR --tasks movie trec sst2 mrpc stsb --seeds 0 1 2
+    python benchmarks/polish.py --data-root DIR --tasks embedder --constraints 0.5 0.3 0.2 --num-samples 2048 \
+        --polish-samples 2048 16384 --texts more.txt
+
+DIR holds a folder of train.jsonl and validation.jsonl per task, as for benchmarks/accuracy.py, whose checkpoints are
+used. The embedder is all-MiniLM-L6-v2, pruned on the sentences of DIR/stsb and scored by the ten nearest sentences
+that stay. Every pruned model is polished anew on each number of unlabelled samples, the calibration samples first among
+them, at each cost. Seconds are of the polish alone, passes are of the dense model over the samples polished on, as
+measured. Writes JSON and Markdown.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accuracy import SETTINGS, find_assets
+from tqdm.auto import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from assets import minilm
+
+from trimformer import Pruner, Run, load
+from trimformer.arch import find_sublayers
+from trimformer.batches.calibration import make_batches, mean_length, sample_indices
+from trimformer.batches.data import Rows, find_splits, read_rows, read_splits
+from trimformer.batches.tasks import TASKS, Task, task_of
+from trimformer.cli.logs import set_up_logging
+from trimformer.costs.cost import linear_costs
+from trimformer.costs.mac import layer_lengths
+from trimformer.environment import describe_device, versions
+from trimformer.methods import find_method
+from trimformer.polish.data import draw_polishing
+from trimformer.polish.train import polish
+from trimformer.verify.evaluation import Scorer
+
+EMBEDDER = "embedder"
+
+
+def find_task(name: str, options: argparse.Namespace) -> tuple[Any, Any, Task, Rows, Scorer]:
+    """Model, processor, task, training rows, and a scorer."""
+    if name != EMBEDDER:
+        data, checkpoint = find_assets(name, options)
+        model, processor = load(checkpoint)
+        train, validation = find_splits(read_splits(data))
+        rows = next(iter(validation.values()))
+        task = TASKS.get(name) or task_of(model, rows, label_column="label")
+        return model, processor, task, train, Scorer("validation", rows, task, model, processor)
+    model, processor = load(minilm())
+    splits = read_splits(options.data_root / "stsb")
+    texts = sorted({str(row[column]) for row in splits["train"] for column in ("sentence1", "sentence2")})
+    train = [{"text": text} for text in texts]
+    scorer = Scorer("validation", splits["validation"], task_of(model, splits["validation"]), model, processor)
+    return model, processor, task_of(model, train), train, scorer
+
+
+def run_task(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One record per seed and budget as pruned, and one per number of samples and cost as polished."""
+    model, processor, task, train, scorer = find_task(name, options)
+    model.to(options.device)
+    dense, references = scorer(model)
+    metric = "neighbours" if name == EMBEDDER else str(task.metric)
+
+    def score(student: Any) -> dict[str, Any]:
+        metrics, outputs = scorer(student)
+        neighbours = scorer.neighbours(outputs, references)
+        return {
+            "score": neighbours if name == EMBEDDER else metrics[metric],
+            "divergence": scorer.divergence(outputs, references),
+            "metrics": metrics,
+        }
+
+    common = {"task": name, "metric": metric, "dense": 1.0 if name == EMBEDDER else dense[metric]}
+    extra = [row for file in options.texts for row in read_rows(file)] if name == EMBEDDER else []
+    for seed in options.seeds:
+        order = sample_indices(len(train), len(train), seed)
+        chosen, more = (
+            [train[i] for i in part] for part in (order[: options.num_samples], order[options.num_samples :])
+        )
+        more += extra
+        features = task.encode(chosen, processor, model.config)
+        batches = make_batches(features, processor, options.batch_size, model.device)
+        lengths = layer_lengths(model, find_sublayers(model), batches[0], task.average_length or mean_length(features))
+        costs = linear_costs(find_sublayers(model), "mac", lengths)
+        run = Run(seed=seed, bf16=options.bf16)
+        pruner = Pruner(model, batches, find_method("obs"), run=run)
+        for constraint in options.constraints:
+            pruned = pruner(costs, constraint).model
+            point = {**common, "seed": seed, "constraint": constraint}
+            yield {**point, "samples": 0, "budget": "", **score(pruned)}
+            for samples in options.polish_samples:
+                added = more[: max(0, samples - len(chosen))]
+                for budget in options.polish_budgets:
+                    given = draw_polishing(model, processor, task, features, added or None, budget, options.batch_size)
+                    student, start = copy.deepcopy(pruned), time.perf_counter()
+                    report = polish(model, student, given.batches, given.held_out, budget=given.budget, run=run)
+                    seconds = time.perf_counter() - start
+                    told = {"samples": len(features) + len(added), "budget": budget, "seconds": seconds}
+                    yield {**point, **told, **score(student), "polish": asdict(report)}
+
+
+def to_markdown(records: list[dict[str, Any]]) -> str:
+    """A table per task: score in percent and divergence, means over seeds; of a polish also seconds and passes."""
+    lines = []
+    for task in dict.fromkeys(record["task"] for record in records):
+        of_task = [record for record in records if record["task"] == task]
+        cells: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for record in of_task:
+            cells[record["samples"], record["budget"], record["constraint"]].append(record)
+        constraints = sorted({c for *_, c in cells}, reverse=True)
+        lines += [f"### {task}: {of_task[0]['metric']}, dense {100 * of_task[0]['dense']:.1f}", ""]
+        lines += ["| polish | " + " | ".join(f"{100 * c:g} % of MACs" for c in constraints) + " |"]
+        lines += ["|---|" + "---|" * len(constraints)]
+        for samples, budget in dict.fromkeys((s, b) for s, b, _ in cells):
+            name = f"{samples:,} samples, {budget}" if samples else "none"
+            lines.append(f"| {name} | " + " | ".join(_cell(cells[samples, budget, c]) for c in constraints) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(records: list[dict[str, Any]]) -> str:
+    if not records:
+        return ""  # not run yet
+    scores = np.array([100 * record["score"] for record in records])
+    spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+    text = f"{scores.mean():.1f}{spread} / {np.mean([record['divergence'] for record in records]):.4f}"
+    if "polish" not in records[0]:
+        return text
+    seconds = np.mean([record["seconds"] for record in records])
+    passes = np.mean([record["polish"]["forward_passes"] for record in records])
+    kept = sum(not record["polish"]["accepted"] for record in records)
+    return f"{text} ({seconds:.0f} s, {passes:.1f}x{f', {kept} thrown away' if kept else ''})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--tasks", nargs="+", choices=[*SETTINGS, "fashion", EMBEDDER], default=["movie"])
+    parser.add_argument("--constraints", nargs="+", type=float, default=[0.2, 0.1, 0.05])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--num-samples", type=int, default=1024, help="to calibrate on")
+    parser.add_argument("--polish-samples", nargs="+", type=int, default=[1024, 8192], help="as many as there are")
+    parser.add_argument("--polish-budgets", nargs="+", default=["10x"], metavar="10x|2min")
+    parser.add_argument("--texts", nargs="+", type=Path, default=[], help="files of more sentences for the embedder")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--bf16", action="store_true", help="passes in bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("outputs/polish"), help="without suffix")
+    options = parser.parse_args()
+    set_up_logging()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    machine = f"{describe_device(torch.device(options.device))}, {torch.get_num_threads()} threads"
+    for task in options.tasks:
+        for record in tqdm(run_task(task, options), desc=task, disable=None):
+            records.append(record)
+            result = {"device": machine, "versions": versions(), "records": records}
+            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            text = f"{to_markdown(records)}\nOn {machine}.\n"
+            options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(options.output.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Whether a quality that is asked for is kept: `prune --max-drop` on several tasks and seeds, and what it costs.
+
+    python benchmarks/targets.py                                                 # movie reviews only
+    python benchmarks/targets.py --data-root DIR --tasks movie trec sst2 mrpc --seeds 0 1 2
+
+DIR holds a folder of train.jsonl and validation.jsonl per task. The budget is chosen on training rows set aside from
+calibration; the drop is that on the validation set, which nothing else reads. Costs are in forward passes of the dense
+model over the calibration samples, those of one prune to half of the MACs and of a sweep of nine budgets beside them.
+Checkpoints are those of benchmarks/accuracy.py. Writes JSON and Markdown.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accuracy import SETTINGS, find_assets
+from tqdm.auto import tqdm
+
+import trimformer
+from trimformer.asked import Asked
+from trimformer.batches.data import find_splits, read_splits
+from trimformer.batches.tasks import TASKS, task_of
+from trimformer.cli.logs import set_up_logging
+from trimformer.environment import describe_device, versions
+from trimformer.methods import find_method
+from trimformer.outcome import PRUNING
+from trimformer.session import Session
+from trimformer.shrinking.checkpoint import load
+
+NINE = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+    """One record for each seed."""
+    data, checkpoint = find_assets(name, options)
+    model, processor = load(checkpoint)
+    train, validation = find_splits(read_splits(data))
+    task = TASKS.get(name) or task_of(model, next(iter(validation.values())), label_column="label")
+    given = {"eval_dataset": validation, "task": task, "num_samples": options.num_samples}
+    half = trimformer.prune(model, processor, train, 0.5, seed=options.seeds[0], **given)
+    for seed in options.seeds:
+        found = trimformer.prune(model, processor, train, max_drop=options.max_drop, seed=seed, **given)
+        metric, target = str(task.metric), found.target
+        dense, pruned = found.scores.dense[metric], found.scores.pruned[metric]
+        yield {
+            "task": name,
+            "seed": seed,
+            "metric": metric,
+            "asked": options.max_drop,
+            "judged": target.samples,
+            "measured": target.measured,
+            "bound": target.bound,
+            "tried": [asdict(verdict) for verdict in target.tried],
+            "macs": found.sizes["pruned"].macs / found.sizes["dense"].macs,
+            "dense": dense,
+            "drop": 100 * (dense - pruned),
+            "rows": found.samples.evaluation,
+            "passes": found.cost.forward_passes["total"],
+            "passes_of_one": half.cost.forward_passes["total"],
+            "seconds": sum(found.cost.seconds.values()),
+            "seconds_of_one": sum(half.cost.seconds.values()),
+        }
+
+
+def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
+    """Forward passes of one prune to half of the MACs, and of nine budgets from one calibration."""
+    data, checkpoint = find_assets(options.tasks[0], options)
+    model, processor = load(checkpoint)
+    train, validation = find_splits(read_splits(data))
+    method, totals = find_method("obs"), []
+    for budgets in ([0.5], NINE):
+        session = Session(model, processor, train, [method], eval_dataset=validation, label_column="label",
+                          num_samples=options.num_samples)  # fmt: skip
+        for start in range(0, len(budgets), 3):
+            session.prune(method, [Asked(budget) for budget in budgets[start : start + 3]])
+        seconds = sum(value for stage, value in session.clock.seconds.items() if stage in PRUNING)
+        totals.append(seconds / session.seconds_per_pass)
+    return {"one": totals[0], "nine": totals[1]}
+
+
+def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -> str:
+    lines = [
+        "| task | MACs kept, by seed | drop where it was judged, bound | drop on untouched rows | kept within "
+        "| looks | passes, of one prune | seconds, of one prune |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task in dict.fromkeys(record["task"] for record in records):
+        rows = [record for record in records if record["task"] == task]
+
+        def each(key: str, form: str, rows: list[dict[str, Any]] = rows, scale: float = 1.0) -> str:
+            return " ".join(f"{scale * row[key]:{form}}" for row in rows)
+
+        looks = " ".join(str(len(row["tried"])) for row in rows)
+        bounds = ", ".join(f"{row['measured']:.2f} < {row['bound']:.2f}" for row in rows)
+        held = sum(row["drop"] <= row["asked"] for row in rows)
+        passes = f"{np.mean([r['passes'] for r in rows]):.1f}, {np.mean([r['passes_of_one'] for r in rows]):.1f}"
+        seconds = f"{np.mean([r['seconds'] for r in rows]):.0f}, {np.mean([r['seconds_of_one'] for r in rows]):.0f}"
+        name = f"{task} ({rows[0]['metric']}, {rows[0]['judged']:,} judged, {rows[0]['rows']:,} untouched)"
+        lines.append(
+            f"| {name} | {each('macs', '.0f', scale=100)} % | {bounds} | {each('drop', '.2f')} | {held} of {len(rows)} "
+            f"| {looks} | {passes} | {seconds} |"
+        )
+    if sweep:
+        ratio = sweep["nine"] / sweep["one"]
+        lines += ["", f"Nine budgets: {sweep['nine']:.1f} passes, one prune {sweep['one']:.1f}: {ratio:.2f} times."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--tasks", nargs="+", choices=list(SETTINGS), default=["movie"])
+    parser.add_argument("--max-drop", type=float, default=1.0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--num-samples", type=int, default=1024)
+    parser.add_argument("--no-sweep", action="store_true", help="leave out what nine budgets cost")
+    parser.add_argument("--output", type=Path, default=Path("outputs/targets"), help="without suffix")
+    options = parser.parse_args()
+    set_up_logging()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    sweep = None if options.no_sweep else sweep_cost(options)
+    records: list[dict[str, Any]] = []
+    for task in options.tasks:
+        for record in tqdm(run_task(task, options), desc=task, disable=None):
+            records.append(record)
+            result = {"device": describe_device(torch.device("cpu")), **versions(), "sweep": sweep, "records": records}
+            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+            options.output.with_suffix(".md").write_text(to_markdown(records, sweep))
+    print(to_markdown(records, sweep))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""`trimformer sweep`: one calibration, a directory for each budget and method, and what they are together."""
+
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trimformer.arch import find_sublayers
+from trimformer.asked import budgets_of, check_method
+from trimformer.cli.arguments import (
+    DataOptions,
+    load_task_data,
+)
+from trimformer.cli.flags.sweep import names, numbers
+from trimformer.cli.logs import kept_log
+from trimformer.cli.report import write_result
+from trimformer.environment import resolve_device
+from trimformer.errors import TrimformerError
+from trimformer.family import Member, mark_front, member_entry, members_of, plan_for, prune_members
+from trimformer.files import check_output, claim_output, replace_file
+from trimformer.methods import METHODS
+from trimformer.page.family import family_page
+from trimformer.polish.data import read_polish_data
+from trimformer.processes import decide, is_main, join
+from trimformer.progress import whole_run
+from trimformer.report import PruningResult
+from trimformer.session import Session
+from trimformer.shrinking.checkpoint import find_directory, load
+from trimformer.verify.promise import LatencyOptions
+from trimformer.version import __version__
+
+FAMILY, PAGE = "family.json", "report.html"
+
+# What may differ between the runs that make one family.
+_FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "device", "max_memory"}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    arguments.device = join(arguments.device)
+    budgets = budgets_of(numbers(arguments.constraints), numbers(arguments.latency_ms), arguments.metric)
+    members = members_of(names(arguments.methods), budgets, arguments.layout)
+    for member in members:
+        check_method(member.method, arguments.metric, arguments.bf16)
+    resolve_device(arguments.device)
+    output, identity = Path(arguments.output), identify(arguments)
+    before = decide(lambda: _known(output, identity))
+    beside = output.absolute().with_name(f"{output.name}.sweep")  # never written: one sweep at a time has the name
+    with claim_output(beside, is_main()):
+        left = [member for member in members if not (output / member.folder / "results.json").is_file()]
+        seconds = _prune(arguments, left, output, {"identity": identity, "cost": before["cost"]}) if left else {}
+        if is_main():
+            family = gather(output, identity, seconds, before)
+            _write(output, family)
+    if is_main():
+        print(f"\n{format_family(family)}\n\nwritten to {arguments.output}")
+
+
+def _prune(
+    arguments: argparse.Namespace, members: Sequence[Member], output: Path, begun: Mapping[str, Any]
+) -> dict[str, float]:
+    """Writes the directory of each member; the seconds that it took, by stage."""
+    model, processor = load(arguments.model)
+    task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
+    shown = {key: value for key, value in vars(arguments).items() if key != "words"}
+
+    def write(member: Member, result: PruningResult) -> None:
+        if not is_main():
+            return
+        if not (output / FAMILY).is_file():
+            output.mkdir(parents=True, exist_ok=True)
+            _write(output, begun)
+        command, sublayers = ["trimformer", *arguments.words], find_sublayers(model)
+        write_result(result, result.processor, output / member.folder, sublayers, shown, kept_log.lines, command)
+
+    with whole_run(plan_for(members, arguments.metric)):
+        session = Session(
+            model,
+            processor,
+            train,
+            [member.method for member in members],
+            eval_dataset=validation,
+            task=task,
+            metric=arguments.metric,
+            latency=LatencyOptions(arguments.bs, arguments.seq_len, arguments.backend),
+            polish_data=read_polish_data(arguments.polish_data) if arguments.polish_data else None,
+            polish_budget=arguments.polish_budget,
+            num_samples=arguments.num_samples,
+            batch_size=arguments.batch_size,
+            neuron_multiple=arguments.neuron_multiple,
+            seed=arguments.seed,
+            max_memory=math.inf if arguments.max_memory is None else arguments.max_memory,
+            bf16=arguments.bf16,
+            device=arguments.device,
+        )
+        prune_members(session, members, write)
+    return session.clock.seconds
+
+
+def identify(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What makes all members of a family comparable: the model, the data and the flags."""
+    flags = {key: value for key, value in vars(arguments).items() if key not in {*_FREE, "model", "data"}}
+    data = arguments.data and Path(arguments.data)
+    return {
+        "model": _digest(find_directory(arguments.model)),
+        "data": _digest(data) if data else None,
+        "flags": json.loads(json.dumps(flags, default=str)),
+        "trimformer": __version__,
+    }
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of the files of a folder and their names."""
+    total = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    for file in files:
+        total.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def _known(output: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the folder says of the sweep so far.
+
+    Raises:
+        TrimformerError: the folder holds something else, or cannot be written.
+    """
+    file = output / FAMILY
+    if not file.is_file():
+        check_output(output)
+        return {"cost": {"seconds": {}}}
+    try:
+        family = json.loads(file.read_text(encoding="utf-8"))
+        found = family["identity"]
+        other = [key for key in ("model", "data", "trimformer") if found[key] != identity[key]]
+        flags = {**found["flags"], **identity["flags"]}
+        other += [
+            "--" + key.replace("_", "-") for key in flags if found["flags"].get(key) != identity["flags"].get(key)
+        ]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise TrimformerError(f"'{file}' is no family of a sweep; choose another output") from None
+    if other:
+        raise TrimformerError(
+            f"output '{output}' holds a sweep of another {', '.join(other)}; choose another output, or run it as before"
+        )
+    return family
+
+
+def gather(
+    output: Path, identity: Mapping[str, Any], seconds: Mapping[str, float], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The family as its members' directories have it."""
+    results = {}
+    for file in sorted(output.glob("*/results.json")):
+        results[file.parent.name] = json.loads(file.read_text(encoding="utf-8"))
+    entries = [member_entry(folder, folder.rsplit("-", 1)[0], result) for folder, result in results.items()]
+    first = next(iter(results.values()))
+    metric = first["budget"]["metric"]
+    mark_front(entries, metric)
+    order = list(METHODS)
+    entries.sort(key=lambda e: (order.index(e["method"]), -e["kept"]))
+    before = known["cost"]["seconds"]
+    total = {key: before.get(key, 0.0) + seconds.get(key, 0.0) for key in {**before, **seconds}}
+    a_pass = first["cost"]["seconds_per_pass"]
+    return {
+        "identity": identity,
+        "model": first["arguments"]["model"],
+        "data": first["arguments"]["data"],
+        "metric": metric,
+        "score": first["task"]["score"],
+        "problem": first["task"]["problem"],
+        "dense": {
+            "scores": first["scores"]["dense"],
+            "sizes": first["sizes"]["dense"],
+            "latency_ms": first["latency"]["dense_ms"],
+        },
+        "members": entries,
+        "cost": {
+            "seconds": total,
+            "forward_passes": {stage: value / a_pass for stage, value in total.items()},
+        },
+        "machine": first["machine"],
+    }
+
+
+def _write(output: Path, family: Mapping[str, Any]) -> None:
+    replace_file(output / FAMILY, json.dumps(family, indent=2) + "\n")
+    if "members" in family:
+        replace_file(output / PAGE, family_page(family))
+
+
+def format_family(family: Mapping[str, Any]) -> str:
+    """A row for each member; those of the Pareto front are starred."""
+    dense, score = family["dense"], family["score"]
+    rows = [["", *([score] if score else []), "divergence", "MACs", "parameters (M)", "ms", "speed-up"]]
+
+    def row(name: str, entry: Mapping[str, Any], divergence: str, speedup: str) -> list[str]:
+        points = [f"{100 * entry['scores'][score]:.2f}"] if score else []
+        share = f"{100 * entry['sizes']['macs'] / dense['sizes']['macs']:.1f} %"
+        size, ms = entry["sizes"]["parameters"] / 1e6, entry["latency_ms"]["median"]
+        return [name, *points, divergence, share, f"{size:.2f}", f"{ms:.2f}", speedup]
+
+    rows.append(row("dense", dense, "", ""))
+    for entry in family["members"]:
+        name = entry["directory"] + " *" * entry["pareto"]
+        rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
+    seconds = sum(family["cost"]["seconds"].values())
+    told = "* on the Pareto front: none is both cheaper and nearer to the dense model"
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", told, f"{seconds:.1f} seconds in all"])

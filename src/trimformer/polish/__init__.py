@@ -1,0 +1,1 @@
+"""Label-free training of a pruned model on what the dense model says: optional, after the refit."""

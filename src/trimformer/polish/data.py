@@ -1,0 +1,170 @@
+"""Samples to polish on: those that calibrated, and more of the user's without their labels; an eighth is held out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from trimformer.arch.calls import LABEL_KEYS, Batch
+from trimformer.batches.calibration import Features, make_batches
+from trimformer.batches.data import Rows, as_rows, find_splits, read_splits
+from trimformer.batches.tasks import SpanTask, Task, task_of
+from trimformer.errors import TrimformerError
+from trimformer.methods import AnyMethod, Method
+from trimformer.polish.budget import DEFAULT_BUDGET, Budget, epochs_of_passes, parse_budget
+from trimformer.processes import count, part
+from trimformer.update.walk import HELD_OUT_EVERY
+
+# Where a task says which column holds labels, and what it says where none does.
+_NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "one_hot": ()}
+
+
+@dataclass(frozen=True)
+class Polishing:
+    """What a polish works on.
+
+    Attributes:
+        batches: to train on, this process's part; as many in every process.
+        held_out: to measure on, this process's part.
+        budget: to spend.
+    """
+
+    batches: list[Batch]
+    held_out: list[Batch]
+    budget: Budget
+
+    def check_affordable(self, share: float) -> None:
+        """Before the long work: tells of a budget in passes below an epoch.
+
+        Args:
+            share: of the dense model's MACs that is to be kept.
+
+        Raises:
+            TrimformerError: it is.
+        """
+        if self.budget.passes is not None:
+            epochs_of_passes(self.budget, share)
+
+
+def draw_polishing(
+    model: PreTrainedModel,
+    processor: Any,
+    task: Task,
+    features: Sequence[Features],
+    data: Any = None,
+    budget: str = DEFAULT_BUDGET,
+    batch_size: int = 32,
+) -> Polishing:
+    """Batches of the calibration samples and of more data, every eighth sample held out.
+
+    Args:
+        model: gives configuration and device.
+        processor: its tokenizer or processor.
+        task: what the calibration samples mean.
+        features: the calibration samples, encoded; those that its refit held out are held out here too.
+        data: more examples, in any form that `as_rows` takes; labels are not looked at. None: no more.
+        budget: see `parse_budget`.
+        batch_size: samples in a batch, at most.
+
+    Raises:
+        TrimformerError: the data do not fit the model's task, there are too few samples, or the budget is none.
+    """
+    spend = parse_budget(budget)
+    more = [] if data is None else encode_unlabelled(model, processor, task, data)
+    samples = [*without_labels(features), *more]
+    chosen = [sample for i, sample in enumerate(samples) if i % HELD_OUT_EVERY]
+    if len(chosen) < batch_size:
+        raise TrimformerError(
+            f"{len(samples)} samples to polish on, of which an eighth is held out, are fewer than a batch of "
+            f"{batch_size}; give more with polish data, or lower the batch size"
+        )
+    batches, held_out = (
+        make_batches(of, processor, batch_size, model.device) for of in (chosen, samples[::HELD_OUT_EVERY])
+    )
+    if min(len(batches), len(held_out)) < count():
+        raise TrimformerError(
+            f"{len(samples)} samples to polish on make {len(held_out)} held-out batches, too few for {count()} "
+            "processes; lower the batch size"
+        )
+    return Polishing(part(batches)[: len(batches) // count()], part(held_out), spend)
+
+
+def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: Any) -> list[Features]:
+    """The examples as the model's task reads them, without labels; columns of other names are guessed.
+
+    Raises:
+        TrimformerError: they are of another kind, or cannot be read.
+    """
+    try:
+        rows = as_rows(data, "polish_data")
+        if not len(rows):
+            raise TrimformerError("it has no rows")
+        own = _unlabelled(task)
+        if not all(column in rows[0] for column in _columns(own)):
+            own = _unlabelled(replace(task_of(model, rows), max_length=task.max_length))
+            if type(own) is not type(task) or len(_columns(own)) != len(_columns(_unlabelled(task))):
+                raise TrimformerError(f"it holds samples of '{own.name}', and the model's are of '{task.name}'")
+        if isinstance(own, SpanTask):
+            rows = [{**row, "answers": None} for row in rows]
+        encoded = own.encode(rows, processor, model.config)
+    except TrimformerError as error:
+        raise TrimformerError(f"polish data cannot be used: {error}") from error
+    return without_labels(encoded)
+
+
+def without_labels(features: Sequence[Features]) -> list[Features]:
+    """The inputs alone."""
+    return [{key: value for key, value in sample.items() if key not in LABEL_KEYS} for sample in features]
+
+
+def read_polish_data(path: str | Path) -> Rows:
+    """Rows of a file, or of a folder's training split.
+
+    Raises:
+        TrimformerError: nothing there can be read.
+    """
+    rows, _ = find_splits(read_splits(path), need_train=False)
+    if not len(rows):
+        raise TrimformerError(f"polish data '{path}' has no 'train' split; name a file")
+    return rows
+
+
+def _unlabelled(task: Task) -> Task:
+    known = {field.name for field in fields(task)}
+    return replace(task, **{name: value for name, value in _NO_LABELS.items() if name in known})
+
+
+def _columns(task: Task) -> list[str]:
+    """The columns that the task reads."""
+    found: list[str] = []
+    for field in fields(task):
+        value = getattr(task, field.name)
+        if value and field.name.endswith(("_column", "_columns")):
+            found += [value] if isinstance(value, str) else value
+    return found
+
+
+def polishes(method: AnyMethod) -> bool:
+    """Whether the method ends in a polish."""
+    return isinstance(method, Method) and method.polish
+
+
+def check_asked(method: AnyMethod, data: Any, budget: str) -> None:
+    """Raises:
+    TrimformerError: the budget is none, or something is asked of a polish and the method has none.
+    """
+    parse_budget(budget)
+    if not polishes(method) and (data is not None or budget != DEFAULT_BUDGET):
+        raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
+
+
+def check_polishing(method: Method, polishing: Polishing | None) -> None:
+    """Raises:
+    TrimformerError: the method polishes and there is nothing to polish on, or the other way round.
+    """
+    if method.polish != (polishing is not None):
+        raise TrimformerError(
+            "a method that polishes needs samples to polish on, and no other takes them: give both or neither"
+        )

@@ -1,0 +1,172 @@
+"""A model with its samples and its prices: what may be wrong with them is told here."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from trimformer.asked import as_the_table, check_method
+from trimformer.batches.output import find_problem
+from trimformer.batches.tasks import Task
+from trimformer.clock import Clock
+from trimformer.costs.backends import check_backend
+from trimformer.costs.cost import Metric
+from trimformer.costs.lut import check_table
+from trimformer.costs.yardstick import forward_seconds
+from trimformer.environment import resolve_device
+from trimformer.errors import TrimformerError
+from trimformer.methods import AnyMethod
+from trimformer.polish.budget import DEFAULT_BUDGET
+from trimformer.polish.data import draw_polishing, polishes
+from trimformer.prices import price
+from trimformer.progress import progress
+from trimformer.run import Run
+from trimformer.samples import draw_samples, with_fewer_tokens
+from trimformer.select.allocations import NEURON_MULTIPLE
+from trimformer.shrinking.checkpoint import unwrap
+from trimformer.shrinking.embeddings import with_rows
+from trimformer.shrinking.vocabulary import check_trimmable, read_vocabulary
+from trimformer.target import Target
+from trimformer.verify.evaluation import Scored, score
+from trimformer.verify.promise import LatencyOptions
+
+
+class Prepared:
+    """A model with its samples, and what units cost: all that pruning it takes, checked.
+
+    Args:
+        model: see `trimformer.prune`, as the others.
+        processor: its tokenizer or processor.
+        dataset: examples to calibrate on.
+        methods: by which it will be pruned.
+        eval_dataset: examples to score on.
+        judge_dataset: examples to judge a target by.
+        target: the quality that budgets will be judged by; None: no samples are set aside for it.
+        task: what the columns mean.
+        text_column: the columns of texts.
+        label_column: the column of labels.
+        metric: what budgets are counted in.
+        latency: how latency is measured.
+        vocabulary: texts whose tokens are kept.
+        polish_data: more examples for a polish.
+        polish_budget: what a polish may cost.
+        num_samples: calibration examples.
+        batch_size: for calibration and evaluation.
+        neuron_multiple: "dp" allocation keeps multiples of so many neurons.
+        seed: for every random choice.
+        max_memory: bytes that hidden states may take.
+        bf16: calibrate and refit with passes in bfloat16.
+        device: "auto", "cpu", "cuda", ...
+
+    Attributes:
+        model: dense.
+        processor: of the pruned models.
+        data: the samples.
+        polishing: more of them, where a method polishes.
+        metric: what budgets are counted in.
+        target: the quality that they will be judged by.
+        prices: what units cost.
+        clock: seconds of all that was done so far.
+        shared: of these, what was done for all methods.
+        run: memory, precision, seed, progress and clock.
+        neuron_multiple: as given.
+
+    Raises:
+        TrimformerError: the input cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | Any,
+        processor: Any,
+        dataset: Any,
+        methods: Sequence[AnyMethod],
+        *,
+        eval_dataset: Any = None,
+        judge_dataset: Any = None,
+        target: Target | None = None,
+        task: Task | None = None,
+        text_column: str | Sequence[str] | None = None,
+        label_column: str | None = None,
+        metric: Metric = "mac",
+        latency: LatencyOptions | None = None,
+        vocabulary: str | Path | Sequence[str] | None = None,
+        polish_data: Any = None,
+        polish_budget: str = DEFAULT_BUDGET,
+        num_samples: int = 2048,
+        batch_size: int = 32,
+        neuron_multiple: int = NEURON_MULTIPLE,
+        seed: int = 0,
+        max_memory: float = math.inf,
+        bf16: bool = False,
+        device: str = "auto",
+    ) -> None:
+        self.model, processor = unwrap(model, processor)
+        self.metric, self.target = metric, target
+        latency = as_the_table(latency or LatencyOptions())
+        for method in methods:
+            check_method(method, metric, bf16)
+        target_device = resolve_device(device)
+        check_backend(latency.backend, target_device)
+        if bf16 and self.model.dtype != torch.float32:
+            raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {self.model.dtype}; leave out bf16")
+        find_problem(self.model)
+        texts = None if vocabulary is None else read_vocabulary(vocabulary)
+        if vocabulary is not None:
+            check_trimmable(self.model, processor)
+        self.model.to(target_device)  # type: ignore[arg-type]
+        if latency.table is not None:
+            check_table(latency.table, self.model, any_setting=latency.any_table)
+
+        self.clock = Clock()
+        transformers.set_seed(seed)
+        with self.clock("data"):
+            self.data = draw_samples(
+                self.model,
+                processor,
+                dataset,
+                eval_dataset,
+                judge_dataset,
+                task,
+                num_samples,
+                batch_size,
+                seed,
+                target=target,
+                text_columns=[text_column] if isinstance(text_column, str) else text_column,
+                label_column=label_column,
+            )
+            self.polishing = None
+            if any(map(polishes, methods)):
+                task, features = self.data.task, self.data.features
+                self.polishing = draw_polishing(
+                    self.model, processor, task, features, polish_data, polish_budget, batch_size
+                )
+        if vocabulary is not None:
+            with self.clock("vocabulary"):
+                self.data = with_fewer_tokens(self.model, processor, self.data, texts)
+        self.processor = processor if self.data.vocabulary is None else self.data.vocabulary.tokenizer
+        self.prices = price(self.model, self.data, metric, latency, self.clock)
+        self.shared = dict(self.clock.seconds)
+        if target_device.type == "cuda" and math.isinf(max_memory):
+            max_memory = torch.cuda.mem_get_info(target_device)[0] / 2  # rather files than a run out of memory
+        self.run = Run(max_memory=max_memory, bf16=bf16, seed=seed, progress=progress, clock=self.clock)
+        self.neuron_multiple = neuron_multiple
+
+    def finished(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A pruned model with the tokens that are kept."""
+        return model if self.data.vocabulary is None else with_rows(model, self.data.vocabulary.kept)
+
+    @cached_property
+    def seconds_per_pass(self) -> float:
+        """Of a forward pass of the dense model over the calibration samples."""
+        return forward_seconds(self.model, self.data.batches)
+
+    @cached_property
+    def dense(self) -> Scored:
+        """The dense model on the evaluation sets."""
+        return score(self.data.scorers, self.model, "dense")

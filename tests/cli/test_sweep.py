@@ -1,0 +1,121 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import error_line, problem_rows, run, save_model, tree, write_jsonl
+from trimformer.cli.flags.sweep import numbers
+from trimformer.cli.main import main
+from trimformer.errors import TrimformerError
+
+FLAGS = ("--num-samples", "16", "--batch-size", "8", "--neuron-multiple", "4", "--label-column", "label")
+
+
+def command(model, data, out, *words):
+    words = words or ("--constraints", "0.8:0.4:0.2")
+    return ["sweep", str(model), "--data", str(data), "--output", str(out), *FLAGS, *words]
+
+
+def sweep(*arguments):
+    return run(main, *command(*arguments))
+
+
+def written(path: Path) -> dict[str, bytes]:
+    """Everything whose bytes a sweep decides, which times are not."""
+    return {
+        name: (path / name).read_bytes() for name in tree(path) if name.endswith((".safetensors", ".pt", "config.json"))
+    }
+
+
+def test_a_directory_for_each_member_and_one_file_of_them_all(model_dir, data, tmp_path, capsys):
+    assert sweep(model_dir, data, tmp_path / "out", "--constraints", "0.7,0.4", "--methods", "obs,magnitude") == 0
+    family = json.loads((tmp_path / "out" / "family.json").read_text())
+    names = ["obs-0.7", "obs-0.4", "magnitude-0.7", "magnitude-0.4"]
+    assert [member["directory"] for member in family["members"]] == names
+    for member in family["members"]:
+        results = json.loads((tmp_path / "out" / member["directory"] / "results.json").read_text())
+        assert member["scores"] == results["scores"]["pruned"]
+        assert member["kept"] == results["budget"]["kept"] <= member["constraint"]
+        assert member["sizes"] == results["sizes"]["pruned"]
+    assert family["dense"]["sizes"]["macs"] > family["members"][0]["sizes"]["macs"]
+    table = capsys.readouterr().out
+    assert all(name in table for name in names)
+    assert evaluate_loads(tmp_path / "out" / "obs-0.7", data)
+
+
+def evaluate_loads(model, data):
+    return run(main, "evaluate", model, "--data", data, "--label-column", "label") == 0
+
+
+def test_a_family_grows_and_what_is_there_is_left_alone(model_dir, data, tmp_path):
+    out = tmp_path / "out"
+    assert sweep(model_dir, data, out, "--constraints", "0.6") == 0
+    before = {name: (out / "obs-0.6" / name).stat().st_mtime_ns for name in tree(out / "obs-0.6")}
+    assert sweep(model_dir, data, out, "--constraints", "0.6,0.4") == 0
+    assert before == {name: (out / "obs-0.6" / name).stat().st_mtime_ns for name in tree(out / "obs-0.6")}
+    assert len(json.loads((out / "family.json").read_text())["members"]) == 2
+    assert sweep(model_dir, data, out, "--constraints", "0.6,0.4") == 0  # nothing is left to do
+
+
+def test_killed_and_run_again_it_gives_the_same_bytes(model_dir, data, tmp_path):
+    assert sweep(model_dir, data, tmp_path / "whole") == 0
+    out, words = tmp_path / "out", command(model_dir, data, tmp_path / "out", "--constraints", "0.8:0.4:0.2")
+    for wait in ("family.json", "obs-0.6"):
+        process = subprocess.Popen([sys.executable, "-m", "trimformer", *words], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)  # fmt: skip
+        while process.poll() is None and not (out / wait).exists():
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    finished = {name: (out / name / "model.safetensors").stat().st_mtime_ns for name in os.listdir(out)
+                if name.startswith("obs-")}  # fmt: skip
+    assert run(main, *words) == 0
+    assert written(out) == written(tmp_path / "whole")
+    assert all((out / name / "model.safetensors").stat().st_mtime_ns == then for name, then in finished.items())
+
+
+def test_lists_of_budgets():
+    assert numbers("0.9:0.1:0.1") == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert numbers("5,10,20") == [5.0, 10.0, 20.0]
+    assert numbers("0.5:0.5:0.1") == [0.5]
+    assert numbers(None) is None
+    for text in ("0.9:0.1", "0.9:0.1:0", "a,b", "0.9:0.1:0.3", "1:2:nan", "::", "0:1e9:1e-9"):
+        with pytest.raises(TrimformerError, match="is no list of numbers"):
+            numbers(text)
+
+
+def test_bad_sweeps_are_told_before_anything_is_written(model_dir, data, tmp_path, capsys):
+    for words, flags in {
+        "list of constraints is empty": ["--constraints", ","],
+        "in no order": ["--constraints", "0.5,0.9,0.7"],
+        "give either constraints or latencies": ["--latency-ms", "5", "--constraints", "0.5"],
+        "is no list of numbers": ["--constraints", "half"],
+        "method 'no' is unknown": ["--constraints", "0.5", "--methods", "no"],
+        "leaves no unit": ["--constraints", "0.5,0.00001"],
+    }.items():
+        assert sweep(model_dir, data, tmp_path / "out", *flags) == 2
+        assert words in error_line(capsys.readouterr().err)
+        assert not (tmp_path / "out").exists()
+
+
+def test_another_models_family_is_left_alone(model_dir, data, tmp_path, capsys):
+    assert sweep(model_dir, data, tmp_path / "out", "--constraints", "0.5") == 0
+    before = written(tmp_path / "out")
+    other = save_model(tmp_path / "other", seed=1)
+    more = write_jsonl(tmp_path / "more.jsonl", problem_rows("single_label", 60))
+    for words, arguments in {
+        "holds a sweep of another model": (other, data, tmp_path / "out"),
+        "holds a sweep of another data": (model_dir, more, tmp_path / "out"),
+        "another --seed": (model_dir, data, tmp_path / "out", "--constraints", "0.5", "--seed", "1"),
+    }.items():
+        assert sweep(*arguments) == 2
+        assert words in error_line(capsys.readouterr().err)
+    assert written(tmp_path / "out") == before
+    (tmp_path / "out" / "family.json").write_text("[]")
+    assert sweep(model_dir, data, tmp_path / "out") == 2
+    assert "is no family of a sweep" in error_line(capsys.readouterr().err)

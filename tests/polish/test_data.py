@@ -1,0 +1,102 @@
+"""What is polished on: the calibration samples and more, without labels."""
+
+import pytest
+
+from tests.commands import PROBLEMS, problem_model, problem_rows, write_jsonl
+from tests.conftest import make_tokenizer
+from trimformer import METHODS, TrimformerError
+from trimformer.batches.calibration import num_samples
+from trimformer.batches.tasks import TASKS, task_of
+from trimformer.polish.data import check_asked, draw_polishing, encode_unlabelled, read_polish_data
+
+LABELS = ("label", "ner_tags", "answers")
+
+
+def unlabelled(rows):
+    return [{key: value for key, value in row.items() if key not in LABELS} for row in rows]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_labels_are_not_looked_at(problem):
+    model, rows = problem_model(problem), problem_rows(problem)
+    task = task_of(model, rows)
+    with_labels = encode_unlabelled(model, make_tokenizer(), task, rows)
+    assert with_labels == encode_unlabelled(model, make_tokenizer(), task, unlabelled(rows))
+    wrong = [{**row, **{key: "no label at all" for key in LABELS if key in row}} for row in rows]
+    assert with_labels == encode_unlabelled(model, make_tokenizer(), task, wrong)
+    assert [sample["input_ids"] for sample in with_labels] == [
+        sample["input_ids"] for sample in task.encode(rows, make_tokenizer(), model.config)
+    ]
+
+
+def test_columns_may_have_other_names_and_be_cut_at_the_same_length():
+    model, rows = problem_model("single_label"), problem_rows("single_label")
+    task = task_of(model, rows, max_length=5)
+    texts = [row["sentence"] for row in rows]
+    assert encode_unlabelled(model, make_tokenizer(), task, texts) == encode_unlabelled(
+        model, make_tokenizer(), task, rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ([("one text", "and another")], "'pair'.*'text'"),
+        ([{"image": "cat.png"}], "image"),
+        ([{"sentence": None}], "empty in row 1"),
+        ([], "no rows"),
+        ("one text", "polish_data is"),
+    ],
+)
+def test_data_of_another_kind_are_told(data, match):
+    model = problem_model("single_label")
+    task = task_of(model, problem_rows("single_label"))
+    with pytest.raises(TrimformerError, match=match) as error:
+        encode_unlabelled(model, make_tokenizer(), task, data)
+    assert str(error.value).startswith("polish data cannot be used: ")
+
+
+def test_a_known_task_takes_unlabelled_pairs():
+    model = problem_model("single_label")
+    rows = [{"sentence1": "a film", "sentence2": "the film"}] * 3
+    assert len(encode_unlabelled(model, make_tokenizer(), TASKS["mrpc"], rows)) == 3
+
+
+@pytest.mark.parametrize("more", [0, 3, 40])
+def test_an_eighth_is_held_out_and_all_else_is_trained_on(more):
+    model, rows = problem_model("single_label"), problem_rows("single_label")
+    task = task_of(model, rows)
+    features = task.encode(rows, make_tokenizer(), model.config)
+    given = draw_polishing(model, make_tokenizer(), task, features, rows[:more] or None, batch_size=8)
+    assert num_samples(given.held_out) == -(-(40 + more) // 8)
+    assert num_samples(given.batches) + num_samples(given.held_out) == 40 + more
+    assert not any("labels" in batch for batch in (*given.batches, *given.held_out))
+
+
+def test_fewer_samples_than_a_batch_are_told():
+    model, rows = problem_model("single_label"), problem_rows("single_label")
+    task = task_of(model, rows)
+    features = task.encode(rows[:30], make_tokenizer(), model.config)
+    with pytest.raises(TrimformerError, match=r"30 samples.*fewer than a batch of 32"):
+        draw_polishing(model, make_tokenizer(), task, features)
+
+
+def test_a_file_or_a_folder_with_a_training_split_is_read(tmp_path):
+    rows = problem_rows("single_label")
+    assert read_polish_data(write_jsonl(tmp_path / "more.jsonl", rows)) == rows
+    write_jsonl(tmp_path / "folder" / "train.jsonl", rows)
+    write_jsonl(tmp_path / "folder" / "validation.jsonl", rows[:2])
+    assert read_polish_data(tmp_path / "folder") == rows
+    with pytest.raises(TrimformerError, match="does not exist"):
+        read_polish_data(tmp_path / "nothing")
+    write_jsonl(tmp_path / "other" / "validation.jsonl", rows[:2])
+    with pytest.raises(TrimformerError, match="no 'train' split"):
+        read_polish_data(tmp_path / "other")
+
+
+@pytest.mark.parametrize("method", ["obs", "kprune"])
+@pytest.mark.parametrize(("data", "budget"), [(["a film"], "10x"), (None, "5x")])
+def test_what_is_asked_of_a_polish_needs_one(method, data, budget):
+    with pytest.raises(TrimformerError, match="obs-polish"):
+        check_asked(METHODS[method], data, budget)
+    check_asked(METHODS["obs-polish"], data, budget)

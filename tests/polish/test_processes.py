@@ -1,0 +1,34 @@
+"""Several processes polish one model: each trains on its part, and all end with the same weights."""
+
+import pytest
+
+from tests.test_processes import launch, script
+
+POLISH = """
+import sys, torch, trimformer
+sys.path.insert(0, sys.argv[1])
+from tests.commands import problem_model, problem_rows
+from tests.conftest import make_tokenizer
+from trimformer import processes
+from trimformer.processes import gathered, is_main, join, leave
+
+device = join("cpu")
+rows = problem_rows("embedding", 120)
+options = {"batch_size": 8, "neuron_multiple": 4, "method": "obs-polish", "device": device}
+result = trimformer.prune(problem_model("embedding"), make_tokenizer(), rows, 0.3, **options)
+weights = gathered(torch.cat([p.detach().flatten() for p in result.model.parameters()]).unsqueeze(0))
+assert torch.equal(weights[0], weights[1])
+polish = result.polish
+assert polish.accepted and polish.after < polish.before, polish
+assert (polish.samples, polish.held_out) == (80, 12), polish
+if is_main():
+    print("polished by", processes.count())
+leave()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_one_model(tmp_path, request):
+    done = launch(script(tmp_path / "polish.py", POLISH), request.config.rootpath)
+    assert done.returncode == 0, done.stderr
+    assert "polished by 2" in done.stdout
