@@ -143,13 +143,13 @@ def test_help_and_bad_flags_import_nothing_heavy(words):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_ends_in_two_examples_that_parse(command, capsys):
+def test_help_ends_in_examples_that_parse(command, capsys):
     from trimformer.cli.main import build_parser
 
     assert run(main, command, "--help") == 0
     printed = capsys.readouterr().out
     examples = [line.strip() for line in printed[printed.index("examples:") :].splitlines()[1:] if line.strip()]
-    assert len(examples) == 2
+    assert len(examples) >= 2
     for example in examples:
         name, *words = example.split()
         assert name == "trimformer"

@@ -54,6 +54,7 @@ def test_a_latency_is_kept_in_the_runtime_and_the_bits_that_serve(model_dir, dat
 
 def test_a_missing_runtime_is_told_before_anything_is_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "none").mkdir()
     assert prune(tmp_path / "none", tmp_path / "none", tmp_path / "out", "--export", "onnx") == 2
     assert "pip install 'trimformer[onnx]'" in error_line(capsys.readouterr().err)
 

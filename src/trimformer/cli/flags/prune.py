@@ -16,7 +16,7 @@ from trimformer.cli.arguments import (
 )
 from trimformer.errors import TrimformerError
 from trimformer.files import check_output
-from trimformer.methods import DEFAULT_METHOD, METHODS
+from trimformer.methods import DEFAULT_METHOD, METHODS, Method
 from trimformer.places import check_model_place, check_readable
 from trimformer.target import target_of
 
@@ -75,7 +75,9 @@ def check(arguments: argparse.Namespace) -> None:
         raise TrimformerError("--max-drop and --max-divergence find the budget: leave out --constraint, --latency-ms")
     elif arguments.judge_data:
         check_readable(arguments.judge_data, "data file")
-    chosen_method(arguments)
+    method = chosen_method(arguments)
+    if arguments.standalone and isinstance(method, Method) and method.allocation == "plain":
+        raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
     check_model_place(arguments.model)
     if arguments.vocabulary and arguments.vocabulary != "used":
         check_readable(arguments.vocabulary, "text file")
