@@ -117,4 +117,5 @@ def _verify(given: Prepared, result: PruningResult, budget: Budget, asked_ms: fl
             asked_ms=asked_ms or budget.constraint * seen.dense.median,
             estimated_ms=costs.of(units_left(result.masks)),
             corrected=bool(corrected and corrected.corrected),
+            missed=corrected is not None and corrected.misses(seen),
         )

@@ -44,6 +44,7 @@ class BudgetReport:
         asked_ms: for a latency, what that is in milliseconds.
         estimated_ms: what the table says of the pruned model.
         corrected: whether units were selected once more, as the first selection was too slow.
+        missed: whether the model is slower than asked for nevertheless, by more than the noise.
     """
 
     metric: Metric
@@ -52,6 +53,7 @@ class BudgetReport:
     asked_ms: float | None = None
     estimated_ms: float | None = None
     corrected: bool = False
+    missed: bool = False
 
 
 @dataclass(frozen=True)

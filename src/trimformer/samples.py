@@ -15,6 +15,7 @@ from trimformer.batches.calibration import num_samples as num_samples_of
 from trimformer.batches.data import Rows, Selection, as_rows, check_sets, find_splits
 from trimformer.batches.ids import check_ids
 from trimformer.batches.tasks import Task, task_of
+from trimformer.batches.tasks.classes import check_labelled
 from trimformer.costs.mac import layer_lengths
 from trimformer.errors import TrimformerError
 from trimformer.processes import count, part
@@ -92,6 +93,7 @@ def draw_samples(
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
     check_sets(sets)
     task = task or task_of(model, train, **columns)
+    check_labelled(task, [train, *sets.values()])
     judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
     if target is not None and judged is None:
         train, judged = _set_aside(train, num_samples, seed)

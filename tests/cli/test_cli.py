@@ -47,7 +47,7 @@ def test_the_output_is_a_directory_that_transformers_loads(model_dir, data, tmp_
 
 @pytest.mark.parametrize("method", METHODS)
 def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path, method):
-    assert prune(model_dir, data, tmp_path / "out", "--method", method, "--seed", "7") == 0
+    assert prune(model_dir, data, tmp_path / "out", "--method", method, "--seed", "7", "--batch-size", "16") == 0
     text = (tmp_path / "out" / "results.json").read_text()
     results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     for side in ("dense", "pruned"):

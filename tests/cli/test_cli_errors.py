@@ -173,7 +173,7 @@ BAD_FLAGS = {
     "constraint 1.5": ("--constraint 1.5", ["1.5", "(0, 1]"]),
     "constraint nan": ("--constraint nan", ["nan", "(0, 1]"]),
     "unreachable": ("--constraint 0.0001", ["0.0001", "smallest reachable is"]),
-    "method": ("--method best", ["'best'", "obs, obs-labels, kwon2022"]),
+    "method": ("--method best", ["'best'", "obs, obs-labels, obs-polish, kwon2022"]),
     "task": ("--task sentiment", ["'sentiment'", "sst2", "squad_v2"]),
     "task of another head": ("--task squad", ["'squad'", "span", "single_label"]),
     "task of other columns": ("--task mrpc", ["'sentence1'", "label, sentence"]),

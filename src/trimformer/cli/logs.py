@@ -59,8 +59,8 @@ def quieten() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def guarded(run: Callable[[], None]) -> int:
-    """Exit code of a command: 2 with one sentence for bad input, no traceback, whatever happens.
+def guarded(run: Callable[[], int | None]) -> int:
+    """Exit code of a command: its own, or 2 with one sentence for bad input, no traceback, whatever happens.
 
     What standard output cannot take (closed, full, of few letters) ends no run.
     """
@@ -81,14 +81,14 @@ def guarded(run: Callable[[], None]) -> int:
         told.leave()
 
 
-def _told(run: Callable[[], None]) -> int:
+def _told(run: Callable[[], int | None]) -> int:
     """Runs, and tells what ended it."""
     set_up_logging()
     try:
         # A launcher ends its processes by this signal; raised as an exception, it leaves nothing half-written.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _terminate)
-        run()
+        return run() or 0
     except TrimformerError as error:
         if _speaks(error):
             _say(f"error: {flat(error)}")
@@ -106,7 +106,6 @@ def _told(run: Callable[[], None]) -> int:
         return _unexpected(error)
     finally:
         _leave_processes()
-    return 0
 
 
 class Terminated(SystemExit):

@@ -35,11 +35,11 @@ class Command:
     module: str
     function: str = "run"
 
-    def run(self, arguments: argparse.Namespace) -> None:
+    def run(self, arguments: argparse.Namespace) -> int | None:
         self.check(arguments)
         run = getattr(import_module(self.module), self.function)
         quieten()
-        run(arguments)
+        return run(arguments)
 
 
 COMMANDS = {

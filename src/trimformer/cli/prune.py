@@ -2,7 +2,7 @@
 
 import argparse
 import math
-import tempfile
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,31 +18,39 @@ from trimformer.costs.lut import FILES, read_table
 from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
 from trimformer.files import claim_output
-from trimformer.methods import Method
 from trimformer.onnx.export import check_onnx
 from trimformer.pipeline import prune
 from trimformer.polish.data import check_asked, read_polish_data
 from trimformer.processes import is_main, join
+from trimformer.scratch import scratch
 from trimformer.shrinking.checkpoint import load
 from trimformer.shrinking.standalone import check_standalone
 from trimformer.shrinking.vocabulary import check_trimmable, read_vocabulary
 from trimformer.verify.promise import LatencyOptions
 
+MISSED = 3  # exit code where a latency is not kept
 
-def run(arguments: argparse.Namespace) -> None:
+
+def run(arguments: argparse.Namespace) -> int:
     arguments.device = join(arguments.device)
     with claim_output(arguments.output, is_main()):
-        _run(arguments)
+        return _run(arguments)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     method = chosen_method(arguments)
     arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
+    table = read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None
+    if table and table.setting and arguments.bs not in (None, table.setting["batch_size"]):
+        raise TrimformerError(
+            f"--bs {arguments.bs} is not the batch size of the table in '{arguments.lut}', which is "
+            f"{table.setting['batch_size']}; leave out --bs, or measure another table"
+        )
     latency = LatencyOptions(
-        batch_size=arguments.bs,
+        batch_size=arguments.bs or LatencyOptions.batch_size,
         seq_len=arguments.seq_len,
         backend=arguments.backend,
-        table=read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None,
+        table=table,
         any_table=arguments.any_lut,
     )
     check_method(method, arguments.metric, arguments.bf16)
@@ -58,8 +66,6 @@ def _run(arguments: argparse.Namespace) -> None:
     vocabulary = arguments.vocabulary
     if vocabulary:
         vocabulary = read_vocabulary(vocabulary) or vocabulary  # a file is read once; None: the data's own texts
-    if arguments.standalone and isinstance(method, Method) and method.allocation == "plain":
-        raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
     model, processor = load(arguments.model)
     if arguments.vocabulary:
         check_trimmable(model, processor)
@@ -67,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
         check_standalone(model)
     judged = read_all(arguments.judge_data) if arguments.judge_data else None
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
-    prune_and_write(
+    return prune_and_write(
         model,
         processor,
         train,
@@ -110,15 +116,19 @@ def prune_and_write(
     export: str | None = None,
     standalone: bool = False,
     **options: Any,
-) -> None:
-    """Prunes, writes the output directory, with ONNX files if `export` names a kind, and prints the table."""
-    with tempfile.TemporaryDirectory() as temporary:
+) -> int:
+    """Prunes, writes the output directory, with ONNX files if `export` names a kind, and prints the table.
+
+    Returns:
+        The exit code: 0, or `MISSED` where the model is slower than was asked for.
+    """
+    with scratch() as temporary:
         serving = None
         if export and is_main():  # the dense files first: what cannot be exported is told before the long work
-            serving = Serving(model, processor, Path(temporary), export == "onnx-int8", options)
+            serving = Serving(model, processor, temporary, export == "onnx-int8", options)
         result = prune(model, processor, train, **options)
         if not is_main():
-            return
+            return 0
         beside = (lambda directory: serving.add(result, directory)) if serving else (lambda _: None)
         write_result(
             result,
@@ -132,3 +142,7 @@ def prune_and_write(
             standalone=standalone,
         )
     print(f"\n{result}\n\nwritten to {output}")
+    if result.budget.missed:
+        print("the latency that was asked for is missed: the model is slower by more than the noise", file=sys.stderr)
+        return MISSED
+    return 0

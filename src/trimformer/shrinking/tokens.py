@@ -14,7 +14,6 @@ Why it does, by kind of tokenizer:
 import copy
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from trimformer.errors import TrimformerError, one_sentence
+from trimformer.scratch import scratch
 
 KINDS = ("WordLevel", "WordPiece", "BPE", "Unigram")
 
@@ -126,7 +126,7 @@ def with_tokens(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> PreT
         spec["padding"]["pad_id"] = new[spec["padding"]["pad_id"]]
     _renumber(spec["post_processor"], new)
     what = f"a {type(tokenizer).__name__} cannot be made with fewer tokens"
-    with one_sentence(what), tempfile.TemporaryDirectory() as folder:
+    with one_sentence(what), scratch() as folder:
         changed = copy.deepcopy(tokenizer)
         changed._tokenizer = Tokenizer.from_str(json.dumps(spec))
         changed.init_kwargs.pop("added_tokens_decoder", None)  # it holds the old numbers

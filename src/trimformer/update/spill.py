@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trimformer.scratch import scratch
+
 
 class BatchTensors:
     """One tensor per batch, in memory or in temporary files."""
@@ -23,7 +25,7 @@ class BatchTensors:
         if not on_disk:
             yield lambda: cls(size, None)
             return
-        with tempfile.TemporaryDirectory(prefix="trimformer-") as folder:
+        with scratch() as folder:
             yield lambda: cls(size, Path(tempfile.mkdtemp(dir=folder)))
 
     def __getitem__(self, i: int) -> Tensor:

@@ -1,10 +1,8 @@
 """Whether a pruned model keeps a promise of quality, on samples that chose neither units nor the final score."""
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import t
@@ -15,6 +13,7 @@ from trimformer.costs.backends import Backend
 from trimformer.errors import TrimformerError
 from trimformer.onnx.export import MODEL, QUANTIZED
 from trimformer.onnx.serve import open_session, served
+from trimformer.scratch import scratch
 from trimformer.target import Target
 from trimformer.verify.evaluation import Scorer, unbatch
 from trimformer.verify.serving import on_cpu, write_served
@@ -95,8 +94,8 @@ class Judge:
         if not as_served:
             return self._retold(model, "judge")[1]
         int8 = self._backend == "onnx-int8"
-        with tempfile.TemporaryDirectory(prefix="trimformer-") as folder:
-            files = Path(folder) / "onnx"
+        with scratch() as folder:
+            files = folder / "onnx"
             write_served(model, files, self._retold, int8=int8)
             plain = on_cpu(model)
             with served(plain, open_session(files / (QUANTIZED if int8 else MODEL))):

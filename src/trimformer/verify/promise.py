@@ -102,17 +102,25 @@ class LatencyPromise:
         """None, or the costs as this measurement corrects them and the constraint that goes with them."""
         units = [s.num_units for s in find_sublayers(student)]
         seen = compare_latency(self._model, student, self._inputs, self._backend)
-        if self._latency_ms is None:
-            asked, measured = self._constraint, seen.ratio
-        else:
-            asked, measured = self._latency_ms, seen.pruned
-        if measured.low <= asked:
+        if not self.misses(seen):
             return None
+        asked, measured = self._asked(seen)
         logger.info("latency is %.1f %% over what was asked: searching again", 100 * (measured.median / asked - 1))
         self.corrected = True
         self.costs = corrected_costs(self.costs, units, seen.pruned.median)
         asked_ms = self._latency_ms or self._constraint * seen.dense.median
         return self.costs, min(1.0, asked_ms / self.costs.dense)
+
+    def misses(self, seen: Comparison) -> bool:
+        """Whether the pruned model is slower than asked by more than the noise."""
+        asked, measured = self._asked(seen)
+        return measured.low > asked
+
+    def _asked(self, seen: Comparison) -> tuple[float, Timing]:
+        """What was asked for, and what was measured of the same."""
+        if self._latency_ms is None:
+            return self._constraint, seen.ratio
+        return self._latency_ms, seen.pruned
 
 
 def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Costs:

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
     latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
     latency.add_argument("--any-lut", action="store_true", help="use tables that were measured elsewhere")
-    latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
+    latency.add_argument("--bs", type=positive_int, help="batch size (default: 32, or that of the tables)")
     latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
     latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
     parser.add_argument("--export", choices=ONNX, help="ONNX files too, in the folder onnx: in float32, or also in "
