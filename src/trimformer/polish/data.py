@@ -75,10 +75,10 @@ def draw_polishing(
     more = [] if data is None else encode_unlabelled(model, processor, task, data)
     samples = [*without_labels(features), *more]
     chosen = [sample for i, sample in enumerate(samples) if i % HELD_OUT_EVERY]
-    if len(chosen) < batch_size:
+    if len(samples) < batch_size:
         raise TrimformerError(
-            f"{len(samples)} samples to polish on, of which an eighth is held out, are fewer than a batch of "
-            f"{batch_size}; give more with polish data, or lower the batch size"
+            f"{len(samples)} samples to polish on are fewer than a batch of {batch_size}; give more as polish data, or "
+            "lower the batch size"
         )
     batches, held_out = (
         make_batches(of, processor, batch_size, model.device) for of in (chosen, samples[::HELD_OUT_EVERY])
