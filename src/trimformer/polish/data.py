@@ -81,8 +81,8 @@ def draw_polishing(
     chosen, left = ([s for i, s in samples.values() if (i % HELD_OUT_EVERY > 0) is used] for used in (True, False))
     if len(samples) < batch_size:
         raise TrimformerError(
-            f"{len(samples)} different samples to polish on are fewer than a batch of {batch_size}; give more as polish "
-            "data, or lower the batch size"
+            f"{len(samples)} different samples to polish on are fewer than a batch of {batch_size}; give more "
+            "as polish data, or lower the batch size"
         )
     batches, held_out = (make_batches(of, processor, batch_size, model.device) for of in (chosen, left))
     if min(len(batches), len(held_out)) < count():
