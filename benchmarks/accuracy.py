@@ -35,6 +35,7 @@ from trimformer.costs.cost import linear_costs
 from trimformer.costs.mac import layer_lengths
 from trimformer.environment import describe_device, versions
 from trimformer.methods import METHODS, Layout, find_method, laid_out
+from trimformer.polish.data import polishes
 from trimformer.pruner import Pruner
 from trimformer.run import Run
 from trimformer.shrinking.checkpoint import load
@@ -49,6 +50,9 @@ SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
     "trec": (3, {}),
     "squad": (1, {"task_name": "squad", "per_device_train_batch_size": "12"}),
 }
+
+# What polish adds is in polish.py.
+UNPOLISHED = [name for name, method in METHODS.items() if not polishes(method)]
 
 
 def find_assets(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
@@ -136,7 +140,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--tasks", nargs="+", choices=[*SETTINGS, "fashion"], default=["movie"])
     parser.add_argument("--layouts", nargs="+", choices=get_args(Layout), default=["free"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=UNPOLISHED, default=UNPOLISHED)
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3, 0.2, 0.1])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--num-samples", type=int, default=1024)

@@ -161,7 +161,7 @@ def main() -> None:
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    machine = f"{describe_device(torch.device(options.device))}, {torch.get_num_threads()} threads"
+    machine = describe_device(torch.device(options.device))
     for task in options.tasks:
         for record in tqdm(run_task(task, options), desc=task, disable=None):
             records.append(record)

@@ -39,6 +39,7 @@ from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.linalg import lsmr_cupy_solver
 from trimformer.methods import METHODS
 from trimformer.paper import hijack_input
+from trimformer.polish.data import polishes
 from trimformer.pruner import Pruner
 from trimformer.run import Run
 from trimformer.select.allocations import select_masks
@@ -238,7 +239,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SIZES, default=["MiniLM-L6", "BERT-base"])
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--length", type=int, default=40, help="average")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["obs", "kwon2022"])
+    unpolished = [name for name, method in METHODS.items() if not polishes(method)]
+    parser.add_argument("--methods", nargs="+", choices=unpolished, default=["obs", "kwon2022"])
     parser.add_argument("--bf16", action="store_true", help="obs with passes in bfloat16 too")
     parser.add_argument("--no-literal", dest="literal", action="store_false")
     parser.add_argument("--scaling", action="store_true", help="how obs grows from MiniLM-L6")

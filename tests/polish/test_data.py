@@ -62,14 +62,27 @@ def test_a_known_task_takes_unlabelled_pairs():
     assert len(encode_unlabelled(model, make_tokenizer(), TASKS["mrpc"], rows)) == 3
 
 
-@pytest.mark.parametrize("more", [0, 3, 40])
-def test_an_eighth_is_held_out_and_all_else_is_trained_on(more):
-    model, rows = problem_model("single_label"), problem_rows("single_label")
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("more", [0, 3, 60])
+def test_an_eighth_is_held_out_and_never_trained_on(problem, more):
+    model, rows = problem_model(problem), problem_rows(problem, 60)
     task = task_of(model, rows)
-    features = task.encode(rows, make_tokenizer(), model.config)
-    given = draw_polishing(model, make_tokenizer(), task, features, rows[:more] or None, batch_size=8)
-    assert num_samples(given.held_out) == -(-(40 + more) // 8)
-    assert num_samples(given.batches) + num_samples(given.held_out) == 40 + more
+    features = task.encode(rows[:40], make_tokenizer(), model.config)
+    data = (rows * 2)[40 : 40 + more] or None  # the calibration samples come again at its end
+    given = draw_polishing(model, make_tokenizer(), task, features, data, batch_size=8)
+    trained, held = (
+        {
+            str(ids[mask.bool()].tolist())
+            for b in batches
+            for ids, mask in zip(b["input_ids"], b["attention_mask"], strict=True)
+        }
+        for batches in (given.batches, given.held_out)
+    )
+    everything = encode_unlabelled(model, make_tokenizer(), task, rows[: 40 + min(more, 20)])
+    assert trained | held == {str(sample["input_ids"]) for sample in everything}
+    assert not trained & held
+    assert num_samples(given.batches) + num_samples(given.held_out) == len(trained | held)
+    assert 0.05 < len(held) / len(trained | held) < 0.2
     assert not any("labels" in batch for batch in (*given.batches, *given.held_out))
 
 
@@ -77,7 +90,7 @@ def test_fewer_samples_than_a_batch_are_told():
     model, rows = problem_model("single_label"), problem_rows("single_label")
     task = task_of(model, rows)
     features = task.encode(rows[:30], make_tokenizer(), model.config)
-    with pytest.raises(TrimformerError, match=r"30 samples.*fewer than a batch of 32"):
+    with pytest.raises(TrimformerError, match=r"different samples.*fewer than a batch of 32"):
         draw_polishing(model, make_tokenizer(), task, features)
 
 

@@ -82,7 +82,7 @@ def test_embeddings_flags_and_the_dense_model_stay_as_they_were(problem):
 
 def test_what_gains_nothing_is_thrown_away(monkeypatch):
     teacher, student, given = make("single_label")
-    monkeypatch.setattr(train, "LEARNING_RATE", 30.0)
+    monkeypatch.setattr(train, "LEARNING_RATE", 300.0)
     before = weights(student)
     report = run_polish(teacher, student, given)
     assert not report.accepted
@@ -203,7 +203,7 @@ def test_weights_of_halves_are_trained_in_float32_and_stay_halves(dtype, monkeyp
     assert report.accepted
     assert report.after < report.before
     assert {value.dtype for value in student.state_dict().values() if value.is_floating_point()} == {dtype}
-    monkeypatch.setattr(train, "LEARNING_RATE", 30.0)
+    monkeypatch.setattr(train, "LEARNING_RATE", 300.0)
     other = copy.deepcopy(student)
     other.load_state_dict(before)
     assert not run_polish(teacher, other, given).accepted
@@ -249,3 +249,13 @@ def test_a_layer_that_runs_at_several_depths_is_seen_at_each():
         assert len(watch(given.batches[0]).hidden) == 3
     report = run_polish(teacher, student, given)
     assert report.after <= report.before
+
+
+@pytest.mark.parametrize("steps", [1, 2, 30, 500, 5000])
+def test_the_learning_rate_goes_up_and_down_and_never_beyond_its_peak(steps):
+    rates = [train.learning_rate(step, steps) for step in range(1, steps + 1)]
+    top = rates.index(max(rates))
+    assert min(rates) > 0
+    assert max(rates) <= train.LEARNING_RATE
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)

@@ -1,14 +1,16 @@
 """Samples to polish on: those that calibrated, and more of the user's without their labels; an eighth is held out."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.arch.calls import LABEL_KEYS, Batch
-from trimformer.batches.calibration import Features, make_batches
+from trimformer.batches.calibration import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
 from trimformer.batches.data import Rows, as_rows, find_splits, read_splits
 from trimformer.batches.tasks import SpanTask, Task, task_of
 from trimformer.errors import TrimformerError
@@ -57,7 +59,7 @@ def draw_polishing(
     budget: str = DEFAULT_BUDGET,
     batch_size: int = 32,
 ) -> Polishing:
-    """Batches of the calibration samples and of more data, every eighth sample held out.
+    """Batches of the calibration samples and of more data, every eighth sample held out; equal ones count once.
 
     Args:
         model: gives configuration and device.
@@ -73,20 +75,20 @@ def draw_polishing(
     """
     spend = parse_budget(budget)
     more = [] if data is None else encode_unlabelled(model, processor, task, data)
-    samples = [*without_labels(features), *more]
-    chosen = [sample for i, sample in enumerate(samples) if i % HELD_OUT_EVERY]
-    if len(chosen) < batch_size:
+    samples: dict[bytes, tuple[int, Features]] = {}
+    for i, sample in enumerate([*without_labels(features), *more]):
+        samples.setdefault(_digest(sample), (i, sample))
+    chosen, left = ([s for i, s in samples.values() if (i % HELD_OUT_EVERY > 0) is used] for used in (True, False))
+    if len(samples) < batch_size:
         raise TrimformerError(
-            f"{len(samples)} samples to polish on, of which an eighth is held out, are fewer than a batch of "
-            f"{batch_size}; give more with polish data, or lower the batch size"
+            f"{len(samples)} different samples to polish on are fewer than a batch of {batch_size}; give more "
+            "as polish data, or lower the batch size"
         )
-    batches, held_out = (
-        make_batches(of, processor, batch_size, model.device) for of in (chosen, samples[::HELD_OUT_EVERY])
-    )
+    batches, held_out = (make_batches(of, processor, batch_size, model.device) for of in (chosen, left))
     if min(len(batches), len(held_out)) < count():
         raise TrimformerError(
-            f"{len(samples)} samples to polish on make {len(held_out)} held-out batches, too few for {count()} "
-            "processes; lower the batch size"
+            f"{len(samples)} different samples to polish on make {len(held_out)} held-out batches, too few for "
+            f"{count()} processes; lower the batch size"
         )
     return Polishing(part(batches)[: len(batches) // count()], part(held_out), spend)
 
@@ -117,6 +119,17 @@ def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: 
 def without_labels(features: Sequence[Features]) -> list[Features]:
     """The inputs alone."""
     return [{key: value for key, value in sample.items() if key not in LABEL_KEYS} for sample in features]
+
+
+def _digest(sample: Features) -> bytes:
+    """The same for equal inputs, so that no sample is both trained on and held out."""
+    digest = hashlib.sha256()
+    for key, value in sample.items():
+        if key in INPUT_KEYS:  # choices are lists of different lengths
+            digest.update(str(value.tolist() if hasattr(value, "tolist") else value).encode())
+        elif key in (*IMAGE_KEYS, *AUDIO_KEYS):
+            digest.update(np.asarray(value).tobytes())
+    return digest.digest()
 
 
 def read_polish_data(path: str | Path) -> Rows:

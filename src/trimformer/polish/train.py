@@ -29,7 +29,8 @@ from trimformer.run import Run
 
 logger = logging.getLogger(__name__)
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-3  # of a long training
+LONG = 2000  # steps; a shorter one has not the time to make up for what large steps spoil at first
 WARM_UP = 0.06  # share of the steps
 HIDDEN_WEIGHT = 4.0
 MAX_NORM = 1.0
@@ -161,13 +162,13 @@ class _Training:
             Divergence after each epoch, steps that were taken, and why it ended early.
         """
         best, history = _state(self._parameters), list[float]()
-        optimizer, order, epoch = self._optimizer(LEARNING_RATE), list[int](), len(self.batches)
+        optimizer, order, epoch = self._optimizer(0.0), list[int](), len(self.batches)
         generator = np.random.default_rng(self._run.seed)
         note, step = "", 0
         with Watch(self._student, find_layers(self._student)) as watch:
             for step in self._run.progress(range(1, steps + 1), "polish"):
                 order = order or generator.permutation(epoch).tolist()
-                optimizer.param_groups[0]["lr"] = LEARNING_RATE * _rate(step, steps)
+                optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
                 if not self._step(watch, optimizer, order.pop()):
                     note = f"training ended at step {step} of {steps}, where the loss was not finite"
                     step -= 1
@@ -225,10 +226,11 @@ def _restore(parameters: Iterable[nn.Parameter], state: list[Tensor]) -> None:
         parameter.copy_(value)
 
 
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate at a step from 1: up to 1 and down to 0, both along a line."""
+def learning_rate(step: int, steps: int) -> float:
+    """At a step from 1: up and down to 0, both along a line, the higher the more steps there are."""
     warm_up = max(1, round(WARM_UP * steps))
-    return min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
+    peak = LEARNING_RATE * min(1.0, math.sqrt(steps / LONG))
+    return peak * min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
 
 
 def _affordable(training: _Training, budget: Budget, start: float) -> int:
