@@ -59,7 +59,7 @@ def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path
     assert results["sizes"]["pruned"]["macs"] <= 0.5 * results["sizes"]["dense"]["macs"]
     assert {"data", "update", "evaluate", "timing"} <= set(results["cost"]["seconds"])
     assert {"torch", "transformers", "python", "trimformer"} <= set(results["machine"]["versions"])
-    expected = {"method": method, "seed": 7, "constraint": 0.5, "model": str(model_dir), "batch_size": 32}
+    expected = {"method": method, "seed": 7, "constraint": 0.5, "model": str(model_dir), "batch_size": 16}
     assert expected.items() <= results["arguments"].items()
     assert "CPU" in results["machine"]["device"]
     assert len(results["sublayers"]) == 6

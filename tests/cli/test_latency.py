@@ -15,6 +15,7 @@ from tests.commands import error_line, prune, run, save_model, tree
 from tests.conftest import make_table
 from trimformer.arch import find_sublayers
 from trimformer.cli.main import main
+from trimformer.cli.prune import MISSED
 from trimformer.costs.lut import write_table
 from trimformer.verify.promise import LatencyPromise
 
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 def kept(monkeypatch):
     """Every promise is kept: what a tiny model takes is noise."""
     monkeypatch.setattr(LatencyPromise, "__call__", lambda self, student: None)
+    monkeypatch.setattr(LatencyPromise, "misses", lambda *_: False)
 
 
 @pytest.fixture
@@ -90,6 +92,16 @@ def test_prune_keeps_to_milliseconds(model_dir, data, tmp_path, lut, kept, dense
     budget = results(tmp_path / "out")["budget"]
     assert budget["asked_ms"] == 12
     assert 8 < budget["estimated_ms"] <= 12
+
+
+def test_a_latency_that_is_missed_is_written_and_has_its_own_exit_code(
+    model_dir, data, tmp_path, lut, kept, monkeypatch, capsys
+):
+    monkeypatch.setattr(LatencyPromise, "misses", lambda *_: True)
+    words = ["--output", tmp_path / "out", "--lut", lut, "--latency-ms", 12]
+    assert run(main, "prune", model_dir, "--data", data, *words) == MISSED == 3
+    assert results(tmp_path / "out")["budget"]["missed"]
+    assert "is missed" in capsys.readouterr().err
 
 
 def test_prune_measures_a_table_of_the_shape_asked_for_where_none_is_given(model_dir, data, tmp_path, kept):

@@ -16,7 +16,7 @@ from trimformer.polish.budget import Budget
 from trimformer.polish.data import draw_polishing
 from trimformer.polish.targets import Watch, counterparts
 from trimformer.polish.train import polish, trainable
-from trimformer.verify.evaluation import mean_divergence
+from trimformer.verify.evaluation import divergences
 
 
 def make(problem, rows=80, batch_size=8, family="Bert", **overrides):
@@ -36,7 +36,7 @@ def run_polish(teacher, student, given, budget="6x", **options):
 
 def apart(teacher, student, given, problem):
     outputs, references = (predict(model, given.held_out) for model in (student, teacher))
-    return mean_divergence(outputs, references, given.held_out, problem)
+    return float(divergences(outputs, references, given.held_out, problem).mean())
 
 
 def weights(model):
@@ -219,7 +219,9 @@ def test_a_masked_language_model_with_tied_weights_keeps_its_embeddings():
     teacher = BertForMaskedLM(teacher.config).eval()
     student = pruned(teacher, random_masks(teacher))
     embeddings = weights(student.get_input_embeddings())
-    before = mean_divergence(*(predict(m, given.held_out) for m in (student, teacher)), given.held_out, "tokens")
+    before = float(
+        divergences(*(predict(m, given.held_out) for m in (student, teacher)), given.held_out, "tokens").mean()
+    )
     report = run_polish(teacher, student, given, "3x")
     assert report.before == pytest.approx(before, rel=1e-4)
     assert same(embeddings, weights(student.get_input_embeddings()))
