@@ -30,7 +30,7 @@ from trimformer.run import Run
 logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 1e-3  # of a long training
-LONG = 2000  # steps; a shorter one has not the time to make up for what large steps spoil at first
+LONG = 2000  # steps; fewer cannot make up for what large ones spoil at first, so the rate falls in proportion
 WARM_UP = 0.06  # share of the steps
 HIDDEN_WEIGHT = 4.0
 MAX_NORM = 1.0
@@ -244,7 +244,7 @@ def _restore(parameters: Iterable[nn.Parameter], state: list[Tensor]) -> None:
 def learning_rate(step: int, steps: int) -> float:
     """At a step from 1: up and down to 0, both along a line, the higher the more steps there are."""
     warm_up = max(1, round(WARM_UP * steps))
-    peak = LEARNING_RATE * min(1.0, math.sqrt(steps / LONG))
+    peak = LEARNING_RATE * min(1.0, steps / LONG)
     return peak * min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
 
 
