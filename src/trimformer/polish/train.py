@@ -30,10 +30,11 @@ from trimformer.run import Run
 logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 1e-3  # of a long training
-LONG = 2000  # steps; a shorter one has not the time to make up for what large steps spoil at first
+LONG = 2000  # steps; fewer cannot make up for what large ones spoil at first, so the rate falls in proportion
 WARM_UP = 0.06  # share of the steps
 HIDDEN_WEIGHT = 4.0
 MAX_NORM = 1.0
+PARTS = (0.75, 0.5, 0.25)  # of the way from the pruned to the trained weights
 
 _PROBES = 4  # steps that are timed for a budget in seconds
 
@@ -156,12 +157,13 @@ class _Training:
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
 
     def train(self, steps: int) -> tuple[list[float], int, str]:
-        """Takes so many steps and leaves the student as it was at the end of its best epoch.
+        """Takes so many steps and leaves the student as it was at the end of its best epoch, or part of the way there.
 
         Returns:
             Divergence after each epoch, steps that were taken, and why it ended early.
         """
-        best, history = _state(self._parameters), list[float]()
+        start, history = _state(self._parameters), list[float]()
+        best = start
         optimizer, order, epoch = self._optimizer(0.0), list[int](), len(self.batches)
         generator = np.random.default_rng(self._run.seed)
         note, step = "", 0
@@ -177,8 +179,21 @@ class _Training:
                     history.append(self.measure())
                     if history[-1] == min(history):
                         best = _state(self._parameters)
-        _restore(self._parameters, best)
+        _restore(self._parameters, self._part_way(start, best, min(history)) if history else start)
         return history, step, note
+
+    def _part_way(self, start: list[Tensor], best: list[Tensor], divergence: float) -> list[Tensor]:
+        """The state between start and best, best included, that is nearest to the dense model on held-out samples.
+
+        From few samples too much is learned; part of the way keeps most of the gain.
+        """
+        found = best
+        for share in PARTS:
+            state = [a.lerp(b, share) for a, b in zip(start, best, strict=True)]
+            _restore(self._parameters, state)
+            if (now := self.measure()) < divergence:
+                found, divergence = state, now
+        return found
 
     def seconds_per_step(self) -> float:
         """Measured on a few batches, long and short, by steps of length 0; an epoch's measuring is shared out."""
@@ -229,7 +244,7 @@ def _restore(parameters: Iterable[nn.Parameter], state: list[Tensor]) -> None:
 def learning_rate(step: int, steps: int) -> float:
     """At a step from 1: up and down to 0, both along a line, the higher the more steps there are."""
     warm_up = max(1, round(WARM_UP * steps))
-    peak = LEARNING_RATE * min(1.0, math.sqrt(steps / LONG))
+    peak = LEARNING_RATE * min(1.0, steps / LONG)
     return peak * min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
 
 
