@@ -33,7 +33,6 @@ from trimformer.verify.promise import LatencyOptions
 logger = logging.getLogger(__name__)
 
 QUICK_SAMPLES = 256  # to refit on, of what is only looked at
-GRACE = 1.2  # what that may break a promise by: refitted on all samples, models come out better
 LOWEST = 1.01  # of the smallest that can be reached
 
 
@@ -187,7 +186,7 @@ def _keep_quality(session: Session, method: AnyMethod) -> PruningResult:
     def excess(constraint: float) -> float:
         budget = replace(session.budget(method, Asked(constraint)), correct=None)
         pruned = session.pruner(method).prune_all([budget], every=every)[0]
-        return look(pruned, constraint, as_served=False).bound - GRACE * target.most
+        return look(pruned, constraint, as_served=False).bound - target.most
 
     candidates = smallest_that_keeps(excess, min(1.0, LOWEST * session.smallest(method)))
     for constraint in [*candidates, *_larger(candidates)]:
