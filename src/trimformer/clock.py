@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _PASSES = {"data": 0.3, "calibrate": 3.0, "curves": 0.7, "search": 0.05, "shrink": 0.05, "update": 2.4,
            "evaluate": 1.5, "timing": 0.7}  # fmt: skip
 _TABLE, _VOCABULARY, _JUDGE, _POLISH = 4.0, 0.3, 1.0, 10.0
-_LOOKS = 4  # at a target, each on fewer samples, before the model itself
+_LOOKS = 3  # at a target, each on fewer samples, before the model itself
 
 
 def plan_of(

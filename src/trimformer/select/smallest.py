@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 
 FIRST = 0.5
-LOOKS = 4
+LOOKS = 3
+AIM = 0.85  # of the way to where a line would cross: looks are few, so each should keep the promise
 STEP = 0.6  # from one look to the next, as long as all keep the promise
 NEAR = 1.06  # budgets of this ratio are as good as equal
 
@@ -39,6 +40,6 @@ def _between(low: tuple[float, float | None], high: tuple[float, float | None]) 
         return max(low[0], STEP * high[0])
     share = 0.5  # of the way down from high to low
     if high[1] is not None:
-        share = min(0.8, max(0.2, high[1] / (high[1] - low[1])))
+        share = min(0.8, max(0.2, AIM * high[1] / (high[1] - low[1])))
     budget = math.exp(math.log(high[0]) + share * math.log(low[0] / high[0]))
     return math.ceil(1e3 * budget) / 1e3
