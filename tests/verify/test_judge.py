@@ -13,7 +13,7 @@ from trimformer.batches.tasks import task_of
 from trimformer.errors import TrimformerError
 from trimformer.target import Target
 from trimformer.verify.evaluation import Scorer
-from trimformer.verify.judge import Judge, jackknife, upper_bound
+from trimformer.verify.judge import Judge, jackknife, leave_out, upper_bound
 
 
 def judge(target, problem="single_label", rows=300, seed=0):
@@ -26,7 +26,7 @@ def judge(target, problem="single_label", rows=300, seed=0):
 @settings(max_examples=25, deadline=None)
 def test_of_a_mean_the_jackknife_gives_the_standard_error_of_the_mean(samples, seed):
     values = np.random.default_rng(seed).normal(size=samples)
-    estimate, error = jackknife(lambda kept: float(values[kept].mean()), samples, groups=samples)
+    estimate, error = jackknife(leave_out(lambda kept: float(values[kept].mean()), samples, groups=samples))
     assert estimate == pytest.approx(values.mean())
     assert error == pytest.approx(values.std(ddof=1) / math.sqrt(samples))
 

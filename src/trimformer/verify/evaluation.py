@@ -88,9 +88,13 @@ class Scorer:
             outputs: of all samples, see `unbatch`.
             rows: their positions.
         """
-        chosen = [(i, {**self.features[i], "example": new}) for new, row in enumerate(rows) for i in self._parts[row]]
-        features = [feature for _, feature in chosen]
-        return self.task.score([outputs[i] for i, _ in chosen], features, [self.rows[row] for row in rows])
+        features, kept = [], []
+        for new, row in enumerate(rows):
+            for i in self._parts[row]:
+                feature = self.features[i]
+                features.append({**feature, "example": new} if "example" in feature else feature)
+                kept.append(outputs[i])
+        return self.task.score(kept, features, [self.rows[row] for row in rows])
 
     @property
     def is_labelled(self) -> bool:

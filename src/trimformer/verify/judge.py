@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.backends import Backend
+from trimformer.costs.cost import Floats
 from trimformer.errors import TrimformerError
 from trimformer.onnx.export import MODEL, QUANTIZED
 from trimformer.onnx.serve import open_session, served
@@ -71,6 +72,7 @@ class Judge:
         check_judges(target, scorer)
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
+        self._dense = self._scores(scorer, self._references) if target.kind == "drop" else np.zeros(1)
 
     def __call__(self, model: PreTrainedModel, constraint: float, *, as_served: bool = True) -> Verdict:
         """Judges a model.
@@ -83,11 +85,12 @@ class Judge:
         outputs = self._outputs(model, as_served and self._backend.startswith("onnx"))
         if self.target.kind == "divergence":
             apart = self._retold.divergences(outputs, self._references).numpy()
-            measured, error = jackknife(lambda kept: float(apart[kept].mean()), len(apart))
+            measured, error = jackknife(leave_out(lambda kept: float(apart[kept].mean()), len(apart)))
             bound = measured + _Z * error
         else:
-            measured, error = self._drop(outputs)
-            bound = upper_bound(measured / 100, error / 100, self.samples) * 100
+            measured, error = jackknife(self._dense - self._scores(self._retold, outputs))
+            bound = 100 * upper_bound(measured, error, self.samples)
+            measured *= 100
         return Verdict(constraint, measured, bound, bound <= self.target.most)
 
     def _outputs(self, model: PreTrainedModel, as_served: bool) -> list[Tensor]:
@@ -101,15 +104,10 @@ class Judge:
             with served(plain, open_session(files / (QUANTIZED if int8 else MODEL))):
                 return self._retold(plain, "judge")[1]
 
-    def _drop(self, outputs: Sequence[Tensor]) -> tuple[float, float]:
-        """In points, and its standard error."""
-        sides = [(s, unbatch(o, s.batches)) for s, o in ((self._scorer, self._references), (self._retold, outputs))]
-
-        def drop(kept: Sequence[int]) -> float:
-            dense, pruned = (scorer.score_some(out, kept)[str(self.metric)] for scorer, out in sides)
-            return 100 * (dense - pruned)
-
-        return jackknife(drop, self.samples)
+    def _scores(self, scorer: Scorer, outputs: Sequence[Tensor]) -> Floats:
+        """[1 + groups], as fractions: of all rows, and without each group of them."""
+        samples = unbatch(outputs, scorer.batches)
+        return leave_out(lambda kept: scorer.score_some(samples, kept)[str(self.metric)], self.samples)
 
 
 def fewest(target: Target) -> int:
@@ -132,8 +130,8 @@ def check_judges(target: Target, scorer: Scorer) -> None:
         )
 
 
-def jackknife(estimate: Callable[[Sequence[int]], float], samples: int, groups: int = GROUPS) -> tuple[float, float]:
-    """An estimate over samples and its standard error, by leaving out a group of them in turn.
+def leave_out(estimate: Callable[[Sequence[int]], float], samples: int, groups: int = GROUPS) -> Floats:
+    """[1 + groups]: an estimate over all samples, and without each group of them in turn.
 
     Args:
         estimate: of the samples with these numbers.
@@ -141,9 +139,19 @@ def jackknife(estimate: Callable[[Sequence[int]], float], samples: int, groups: 
         groups: how many parts they are divided into.
     """
     order = np.arange(samples)
-    without = np.array([estimate(order[order % groups != group].tolist()) for group in range(groups)])
-    error = math.sqrt((groups - 1) / groups * float(np.square(without - without.mean()).sum()))
-    return estimate(order.tolist()), error
+    kept = [order, *(order[order % groups != group] for group in range(groups))]
+    return np.array([estimate(each.tolist()) for each in kept])
+
+
+def jackknife(estimates: Floats) -> tuple[float, float]:
+    """The estimate over all samples and its standard error.
+
+    Args:
+        estimates: see `leave_out`; of a difference, that of both sides.
+    """
+    without = estimates[1:]
+    share = (len(without) - 1) / len(without)
+    return float(estimates[0]), math.sqrt(share * float(np.square(without - without.mean()).sum()))
 
 
 def upper_bound(difference: float, error: float, samples: int) -> float:
