@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Two tests at once, on a thread each: the models are so tiny that threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow test-all lint install clean
+.PHONY: demo test test-slow fuzz test-all lint install clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,10 @@ test: install
 # All the slow ones but the grid of ONNX files, families by heads, which takes another quarter of an hour.
 test-slow: install
 	$(PYTEST) -m slow --ignore=tests/onnx
+
+# What is random in tests/hostile, five times as often: 10,000 spoiled files, 105 killed commands. Half an hour.
+fuzz: install
+	TRIMFORMER_FUZZ=5 $(PYTEST) -m slow tests/hostile
 
 test-all: install
 	$(PYTEST)

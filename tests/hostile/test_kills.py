@@ -10,10 +10,10 @@ import time
 import pytest
 
 from tests.commands import run, tree
-from tests.hostile.world import world
+from tests.hostile.world import FUZZ, world
 from trimformer.cli.main import main
 
-MOMENTS = 10
+MOMENTS = 3 * FUZZ
 
 # Words, the output, and which of its files hold no times.
 COMMANDS = {

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from tests.commands import problem_rows, run, save_model, write_jsonl
 from trimformer.cli.main import main
 
 ROWS = 12
+
+# How much of what is random is tried in the slow tests; `make fuzz` tries more.
+FUZZ = int(os.environ.get("TRIMFORMER_FUZZ", "1"))
 
 
 @dataclass(frozen=True)
