@@ -14,7 +14,7 @@ from trimformer.processes import gathered, is_main, join, leave
 
 device = join("cpu")
 rows = problem_rows("embedding", 120)
-options = {"batch_size": 8, "neuron_multiple": 4, "method": "obs-polish", "device": device}
+options = {"batch_size": 8, "neuron_multiple": 4, "method": "obs-polish", "polish_budget": "200x", "device": device}
 result = trimformer.prune(problem_model("embedding"), make_tokenizer(), rows, 0.3, **options)
 weights = gathered(torch.cat([p.detach().flatten() for p in result.model.parameters()]).unsqueeze(0))
 assert torch.equal(weights[0], weights[1])
