@@ -121,13 +121,14 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
         lines += ["| method | " + " | ".join(f"{100 * c:g} % of MACs" for c in constraints) + " |"]
         lines += ["|---|" + "---|" * len(constraints)]
         for method in dict.fromkeys(m for m, _ in cells if m != "dense"):
-            row = [_cell(cells[method, c]) for c in constraints]
+            row = [cell(cells[method, c]) for c in constraints]
             lines.append(f"| {method} | " + " | ".join(row) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _cell(records: list[dict[str, Any]]) -> str:
+def cell(records: list[dict[str, Any]]) -> str:
+    """Score and divergence, means over seeds; empty where nothing was run."""
     if not records:
         return ""  # not run yet
     scores = np.array([100 * record["score"] for record in records])

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import SETTINGS, find_assets
+from accuracy import SETTINGS, cell, find_assets
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -130,12 +130,8 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
 
 
 def _cell(records: list[dict[str, Any]]) -> str:
-    if not records:
-        return ""  # not run yet
-    scores = np.array([100 * record["score"] for record in records])
-    spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
-    text = f"{scores.mean():.1f}{spread} / {np.mean([record['divergence'] for record in records]):.4f}"
-    if "polish" not in records[0]:
+    text = cell(records)
+    if not records or "polish" not in records[0]:
         return text
     seconds = np.mean([record["seconds"] for record in records])
     passes = np.mean([record["polish"]["forward_passes"] for record in records])

@@ -17,8 +17,7 @@ from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, find_method, laid_out
 from trimformer.outcome import report
 from trimformer.polish.budget import DEFAULT_BUDGET
-from trimformer.polish.data import check_asked as check_polish
-from trimformer.polish.data import polishes
+from trimformer.polish.data import check_polish, polishes
 from trimformer.processes import decide, is_main
 from trimformer.progress import whole_run
 from trimformer.pruner import Pruned

@@ -71,7 +71,6 @@ class Prepared:
         processor: of the pruned models.
         data: the samples.
         polishing: more of them, where a method polishes.
-        metric: what budgets are counted in.
         target: the quality that they will be judged by.
         prices: what units cost.
         clock: seconds of all that was done so far.
@@ -117,7 +116,7 @@ class Prepared:
         check_given(processor, task)
         check_model(self.model)
         check_finite(self.model, "the weights")
-        self.metric, self.target = metric, target
+        self.target = target
         latency = as_the_table(latency or LatencyOptions())
         check_numbers(batch_size=latency.batch_size, seq_len=latency.seq_len)
         for method in methods:

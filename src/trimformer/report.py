@@ -246,11 +246,7 @@ def format_table(result: PruningResult) -> str:
     """Dense and pruned side by side, then what the run cost."""
     rows = table_rows(result)
     header = ("", "dense", "pruned", "change")
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(4)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 4))]) for row in (header, *rows)
-    ]
-    lines.insert(1, "-" * len(lines[0]))
+    lines = aligned([header, *rows])
     cost = result.cost
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in cost.seconds.items())
     memory = ", ".join(f"{name} {value:.1f} GB" for name, value in cost.peak_gb.items())
@@ -267,6 +263,13 @@ def format_table(result: PruningResult) -> str:
             *([] if result.polish is None else [str(result.polish)]),
         ]
     )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, the first row's with a rule below it; names stand to the left, all else to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
 def _target_lines(target: TargetReport | None) -> list[str]:
@@ -294,9 +297,7 @@ def _serving_lines(result: PruningResult) -> list[str]:
         score = [f"{100 * s.scores[metric]:.2f}"] if metric else []
         apart = f"{max(0.0, s.divergence):.4f}"
         rows.append([s.name, *score, apart, f"{s.bytes / 1e6:.1f}", f"{s.ms.median:.2f}", f"{s.speedup.median:.2f}x"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
-    return ["", lines[0], "-" * len(lines[0]), *lines[1:]]
+    return ["", *aligned(rows)]
 
 
 INTERVALS = "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score"

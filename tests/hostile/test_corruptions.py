@@ -171,22 +171,21 @@ SPOILS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SPOILS)
-def test_a_spoiled_file_is_read_or_refused(name, folder, capsys):
-    @QUICK
+def try_spoiled(how_often, name, folder, capsys):
+    @how_often
     @given(seed=st.integers(0, 2**32), value=VALUES)
     def examples(seed, value):
         SPOILS[name](folder, capsys, seed, value)
 
     examples()
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_a_spoiled_file_is_read_or_refused(name, folder, capsys):
+    try_spoiled(QUICK, name, folder, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPOILS)
 def test_many_more_spoiled_files_are_read_or_refused(name, folder, capsys):
-    @THOROUGH
-    @given(seed=st.integers(0, 2**32), value=VALUES)
-    def examples(seed, value):
-        SPOILS[name](folder, capsys, seed, value)
-
-    examples()
+    try_spoiled(THOROUGH, name, folder, capsys)

@@ -7,7 +7,7 @@ from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.batches.calibration import num_samples
 from trimformer.batches.tasks import TASKS, task_of
-from trimformer.polish.data import check_asked, draw_polishing, encode_unlabelled, read_polish_data
+from trimformer.polish.data import check_polish, draw_polishing, encode_unlabelled, read_polish_data
 
 LABELS = ("label", "ner_tags", "answers")
 
@@ -111,5 +111,5 @@ def test_a_file_or_a_folder_with_a_training_split_is_read(tmp_path):
 @pytest.mark.parametrize(("data", "budget"), [(["a film"], "10x"), (None, "5x")])
 def test_what_is_asked_of_a_polish_needs_one(method, data, budget):
     with pytest.raises(TrimformerError, match="obs-polish"):
-        check_asked(METHODS[method], data, budget)
-    check_asked(METHODS["obs-polish"], data, budget)
+        check_polish(METHODS[method], data, budget)
+    check_polish(METHODS["obs-polish"], data, budget)

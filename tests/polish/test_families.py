@@ -6,7 +6,7 @@ import torch
 from tests.conftest import pruned
 from tests.families import FAMILIES, inputs, make, random_masks
 from trimformer.arch.find import find_layers
-from trimformer.polish.budget import Budget
+from trimformer.polish.budget import PolishBudget
 from trimformer.polish.train import polish, trainable
 
 QUICK = ("Albert, two groups", "ViT", "CLIP", "Wav2Vec2", "T5")
@@ -21,7 +21,7 @@ def test_a_polish_never_ends_further_from_the_dense_model(family):
     batches = [{"index": torch.arange(5), **inputs(teacher, 5, seed)} for seed in range(3)]
     trained = {id(parameter) for parameter in trainable(student)}
     kept = {n: p.detach().clone() for n, p in student.named_parameters() if id(p) not in trained}
-    report = polish(teacher, student, batches[:2], batches[2:], budget=Budget(passes=12))
+    report = polish(teacher, student, batches[:2], batches[2:], budget=PolishBudget(passes=12))
     assert report.after <= report.before
     assert report.steps > 0
     assert not report.note or "gained nothing" in report.note

@@ -12,7 +12,7 @@ from trimformer import Run, TrimformerError
 from trimformer.batches.output import predict
 from trimformer.batches.tasks import task_of
 from trimformer.polish import train
-from trimformer.polish.budget import Budget
+from trimformer.polish.budget import PolishBudget
 from trimformer.polish.data import draw_polishing
 from trimformer.polish.targets import Watch, counterparts
 from trimformer.polish.train import polish, trainable
@@ -31,7 +31,7 @@ def make(problem, rows=80, batch_size=8, family="Bert", **overrides):
 
 def run_polish(teacher, student, given, budget="6x", **options):
     passes = float(budget.removesuffix("x"))
-    return polish(teacher, student, given.batches, given.held_out, budget=Budget(passes=passes), **options)
+    return polish(teacher, student, given.batches, given.held_out, budget=PolishBudget(passes=passes), **options)
 
 
 def apart(teacher, student, given, problem):
@@ -179,11 +179,11 @@ def test_other_families_have_embeddings_that_stay_too(family):
 
 def test_a_time_is_a_budget_too():
     teacher, student, given = make("single_label")
-    report = polish(teacher, student, given.batches, given.held_out, budget=Budget(seconds=2))
+    report = polish(teacher, student, given.batches, given.held_out, budget=PolishBudget(seconds=2))
     assert report.steps >= len(given.batches)
     before = weights(student)
     with pytest.raises(TrimformerError, match="below one epoch"):
-        polish(teacher, student, given.batches, given.held_out, budget=Budget(seconds=1e-3))
+        polish(teacher, student, given.batches, given.held_out, budget=PolishBudget(seconds=1e-3))
     assert same(before, weights(student))
 
 

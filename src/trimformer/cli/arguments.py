@@ -1,6 +1,7 @@
 """Flags that several commands share, and what they mean; importing this costs nothing."""
 
 import argparse
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -155,6 +156,13 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
                         "fifth that is set aside where there is no validation split, and whatever else is random; "
                         "the same seed gives the same result (default: 0)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+
+def calibration_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What these flags, with --neuron-multiple and --polish-budget, are called in Python."""
+    names = ("neuron_multiple", "num_samples", "batch_size", "bf16", "seed", "device", "polish_budget")
+    max_memory = math.inf if arguments.max_memory is None else arguments.max_memory
+    return {**{name: getattr(arguments, name) for name in names}, "max_memory": max_memory}
 
 
 positive_int = POSITIVE.read

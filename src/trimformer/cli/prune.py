@@ -1,7 +1,6 @@
 """`trimformer prune`: a model directory in, a smaller one out."""
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from trimformer.arch import find_sublayers
 from trimformer.asked import check_method
 from trimformer.batches.data import read_all
-from trimformer.cli.arguments import DataOptions, chosen_method, load_task_data
+from trimformer.cli.arguments import DataOptions, calibration_options, chosen_method, load_task_data
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
 from trimformer.cli.serving import Serving
@@ -20,7 +19,7 @@ from trimformer.errors import TrimformerError
 from trimformer.files import claim_output
 from trimformer.onnx.export import check_onnx
 from trimformer.pipeline import prune
-from trimformer.polish.data import check_asked, read_polish_data
+from trimformer.polish.data import check_polish, read_polish_data
 from trimformer.processes import is_main, join
 from trimformer.scratch import scratch
 from trimformer.shrinking.checkpoint import load
@@ -54,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
         any_table=arguments.any_lut,
     )
     check_method(method, arguments.metric, arguments.bf16)
-    check_asked(method, arguments.polish_data, arguments.polish_budget)
+    check_polish(method, arguments.polish_data, arguments.polish_budget)
     resolve_device(arguments.device)
     if arguments.export:
         if arguments.vocabulary:
@@ -94,14 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         vocabulary=vocabulary,
         method=method,
         polish_data=polish_data,
-        polish_budget=arguments.polish_budget,
-        neuron_multiple=arguments.neuron_multiple,
-        num_samples=arguments.num_samples,
-        batch_size=arguments.batch_size,
-        max_memory=math.inf if arguments.max_memory is None else arguments.max_memory,
-        bf16=arguments.bf16,
-        seed=arguments.seed,
-        device=arguments.device,
+        **calibration_options(arguments),
     )
 
 

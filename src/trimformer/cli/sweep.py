@@ -3,17 +3,13 @@
 import argparse
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimformer.arch import find_sublayers
 from trimformer.asked import budgets_of, check_method
-from trimformer.cli.arguments import (
-    DataOptions,
-    load_task_data,
-)
+from trimformer.cli.arguments import DataOptions, calibration_options, load_task_data
 from trimformer.cli.flags.sweep import names, numbers
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
@@ -26,7 +22,7 @@ from trimformer.page.family import family_page
 from trimformer.polish.data import read_polish_data
 from trimformer.processes import decide, is_main, join
 from trimformer.progress import whole_run
-from trimformer.report import PruningResult
+from trimformer.report import PruningResult, aligned
 from trimformer.session import Session
 from trimformer.shrinking.checkpoint import find_directory, load
 from trimformer.verify.promise import LatencyOptions
@@ -86,14 +82,7 @@ def _prune(
             metric=arguments.metric,
             latency=LatencyOptions(arguments.bs, arguments.seq_len, arguments.backend),
             polish_data=read_polish_data(arguments.polish_data) if arguments.polish_data else None,
-            polish_budget=arguments.polish_budget,
-            num_samples=arguments.num_samples,
-            batch_size=arguments.batch_size,
-            neuron_multiple=arguments.neuron_multiple,
-            seed=arguments.seed,
-            max_memory=math.inf if arguments.max_memory is None else arguments.max_memory,
-            bf16=arguments.bf16,
-            device=arguments.device,
+            **calibration_options(arguments),
         )
         prune_members(session, members, write)
     return session.clock.seconds
@@ -207,8 +196,6 @@ def format_family(family: Mapping[str, Any]) -> str:
     for entry in family["members"]:
         name = entry["directory"] + " *" * entry["pareto"]
         rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
     seconds = sum(family["cost"]["seconds"].values())
     told = "* on the Pareto front: none is both cheaper and nearer to the dense model"
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", told, f"{seconds:.1f} seconds in all"])
+    return "\n".join([*aligned(rows), "", told, f"{seconds:.1f} seconds in all"])

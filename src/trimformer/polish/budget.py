@@ -17,7 +17,7 @@ _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
-class Budget:
+class PolishBudget:
     """One of the two is given.
 
     Attributes:
@@ -32,7 +32,7 @@ class Budget:
         return f"{self.passes:g}x" if self.passes is not None else f"{self.seconds:g}s"
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str) -> PolishBudget:
     """A budget of "10x" (forward passes), "90s", "2min" or "1h".
 
     Raises:
@@ -44,7 +44,7 @@ def parse_budget(text: str) -> Budget:
             f"polish budget '{text}' is neither forward passes such as 10x nor a time such as 90s or 2min"
         )
     number = float(match[1])
-    return Budget(passes=number) if match[2] == "x" else Budget(seconds=number * _SECONDS[match[2]])
+    return PolishBudget(passes=number) if match[2] == "x" else PolishBudget(seconds=number * _SECONDS[match[2]])
 
 
 def epoch_passes(share: float) -> float:
@@ -59,7 +59,7 @@ def epoch_passes(share: float) -> float:
     return 3 * (_FIXED + (1 - _FIXED) * share)
 
 
-def epochs_of_passes(budget: Budget, share: float) -> float:
+def epochs_of_passes(budget: PolishBudget, share: float) -> float:
     """Epochs that a budget in passes pays for, the pass of the dense model aside.
 
     Raises:
@@ -75,7 +75,7 @@ def epochs_of_passes(budget: Budget, share: float) -> float:
     return epochs
 
 
-def steps_of_seconds(budget: Budget, left: float, per_step: float, steps_per_epoch: int) -> int:
+def steps_of_seconds(budget: PolishBudget, left: float, per_step: float, steps_per_epoch: int) -> int:
     """Training steps that the rest of a budget in seconds pays for.
 
     Args:

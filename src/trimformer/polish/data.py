@@ -15,7 +15,7 @@ from trimformer.batches.data import Rows, as_rows, find_splits, read_splits
 from trimformer.batches.tasks import SpanTask, Task, task_of
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, Method
-from trimformer.polish.budget import DEFAULT_BUDGET, Budget, epochs_of_passes, parse_budget
+from trimformer.polish.budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
 from trimformer.processes import count, part
 from trimformer.update.walk import HELD_OUT_EVERY
 
@@ -35,7 +35,7 @@ class Polishing:
 
     batches: list[Batch]
     held_out: list[Batch]
-    budget: Budget
+    budget: PolishBudget
 
     def check_affordable(self, share: float) -> None:
         """Before the long work: tells of a budget in passes below an epoch.
@@ -164,7 +164,7 @@ def polishes(method: AnyMethod) -> bool:
     return isinstance(method, Method) and method.polish
 
 
-def check_asked(method: AnyMethod, data: Any, budget: str) -> None:
+def check_polish(method: AnyMethod, data: Any, budget: str) -> None:
     """Raises:
     TrimformerError: the budget is none, or something is asked of a polish and the method has none.
     """

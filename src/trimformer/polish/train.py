@@ -20,7 +20,7 @@ from trimformer.arch.find import find_layers
 from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import num_samples
 from trimformer.batches.output import divergence, find_problem, model_output
-from trimformer.polish.budget import Budget, epochs_of_passes, steps_of_seconds
+from trimformer.polish.budget import PolishBudget, epochs_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.report import PolishReport
 from trimformer.polish.targets import Targets, Watch, counterparts, targets_of
@@ -45,7 +45,7 @@ def polish(
     batches: Sequence[Batch],
     held_out: Sequence[Batch],
     *,
-    budget: Budget,
+    budget: PolishBudget,
     kept_layers: Sequence[int] | None = None,
     run: Run | None = None,
 ) -> PolishReport:
@@ -248,7 +248,7 @@ def learning_rate(step: int, steps: int) -> float:
     return peak * min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
 
 
-def _affordable(training: _Training, budget: Budget, start: float) -> int:
+def _affordable(training: _Training, budget: PolishBudget, start: float) -> int:
     """Steps that what is left of a budget in seconds pays for, the same in every process."""
     per_step = training.seconds_per_step()
     assert budget.seconds is not None
