@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.commands import error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
 from tests.conftest import make_table
+from trimformer.cli import paper
 from trimformer.cli.main import guarded
 from trimformer.costs.latency import estimate_latency
 
@@ -24,7 +25,7 @@ def main(words):
     specification.loader.exec_module(module)
     sys.argv = ["main.py", *words]
     arguments = module.parse_arguments()
-    return guarded(lambda: module.run(arguments))
+    return guarded(lambda: paper.run(arguments))
 
 
 @pytest.fixture

@@ -123,6 +123,47 @@ def test_a_terminated_run_says_so(capsys):
     assert capsys.readouterr().err == "terminated; nothing was written\n"
 
 
+def test_an_interrupt_that_a_library_caught_is_one_all_the_same(capsys):
+    def command():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from None
+
+    assert guarded(command) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert guarded(fail(TrimformerError("another run"))) == 2
+
+
+SWALLOWED = """
+import sys, types
+module = types.ModuleType("transformers")
+sys.meta_path.insert(0, module)
+def find_spec(name, *_):
+    if name == "transformers":
+        import os, signal, time
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except BaseException:
+            pass
+module.find_spec = find_spec
+sys.argv[0] = "trimformer"
+from trimformer.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_interrupt_while_libraries_are_imported_ends_the_run_at_once(model_dir, data, tmp_path):
+    words = ["prune", model_dir, "--data", data, "--constraint", "0.5", "--output", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted; nothing was written\n")
+    assert not (tmp_path / "out").exists()
+
+
 LIGHT = """
 import sys
 sys.argv = ["trimformer", *sys.argv[1:]]

@@ -2,18 +2,16 @@
 
 import logging
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Any
 
 from trimformer.claims import is_full
+from trimformer.cli.signals import INTERRUPTED, Terminated, signals
 from trimformer.cli.streams import Patient
 from trimformer.errors import TrimformerError, flat
 
@@ -84,36 +82,30 @@ def guarded(run: Callable[[], int | None]) -> int:
 def _told(run: Callable[[], int | None]) -> int:
     """Runs, and tells what ended it."""
     set_up_logging()
+    signals.interrupted = False
     try:
-        # A launcher ends its processes by this signal; raised as an exception, it leaves nothing half-written.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _terminate)
-        return run() or 0
-    except TrimformerError as error:
-        if _speaks(error):
-            _say(f"error: {flat(error)}")
-        return 2
+        with signals.heeded():
+            return run() or 0
     except Terminated:
         if _is_main():
             _say("terminated; nothing was written")
         return 143
     except KeyboardInterrupt as error:
-        _say(str(error) or "interrupted; nothing was written")
+        _say(str(error) or INTERRUPTED)
         return 130
     except Exception as error:
+        if signals.interrupted:  # a library caught it, and told it as a trouble of its own
+            _say(INTERRUPTED)
+            return 130
+        if isinstance(error, TrimformerError):
+            if _speaks(error):
+                _say(f"error: {flat(error)}")
+            return 2
         if os.environ.get(DEBUG):
             traceback.print_exc()
         return _unexpected(error)
     finally:
         _leave_processes()
-
-
-class Terminated(SystemExit):
-    """SIGTERM."""
-
-
-def _terminate(*_: Any) -> None:
-    raise Terminated(143)
 
 
 def _say(sentence: str) -> None:

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from trimformer.cli.flags import evaluate, export, latency, prune, sweep
 from trimformer.cli.logs import guarded as guarded
 from trimformer.cli.logs import quieten
+from trimformer.cli.signals import signals
 from trimformer.version import __version__
 
 
@@ -37,8 +39,7 @@ class Command:
 
     def run(self, arguments: argparse.Namespace) -> int | None:
         self.check(arguments)
-        run = getattr(import_module(self.module), self.function)
-        quieten()
+        run = imported(self.module, self.function)
         return run(arguments)
 
 
@@ -101,9 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _finetune(words: Sequence[str]) -> None:
-    run = import_module("trimformer.cli.finetune").run
-    quieten()
-    run(words)
+    imported("trimformer.cli.finetune", "run")(words)
+
+
+def imported(module: str, function: str) -> Callable[..., Any]:
+    """A function whose module takes a while to import."""
+    with signals.importing():
+        found: Callable[..., Any] = getattr(import_module(module), function)
+        quieten()
+    return found
 
 
 if __name__ == "__main__":

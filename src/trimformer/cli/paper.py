@@ -1,0 +1,70 @@
+"""What `main.py` does with its flags: those of the paper's code."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from trimformer.asked import check_constraint
+from trimformer.cli.arguments import DataOptions, load_task_data
+from trimformer.cli.prune import prune_and_write
+from trimformer.costs.lut import LatencyTable, read_table
+from trimformer.errors import TrimformerError
+from trimformer.files import claim_output
+from trimformer.places import check_model_place
+from trimformer.processes import is_main, join
+from trimformer.shrinking.checkpoint import load
+from trimformer.verify.promise import LatencyOptions
+
+
+def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
+    """The two tables, or None where they are to be measured or are not needed."""
+    if arguments.metric == "mac" or not (arguments.mha_lut or arguments.ffn_lut):
+        return None
+    if not (arguments.mha_lut and arguments.ffn_lut):
+        raise TrimformerError("--metric latency takes both --mha_lut and --ffn_lut, or neither to measure them now")
+    return read_table(arguments.mha_lut, arguments.ffn_lut)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    check_constraint(arguments.constraint)
+    if ".." in Path(arguments.model_name).parts:
+        raise TrimformerError(f"--model_name '{arguments.model_name}' leads out of outputs/; give it no '..'")
+    check_model_place(arguments.ckpt_dir)
+    latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
+    device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
+    if device == "cpu":
+        logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
+    setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")
+    name = arguments.model_name if not Path(arguments.model_name).is_absolute() else Path(arguments.model_name).name
+    output = arguments.output_dir if arguments.output_dir is not None else Path("outputs", name, setting)
+    with claim_output(output, wanted=is_main()):
+        return prune_to(output, name, arguments, latency, device)
+
+
+def prune_to(output: str | Path, name: str, arguments: argparse.Namespace, latency: LatencyOptions, device: str) -> int:
+    """Prunes as the flags say, writes the output directory, and returns the exit code."""
+    model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
+    options = DataOptions(arguments.data_dir, arguments.task_name, seed=arguments.seed)
+    task, train, validation = load_task_data(options, model)
+    batch_size = 12 if task.problem == "span" else 32
+    return prune_and_write(
+        model,
+        tokenizer,
+        train,
+        output,
+        vars(arguments),
+        ["python", "main.py", *sys.argv[1:]],
+        constraint=arguments.constraint,
+        eval_dataset=validation,
+        task=task,
+        metric=arguments.metric,
+        latency=latency,
+        method=arguments.method,
+        num_samples=arguments.num_samples,
+        batch_size=arguments.sample_batch_size or (batch_size // 2 if "large" in name else batch_size),
+        seed=arguments.seed,
+        device=device,
+    )
