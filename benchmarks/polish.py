@@ -9,7 +9,7 @@ DIR holds a folder of train.jsonl and validation.jsonl per task, as for benchmar
 used. The embedder is all-MiniLM-L6-v2, pruned on the sentences of DIR/stsb and scored by the ten nearest sentences
 that stay. Every pruned model is polished anew on each number of unlabelled samples, the calibration samples first among
 them, at each cost. Seconds are of the polish alone, passes are of the dense model over the samples polished on, as
-measured. Writes JSON and Markdown.
+measured. Writes JSON and Markdown; what stands in the JSON already is not run again.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from trimformer.batches.calibration import make_batches, mean_length, sample_ind
 from trimformer.batches.data import Rows, find_splits, read_rows, read_splits
 from trimformer.batches.tasks import TASKS, Task, task_of
 from trimformer.cli.logs import set_up_logging
-from trimformer.costs.cost import linear_costs
+from trimformer.costs.cost import Costs, linear_costs
 from trimformer.costs.mac import layer_lengths
 from trimformer.environment import describe_device, versions
 from trimformer.methods import find_method
@@ -65,8 +66,16 @@ def find_task(name: str, options: argparse.Namespace) -> tuple[Any, Any, Task, R
     return model, processor, task_of(model, train), train, scorer
 
 
-def run_task(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One record per seed and budget as pruned, and one per number of samples and cost as polished."""
+def run_task(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """One record per seed and budget as pruned, and one per number of samples and cost as polished.
+
+    Args:
+        name: of the task.
+        options: of the command line.
+        known: `key` of the records that there are already.
+    """
+    if not list(wanted(name, options, known)):
+        return
     model, processor, task, train, scorer = find_task(name, options)
     model.to(options.device)
     dense, references = scorer(model)
@@ -83,31 +92,57 @@ def run_task(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]
 
     common = {"task": name, "metric": metric, "dense": 1.0 if name == EMBEDDER else dense[metric]}
     extra = [row for file in options.texts for row in read_rows(file)] if name == EMBEDDER else []
-    for seed in options.seeds:
-        order = sample_indices(len(train), len(train), seed)
-        chosen, more = (
-            [train[i] for i in part] for part in (order[: options.num_samples], order[options.num_samples :])
-        )
-        more += extra
-        features = task.encode(chosen, processor, model.config)
-        batches = make_batches(features, processor, options.batch_size, model.device)
-        lengths = layer_lengths(model, find_sublayers(model), batches[0], task.average_length or mean_length(features))
-        costs = linear_costs(find_sublayers(model), "mac", lengths)
+    for seed in dict.fromkeys(seed for _, seed, *_ in wanted(name, options, known)):
         run = Run(seed=seed, bf16=options.bf16)
-        pruner = Pruner(model, batches, find_method("obs"), run=run)
+        features, more, pruner, costs = calibrated(model, processor, task, train, options, run)
+        more += extra
         for constraint in options.constraints:
+            todo = [new for new in wanted(name, options, known) if new[1:3] == (seed, constraint)]
+            if not todo:
+                continue
             pruned = pruner(costs, constraint).model
             point = {**common, "seed": seed, "constraint": constraint}
-            yield {**point, "samples": 0, "budget": "", **score(pruned)}
-            for samples in options.polish_samples:
-                added = more[: max(0, samples - len(chosen))]
-                for budget in options.polish_budgets:
-                    given = draw_polishing(model, processor, task, features, added or None, budget, options.batch_size)
-                    student, start = copy.deepcopy(pruned), time.perf_counter()
-                    report = polish(model, student, given.batches, given.held_out, budget=given.budget, run=run)
-                    seconds = time.perf_counter() - start
-                    told = {"samples": len(features) + len(added), "budget": budget, "seconds": seconds}
-                    yield {**point, **told, **score(student), "polish": asdict(report)}
+            for _, _, _, samples, budget in todo:
+                if not budget:
+                    yield {**point, "asked": 0, "samples": 0, "budget": "", **score(pruned)}
+                    continue
+                added = more[: max(0, samples - len(features))]
+                given = draw_polishing(model, processor, task, features, added or None, budget, options.batch_size)
+                student, start = copy.deepcopy(pruned), time.perf_counter()
+                report = polish(model, student, given.batches, given.held_out, budget=given.budget, run=run)
+                seconds = time.perf_counter() - start
+                told = {"asked": samples, "samples": len(features) + len(added), "budget": budget, "seconds": seconds}
+                yield {**point, **told, **score(student), "polish": asdict(report)}
+
+
+def calibrated(
+    model: Any, processor: Any, task: Task, train: Rows, options: argparse.Namespace, run: Run
+) -> tuple[list[dict[str, Any]], list[Any], Pruner, Costs]:
+    """The calibration samples, encoded; the other rows; the pruner, and MACs."""
+    order = sample_indices(len(train), len(train), run.seed)
+    chosen, more = ([train[i] for i in part] for part in (order[: options.num_samples], order[options.num_samples :]))
+    features = task.encode(chosen, processor, model.config)
+    batches = make_batches(features, processor, options.batch_size, model.device)
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], task.average_length or mean_length(features))
+    return (
+        features,
+        more,
+        Pruner(model, batches, find_method("obs"), run=run),
+        linear_costs(find_sublayers(model), "mac", lengths),
+    )
+
+
+def wanted(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Keys of the records that are still to be made."""
+    polishes = [(0, ""), *product(options.polish_samples, options.polish_budgets)]
+    for seed, constraint, polished in product(options.seeds, options.constraints, polishes):
+        if (new := (name, seed, constraint, *polished)) not in known:
+            yield new
+
+
+def key(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What a record is of."""
+    return record["task"], record["seed"], record["constraint"], record["asked"], record["budget"]
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
@@ -156,10 +191,12 @@ def main() -> None:
     options = parser.parse_args()
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
+    kept = options.output.with_suffix(".json")
+    records: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))["records"] if kept.exists() else []
+    known = set(map(key, records))
     machine = describe_device(torch.device(options.device))
     for task in options.tasks:
-        for record in tqdm(run_task(task, options), desc=task, disable=None):
+        for record in tqdm(run_task(task, options, known), desc=task, disable=None):
             records.append(record)
             result = {"device": machine, "versions": versions(), "records": records}
             options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

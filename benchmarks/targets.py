@@ -27,6 +27,7 @@ from trimformer.batches.data import find_splits, read_splits
 from trimformer.batches.tasks import TASKS, task_of
 from trimformer.cli.logs import set_up_logging
 from trimformer.environment import describe_device, versions
+from trimformer.family import Member, prune_members
 from trimformer.methods import find_method
 from trimformer.outcome import PRUNING
 from trimformer.session import Session
@@ -76,8 +77,7 @@ def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
     for budgets in ([0.5], NINE):
         session = Session(model, processor, train, [method], eval_dataset=validation, label_column="label",
                           num_samples=options.num_samples)  # fmt: skip
-        for start in range(0, len(budgets), 3):
-            session.prune(method, [Asked(budget) for budget in budgets[start : start + 3]])
+        prune_members(session, [Member("obs", method, Asked(budget)) for budget in budgets], lambda *_: None)
         seconds = sum(value for stage, value in session.clock.seconds.items() if stage in PRUNING)
         totals.append(seconds / session.seconds_per_pass)
     return {"one": totals[0], "nine": totals[1]}

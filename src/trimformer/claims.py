@@ -61,7 +61,7 @@ class Claim:
         except (OSError, ValueError) as error:
             raise self.refused(f"cannot be made: {_reason(error)}") from None
         self.place = Path(os.path.realpath(path))
-        self.work = (self.place if self.exists else self.place.parent) / _work_name(self.place.name)
+        self.work = (self.place if self.exists else self.place.parent) / hidden_name(self.place.name, PART)
         self._descriptor: int | None = None
         self._parents: list[Path] = []
 
@@ -286,11 +286,12 @@ def _reason(error: BaseException) -> str:
     return "no space left on the device" if is_full(error) else " ".join(str(error).split())[:200]
 
 
-def _work_name(name: str) -> str:
-    whole = f".{name}{PART}"
+def hidden_name(name: str, suffix: str) -> str:
+    """Of what lies beside an output for a while, no longer than names may be."""
+    whole = f".{name}{suffix}"
     if len(os.fsencode(whole)) <= _LONGEST:
         return whole
-    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{PART}"
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{suffix}"
 
 
 def _remove(path: Path) -> None:

@@ -10,13 +10,14 @@ from trimformer.asked import Asked, budgets_of
 from trimformer.clock import plan_of
 from trimformer.costs.cost import Metric
 from trimformer.errors import TrimformerError
-from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, find_methods
+from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_methods
 from trimformer.polish.data import polishes
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult
 from trimformer.session import Session
+from trimformer.update.walk import bytes_of_student
 
-TOGETHER = 3  # members that are refitted in one walk: the dense model runs once for so many
+TOGETHER = 3 * 2**30  # bytes, at most, of members that are refitted in one walk, for which the dense model runs once
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,19 @@ def prune_members(session: Session, members: Sequence[Member], done: Callable[[M
         session.budget(member.method, member.asked)
     for method in dict.fromkeys(member.method for member in members):
         of_method = [member for member in members if member.method == method]
-        for start in range(0, len(of_method), TOGETHER):
-            group = of_method[start : start + TOGETHER]
+        size = at_once(session, method)
+        for start in range(0, len(of_method), size):
+            group = of_method[start : start + size]
             for member, result in zip(group, session.prune(method, [m.asked for m in group]), strict=True):
                 done(member, result)
+
+
+def at_once(session: Session, method: AnyMethod) -> int:
+    """Members to prune at once: as many as memory allows; one where each takes long, as a kill loses those at work."""
+    if isinstance(method, WholeMethod) or method.polish:
+        return 1
+    bound = min(TOGETHER, session.run.max_memory)
+    return max(1, int(bound // bytes_of_student(session.model, session.data.batches)))
 
 
 def member_entry(folder: str, name: str, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def prune(
     seed: int = 0,
     max_memory: float = math.inf,
     bf16: bool = False,
+    calibration_dir: str | Path | None = None,
     device: str = "auto",
 ) -> PruningResult:
     """Prunes a fine-tuned model without retraining.
@@ -102,6 +103,8 @@ def prune(
             temporary files. On a GPU half of its free memory if nothing is said.
         bf16: calibrate and refit with passes in bfloat16, where the hardware is fast at it; statistics stay in
             float32 and float64.
+        calibration_dir: folder where what calibration finds is kept; another run on the same model and samples, to
+            whatever budget, takes it from there.
         device: "auto", "cpu", "cuda", ...
 
     Returns:
@@ -151,6 +154,7 @@ def prune(
             seed=seed,
             max_memory=max_memory,
             bf16=bf16,
+            calibration_dir=calibration_dir,
             device=device,
         )
         if target is None:

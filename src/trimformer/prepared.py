@@ -20,6 +20,7 @@ from trimformer.costs.backends import check_backend
 from trimformer.costs.cost import Metric
 from trimformer.costs.lut import check_table
 from trimformer.costs.yardstick import forward_seconds
+from trimformer.curves.kept import check_calibration_dir
 from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod
@@ -64,6 +65,7 @@ class Prepared:
         seed: for every random choice.
         max_memory: bytes that hidden states may take.
         bf16: calibrate and refit with passes in bfloat16.
+        calibration_dir: folder where what calibration finds is kept.
         device: "auto", "cpu", "cuda", ...
 
     Attributes:
@@ -106,10 +108,12 @@ class Prepared:
         seed: int = 0,
         max_memory: float = math.inf,
         bf16: bool = False,
+        calibration_dir: str | Path | None = None,
         device: str = "auto",
     ) -> None:
         check_numbers(seed=seed, num_samples=num_samples, batch_size=batch_size, neuron_multiple=neuron_multiple)
         check_numbers(max_memory=max_memory)
+        kept = check_calibration_dir(calibration_dir)
         check_flags(bf16=bf16)
         check_columns_given(text_column=text_column, label_column=label_column)
         self.model, processor = unwrap(model, processor)
@@ -166,7 +170,7 @@ class Prepared:
         self.shared = dict(self.clock.seconds)
         if target_device.type == "cuda" and math.isinf(max_memory):
             max_memory = torch.cuda.mem_get_info(target_device)[0] / 2  # rather files than a run out of memory
-        self.run = Run(max_memory=max_memory, bf16=bf16, seed=seed, progress=progress, clock=self.clock)
+        self.run = Run(max_memory, bf16, seed, kept, progress=progress, clock=self.clock)
         self.neuron_multiple = neuron_multiple
 
     def finished(self, model: PreTrainedModel) -> PreTrainedModel:

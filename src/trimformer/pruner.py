@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,9 +14,10 @@ from trimformer.arch.calls import Batch
 from trimformer.arch.masking import units_left
 from trimformer.costs.cost import Costs
 from trimformer.curves.criteria import CRITERIA, Ranking
+from trimformer.curves.kept import kept_ranking
 from trimformer.curves.obs import Curve
 from trimformer.errors import TrimformerError
-from trimformer.methods import AnyMethod, WholeMethod
+from trimformer.methods import AnyMethod, Method, WholeMethod
 from trimformer.polish.data import Polishing, check_polishing
 from trimformer.polish.report import PolishReport
 from trimformer.polish.train import polish
@@ -104,12 +106,19 @@ class Pruner:
         check_polishing(method, polishing)
         if method.allocation == "plain":
             rehearse(model, batches[0])
-        self._ranking = CRITERIA[method.criterion](model, batches, method.objective, self._run)
+        self._ranking = self._calibrate(method)
         if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(
                 f"criterion '{method.criterion}' finds no unit to matter: the loss has no gradient at any sublayer; "
                 "is the checkpoint fine-tuned, and on data of this kind?"
             )
+
+    def _calibrate(self, method: Method) -> Ranking:
+        run, find = self._run, partial(CRITERIA[method.criterion], self.model, self.batches, method.objective)
+        if run.calibration_dir is None:
+            return find(run)
+        setting = f"{method.criterion} {method.objective} seed {run.seed} {'bf16' if run.bf16 else ''}"
+        return kept_ranking(run.calibration_dir, self.model, self.batches, setting, lambda: find(run))
 
     @property
     def curves(self) -> list[Curve]:

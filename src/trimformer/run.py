@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class Run:
             and hidden states go to temporary files.
         bf16: run the passes in bfloat16; statistics stay in float32 and float64.
         seed: for label-free losses and the random criterion.
+        calibration_dir: folder where what calibration found is kept, and taken from; None: nowhere.
         progress: (items, description) -> the items, with a bar where there is a terminal.
         clock: context managers that time a stage, by its name.
     """
@@ -29,6 +31,7 @@ class Run:
     max_memory: float = math.inf
     bf16: bool = False
     seed: int = 0
+    calibration_dir: Path | None = None
     progress: Callable[[Iterable[Any], str], Iterable[Any]] = _silent
     clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
 

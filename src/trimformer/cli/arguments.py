@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from trimformer.checks import POSITIVE, SEED
+from trimformer.cli.resume import calibration_dir
 from trimformer.errors import TrimformerError
 from trimformer.methods import Allocation, AnyMethod, Criterion, Layout, Objective, Update, find_method, laid_out
 from trimformer.places import check_readable
@@ -155,14 +156,17 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=SEED.read, default=0, metavar="N", help="draws the calibration examples, the "
                         "fifth that is set aside where there is no validation split, and whatever else is random; "
                         "the same seed gives the same result (default: 0)")  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="keep what calibration found beside the output, "
+                        "hidden, until that is complete: cut short, it goes on from there")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
 
 def calibration_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What these flags, with --neuron-multiple and --polish-budget, are called in Python."""
+    """What these flags, with --neuron-multiple, --polish-budget and --output, are called in Python."""
     names = ("neuron_multiple", "num_samples", "batch_size", "bf16", "seed", "device", "polish_budget")
     max_memory = math.inf if arguments.max_memory is None else arguments.max_memory
-    return {**{name: getattr(arguments, name) for name in names}, "max_memory": max_memory}
+    options = {name: getattr(arguments, name) for name in names}
+    return {**options, "max_memory": max_memory, "calibration_dir": calibration_dir(arguments)}
 
 
 positive_int = POSITIVE.read

@@ -12,6 +12,7 @@ from trimformer.batches.data import read_all
 from trimformer.cli.arguments import DataOptions, calibration_options, chosen_method, load_task_data
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
+from trimformer.cli.resume import forget_calibration
 from trimformer.cli.serving import Serving
 from trimformer.costs.lut import FILES, read_table
 from trimformer.environment import resolve_device
@@ -33,7 +34,10 @@ MISSED = 3  # exit code where a latency is not kept
 def run(arguments: argparse.Namespace) -> int:
     arguments.device = join(arguments.device)
     with claim_output(arguments.output, is_main()):
-        return _run(arguments)
+        code = _run(arguments)
+        if is_main():
+            forget_calibration(arguments.output)
+        return code
 
 
 def _run(arguments: argparse.Namespace) -> int:

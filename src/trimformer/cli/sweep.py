@@ -13,6 +13,7 @@ from trimformer.cli.arguments import DataOptions, calibration_options, load_task
 from trimformer.cli.flags.sweep import names, numbers
 from trimformer.cli.logs import kept_log
 from trimformer.cli.report import write_result
+from trimformer.cli.resume import forget_calibration
 from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
 from trimformer.family import Member, mark_front, member_entry, members_of, plan_for, prune_members
@@ -31,7 +32,7 @@ from trimformer.version import __version__
 FAMILY, PAGE = "family.json", "report.html"
 
 # What may differ between the runs that make one family.
-_FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "device", "max_memory"}
+_FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "device", "max_memory", "resume"}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         if is_main():
             family = gather(output, identity, seconds, before)
             _write(output, family)
+            forget_calibration(output)
     if is_main():
         print(f"\n{format_family(family)}\n\nwritten to {arguments.output}")
 

@@ -29,6 +29,8 @@ TokenWeights = Callable[[int, int, Tensor], Tensor]
 
 HELD_OUT_EVERY = 8
 
+_STATES = 2  # kept of each model and position: what goes into a layer, and what its first projection gave
+
 
 @dataclass
 class Refit:
@@ -153,11 +155,9 @@ def walk(
     with ExitStack() as stack:
         for model in (teacher, *students):
             stack.enter_context(frozen(model))
-        positions = _positions(teacher, batches)
-        widest = positions * teacher.dtype.itemsize * max(sum(s.channels for s in each) for each in shrunk)
-        # Of each model what goes into a layer, and what its first projection gave.
-        each_model = 2 * positions * teacher.dtype.itemsize * max(s.hidden_size for s in sources)
-        in_memory = (1 + len(students)) * each_model
+        position = _positions(teacher, batches) * teacher.dtype.itemsize
+        widest = position * max(sum(s.channels for s in each) for each in shrunk)
+        in_memory = (1 + len(students)) * position * _STATES * max(s.hidden_size for s in sources)
         keeps_channels = in_memory + widest <= run.max_memory
         new = stack.enter_context(BatchTensors.place(in_memory > run.max_memory, len(batches)))
         calls, bottoms = _record(teacher, batches, new)
@@ -179,6 +179,13 @@ def walk(
                     align(step)
             yield from stage.fits(token_weights, keeps_channels)
             stage.settle()
+
+
+def bytes_of_student(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
+    """Memory that a walk takes at most for each student of this model, its weights and moments aside."""
+    sources = find_sublayers(model)
+    widths = _STATES * max(s.hidden_size for s in sources) + max(s.channels for s in sources)
+    return _positions(model, batches) * model.dtype.itemsize * widths
 
 
 def _positions(model: PreTrainedModel, batches: Sequence[Batch]) -> int:

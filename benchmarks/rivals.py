@@ -1,0 +1,163 @@
+"""At equal seconds: a polish, fine-tuning on labels, and a cut of every other layer polished the same way.
+
+    python benchmarks/rivals.py                                # movie reviews, from the package registry
+    python benchmarks/rivals.py --data-root DIR --tasks movie trec --budgets 1min 2min 4min
+
+All train on the same samples, the calibration samples first among them, by the same optimiser and schedule. Fine-tuning
+reads their labels and needs no answers of the dense model, so its seconds are all steps. The cut keeps half of the
+layers, and so half of the MACs. Its polish and that of the pruned models read no label. Writes JSON and Markdown.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accuracy import SETTINGS, cell
+from polish import calibrated, find_task
+from torch import nn
+from tqdm.auto import tqdm
+
+from trimformer import Run
+from trimformer.arch.calls import Batch
+from trimformer.arch.find import find_layers
+from trimformer.arch.masking import frozen
+from trimformer.batches.calibration import make_batches
+from trimformer.batches.output import find_problem, model_output
+from trimformer.cli.logs import set_up_logging
+from trimformer.curves.objective import supervised_losses
+from trimformer.environment import describe_device, versions
+from trimformer.polish.data import draw_polishing
+from trimformer.polish.train import MAX_NORM, learning_rate, polish, trainable
+
+
+def fine_tune(model: Any, batches: Sequence[Batch], seconds: float, seed: int) -> int:
+    """Trains in place on the samples' labels, as long as a polish would, and returns the steps taken."""
+    parameters, problem = trainable(model), find_problem(model)
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+    generator, order = np.random.default_rng(seed), list[int]()
+
+    def step(rate: float) -> None:
+        nonlocal order
+        order = order or generator.permutation(len(batches)).tolist()
+        batch = batches[order.pop()]
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        supervised_losses(model_output(model, batch, problem), batch, problem).mean().backward()
+        nn.utils.clip_grad_norm_(parameters, MAX_NORM)
+        optimizer.step()
+
+    with frozen(model):
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        start = time.perf_counter()
+        for _ in range(4):
+            step(0.0)
+        per_step = (time.perf_counter() - start) / 4
+        steps = int((seconds - 4 * per_step) / per_step)
+        for i in range(1, steps + 1):
+            step(learning_rate(i, steps))
+    return steps
+
+
+def cut(model: Any) -> tuple[Any, list[int]]:
+    """A copy with every other layer, the last among them, and the indices of those."""
+    student = copy.deepcopy(model).eval()
+    layers = find_layers(student)
+    kept = list(range(1 - len(layers) % 2, len(layers), 2))
+    for holder in student.modules():
+        for name, child in holder.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == len(layers) and child[0] is layers[0]:
+                setattr(holder, name, nn.ModuleList([layers[i] for i in kept]))
+    return student, kept
+
+
+def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One record per seed, budget and model as it is, and per way to train it."""
+    model, processor, task, train, scorer = find_task(task_name, options)
+    dense, references = scorer(model)
+    metric = str(task.metric)
+    for seed in options.seeds:
+        run = Run(seed=seed)
+        features, more, pruner, costs = calibrated(model, processor, task, train, options, run)
+        students: dict[str, tuple[Any, list[int] | None]] = {
+            f"pruned to {100 * constraint:g} %": (pruner(costs, constraint).model, None)
+            for constraint in options.constraints
+        }
+        students["every other layer"] = cut(model)
+        for name, (student, kept) in students.items():
+
+            def record(trained: Any, way: str, seconds: float, name: str = name, seed: int = seed) -> dict[str, Any]:
+                metrics, outputs = scorer(trained)
+                return {"task": task_name, "metric": metric, "dense": dense[metric], "seed": seed, "model": name,
+                        "way": way, "seconds": seconds, "score": metrics[metric],
+                        "divergence": scorer.divergence(outputs, references)}  # fmt: skip
+
+            yield record(student, "as it is", 0.0)
+            added = more[: max(0, options.samples - len(features))]
+            labelled = [*features, *task.encode(added, processor, model.config)] if added else features
+            batches = make_batches(labelled, processor, options.batch_size, model.device)
+            for text in options.budgets:
+                given = draw_polishing(model, processor, task, features, added or None, text, options.batch_size)
+                assert given.budget.seconds is not None
+                trained = copy.deepcopy(student)
+                polish(model, trained, given.batches, given.held_out, budget=given.budget, kept_layers=kept, run=run)
+                yield record(trained, "polished", given.budget.seconds)
+                trained = copy.deepcopy(student)
+                fine_tune(trained, batches, given.budget.seconds, seed)
+                yield record(trained, "fine-tuned on labels", given.budget.seconds)
+
+
+def to_markdown(records: list[dict[str, Any]]) -> str:
+    """A table per task: score and divergence, means over seeds."""
+    lines = []
+    for task in dict.fromkeys(record["task"] for record in records):
+        of_task = [record for record in records if record["task"] == task]
+        cells: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for record in of_task:
+            cells[record["model"], record["way"], record["seconds"]].append(record)
+        times = sorted({seconds for *_, seconds in cells if seconds})
+        lines += [f"### {task}: {of_task[0]['metric']}, dense {100 * of_task[0]['dense']:.1f}", ""]
+        lines += ["| model | way | as it is | " + " | ".join(f"{seconds:g} s" for seconds in times) + " |"]
+        lines += ["|---|---|---|" + "---|" * len(times)]
+        for model, way in dict.fromkeys((m, w) for m, w, seconds in cells if seconds):
+            row = [cell(cells[model, "as it is", 0.0]), *(cell(cells[model, way, seconds]) for seconds in times)]
+            lines.append(f"| {model} | {way} | " + " | ".join(row) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--tasks", nargs="+", choices=list(SETTINGS), default=["movie"])
+    parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.1])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--num-samples", type=int, default=1024, help="to calibrate on")
+    parser.add_argument("--samples", type=int, default=8192, help="to train on, as many as there are")
+    parser.add_argument("--budgets", nargs="+", default=["2min", "4min"], metavar="2min|90s")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=Path("outputs/rivals"), help="without suffix")
+    options = parser.parse_args()
+    set_up_logging()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    machine = describe_device(torch.device("cpu"))
+    for task in options.tasks:
+        for record in tqdm(run_task(task, options), desc=task, disable=None):
+            records.append(record)
+            result = {"device": machine, "versions": versions(), "records": records}
+            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            text = f"{to_markdown(records)}\nOn {machine}.\n"
+            options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(options.output.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
