@@ -186,15 +186,19 @@ def _keep_quality(session: Session, method: AnyMethod) -> PruningResult:
         tried.append(verdict)
         return verdict
 
+    whole: dict[float, Pruned] = {}  # looks on all samples need not be refitted again
+
     def excess(constraint: float) -> float:
-        budget = replace(session.budget(method, Asked(constraint)), correct=None)
-        pruned = session.pruner(method).prune_all([budget], every=every)[0]
+        budget = session.budget(method, Asked(constraint))
+        pruned = session.pruner(method).prune_all([replace(budget, correct=None)], every=every)[0]
+        if every == 1 and budget.correct is None:
+            whole[constraint] = pruned
         return look(pruned, constraint, as_served=False).bound - target.most
 
     candidates = smallest_that_keeps(excess, min(1.0, LOWEST * session.smallest(method)))
     for constraint in [*candidates, *_larger(candidates)]:
         budget = session.budget(method, Asked(constraint))
-        pruned = session.pruner(method).prune_all([budget])[0]
+        pruned = whole.get(constraint) or session.pruner(method).prune_all([budget])[0]
         if look(pruned, constraint, as_served=True).keeps:
             result = report(session, method, budget, pruned, None, session.since(start))
             result.target = TargetReport.of(target, tried, session.judged, result.task.score)
