@@ -9,7 +9,7 @@ DIR holds a folder of train.jsonl and validation.jsonl per task, as for benchmar
 used. The embedder is all-MiniLM-L6-v2, pruned on the sentences of DIR/stsb and scored by the ten nearest sentences
 that stay. Every pruned model is polished anew on each number of unlabelled samples, the calibration samples first among
 them, at each cost. Seconds are of the polish alone, passes are of the dense model over the samples polished on, as
-measured. Writes JSON and Markdown; what stands in the JSON already is not run again.
+measured. Writes JSON, Markdown and a plot; what stands in the JSON already is not run again.
 """
 
 import argparse
@@ -174,6 +174,31 @@ def _cell(records: list[dict[str, Any]]) -> str:
     return f"{text} ({seconds:.0f} s, {passes:.1f}x{f', {kept} thrown away' if kept else ''})"
 
 
+def plot(records: list[dict[str, Any]], file: Path) -> None:
+    """Points lost against seconds, a line for each task and budget: as pruned, and by each polish; means over seeds."""
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    figure = Figure(figsize=(3.1 * len(tasks), 3.2), layout="constrained")
+    for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks), sharey=True)), tasks, strict=True):
+        own = [record for record in records if record["task"] == task]
+        for constraint, marker in zip(sorted({r["constraint"] for r in own}, reverse=True), "os^Dv", strict=False):
+            cells: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+            for r in own:
+                if r["constraint"] == constraint:
+                    cells[r["asked"], r["budget"]].append((r.get("seconds", 0.0), 100 * (r["dense"] - r["score"])))
+            points = sorted(tuple(np.mean(cell, axis=0)) for cell in cells.values())
+            axes.plot(*zip(*points, strict=True), marker=marker, label=f"{100 * constraint:g} % of MACs")
+        axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_title(f"{task} ({own[0]['metric']})", fontsize=9)
+        axes.set_xlabel("seconds of polish")
+    figure.axes[0].set_ylabel("points below the dense model")
+    figure.axes[0].invert_yaxis()
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.savefig(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
@@ -202,6 +227,7 @@ def main() -> None:
             options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             text = f"{to_markdown(records)}\nOn {machine}.\n"
             options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    plot(records, options.output.with_suffix(".png"))
     print(options.output.with_suffix(".md").read_text(encoding="utf-8"))
 
 

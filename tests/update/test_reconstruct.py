@@ -1,14 +1,17 @@
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES, make_batch, make_model, pruned, random_masks
 from trimformer.arch import find_sublayers
 from trimformer.arch.masking import MaskUnits, dense_masks
 from trimformer.update.moments import MomentSums
-from trimformer.update.reconstruct import reconstruct, refit
+from trimformer.update.reconstruct import lowest, reconstruct, refit
 from trimformer.update.walk import walk
 
 
@@ -61,6 +64,14 @@ def test_refit_with_a_tiny_ridge_is_weighted_least_squares():
     expected = solve((x + 1).numpy(), y.numpy(), weights.numpy())
     np.testing.assert_allclose(weight, expected[0], atol=1e-4)
     np.testing.assert_allclose(bias, expected[1], atol=1e-4)
+
+
+@given(st.lists(st.floats(0, 1), unique=True, min_size=1, max_size=7), st.integers(0, 6), st.integers(0, 6))
+def test_the_lowest_of_a_valley_is_found(values, bottom, unsolved):
+    values.sort()
+    left, right = values[1 : 1 + bottom], values[1 + bottom :]
+    valley = [math.inf] * unsolved + [*reversed(left), values[0], *right]
+    assert lowest(valley.__getitem__, len(valley)) == valley.index(values[0])
 
 
 def test_refit_with_a_huge_ridge_keeps_the_weights():

@@ -1,6 +1,8 @@
 """Least-squares refit of a shrunk model's weights on two streams: teacher and student."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -37,41 +39,59 @@ def refit(moments: Moments, weight: Tensor, ridge: float, *, bias: bool = True) 
     Returns:
         Weight [hidden, channels] and bias [hidden] or None, in float64; None if the system cannot be solved.
     """
-    return next(refits(moments, weight, [ridge], bias=bias))
+    return System(moments, weight, bias=bias).solve(ridge)
 
 
-def refits(
-    moments: Moments, weight: Tensor, ridges: Sequence[float], *, bias: bool = True
-) -> Iterator[Solution | None]:
-    """`refit` for several ridges, which share all but the solve."""
-    w = weight.double()
-    mean_x, mean_y = moments.x / moments.count, moments.y / moments.count
-    covariance, cross = moments.xx, moments.xy
-    if bias:
-        covariance = covariance - torch.outer(mean_x, moments.x)  # [channels, channels]
-        cross = cross - torch.outer(moments.x, mean_y)
-    gradient = cross - covariance @ w.T  # [channels, hidden]
-    for ridge in ridges:
-        changed = w
-        if w.shape[1]:
-            change, solved = closed_form_solver(covariance, gradient, ridge)
+class System:
+    """The equations of `refit`, for any number of ridges."""
+
+    def __init__(self, moments: Moments, weight: Tensor, *, bias: bool = True) -> None:
+        self._weight, self._bias = weight.double(), bias
+        self._mean_x, self._mean_y = moments.x / moments.count, moments.y / moments.count
+        self._covariance, cross = moments.xx, moments.xy
+        if bias:
+            self._covariance = self._covariance - torch.outer(self._mean_x, moments.x)  # [channels, channels]
+            cross = cross - torch.outer(moments.x, self._mean_y)
+        self._gradient = cross - self._covariance @ self._weight.T  # [channels, hidden]
+
+    def solve(self, ridge: float) -> Solution | None:
+        """See `refit`."""
+        changed = self._weight
+        if changed.shape[1]:
+            change, solved = closed_form_solver(self._covariance, self._gradient, ridge)
             if not solved:
-                yield None
-                continue
-            changed = w + change.T
-        yield changed, mean_y - changed @ mean_x if bias else None
+                return None
+            changed = changed + change.T
+        return changed, self._mean_y - changed @ self._mean_x if self._bias else None
+
+
+def lowest(value: Callable[[int], float], count: int) -> int:
+    """Index of the smallest of values that fall and then rise, from the middle on downhill, so few are looked at.
+
+    Args:
+        value: by the index; asked for the same one more than once. The first ones may be infinite.
+        count: of values.
+    """
+    best = (count - 1) // 2
+    while best + 1 < count and math.isinf(value(best)):
+        best += 1
+    step = 1 if best + 1 < count and value(best + 1) < value(best) else -1
+    while 0 <= best + step < count and value(best + step) < value(best):
+        best += step
+    return best
 
 
 def best_refit(
     step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, may_shift: bool
 ) -> tuple[Refit, Solution | None]:
-    """Tries ridges on the samples to fit on and takes the one of least error on the held-out ones.
+    """Tries ridges on the samples to fit on and takes the one of least error on the held-out ones, which is taken to
+    fall and then rise with the ridge.
 
     Args:
         step: of the walk.
         weight: current weights, [hidden, channels].
         bias: current bias, [hidden].
-        ridges: candidates.
+        ridges: candidates, ascending.
         may_shift: whether a bias may be fitted.
 
     Returns:
@@ -82,13 +102,19 @@ def best_refit(
     if before <= _NEGLIGIBLE * float(step.held_out.yy / step.held_out.count):
         report.note = "already equal to the dense model"
         return report, None
-    for ridge, solution in zip(ridges, refits(step.fit, weight, ridges, bias=may_shift), strict=True):
-        if solution is not None and (error := step.held_out.error(*solution)) < report.error_after:
-            report.error_after, report.ridge = error, ridge
-    if report.ridge is None:
+    system = System(step.fit, weight, bias=may_shift)
+
+    @cache
+    def error(i: int) -> float:
+        solution = system.solve(ridges[i])
+        return math.inf if solution is None else step.held_out.error(*solution)
+
+    best = lowest(error, len(ridges))
+    if not error(best) < before:
         report.note = "no ridge lowered the held-out error"
         return report, None
-    solution = refit(step.fit + step.held_out, weight, report.ridge, bias=may_shift)
+    report.error_after, report.ridge = error(best), ridges[best]
+    solution = refit(step.fit + step.held_out, weight, ridges[best], bias=may_shift)
     report.accepted = solution is not None
     return report, solution
 
@@ -116,7 +142,7 @@ def reconstruct(
         students: shrunk copies of it, changed in place; what becomes of one does not depend on the others.
         batches: calibration samples.
         token_weights: see `walk`; for the projections.
-        ridges: candidates, relative to the mean diagonal of the inputs' second moments.
+        ridges: candidates, ascending, relative to the mean diagonal of the inputs' second moments.
         run: see `walk`.
 
     Returns:
