@@ -56,6 +56,7 @@ def prune(
     layout: Layout = "free",
     polish_data: Any = None,
     polish_budget: str = DEFAULT_BUDGET,
+    polish_stoppable: bool = False,
     num_samples: int = 2048,
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
@@ -95,6 +96,7 @@ def prune(
             so that the result loads anywhere: one width for all layers, some left out. It costs accuracy.
         polish_data: more examples like those of `dataset`, for a method that polishes; labels are not looked at.
         polish_budget: what the polish may cost: dense forward passes over its samples ("10x") or a time ("2min").
+        polish_stoppable: Ctrl-C while the polish trains ends it, and the best so far is kept.
         num_samples: calibration examples, drawn without replacement.
         batch_size: for calibration and evaluation; the result does not depend on it.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
@@ -114,7 +116,7 @@ def prune(
         TrimformerError: the input cannot be used, the constraint cannot be reached, or no budget keeps the quality.
     """
     method = laid_out(find_method(method) if isinstance(method, str) else method, layout)
-    check_polish(method, polish_data, polish_budget)
+    check_polish(method, polish_data, polish_budget, polish_stoppable)
     target = target_of(max_drop, max_divergence)
     metric = metric or ("mac" if latency_ms is None else "latency")
     asked = Asked(constraint, latency_ms)
@@ -148,6 +150,7 @@ def prune(
             vocabulary=vocabulary,
             polish_data=polish_data,
             polish_budget=polish_budget,
+            polish_stoppable=polish_stoppable,
             num_samples=num_samples,
             batch_size=batch_size,
             neuron_multiple=neuron_multiple,

@@ -59,6 +59,7 @@ class Prepared:
         vocabulary: texts whose tokens are kept.
         polish_data: more examples for a polish.
         polish_budget: what a polish may cost.
+        polish_stoppable: Ctrl-C ends the polish, not the run.
         num_samples: calibration examples.
         batch_size: for calibration and evaluation.
         neuron_multiple: "dp" allocation keeps multiples of so many neurons.
@@ -102,6 +103,7 @@ class Prepared:
         vocabulary: str | Path | Sequence[str] | None = None,
         polish_data: Any = None,
         polish_budget: str = DEFAULT_BUDGET,
+        polish_stoppable: bool = False,
         num_samples: int = 2048,
         batch_size: int = 32,
         neuron_multiple: int = NEURON_MULTIPLE,
@@ -114,7 +116,7 @@ class Prepared:
         check_numbers(seed=seed, num_samples=num_samples, batch_size=batch_size, neuron_multiple=neuron_multiple)
         check_numbers(max_memory=max_memory)
         kept = check_calibration_dir(calibration_dir)
-        check_flags(bf16=bf16)
+        check_flags(bf16=bf16, polish_stoppable=polish_stoppable)
         check_columns_given(text_column=text_column, label_column=label_column)
         self.model, processor = unwrap(model, processor)
         check_given(processor, task)
@@ -160,7 +162,7 @@ class Prepared:
             if any(map(polishes, methods)):
                 task, features = self.data.task, self.data.features
                 self.polishing = draw_polishing(
-                    self.model, processor, task, features, polish_data, polish_budget, batch_size
+                    self.model, processor, task, features, polish_data, polish_budget, batch_size, polish_stoppable
                 )
         if vocabulary is not None:
             with self.clock("vocabulary"):

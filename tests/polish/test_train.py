@@ -1,6 +1,7 @@
 """Polish on tiny models of every kind of output."""
 
 import copy
+import signal
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,31 @@ def test_held_out_divergence_falls_and_the_report_tells_it(problem):
     assert report.after <= min(report.history)
     assert (report.samples, report.held_out) in ((70, 10), (140, 20))
     assert report.steps >= len(given.batches)
+
+
+@pytest.mark.parametrize("stoppable", [True, False])
+def test_ctrl_c_keeps_the_best_so_far_only_if_asked(monkeypatch, stoppable):
+    teacher, student, given = make("single_label")
+    before, step = weights(student), train._Training._step
+
+    def pressed(self, *args):
+        if args[1].param_groups[0]["lr"] and not pressed.done:
+            pressed.done = True
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args)
+
+    pressed.done = False
+    monkeypatch.setattr(train._Training, "_step", pressed)
+    budget, handler = PolishBudget(passes=6, stoppable=stoppable), signal.getsignal(signal.SIGINT)
+    if stoppable:
+        report = polish(teacher, student, given.batches, given.held_out, budget=budget)
+        assert (report.steps, len(report.history)) == (1, 1)
+        assert "stopped by Ctrl-C at step 1 of" in report.note
+        assert report.accepted != same(before, weights(student))
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            polish(teacher, student, given.batches, given.held_out, budget=budget)
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

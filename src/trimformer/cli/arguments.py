@@ -143,6 +143,8 @@ def add_polish_arguments(parser: argparse.ArgumentParser) -> None:
     polish.add_argument("--polish-data", metavar="FILE", help="more samples like those of --data; labels are not read")
     polish.add_argument("--polish-budget", metavar="10x|2min", default=DEFAULT_BUDGET, help="forward passes of the "
                         "dense model over these samples, or a time (default: %(default)s)")  # fmt: skip
+    polish.add_argument("--polish-stoppable", action="store_true", help="Ctrl-C while it trains ends it, the best so "
+                        "far is kept")  # fmt: skip
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,8 +164,9 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def calibration_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What these flags, with --neuron-multiple, --polish-budget and --output, are called in Python."""
-    names = ("neuron_multiple", "num_samples", "batch_size", "bf16", "seed", "device", "polish_budget")
+    """What these flags, with those of the polish, --neuron-multiple and --output, are called in Python."""
+    names = ["neuron_multiple", "num_samples", "batch_size", "bf16", "seed", "device"]
+    names += ["polish_budget", "polish_stoppable"]
     max_memory = math.inf if arguments.max_memory is None else arguments.max_memory
     options = {name: getattr(arguments, name) for name in names}
     return {**options, "max_memory": max_memory, "calibration_dir": calibration_dir(arguments)}

@@ -23,16 +23,18 @@ class PolishBudget:
     Attributes:
         passes: forward passes of the dense model over the polish samples, the one that makes the targets included.
         seconds: of wall time, the dense model's pass included.
+        stoppable: Ctrl-C ends the training, and the best so far stays; else it ends the run.
     """
 
     passes: float | None = None
     seconds: float | None = None
+    stoppable: bool = False
 
     def __str__(self) -> str:
         return f"{self.passes:g}x" if self.passes is not None else f"{self.seconds:g}s"
 
 
-def parse_budget(text: str) -> PolishBudget:
+def parse_budget(text: str, stoppable: bool = False) -> PolishBudget:
     """A budget of "10x" (forward passes), "90s", "2min" or "1h".
 
     Raises:
@@ -44,7 +46,9 @@ def parse_budget(text: str) -> PolishBudget:
             f"polish budget '{text}' is neither forward passes such as 10x nor a time such as 90s or 2min"
         )
     number = float(match[1])
-    return PolishBudget(passes=number) if match[2] == "x" else PolishBudget(seconds=number * _SECONDS[match[2]])
+    if match[2] == "x":
+        return PolishBudget(passes=number, stoppable=stoppable)
+    return PolishBudget(seconds=number * _SECONDS[match[2]], stoppable=stoppable)
 
 
 def epoch_passes(share: float) -> float:

@@ -58,6 +58,7 @@ def draw_polishing(
     data: Any = None,
     budget: str = DEFAULT_BUDGET,
     batch_size: int = 32,
+    stoppable: bool = False,
 ) -> Polishing:
     """Batches of the calibration samples and of more data, every eighth sample held out; equal ones count once.
 
@@ -69,11 +70,12 @@ def draw_polishing(
         data: more examples, in any form that `as_rows` takes; labels are not looked at. None: no more.
         budget: see `parse_budget`.
         batch_size: samples in a batch, at most.
+        stoppable: see `PolishBudget`.
 
     Raises:
         TrimformerError: the data do not fit the model's task, there are too few samples, or the budget is none.
     """
-    spend = parse_budget(budget)
+    spend = parse_budget(budget, stoppable)
     more = [] if data is None else encode_unlabelled(model, processor, task, data)
     samples: dict[bytes, tuple[int, Features]] = {}
     for i, sample in enumerate([*without_labels(features), *more]):
@@ -164,13 +166,16 @@ def polishes(method: AnyMethod) -> bool:
     return isinstance(method, Method) and method.polish
 
 
-def check_polish(method: AnyMethod, data: Any, budget: str) -> None:
+def check_polish(method: AnyMethod, data: Any, budget: str, stoppable: bool = False) -> None:
     """Raises:
-    TrimformerError: the budget is none, or something is asked of a polish and the method has none.
+    TrimformerError: the budget is none, something is asked of a polish and the method has none, or Ctrl-C should stop
+        the polish of several processes.
     """
     parse_budget(budget)
-    if not polishes(method) and (data is not None or budget != DEFAULT_BUDGET):
+    if not polishes(method) and (data is not None or budget != DEFAULT_BUDGET or stoppable):
         raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
+    if stoppable and count() > 1:
+        raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
 
 
 def check_polishing(method: Method, polishing: Polishing | None) -> None:

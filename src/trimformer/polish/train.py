@@ -5,6 +5,8 @@ The loop is our own: Transformers' Trainer would pad every sample anew each epoc
 
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,7 +83,7 @@ def polish(
             training = _Training(student, batches, targets, measure, run)
             if budget.seconds is not None:
                 steps = _affordable(training, budget, start)
-            history, taken, note = training.train(steps)
+            history, taken, note = training.train(steps, stoppable=budget.stoppable)
             student.zero_grad(set_to_none=True)
         after = measure()
     accepted = after < before
@@ -156,8 +158,12 @@ class _Training:
         self._problem = find_problem(student)
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
 
-    def train(self, steps: int) -> tuple[list[float], int, str]:
+    def train(self, steps: int, *, stoppable: bool = False) -> tuple[list[float], int, str]:
         """Takes so many steps and leaves the student as it was at the end of its best epoch, or part of the way there.
+
+        Args:
+            steps: to take.
+            stoppable: Ctrl-C ends it as if these were all.
 
         Returns:
             Divergence after each epoch, steps that were taken, and why it ended early.
@@ -167,7 +173,7 @@ class _Training:
         optimizer, order, epoch = self._optimizer(0.0), list[int](), len(self.batches)
         generator = np.random.default_rng(self._run.seed)
         note, step = "", 0
-        with Watch(self._student, find_layers(self._student)) as watch:
+        with Watch(self._student, find_layers(self._student)) as watch, _pressed(stoppable) as pressed:
             for step in self._run.progress(range(1, steps + 1), "polish"):
                 order = order or generator.permutation(epoch).tolist()
                 optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
@@ -175,10 +181,14 @@ class _Training:
                     note = f"training ended at step {step} of {steps}, where the loss was not finite"
                     step -= 1
                     break
-                if not order or step == steps:
+                stop = pressed()
+                if not order or step == steps or stop:
                     history.append(self.measure())
                     if history[-1] == min(history):
                         best = _state(self._parameters)
+                if stop:
+                    note = f"stopped by Ctrl-C at step {step} of {steps}"
+                    break
         _restore(self._parameters, self._part_way(start, best, min(history)) if history else start)
         return history, step, note
 
@@ -229,6 +239,26 @@ class _Training:
             return False
         optimizer.step()
         return True
+
+
+@contextmanager
+def _pressed(wanted: bool) -> Iterator[Callable[[], bool]]:
+    """Tells whether Ctrl-C was pressed inside, once and without ending the run, if that is wanted."""
+    found: list[int] = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _: object) -> None:
+        found.append(number)
+        signal.signal(signal.SIGINT, before)  # a second one ends the run
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(found)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _state(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
