@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 .PHONY: demo test test-slow fuzz test-all lint install clean
 
-demo: install
+demo: $(VENV)/.usable
 	$(BIN)/python examples/demo.py
 
 test: install
@@ -34,11 +34,17 @@ lint: install
 
 install: $(VENV)/.installed
 
-# torch first and by itself: with it there, nothing else pulls another build.
-$(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (a minute or two) ..."
+# What a user installs. torch first and by itself: with it there, nothing else pulls another build.
+$(VENV)/.usable: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a minute) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
+	$(PIP) -e ".[train]"
+	@touch $@
+
+# And what tests, lint and types need.
+$(VENV)/.installed: $(VENV)/.usable
+	@echo "installing what tests need (a minute) ..."
 	$(PIP) -e ".[dev]"
 	@touch $@
 
