@@ -1,3 +1,5 @@
+import math
+
 import pandas
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 import trimformer
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_table, make_tokenizer
-from trimformer import LatencyOptions, TrimformerError
+from trimformer import LatencyOptions, Pruner, TrimformerError
 from trimformer.family import mark_front
 
 ROWS = problem_rows("single_label")
@@ -27,6 +29,22 @@ def test_a_member_is_the_model_that_one_prune_gives(method):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         assert result.scores == alone.scores
         assert result.budget == alone.budget
+
+
+@pytest.mark.parametrize(
+    ("method", "max_memory", "walks"),
+    [("obs", math.inf, [4]), ("obs", 1, [1, 1, 1, 1]), ("kprune", math.inf, [1, 1, 1, 1])],
+)
+def test_as_many_members_are_pruned_at_once_as_memory_allows(monkeypatch, method, max_memory, walks):
+    seen, prune_all = [], Pruner.prune_all
+
+    def watched(self, budgets, **options):
+        seen.append(len(budgets))
+        return prune_all(self, budgets, **options)
+
+    monkeypatch.setattr(Pruner, "prune_all", watched)
+    sweep(methods=[method], max_memory=max_memory)
+    assert seen == walks
 
 
 def test_methods_stand_side_by_side_in_one_table():
