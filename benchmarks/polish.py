@@ -161,7 +161,25 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
             name = f"{samples:,} samples, {budget}" if samples else "none"
             lines.append(f"| {name} | " + " | ".join(_cell(cells[samples, budget, c]) for c in constraints) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines + mean_losses(records))
+
+
+def mean_losses(records: list[dict[str, Any]]) -> list[str]:
+    """A table of points below the dense model: means over seeds, then over tasks."""
+    losses: dict[Any, list[float]] = defaultdict(list)
+    for r in records:
+        losses[r["asked"], r["budget"], r["constraint"], r["task"]].append(100 * (r["dense"] - r["score"]))
+    constraints = sorted({c for *_, c, _ in losses}, reverse=True)
+    lines = ["### Points below the dense model, means over tasks", ""]
+    lines += ["| polish | " + " | ".join(f"{100 * c:g} % of MACs" for c in constraints) + " |"]
+    lines += ["|---|" + "---|" * len(constraints)]
+    for asked, budget in dict.fromkeys((a, b) for a, b, *_ in losses):
+        row = []
+        for constraint in constraints:
+            each = [np.mean(v) for (a, b, c, _), v in losses.items() if (a, b, c) == (asked, budget, constraint)]
+            row.append(f"{np.mean(each):.2f} ({len(each)} tasks)" if each else "")
+        lines.append(f"| {f'up to {asked:,} samples, {budget}' if asked else 'none'} | " + " | ".join(row) + " |")
+    return [*lines, ""]
 
 
 def _cell(records: list[dict[str, Any]]) -> str:
