@@ -57,7 +57,7 @@ class Toy:
     Attributes:
         sublayers: attention and feed-forward of each layer in turn.
         curves: whole numbers, so that sums are exact.
-        costs: in proportion to the units, or read off a table for each kind.
+        costs: in proportion to the units, which may cost more after the first layer, or read off a table for each kind.
         multiple: of neurons.
     """
 
@@ -86,9 +86,10 @@ class Toy:
                 for kind, t in tables.items()
             }
         fixed = float(random.random()) if measured else 0.0
+        dearer = 1.0 if measured or random.random() < 0.7 else random.uniform(1, 9)  # the second of two towers
         return cls(
             sublayers,
             curves,
-            Costs([tables[s.kind] for s in sublayers], fixed, measured),
+            Costs([tables[s.kind] * (dearer if s.layer else 1.0) for s in sublayers], fixed, measured),
             int(random.choice([1, 2, 3])),
         )

@@ -176,16 +176,17 @@ def least_of_one_share(toy: Toy, budget: float) -> float:
 
 
 def least_of_all_subsets(toy: Toy, budget: float) -> float:
-    """The least predicted loss where units go by themselves, of those that cost the same of a kind."""
+    """The least predicted loss where units go by themselves."""
     if toy.costs.measured:
         return np.inf  # its model of a table may be coarser than the table
     falls = np.concatenate([-np.diff(curve.error.numpy()) for curve in toy.curves])
     costs = np.concatenate([np.diff(level) for level in toy.costs.levels])
-    of = len(falls)
-    if of > 12:
+    if len(falls) > 12:
         return np.inf
-    chosen = subsets(of)
-    return float(((1 - chosen) @ falls)[chosen @ costs <= budget * (1 - ROUNDING)].min(initial=np.inf))
+    classes = len({f"{cost:.9g}" for cost in costs})
+    lost = classes / BUCKETS if classes > 2 else 0.0  # shared out by dynamic programming
+    chosen = subsets(len(falls))
+    return float(((1 - chosen) @ falls)[chosen @ costs <= budget * (1 - lost - 3 * ROUNDING)].min(initial=np.inf))
 
 
 def loss(toy: Toy, units: list[int]) -> float:
