@@ -42,9 +42,14 @@ def describe_device(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
+    """Of what can move a figure."""
+    import numpy
+    import scipy
+    import tokenizers
+
+    libraries = (torch, transformers, tokenizers, numpy, scipy)  # those that only pruning needs are there by now
     return {
         "trimformer": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **{library.__name__: library.__version__ for library in libraries},
         "python": platform.python_version(),
     }

@@ -13,7 +13,12 @@ class TrimformerError(ValueError):
 
 def flat(error: BaseException) -> str:
     """What an error says, in one line that can be printed anywhere."""
-    text = " ".join(str(error).split())
+    return one_line(str(error))
+
+
+def one_line(text: str) -> str:
+    """The text without breaks and control characters."""
+    text = " ".join(text.split())
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

@@ -226,7 +226,7 @@ def test_the_program_runs_as_a_module(model_dir, tmp_path):
     assert "no.csv" in error_line(done.stderr)
 
 
-@pytest.mark.parametrize("command", ["prune", "evaluate", "finetune"])
+@pytest.mark.parametrize("command", ["prune", "evaluate", "finetune", "reproduce"])
 def test_every_command_has_a_help_text(command, capsys):
     assert run(main, command, "--help") == 0
     assert f"trimformer {command}" in capsys.readouterr().out

@@ -13,6 +13,8 @@ from tests.commands import run
 from tests.conftest import make_table
 from tests.hostile.world import FUZZ, snapshot, world
 from trimformer.cli.main import main
+from trimformer.cli.record import parse_command, read_record
+from trimformer.cli.reproduce import figure_differences
 from trimformer.costs.lut import read_table, write_table
 from trimformer.errors import TrimformerError
 from trimformer.shrinking.checkpoint import load_model
@@ -162,11 +164,27 @@ def table(folder, capsys, seed, value):
         file.write_bytes(good)
 
 
+def record(folder, capsys, seed, value):
+    """A `results.json`, of which the command is read but not run."""
+    words = "trimformer prune model --data rows.jsonl --constraint 0.5 --seed 3 --output out".split()
+    figures = {"machine": {"versions": {"torch": "2"}}, "scores": None, "sizes": {"dense": {"macs": 1.5}}}
+    good = json.dumps({"command": words, **figures}).encode()
+    (folder / "results.json").write_bytes(edited(good, seed, value) if seed % 2 else spoiled_bytes(good, seed))
+    try:
+        found = read_record(folder)
+        figure_differences(found.figures, found.machine)
+        assert parse_command(found, "elsewhere").output == "elsewhere"
+    except TrimformerError:
+        pass  # one sentence
+    finally:
+        (folder / "results.json").unlink()
+
+
 SPOILS = {
     spoil.__name__: spoil
     for spoil in (
         config_entry, config_bytes, tokenizer_entry, weights_header, weights_bytes, row_entry, row_bytes, csv_bytes,
-        parquet_bytes, table,
+        parquet_bytes, table, record,
     )
 }  # fmt: skip
 

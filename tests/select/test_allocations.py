@@ -41,6 +41,17 @@ def test_no_allocation_exceeds_the_budget(allocation, constraint, metric):
 
 
 @pytest.mark.parametrize("allocation", get_args(Allocation))
+@pytest.mark.parametrize("constraint", [0.3, 0.5, 0.8])
+def test_the_budget_holds_where_one_tower_sees_longer_inputs(allocation, constraint):
+    costs = linear_costs(SUBLAYERS, "mac", [10.0] * 2 + [50.0] * 4)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=1)
+    assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
+    if allocation in ("dp", "global"):  # the others know one size for all layers
+        assert cost_of(masks, costs) >= 0.95 * constraint * costs.dense
+
+
+@pytest.mark.parametrize("allocation", get_args(Allocation))
 def test_the_smallest_constraint_keeps_a_unit(allocation):
     costs = linear_costs(SUBLAYERS, "mac", 10)
     curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_model
+from tests.select.brute import family
 from trimformer.arch import find_sublayers
 from trimformer.costs.cost import Costs
 from trimformer.costs.latency import LatencyFn, estimate_latency, fit_latency_fn
@@ -54,20 +55,6 @@ def test_the_tables_own_latency_is_never_above_the_budget(mha_lut, ffn_lut, scor
 def test_constraint_one_keeps_everything(mha_lut, ffn_lut, scores):
     heads, neurons = search_latency(*split(scores), mha_lut, ffn_lut, constraint=1.0)
     assert torch.cat([*heads, *neurons]).all()
-
-
-def family(rows, function):
-    """Of one kind, all masks that the paper's search may choose: (importance, latency, units per sublayer)."""
-    ranked = [sorted(range(len(row)), key=lambda i, row=row: -row[i]) for row in rows]
-    base = [sum(row[i] for i in best[: function.threshold]) for row, best in zip(rows, ranked, strict=True)]
-    by_base = sorted(range(len(rows)), key=lambda layer: base[layer])
-    for dropped in range(len(rows) + 1):
-        kept = by_base[dropped:]
-        extras = [(layer, unit) for layer in kept for unit in ranked[layer][function.threshold :]]
-        for chosen in product([False, True], repeat=len(extras)):
-            extra = [pair for pair, taken in zip(extras, chosen, strict=True) if taken]
-            gain = sum(base[layer] for layer in kept) + sum(rows[layer][unit] for layer, unit in extra)
-            yield gain, len(kept) * function.base + len(extra) * function.slope, len(kept)
 
 
 # Whole numbers, so that the fitted functions are these and not nearly these.

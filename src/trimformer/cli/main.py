@@ -1,4 +1,4 @@
-"""The command line: `trimformer prune | sweep | evaluate | export | finetune | lut | bench`.
+"""The command line: `trimformer prune | sweep | evaluate | export | finetune | lut | bench | reproduce`.
 
 What only a run needs is imported when it starts, so help and what is wrong with flags are told at once.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from trimformer.cli.flags import evaluate, export, latency, prune, sweep
+from trimformer.cli.flags import evaluate, export, latency, prune, reproduce, sweep
 from trimformer.cli.logs import guarded as guarded
 from trimformer.cli.logs import quieten
 from trimformer.cli.signals import signals
@@ -68,6 +68,10 @@ COMMANDS = {
         "compare the latency of model directories",
         latency.add_bench_arguments, latency.BENCH_EXAMPLES, latency.check_bench, "trimformer.cli.latency",
         "run_bench",
+    ),
+    "reproduce": Command(
+        "run the command that results.json records again, and compare",
+        reproduce.add_arguments, reproduce.EXAMPLES, reproduce.check, "trimformer.cli.reproduce",
     ),
 }  # fmt: skip
 

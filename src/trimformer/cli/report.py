@@ -19,20 +19,23 @@ from trimformer.shrinking.checkpoint import write_model
 from trimformer.shrinking.masks import stack_masks
 
 
-def results_dict(result: PruningResult, sublayers: list[Sublayer], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def results_dict(
+    result: PruningResult, sublayers: list[Sublayer], arguments: Mapping[str, Any], command: Sequence[str] = ()
+) -> dict[str, Any]:
     """Every figure of the run, ready for JSON.
 
     Args:
         result: of the run.
         sublayers: of the model that was pruned.
         arguments: of the run.
+        command: its words.
     """
     figures = result.figures()
     for sublayer, entry in zip(sublayers, figures["sublayers"], strict=True):
         entry["sublayer"] = sublayer.name
     left = list(zip(result.kinds, units_left(result.masks), strict=True))
     heads, neurons = ([units for kind, units in left if kind == wanted] for wanted in KINDS)
-    return {**figures, "heads": heads, "neurons": neurons, "arguments": dict(arguments)}
+    return {**figures, "heads": heads, "neurons": neurons, "command": list(command), "arguments": dict(arguments)}
 
 
 def write_result(
@@ -57,7 +60,7 @@ def write_result(
         sublayers: of the model that was pruned; the masks are theirs.
         arguments: of the run, recorded in `results.json`.
         log: lines of `log.txt` before the table.
-        command: its words, for the card.
+        command: its words, for the card and for `trimformer reproduce`.
         beside: writes more into the directory, and may add to the result, before its figures are written.
         standalone: the directory also loads without trimformer; see `write_standalone`.
 
@@ -74,7 +77,7 @@ def write_result(
         beside(directory)
         card = model_card(result, last_part(path), dataset=dataset, command=command, standalone=standalone)
         card.save(directory / CARD)
-        text = json.dumps(results_dict(result, sublayers, arguments), indent=2, default=str)
+        text = json.dumps(results_dict(result, sublayers, arguments, command), indent=2, default=str)
         (directory / "results.json").write_text(text + "\n", encoding="utf-8")
         page = prune_page(json.loads(text), last_part(path), loading_lines(result.model, last_part(path)))
         (directory / "report.html").write_text(page, encoding="utf-8")

@@ -1,6 +1,6 @@
 """What shares out the budget: from removal curves to one mask per sublayer. An allocation is a row of `ALLOCATIONS`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from trimformer.select.dynamic import allocate
 from trimformer.select.plain import search_plain, smallest_plain
 from trimformer.select.rearrange import rearrange_mask
 from trimformer.select.search_latency import search_latency
-from trimformer.select.search_mac import search_units
+from trimformer.select.search_mac import search_units, top_units
 
 # (sublayers, their curves, costs of their units, constraint, multiple of neurons) -> one mask per sublayer.
 Allocate = Callable[[Sequence[Sublayer], Sequence[Curve], Costs, float, int], list[Tensor]]
@@ -98,6 +98,10 @@ def search_globally(
         importance[s.kind].append(torch.empty_like(increments).scatter_(0, curve.order, increments))
         tables[s.kind] = max(tables[s.kind], level, key=len)
     heads, neurons = importance["attention"], importance["ffn"]
+    if not costs.measured and len(_classes(sublayers, costs)) > len(KINDS):
+        rows = {kind: iter(importance[kind]) for kind in KINDS}
+        own = [next(rows[s.kind]) for s in sublayers]
+        return _search_classes(own, _classes(sublayers, costs), constraint * costs.dense - costs.fixed)
     if costs.measured:
         # The paper's search knows only what units add, so the cost of empty sublayers is taken out.
         nothing = costs.of([0] * len(sublayers))
@@ -112,8 +116,37 @@ def search_globally(
             float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0 for kind in KINDS
         )
         masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=constraint)
-    rows = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
-    return [next(rows[s.kind]).float() for s in sublayers]
+    found = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
+    return [next(found[s.kind]).float() for s in sublayers]
+
+
+_ROUNDED_UP = 1 + 1e-12  # costs are told apart by twelve digits
+
+
+def _classes(sublayers: Sequence[Sublayer], costs: Costs) -> dict[tuple[Kind, float], list[int]]:
+    """Sublayers whose units are of one kind and cost the same: two of them, but where two towers see other lengths."""
+    classes: dict[tuple[Kind, float], list[int]] = {}
+    for i, (s, cost) in enumerate(zip(sublayers, costs.per_unit, strict=True)):
+        if s.num_units:
+            classes.setdefault((s.kind, float(f"{cost:.12g}")), []).append(i)
+    return classes
+
+
+def _search_classes(
+    importance: Sequence[Tensor], classes: Mapping[tuple[Kind, float], Sequence[int]], budget: float
+) -> list[Tensor]:
+    """The paper's search where units of a kind differ in cost: the best of each class, by dynamic programming."""
+    errors: list[Floats] = []
+    level_costs: list[Floats] = []
+    for (_, cost), members in classes.items():
+        scores = torch.cat([importance[i] for i in members]).double().sort().values
+        errors.append(torch.cat([scores.new_zeros(1), scores.cumsum(0)]).flip(0).numpy())
+        level_costs.append(np.arange(len(scores) + 1) * (cost * _ROUNDED_UP))
+    masks = [torch.zeros(len(scores)) for scores in importance]
+    for members, count in zip(classes.values(), allocate(errors, level_costs, budget * _ROUNDED_UP), strict=True):
+        for i, mask in zip(members, top_units([importance[i] for i in members], count), strict=True):
+            masks[i] = mask.float()
+    return masks
 
 
 def share_plainly(

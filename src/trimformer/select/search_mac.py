@@ -6,7 +6,7 @@ from torch import Tensor
 from trimformer.errors import TrimformerError
 
 
-def _top(importance: list[Tensor], count: int) -> list[Tensor]:
+def top_units(importance: list[Tensor], count: int) -> list[Tensor]:
     """Masks of the `count` most important units over all layers; ties go to the first."""
     flat = torch.cat(importance)
     mask = torch.zeros_like(flat)
@@ -40,4 +40,4 @@ def search_units(
     room = (budget - kept_heads * head_cost).div(neuron_cost).floor().clamp(0, num_neurons).long()
     gain = head_gain[: len(kept_heads)] + neuron_gain[room]
     best = int(gain.eq(gain.max()).nonzero().max())  # of equals the one with most heads: 1.0 keeps everything
-    return _top(heads, best), _top(neurons, int(room[best]))
+    return top_units(heads, best), top_units(neurons, int(room[best]))

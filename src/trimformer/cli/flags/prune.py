@@ -67,6 +67,16 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         TrimformerError: they cannot be used.
     """
+    check_request(arguments)
+    check_output(arguments.output)
+
+
+def check_request(arguments: argparse.Namespace) -> None:
+    """The same of all flags but the output.
+
+    Raises:
+        TrimformerError: they cannot be used.
+    """
     if target_of(arguments.max_drop, arguments.max_divergence) is None:
         if arguments.judge_data:
             raise TrimformerError("--judge-data judges a --max-drop or a --max-divergence; give one, or leave it out")
@@ -82,4 +92,3 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.vocabulary and arguments.vocabulary != "used":
         check_readable(arguments.vocabulary, "text file")
     DataOptions.of(arguments).check()
-    check_output(arguments.output)

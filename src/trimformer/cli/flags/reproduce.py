@@ -1,0 +1,31 @@
+"""The flags of `trimformer reproduce`."""
+
+import argparse
+
+from trimformer.cli.record import parse_command, read_record
+from trimformer.files import check_output
+
+EXAMPLES = """examples:
+  trimformer reproduce my-model-half/results.json
+  trimformer reproduce my-model-half/results.json --output my-model-half-again
+
+Run it in the folder where the command ran, as relative paths are of that. Exit code 0 says that masks and weights are
+the same bytes, 4 that they are not.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", metavar="RESULTS_JSON", help="of a directory that `trimformer prune` wrote")
+    parser.add_argument("--output", metavar="DIR", help="keep what the second run writes; must not exist or be empty "
+                        "(default: a temporary folder)")  # fmt: skip
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """What can be said of the flags, and of the recorded command's, before anything heavy is imported.
+
+    Raises:
+        TrimformerError: they cannot be used.
+    """
+    if arguments.output is not None:
+        check_output(arguments.output)
+    parse_command(read_record(arguments.results), "")
