@@ -18,6 +18,8 @@ from trimformer.select.rearrange import rearrange_mask
 from trimformer.select.search_latency import search_latency
 from trimformer.select.search_mac import search_units, top_units
 
+_ROUNDED_UP = 1 + 1e-12  # costs of units are told apart by twelve digits
+
 # (sublayers, their curves, costs of their units, constraint, multiple of neurons) -> one mask per sublayer.
 Allocate = Callable[[Sequence[Sublayer], Sequence[Curve], Costs, float, int], list[Tensor]]
 
@@ -120,9 +122,6 @@ def search_globally(
     return [next(found[s.kind]).float() for s in sublayers]
 
 
-_ROUNDED_UP = 1 + 1e-12  # costs are told apart by twelve digits
-
-
 def _classes(sublayers: Sequence[Sublayer], costs: Costs) -> dict[tuple[Kind, float], list[int]]:
     """Sublayers whose units are of one kind and cost the same: two of them, but where two towers see other lengths."""
     classes: dict[tuple[Kind, float], list[int]] = {}
@@ -141,7 +140,7 @@ def _search_classes(
     for (_, cost), members in classes.items():
         scores = torch.cat([importance[i] for i in members]).double().sort().values
         errors.append(torch.cat([scores.new_zeros(1), scores.cumsum(0)]).flip(0).numpy())
-        level_costs.append(np.arange(len(scores) + 1) * (cost * _ROUNDED_UP))
+        level_costs.append(np.arange(len(scores) + 1, dtype=np.float64) * (cost * _ROUNDED_UP))
     masks = [torch.zeros(len(scores)) for scores in importance]
     for members, count in zip(classes.values(), allocate(errors, level_costs, budget * _ROUNDED_UP), strict=True):
         for i, mask in zip(members, top_units([importance[i] for i in members], count), strict=True):
