@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.hostile import cases_data, cases_flags, cases_models, cases_places
+from tests.hostile import cases_data, cases_flags, cases_models, cases_places, cases_sweep
 from tests.hostile.world import refusal, snapshot, world
 
 CASES = {
@@ -12,6 +12,7 @@ CASES = {
         "models": cases_models.CASES,
         "data": cases_data.CASES,
         "flags": cases_flags.CASES,
+        "sweep": cases_sweep.CASES,
     }.items()
     for name, case in cases.items()
 }

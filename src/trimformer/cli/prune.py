@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
         any_table=arguments.any_lut,
     )
     check_method(method, arguments.metric, arguments.bf16)
-    check_polish(method, arguments.polish_data, arguments.polish_budget)
+    check_polish([method], arguments.polish_data, arguments.polish_budget)
     resolve_device(arguments.device)
     if arguments.export:
         if arguments.vocabulary:

@@ -164,12 +164,12 @@ def polishes(method: AnyMethod) -> bool:
     return isinstance(method, Method) and method.polish
 
 
-def check_polish(method: AnyMethod, data: Any, budget: str) -> None:
+def check_polish(methods: Sequence[AnyMethod], data: Any, budget: str) -> None:
     """Raises:
-    TrimformerError: the budget is none, or something is asked of a polish and the method has none.
+    TrimformerError: the budget is none, or something is asked of a polish and no method has one.
     """
     parse_budget(budget)
-    if not polishes(method) and (data is not None or budget != DEFAULT_BUDGET):
+    if not any(map(polishes, methods)) and (data is not None or budget != DEFAULT_BUDGET):
         raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
 
 
