@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.hostile import cases_data, cases_flags, cases_models, cases_places, cases_sweep
+from tests.hostile import cases_data, cases_flags, cases_models, cases_paper, cases_places, cases_sweep
 from tests.hostile.world import refusal, snapshot, world
 
 CASES = {
@@ -13,6 +13,7 @@ CASES = {
         "data": cases_data.CASES,
         "flags": cases_flags.CASES,
         "sweep": cases_sweep.CASES,
+        "main.py": cases_paper.CASES,
     }.items()
     for name, case in cases.items()
 }
