@@ -13,6 +13,7 @@ from trimformer.arch.calls import LABEL_KEYS, Batch
 from trimformer.batches.calibration import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
 from trimformer.batches.data import Rows, as_rows, find_splits, read_splits
 from trimformer.batches.tasks import SpanTask, Task, task_of
+from trimformer.batches.tasks.blank import with_texts
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, Method
 from trimformer.polish.budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
@@ -110,7 +111,7 @@ def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: 
                 raise TrimformerError(f"it holds samples of '{own.name}', and the model's are of '{task.name}'")
         if isinstance(own, SpanTask):
             rows = [{**row, "answers": None} for row in rows]
-        encoded = own.encode(rows, processor, model.config)
+        encoded = own.encode(with_texts(rows, own, "rows to polish on"), processor, model.config)
     except TrimformerError as error:
         raise TrimformerError(f"polish data cannot be used: {error}") from error
     return without_labels(encoded)
