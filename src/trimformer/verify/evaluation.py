@@ -43,6 +43,15 @@ def divergences(
     return torch.stack(unbatch(apart, batches)).double()
 
 
+def _overflows(output: Tensor, batch: Batch) -> Tensor:
+    """[batch]: whether a sample's output is NaN or infinite; heads of spans may rule tokens out by -inf."""
+    bad = output.isnan() | (output == torch.inf)
+    mask = batch.get("attention_mask")
+    if mask is not None and output.dim() == 3 and mask.shape == output.shape[:2]:
+        bad &= mask.bool().unsqueeze(-1)  # what stands at padding does not count
+    return bad.flatten(1).any(1)
+
+
 class Scorer:
     """One evaluation set, encoded once and scored for any number of models.
 
@@ -89,8 +98,7 @@ class Scorer:
         Raises:
             TrimformerError: the model overflows.
         """
-        # Heads of spans may rule tokens out by -inf.
-        bad = [(output.isnan() | (output == torch.inf)).flatten(1).any(1).sum().item() for output in outputs]
+        bad = [_overflows(output, batch).sum().item() for output, batch in zip(outputs, self.batches, strict=True)]
         if any(bad):
             raise TrimformerError(
                 f"the model's outputs are not finite for {sum(bad):.0f} of {num_samples(self.batches)} samples of "
