@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from transformers import PreTrainedModel
 
 from tests.conftest import WORDS, make_model, make_rows, make_tokenizer
 from trimformer.cli.main import main
+
+ROOT = Path(__file__).parent.parent
 
 PROBLEMS = ("single_label", "regression", "multi_label", "tokens", "span", "embedding")
 
@@ -77,6 +81,16 @@ def run(main: Callable[[list[str]], int], *words: object) -> int:
         return main([str(word) for word in words])
     except SystemExit as error:
         return int(error.code or 0)
+
+
+def paper_main(words: list[str]) -> int:
+    """`main.py`, run as a script."""
+    before, sys.argv = sys.argv, ["main.py", *words]
+    try:
+        runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
+    finally:
+        sys.argv = before
+    return 0
 
 
 def outputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -1,38 +1,22 @@
 """`main.py`, the paper's command line."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from tests.commands import error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
+from tests.commands import ROOT, error_line, paper_main, problem_model, problem_rows, run, save_model, tree, write_jsonl
 from tests.conftest import make_table
-from trimformer.cli import paper
-from trimformer.cli.main import guarded
 from trimformer.costs.latency import estimate_latency
-
-ROOT = Path(__file__).parent.parent
-
-
-def main(words):
-    specification = importlib.util.spec_from_file_location("trimformer_main", ROOT / "main.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    sys.argv = ["main.py", *words]
-    arguments = module.parse_arguments()
-    return guarded(lambda: paper.run(arguments))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The working directory, with a checkpoint in `ckpt` and SST-2's columns in `data`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
     save_model(tmp_path / "ckpt")
     write_jsonl(tmp_path / "data" / "train.jsonl", problem_rows("single_label"))
     write_jsonl(tmp_path / "data" / "validation.jsonl", problem_rows("single_label", 12))
@@ -41,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 def prune(*words, task="sst2", constraint=0.5):
     named = ("--model_name", "bert-tiny", "--task_name", task, "--ckpt_dir", "ckpt", "--data_dir", "data")
-    return run(main, *named, "--constraint", constraint, *words)
+    return run(paper_main, *named, "--constraint", constraint, *words)
 
 
 def test_the_output_lies_where_the_papers_code_puts_it(folder):

@@ -20,6 +20,7 @@ from typing import Literal
 
 from trimformer.errors import TrimformerError
 from trimformer.locks import lock
+from trimformer.places import is_unicode
 
 logger = logging.getLogger("trimformer")
 
@@ -61,6 +62,8 @@ class Claim:
         except (OSError, ValueError) as error:
             raise self.refused(f"cannot be made: {_reason(error)}") from None
         self.place = Path(os.path.realpath(path))
+        if kind == "directory" and not is_unicode(str(self.place)):
+            raise self.refused("has no name in Unicode, so no tokenizer can be written there; choose another")
         self.work = (self.place if self.exists else self.place.parent) / hidden_name(self.place.name, PART)
         self._descriptor: int | None = None
         self._parents: list[Path] = []

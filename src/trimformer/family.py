@@ -11,7 +11,8 @@ from trimformer.clock import plan_of
 from trimformer.costs.cost import Metric
 from trimformer.errors import TrimformerError
 from trimformer.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_methods
-from trimformer.polish.data import polishes
+from trimformer.polish.budget import DEFAULT_BUDGET
+from trimformer.polish.data import check_polish, polishes
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult
 from trimformer.session import Session
@@ -106,6 +107,8 @@ def sweep(
     """
     metric = metric or ("mac" if latency_ms is None else "latency")
     members = members_of(methods, budgets_of(constraints, latency_ms, metric), layout)
+    asked = options.get("polish_data"), options.get("polish_budget", DEFAULT_BUDGET)
+    check_polish([member.method for member in members], *asked, options.get("polish_stoppable", False))
     found: dict[Member, PruningResult] = {}
     with whole_run(plan_for(members, metric)):
         session = Session(model, processor, dataset, [m.method for m in members], metric=metric, **options)

@@ -59,7 +59,7 @@ def report(
         task=TaskReport(data.task.name, find_problem(given.model), data.task.metric),
         method=method,
         budget=BudgetReport(price.metric, budget.constraint, costs / price.costs.dense),
-        samples=SampleReport(len(data.features), data.evaluation, data.seq_len),
+        samples=SampleReport(len(data.features), data.evaluation, data.seq_len, data.blank_dropped, data.blank_scored),
         cost=CostReport(
             dict(seconds),
             {**stages, "total": sum(stages.values())},

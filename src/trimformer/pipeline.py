@@ -116,7 +116,7 @@ def prune(
         TrimformerError: the input cannot be used, the constraint cannot be reached, or no budget keeps the quality.
     """
     method = laid_out(find_method(method) if isinstance(method, str) else method, layout)
-    check_polish(method, polish_data, polish_budget, polish_stoppable)
+    check_polish([method], polish_data, polish_budget, polish_stoppable)
     target = target_of(max_drop, max_divergence)
     metric = metric or ("mac" if latency_ms is None else "latency")
     asked = Asked(constraint, latency_ms)

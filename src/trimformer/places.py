@@ -16,6 +16,10 @@ def check_model_place(name: str | Path) -> None:
         raise TrimformerError("the model directory has no name; give one")
     found = _kind(told, "model directory")
     if found == "directory":
+        if not is_unicode(told):
+            raise TrimformerError(
+                f"model directory '{name}' has no name in Unicode, so no tokenizer is read; rename it"
+            )
         if not os.access(told, os.R_OK | os.X_OK):
             raise TrimformerError(f"model directory '{name}' cannot be read: no access to it")
         return
@@ -24,6 +28,15 @@ def check_model_place(name: str | Path) -> None:
     # Without this, a mistyped folder waits for the network.
     if told.startswith((".", "/", "~")) or told.count("/") > 1 or not told.isprintable() or "\\" in told:
         raise TrimformerError(f"model directory '{name}' does not exist")
+
+
+def is_unicode(path: str) -> bool:
+    """Whether a path can be said in Unicode: tokenizers read and write no other."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_readable(path: str | Path, what: str) -> None:

@@ -89,11 +89,21 @@ class TargetReport:
 
 @dataclass(frozen=True)
 class SampleReport:
-    """Samples that were used, and the positions of one on average."""
+    """Samples that were used, and the positions of one on average.
+
+    Attributes:
+        calibration: to calibrate on.
+        evaluation: to score on.
+        seq_len: positions of one.
+        blank_dropped: rows without a text that were left out of the calibration.
+        blank_scored: those to score on, which count like all others.
+    """
 
     calibration: int
     evaluation: int
     seq_len: float
+    blank_dropped: int = 0
+    blank_scored: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from trimformer.batches.calibration import num_samples as num_samples_of
 from trimformer.batches.data import Rows, Selection, as_rows, check_sets, find_splits
 from trimformer.batches.ids import check_ids
 from trimformer.batches.tasks import Task, task_of
+from trimformer.batches.tasks.blank import count_blank, with_texts
 from trimformer.batches.tasks.classes import check_labelled
 from trimformer.costs.mac import layer_lengths
 from trimformer.errors import TrimformerError
@@ -41,6 +42,8 @@ class Samples:
         batches: this process's part of them.
         scorers: one per evaluation set.
         evaluation: samples in all of these.
+        blank_dropped: rows without a text that are not calibrated on.
+        blank_scored: rows without a text among the sets.
         judged: the set to judge by; none of its samples is among the others.
         seq_len: tokens of a text on average, or positions that the first layer sees of an image or a sound.
         longest: tokens that a text may have.
@@ -56,6 +59,8 @@ class Samples:
     batches: list[Batch]
     scorers: list[Scorer]
     evaluation: int
+    blank_dropped: int
+    blank_scored: int
     seq_len: float
     longest: int
     lengths: list[float]
@@ -97,6 +102,11 @@ def draw_samples(
     judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
     if target is not None and judged is None:
         train, judged = _set_aside(train, num_samples, seed)
+    blank = sum(count_blank(name, rows, task) for name, rows in sets.items())
+    if judged is not None:
+        count_blank("judged", judged, task)
+    before = len(train)
+    train = with_texts(train, task)
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
         logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
@@ -117,6 +127,8 @@ def draw_samples(
         batches=batches,
         scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
         evaluation=sum(len(rows) for rows in sets.values()),
+        blank_dropped=before - len(train),
+        blank_scored=blank,
         judged=judges,
         seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
         longest=task.length_limit(processor, model.config),

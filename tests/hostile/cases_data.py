@@ -7,6 +7,7 @@ from typing import Any
 from tests.hostile.world import Case, every, rows, text
 
 EVALUATE = "evaluate model --data {}"
+SWEEP = "sweep model --data {} --constraints 0.5 --output out"
 PRUNE = "prune model --data {} --constraint 0.5 --output out"
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -148,6 +149,12 @@ CASES = {
         for name, (problem, row, says) in _KINDS.items()
     },
     **{f"finetune: {name}": Case(FINETUNE, says, spoil) for name, (spoil, says) in _FINETUNE.items()},
+    **{
+        f"{command}: no row has a text": Case(
+            words.replace("{}", "rows.jsonl"), ["without a text"], every(sentence=" ")
+        )
+        for command, words in (("evaluate", EVALUATE), ("prune", PRUNE), ("sweep", SWEEP))
+    },
     "half the splits have labels": Case(
         PRUNE.replace("{}", "folder"),
         ["'label'", "splits"],

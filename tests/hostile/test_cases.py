@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.hostile import cases_data, cases_flags, cases_models, cases_places
+from tests.hostile import cases_data, cases_flags, cases_models, cases_paper, cases_places, cases_sweep
 from tests.hostile.world import refusal, snapshot, world
 
 CASES = {
@@ -12,6 +12,8 @@ CASES = {
         "models": cases_models.CASES,
         "data": cases_data.CASES,
         "flags": cases_flags.CASES,
+        "sweep": cases_sweep.CASES,
+        "main.py": cases_paper.CASES,
     }.items()
     for name, case in cases.items()
 }
@@ -35,4 +37,4 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(name, root, tmp_path, 
 
 
 def test_there_are_many():
-    assert len(CASES) >= 300
+    assert len(CASES) >= 800

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.commands import problem_rows, run, save_model, write_jsonl
+from tests.commands import paper_main, problem_rows, run, save_model, write_jsonl
 from trimformer.cli.main import main
 
 ROWS = 12
@@ -28,7 +28,7 @@ class Case:
     """A command that must be refused.
 
     Attributes:
-        words: of the command; `{}` in one is the folder.
+        words: of the command, of trimformer or after `main.py`; `{}` in one is the folder.
         says: what the sentence must hold.
         spoil: changes the folder before.
         problem: of the model.
@@ -70,7 +70,7 @@ def snapshot(folder: Path) -> dict[str, Any]:
 def refusal(words: Sequence[str], capsys: Any) -> str:
     """Runs a command that must be refused; the sentence."""
     capsys.readouterr()
-    code = run(main, *words)
+    code = run(paper_main, *words[1:]) if words[0] == "main.py" else run(main, *words)
     captured = capsys.readouterr()
     assert code == 2, (code, captured.err[-2000:])
     assert "Traceback" not in captured.err

@@ -111,5 +111,5 @@ def test_a_file_or_a_folder_with_a_training_split_is_read(tmp_path):
 @pytest.mark.parametrize(("data", "budget"), [(["a film"], "10x"), (None, "5x")])
 def test_what_is_asked_of_a_polish_needs_one(method, data, budget):
     with pytest.raises(TrimformerError, match="obs-polish"):
-        check_polish(METHODS[method], data, budget)
-    check_polish(METHODS["obs-polish"], data, budget)
+        check_polish([METHODS[method]], data, budget)
+    check_polish([METHODS["magnitude"], METHODS["obs-polish"]], data, budget)

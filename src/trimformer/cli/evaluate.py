@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from trimformer.arch import find_sublayers
 from trimformer.arch.masking import MaskUnits
 from trimformer.batches.output import find_problem
+from trimformer.batches.tasks.blank import count_blank
 from trimformer.cli.arguments import DataOptions, load_task_data
 from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
@@ -38,6 +39,7 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
     report: dict[str, Any] = {}
     for name, rows in validation.items():
+        count_blank(name, rows, task)
         scorer = Scorer(name, rows, task, model, processor, arguments.batch_size)
         with masking:
             scores, outputs = scorer(model)

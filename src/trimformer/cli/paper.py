@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from trimformer.asked import check_constraint
+from trimformer.batches.tasks import find_task
 from trimformer.cli.arguments import DataOptions, load_task_data
 from trimformer.cli.prune import prune_and_write
 from trimformer.costs.lut import LatencyTable, read_table
@@ -28,17 +29,30 @@ def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
     return read_table(arguments.mha_lut, arguments.ffn_lut)
 
 
+def folder_name(model_name: str) -> str:
+    """The folder in outputs/ for a model: its name, or of an absolute path the last part.
+
+    Raises:
+        TrimformerError: it leads elsewhere.
+    """
+    path = Path(model_name)
+    if ".." in path.parts:
+        raise TrimformerError(f"--model_name '{model_name}' leads out of outputs/; give it no '..'")
+    if not path.name:
+        raise TrimformerError(f"--model_name '{model_name}' names no folder in outputs/; give the model's name")
+    return path.name if path.is_absolute() else model_name
+
+
 def run(arguments: argparse.Namespace) -> int:
     check_constraint(arguments.constraint)
-    if ".." in Path(arguments.model_name).parts:
-        raise TrimformerError(f"--model_name '{arguments.model_name}' leads out of outputs/; give it no '..'")
+    name = folder_name(arguments.model_name)
+    find_task(arguments.task_name)  # it names a folder too
     check_model_place(arguments.ckpt_dir)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
     device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
     if device == "cpu":
         logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
     setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")
-    name = arguments.model_name if not Path(arguments.model_name).is_absolute() else Path(arguments.model_name).name
     output = arguments.output_dir if arguments.output_dir is not None else Path("outputs", name, setting)
     with claim_output(output, wanted=is_main()):
         return prune_to(output, name, arguments, latency, device)

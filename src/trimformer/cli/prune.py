@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         any_table=arguments.any_lut,
     )
     check_method(method, arguments.metric, arguments.bf16)
-    check_polish(method, arguments.polish_data, arguments.polish_budget, arguments.polish_stoppable)
+    check_polish([method], arguments.polish_data, arguments.polish_budget, arguments.polish_stoppable)
     resolve_device(arguments.device)
     if arguments.export:
         if arguments.vocabulary:

@@ -3,7 +3,9 @@
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from trimformer.family import Member, mark_front, member_entry, members_of, plan
 from trimformer.files import check_output, claim_output, replace_file
 from trimformer.methods import METHODS
 from trimformer.page.family import family_page
-from trimformer.polish.data import read_polish_data
+from trimformer.polish.data import check_polish, read_polish_data
 from trimformer.processes import decide, is_main, join
 from trimformer.progress import whole_run
 from trimformer.report import PruningResult, aligned
@@ -41,15 +43,17 @@ def run(arguments: argparse.Namespace) -> None:
     members = members_of(names(arguments.methods), budgets, arguments.layout)
     for member in members:
         check_method(member.method, arguments.metric, arguments.bf16)
+    polish = arguments.polish_data, arguments.polish_budget, arguments.polish_stoppable
+    check_polish([member.method for member in members], *polish)
     resolve_device(arguments.device)
     output, identity = Path(arguments.output), identify(arguments)
-    before = decide(lambda: _known(output, identity))
+    before = decide(lambda: _known(output, identity, members))
     beside = output.absolute().with_name(f"{output.name}.sweep")  # never written: one sweep at a time has the name
     with claim_output(beside, is_main()):
         left = [member for member in members if not (output / member.folder / "results.json").is_file()]
         seconds = _prune(arguments, left, output, {"identity": identity, "cost": before["cost"]}) if left else {}
         if is_main():
-            family = gather(output, identity, seconds, before)
+            family = gather(_results(output), identity, seconds, before)
             _write(output, family)
             forget_calibration(output)
     if is_main():
@@ -113,14 +117,14 @@ def _digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _known(output: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+def _known(output: Path, identity: Mapping[str, Any], members: Sequence[Member]) -> Mapping[str, Any]:
     """What the folder says of the sweep so far.
 
     Raises:
-        TrimformerError: the folder holds something else, or cannot be written.
+        TrimformerError: the folder holds something else, or it or one of the members cannot be written.
     """
     file = output / FAMILY
-    if not file.is_file():
+    if not os.path.isfile(file):  # of a name that cannot be, too
         check_output(output)
         return {"cost": {"seconds": {}}}
     try:
@@ -131,22 +135,60 @@ def _known(output: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
         other += [
             "--" + key.replace("_", "-") for key in flags if found["flags"].get(key) != identity["flags"].get(key)
         ]
-    except (ValueError, KeyError, TypeError, OSError):
+        sum(family["cost"]["seconds"].values())  # they are numbers by name, to be added to
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         raise TrimformerError(f"'{file}' is no family of a sweep; choose another output") from None
     if other:
         raise TrimformerError(
             f"output '{output}' holds a sweep of another {', '.join(other)}; choose another output, or run it as before"
         )
+    there = _results(output)
+    for folder, result in there.items():
+        _check_member(output / folder, result, identity, family)
+    for member in members:
+        if member.folder not in there:
+            check_output(output / member.folder)
     return family
 
 
-def gather(
-    output: Path, identity: Mapping[str, Any], seconds: Mapping[str, float], known: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The family as its members' directories have it."""
-    results = {}
+def _results(output: Path) -> dict[str, Any]:
+    """What the members' directories hold, by folder; None: it cannot be read."""
+    found: dict[str, Any] = {}
     for file in sorted(output.glob("*/results.json")):
-        results[file.parent.name] = json.loads(file.read_text(encoding="utf-8"))
+        if file.is_file():
+            found[file.parent.name] = None
+            with suppress(ValueError, RecursionError, OSError):
+                found[file.parent.name] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Told before the work, and not when the family is written at its end.
+
+    Raises:
+        TrimformerError: these are no results of a sweep's member.
+    """
+    try:
+        family = gather({path.name: result}, identity, {}, known)
+        format_family(family)
+        family_page(family)
+    except Exception:  # whatever is missing, or is something else
+        raise TrimformerError(
+            f"'{path / 'results.json'}' holds no results of a sweep's member; remove '{path}'; a member is made anew"
+        ) from None
+
+
+def gather(
+    results: Mapping[str, Any], identity: Mapping[str, Any], seconds: Mapping[str, float], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The family as its members' directories have it.
+
+    Args:
+        results: of each member, by its folder.
+        identity: see `identify`.
+        seconds: of this run, by stage.
+        known: what the family was before.
+    """
     entries = [member_entry(folder, folder.rsplit("-", 1)[0], result) for folder, result in results.items()]
     first = next(iter(results.values()))
     metric = first["budget"]["metric"]

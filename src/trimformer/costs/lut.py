@@ -83,7 +83,7 @@ def check_table(table: LatencyTable, model: PreTrainedModel, *, any_setting: boo
         units, needed = len(levels) - 1, widest(sublayers, kind)
         if units < needed or (units > needed and not table.setting and not any_setting):
             raise TrimformerError(
-                f"{FILES[kind]} has {units} entries; the model's {kind} sublayers have {needed} units"
+                f"the {kind} table {FILES[kind]} has {units} entries; the model's {kind} sublayers have {needed} units"
             )
     if table.setting and not any_setting:
         here = describe_setting(model, 0, 0, "")
@@ -155,9 +155,9 @@ def _check_setting(setting: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> Floats:
+    check_readable(path, "latency table")
     if not path.is_file():
         raise TrimformerError(f"latency table '{path}' does not exist; make it with `trimformer lut`")
-    check_readable(path, "latency table")
     with one_sentence(f"latency table '{path}' is not a plain tensor or list of numbers"):
         values = torch.as_tensor(torch.load(path, map_location="cpu", weights_only=True), dtype=torch.float64).numpy()
     if values.ndim != 1 or not len(values):

@@ -26,6 +26,7 @@ from trimformer.arch.remove import keep_units
 from trimformer.costs.backends import Backend, check_backend, prepare
 from trimformer.costs.cost import Floats
 from trimformer.costs.lut import LatencyTable, describe_setting, widest
+from trimformer.costs.room import check_room
 from trimformer.costs.timing import Stopwatch, Timing
 from trimformer.environment import versions
 from trimformer.errors import TrimformerError
@@ -47,8 +48,8 @@ def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict
         seq_len: tokens of each, where they are texts.
 
     Raises:
-        TrimformerError: the batch is empty, or the sequences empty or longer than the model takes; or the model takes
-            something that is not known.
+        TrimformerError: the batch is empty or larger than the memory, or the sequences are empty or longer than the
+            model takes; or the model takes something that is not known.
     """
     config: Any = model.config
     longest = max_positions(config, seq_len)
@@ -57,6 +58,8 @@ def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict
             f"batch size {batch_size} and length {seq_len} cannot be timed; both must be positive, and this model "
             f"takes up to {longest} tokens"
         )
+    if batch_size > 1:
+        check_room(model, random_inputs(model, 1, seq_len), batch_size)
     generator = torch.Generator().manual_seed(0)
     parameters = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor] = {}

@@ -137,10 +137,11 @@ def made(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine, samples, task = figures["machine"], figures["samples"], figures["task"]
     memory = ", ".join(f"{name} {value:.1f} GB" for name, value in figures["cost"]["peak_gb"].items())
     processes = f", {machine['processes']} processes" if machine["processes"] > 1 else ""
+    blank = f", {samples['blank_dropped']:,} rows without a text left out" if samples["blank_dropped"] else ""
     return [
         ("task", f"{task['name']} ({task['problem'].replace('_', ' ')})"),
         ("method", ", ".join(f"{key} {value}" for key, value in figures["method"].items())),
-        ("calibrated on", f"{samples['calibration']:,} samples"),
+        ("calibrated on", f"{samples['calibration']:,} samples{blank}"),
         ("machine", machine["device"] + processes),
         ("peak memory", memory),
         ("versions", ", ".join(f"{name} {version}" for name, version in machine["versions"].items())),

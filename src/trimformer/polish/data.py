@@ -13,6 +13,7 @@ from trimformer.arch.calls import LABEL_KEYS, Batch
 from trimformer.batches.calibration import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
 from trimformer.batches.data import Rows, as_rows, find_splits, read_splits
 from trimformer.batches.tasks import SpanTask, Task, task_of
+from trimformer.batches.tasks.blank import with_texts
 from trimformer.errors import TrimformerError
 from trimformer.methods import AnyMethod, Method
 from trimformer.polish.budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
@@ -112,7 +113,7 @@ def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: 
                 raise TrimformerError(f"it holds samples of '{own.name}', and the model's are of '{task.name}'")
         if isinstance(own, SpanTask):
             rows = [{**row, "answers": None} for row in rows]
-        encoded = own.encode(rows, processor, model.config)
+        encoded = own.encode(with_texts(rows, own, "rows to polish on"), processor, model.config)
     except TrimformerError as error:
         raise TrimformerError(f"polish data cannot be used: {error}") from error
     return without_labels(encoded)
@@ -166,13 +167,13 @@ def polishes(method: AnyMethod) -> bool:
     return isinstance(method, Method) and method.polish
 
 
-def check_polish(method: AnyMethod, data: Any, budget: str, stoppable: bool = False) -> None:
+def check_polish(methods: Sequence[AnyMethod], data: Any, budget: str, stoppable: bool = False) -> None:
     """Raises:
-    TrimformerError: the budget is none, something is asked of a polish and the method has none, or Ctrl-C should stop
+    TrimformerError: the budget is none, something is asked of a polish and no method has one, or Ctrl-C should stop
         the polish of several processes.
     """
     parse_budget(budget)
-    if not polishes(method) and (data is not None or budget != DEFAULT_BUDGET or stoppable):
+    if not any(map(polishes, methods)) and (data is not None or budget != DEFAULT_BUDGET or stoppable):
         raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
     if stoppable and count() > 1:
         raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")

@@ -18,6 +18,7 @@ from trimformer.batches.ids import check_ids
 from trimformer.batches.output import Problem, divergence, find_problem, predict
 from trimformer.batches.tasks import Task
 from trimformer.batches.tasks.classes import label_names
+from trimformer.errors import TrimformerError
 from trimformer.progress import progress
 from trimformer.verify.changed import ChangedReport, Told, find_changed
 
@@ -40,6 +41,15 @@ def divergences(
         for output, reference, batch in zip(outputs, references, batches, strict=True)
     ]
     return torch.stack(unbatch(apart, batches)).double()
+
+
+def _overflows(output: Tensor, batch: Batch) -> Tensor:
+    """[batch]: whether a sample's output is NaN or infinite; heads of spans may rule tokens out by -inf."""
+    bad = output.isnan() | (output == torch.inf)
+    mask = batch.get("attention_mask")
+    if mask is not None and output.dim() == 3 and mask.shape == output.shape[:2]:
+        bad &= mask.bool().unsqueeze(-1)  # what stands at padding does not count
+    return bad.flatten(1).any(1)
 
 
 class Scorer:
@@ -79,7 +89,22 @@ class Scorer:
         batches = progress(self.batches, desc)
         outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
         outputs = [output.cpu() for output in outputs]
+        self._check_finite(outputs, model)
         return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
+
+    def _check_finite(self, outputs: Sequence[Tensor], model: PreTrainedModel) -> None:
+        """Scores of NaN would look like those of a bad model.
+
+        Raises:
+            TrimformerError: the model overflows.
+        """
+        bad = [_overflows(output, batch).sum().item() for output, batch in zip(outputs, self.batches, strict=True)]
+        if any(bad):
+            raise TrimformerError(
+                f"the model's outputs are not finite for {sum(bad):.0f} of {num_samples(self.batches)} samples of "
+                f"'{self.name}': it overflows in {str(model.dtype).removeprefix('torch.')}; save it in "
+                f"{'bfloat16 or float32' if model.dtype == torch.float16 else 'a higher precision, or mend it'}"
+            )
 
     def score_some(self, outputs: Sequence[Tensor], rows: Sequence[int]) -> dict[str, float]:
         """The metrics over some of the rows.

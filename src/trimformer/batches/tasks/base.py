@@ -1,5 +1,6 @@
 """What a task is: how rows become model inputs, and how outputs become a score."""
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from trimformer.batches.processor import text_part
 from trimformer.errors import TrimformerError
 
 MANY = 30  # names are listed in a message
+
+_WHOLE = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes classes as 1.0 where some are missing
 
 NO_LIMIT = sys.maxsize  # of tokens, but the model's own
 
@@ -71,6 +74,10 @@ class Task(ABC):
             TrimformerError: a column is missing, what it holds cannot be read, or a label is not one of the model's.
         """
 
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row has no text to be read; never of images and sounds."""
+        return False
+
     @abstractmethod
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Metrics of the model's outputs, one per feature; empty where the rows have no labels."""
@@ -116,13 +123,13 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
     if isinstance(value, str):
         if value in names:
             return int(names[value])
-        if not (value.isascii() and value.removeprefix("-").isdigit()):
+        if not _WHOLE.fullmatch(value):
             known = sorted(map(str, names))
             more = f" and {len(known) - MANY} more" if len(known) > MANY else ""
             listed = ", ".join(known[:MANY]) + more
             raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {listed}")
     try:
-        number = int(value)
+        number = int(value.split(".")[0] if isinstance(value, str) else value)
         is_class = isinstance(value, str) or number == value
     except (TypeError, ValueError, OverflowError):
         number, is_class = 0, False

@@ -1,7 +1,7 @@
 """Texts to be embedded, each by itself: two columns are two texts, never one pair."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from trimformer.batches.metrics import METRICS
 from trimformer.batches.output import Problem
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.classes import LABEL_COLUMNS
-from trimformer.batches.tasks.strings import texts_of
+from trimformer.batches.tasks.strings import is_blank, texts_of
 from trimformer.batches.tasks.text import TEXT_COLUMNS, encode_texts
 from trimformer.errors import TrimformerError
 
@@ -64,6 +64,9 @@ class EmbeddingTask(Task):
                     )
         texts = [text for column in self.text_columns for text in texts_of(rows, column)]
         return encode_texts([texts], self, processor, config)
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        return all(is_blank(row.get(column)) for column in self.text_columns)
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Correlations of the cosines of each row's two texts with the column of scores."""

@@ -18,7 +18,7 @@ from trimformer.batches.output import Problem
 from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.squad_metrics import squad_exact, squad_f1
-from trimformer.batches.tasks.strings import text_of, texts_of
+from trimformer.batches.tasks.strings import is_blank, text_of, texts_of
 from trimformer.errors import TrimformerError
 
 PAIR_COLUMNS = (
@@ -104,6 +104,9 @@ class SpanTask(Task):
                 feature |= {"start_positions": start, "end_positions": end}
             features.append(feature)
         return features
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        return all(is_blank(row.get(column)) for column in self.pair_columns)
 
     def predict_answers(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> list[str]:
         """Each row's best answer over its windows, "" where there is none.

@@ -17,6 +17,11 @@ def texts_of(rows: Rows, column: str) -> list[str]:
     return [text_of(row[column], f"column '{column}' in row {number}") for number, row in numbered(rows)]
 
 
+def is_blank(value: Any) -> bool:
+    """Whether it is a text of nothing but spaces; what is missing, or no text, is not."""
+    return isinstance(value, str) and not value.strip()
+
+
 def text_of(value: Any, where: str) -> str:
     """A text, or a number as one.
 

@@ -1,6 +1,6 @@
 """Single texts and pairs: classification, regression, multi-label, and unlabelled text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from trimformer.batches.data import Rows
 from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, name_it, usual_column
 from trimformer.batches.tasks.classes import ClassTask, find_labels, with_labels
-from trimformer.batches.tasks.strings import texts_of
+from trimformer.batches.tasks.strings import is_blank, texts_of
 from trimformer.errors import TrimformerError
 
 TEXT_COLUMNS = (
@@ -52,6 +52,9 @@ class TextTask(ClassTask):
         labels = self.labels(rows, config)
         texts = [texts_of(rows, column) for column in self.text_columns]
         return with_labels(encode_texts(texts, self, processor, config), labels)
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        return all(is_blank(row.get(column)) for column in self.text_columns)
 
 
 def encode_texts(

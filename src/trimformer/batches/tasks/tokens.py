@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from trimformer.batches.processor import text_part, tokenize
 from trimformer.batches.tasks.base import Task, check_columns, class_id, name_it, usual_column
 from trimformer.batches.tasks.classes import label_names
 from trimformer.batches.tasks.span import check_tokenizer
-from trimformer.batches.tasks.strings import text_of
+from trimformer.batches.tasks.strings import is_blank, text_of
 from trimformer.batches.tasks.text import guess_text_columns
 from trimformer.errors import TrimformerError
 
@@ -72,6 +72,10 @@ class TokenTask(Task):
                 labels = [class_id(tag, config, f"row {number}") for tag in tags]
                 features[i]["labels"] = _first_token_labels(encoded.word_ids(i), labels)
         return features
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        words = row.get(self.words_column)
+        return all(map(is_blank, words)) if isinstance(words, list | tuple) else is_blank(words)
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         return token_scores(outputs, features, self.label_names)
