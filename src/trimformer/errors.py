@@ -22,6 +22,11 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def in_unicode(text: str) -> str:
+    """The text with what no Unicode file can hold, as in odd names of files, spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @contextmanager
 def one_sentence(what: str) -> Iterator[None]:
     """Turns whatever a library raises into one sentence."""

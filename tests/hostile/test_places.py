@@ -60,12 +60,13 @@ def test_a_path_is_a_path_whatever_its_letters(name, tmp_path):
 ODD = os.fsdecode(b"caf\xe9")
 
 
-def test_data_and_scores_may_have_names_that_are_no_unicode(tmp_path):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_data_and_scores_may_have_names_that_are_no_unicode(command, tmp_path):
     folder = furnish(tmp_path / "in")
-    (folder / "rows.jsonl").rename(tmp_path / f"{ODD}.jsonl")
-    data, scores = tmp_path / f"{ODD}.jsonl", tmp_path / ODD
-    assert run(main, "evaluate", folder / "model", "--data", data, "--output", scores) == 0
-    assert os.path.isfile(scores)
+    data = (folder / "rows.jsonl").rename(tmp_path / f"{ODD}.jsonl")
+    words, made = words_of(command, folder, tmp_path / (ODD if command == "evaluate" else "out"))
+    assert run(main, *[data if word == str(folder / "rows.jsonl") else word for word in words]) == 0
+    assert os.path.isfile(made)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

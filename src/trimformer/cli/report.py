@@ -12,6 +12,7 @@ from trimformer.arch.masking import units_left
 from trimformer.cards.card import model_card
 from trimformer.cards.source import CARD, last_part
 from trimformer.cards.use import loading_lines
+from trimformer.errors import in_unicode
 from trimformer.files import write_directory
 from trimformer.page.prune import prune_page
 from trimformer.report import PruningResult
@@ -68,17 +69,18 @@ def write_result(
         TrimformerError: the directory is not empty or cannot be written, or cannot be standalone.
     """
     data = arguments.get("data") or arguments.get("data_dir")
-    dataset = last_part(data) if data else result.task.name
+    dataset = in_unicode(last_part(data) if data else result.task.name)
+    words = [in_unicode(word) for word in command]
     head_mask, neuron_mask = stack_masks(sublayers, result.masks)
     with write_directory(path) as directory:
         write_model(result.model, processor, directory, standalone=standalone)
         torch.save(head_mask, directory / "head_mask.pt")
         torch.save(neuron_mask, directory / "neuron_mask.pt")
         beside(directory)
-        card = model_card(result, last_part(path), dataset=dataset, command=command, standalone=standalone)
+        card = model_card(result, last_part(path), dataset=dataset, command=words, standalone=standalone)
         card.save(directory / CARD)
         text = json.dumps(results_dict(result, sublayers, arguments, command), indent=2, default=str)
         (directory / "results.json").write_text(text + "\n", encoding="utf-8")
         page = prune_page(json.loads(text), last_part(path), loading_lines(result.model, last_part(path)))
-        (directory / "report.html").write_text(page, encoding="utf-8")
+        (directory / "report.html").write_text(in_unicode(page), encoding="utf-8")
         (directory / "log.txt").write_text("\n".join([*log, "", str(result), ""]), encoding="utf-8")
