@@ -213,9 +213,14 @@ def test_a_list_of_what_was_moved_removes_nothing_elsewhere(tmp_path):
 
 
 def test_names_of_every_kind_are_written(tmp_path):
-    for name in ("a b", "zwölf\nzeilen", "n" * 250, ".hidden", "-x", os.fsdecode(b"caf\xe9")):
+    for name in ("a b", "zwölf\nzeilen", "n" * 250, ".hidden", "-x"):
         write(tmp_path / name)
         assert tree(tmp_path / name) == {"x", "y"}
+    odd = os.fsdecode(b"caf\xe9")  # no Unicode, and so nothing for a tokenizer
+    with claim_file(tmp_path / odd) as give:
+        give("scores")
+    with pytest.raises(TrimformerError, match="no name in Unicode"):
+        write(tmp_path / f"{odd} too")
     assert len(list(tmp_path.iterdir())) == 6
 
 
