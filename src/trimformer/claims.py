@@ -37,6 +37,16 @@ _SAYS_FULL = re.compile(
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+complete: list[str | Path] = []  # outputs of this run so far, as they were asked for
+
+
+def told() -> str:
+    """What a run that is cut short has written."""
+    if not complete:
+        return "nothing was written"
+    return f"{', '.join(map(str, complete))} {'is' if len(complete) == 1 else 'are'} complete"
+
+
 class Claim:
     """A place for an output, and the work folder of this run.
 
@@ -212,6 +222,7 @@ class Claim:
             yield made
             self.check_empty()
             self._publish(made)
+            complete.append(self.path)
         except Exception as error:
             if is_full(error) or str(getattr(error, "filename", "")).startswith(str(self.work)):
                 raise self.refused(f"cannot be written: {_reason(error)}; nothing was written") from error

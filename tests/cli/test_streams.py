@@ -18,6 +18,7 @@ from trimformer.cli import logs
 from trimformer.cli.main import COMMANDS, guarded, main
 from trimformer.cli.streams import Patient
 from trimformer.errors import TrimformerError
+from trimformer.files import write_directory
 
 ENTRY = [sys.executable, "-m", "trimformer"]
 
@@ -164,6 +165,19 @@ def test_an_interrupt_while_libraries_are_imported_ends_the_run_at_once(model_di
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_complete_is_told_when_the_rest_is_cut_short(tmp_path, capsys):
+    def command(*names):
+        for name in names:
+            with write_directory(tmp_path / name) as directory:
+                (directory / "x").touch()
+        raise KeyboardInterrupt
+
+    assert guarded(lambda: command("one")) == 130
+    assert capsys.readouterr().err == f"interrupted; {tmp_path / 'one'} is complete\n"
+    assert guarded(lambda: command("two", "three")) == 130
+    assert capsys.readouterr().err == f"interrupted; {tmp_path / 'two'}, {tmp_path / 'three'} are complete\n"
+
+
 LIGHT = """
 import sys
 sys.argv = ["trimformer", *sys.argv[1:]]
@@ -221,12 +235,14 @@ def test_a_signal_at_any_time_is_one_line_and_leaves_nothing(model_dir, data, tm
     process.send_signal(number)
     told = process.stderr.read()
     code = wait_for(process, 60)
-    if code == 0:
-        assert (tmp_path / "out" / "results.json").is_file()
-        return
-    assert code in (128 + number, -number), told
+    assert code in (0, 128 + number, -number), told
     assert "Traceback" not in told
-    assert tree(tmp_path) == before
+    if (tmp_path / "out").exists():  # at its very end
+        assert (tmp_path / "out" / "results.json").is_file()
+        assert "nothing was written" not in told
+    else:
+        assert code
+        assert tree(tmp_path) == before
 
 
 @pytest.mark.slow

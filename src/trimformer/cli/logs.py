@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
-from trimformer.claims import is_full
-from trimformer.cli.signals import INTERRUPTED, Terminated, signals
+from trimformer import claims
+from trimformer.cli.signals import Terminated, signals
 from trimformer.cli.streams import Patient
 from trimformer.errors import TrimformerError, flat
 
@@ -83,19 +83,20 @@ def _told(run: Callable[[], int | None]) -> int:
     """Runs, and tells what ended it."""
     set_up_logging()
     signals.interrupted = False
+    claims.complete.clear()
     try:
         with signals.heeded():
             return run() or 0
     except Terminated:
         if _is_main():
-            _say("terminated; nothing was written")
+            _say(f"terminated; {claims.told()}")
         return 143
     except KeyboardInterrupt as error:
-        _say(str(error) or INTERRUPTED)
+        _say(str(error) or f"interrupted; {claims.told()}")
         return 130
     except Exception as error:
         if signals.interrupted:  # a library caught it, and told it as a trouble of its own
-            _say(INTERRUPTED)
+            _say(f"interrupted; {claims.told()}")
             return 130
         if isinstance(error, TrimformerError):
             if _speaks(error):
@@ -136,8 +137,8 @@ def _unexpected(error: Exception) -> int:
     if _out_of_memory(error):
         _say("error: out of memory; lower --batch-size or --bs, --num-samples or --max-length, or give --max-memory")
         return 2
-    if is_full(error):
-        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); nothing was written")
+    if claims.is_full(error):
+        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); {claims.told()}")
         return 2
     reason = flat(error)[:300] or "no reason given"
     _say(f"error: unexpected {type(error).__name__}: {reason}; {_where_traced(error)}")

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED = "interrupted; nothing was written"
-
 
 class Terminated(SystemExit):
     """SIGTERM, by which a launcher ends its processes."""
@@ -55,7 +53,7 @@ class Signals:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
         if self._importing:
-            print(INTERRUPTED, file=sys.stderr, flush=True)
+            print("interrupted; nothing was written", file=sys.stderr, flush=True)
             os._exit(130)
         raise KeyboardInterrupt
 
