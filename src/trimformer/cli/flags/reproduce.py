@@ -5,8 +5,8 @@ import argparse
 from trimformer.cli.record import parse_command, read_record
 from trimformer.files import check_output
 
-EXAMPLES = """Run it in the folder where the command ran, as relative paths are of that. Exit code 0 says that masks and weights are
-the same bytes, 4 that they are not.
+EXAMPLES = """Run it in the folder where the command ran, as relative paths are of that. Exit code 0 says that masks and
+weights are the same bytes, 4 that they are not.
 
 examples:
   trimformer reproduce my-model-half/results.json
