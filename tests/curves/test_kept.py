@@ -76,6 +76,14 @@ def test_a_folder_that_cannot_be_is_told_at_the_door(tmp_path, place, says):
     assert check_calibration_dir(None) is None
 
 
+@pytest.mark.parametrize("place", ["file/below", "\0", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_told_before_the_calibration(setting, tmp_path, monkeypatch, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setitem(stages.CRITERIA, "obs", never)
+    with pytest.raises(TrimformerError, match=r"calibration_dir .* cannot be made"):
+        Pruner(*setting[:2], METHODS["obs"], run=Run(calibration_dir=tmp_path / place))
+
+
 def test_a_run_that_was_cut_short_goes_on_from_its_calibration(model_dir, data, tmp_path, monkeypatch, capsys):
     words = ("prune", model_dir, "--data", data, "--constraint", "0.5")
     assert run(main, *words, "--output", tmp_path / "whole", "--resume") == 0

@@ -44,6 +44,7 @@ _FLAGS: dict[str, dict[str, list[str]]] = {
         "--method kprune --layout plain": ["kprune", "layout"],
         "--method kprune --bf16": ["kprune", "bf16"],
         "--layout plain --standalone": ["--standalone"],
+        "--polish-stoppable": ["a method that polishes"],
         "--metric time": ["--metric"],
         "--backend fast": ["--backend"],
         "--export pdf": ["--export"],

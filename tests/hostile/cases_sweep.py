@@ -106,6 +106,7 @@ _FLAGS: dict[str, list[str]] = {
     "--label-column nothing": ["'nothing'"],
     "--polish-data rows.jsonl": ["polish"],
     "--polish-budget 3x": ["polish"],
+    "--polish-stoppable": ["polish"],
     "--methods obs-polish --polish-data nothing.jsonl": ["nothing.jsonl", "does not exist"],
     "--methods obs-polish --polish-budget much": ["much"],
     "surplus": ["surplus"],

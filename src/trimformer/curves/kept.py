@@ -62,8 +62,8 @@ def kept_ranking(
         return ranking
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise TrimformerError(f"calibration_dir '{folder}' cannot be made: {flat(error)}") from None
+    except (OSError, ValueError) as error:
+        raise TrimformerError(f"calibration_dir {str(folder)!r} cannot be made: {flat(error)}") from None
     ranking = find()
     part = file.with_suffix(".part")
     save_file(_tensors(ranking), part)
