@@ -13,15 +13,14 @@ measured. Writes JSON, Markdown and a plot; what stands in the JSON already is n
 """
 
 import argparse
-import copy
 import json
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,16 +33,17 @@ from assets import minilm
 
 from trimformer import Pruner, Run, load
 from trimformer.arch import find_sublayers
+from trimformer.arch.calls import Batch
 from trimformer.batches.calibration import make_batches, mean_length, sample_indices
 from trimformer.batches.data import Rows, find_splits, read_rows, read_splits
 from trimformer.batches.tasks import TASKS, Task, task_of
 from trimformer.cli.logs import set_up_logging
+from trimformer.clock import Clock
 from trimformer.costs.cost import Costs, linear_costs
 from trimformer.costs.mac import layer_lengths
 from trimformer.environment import describe_device, versions
 from trimformer.methods import find_method
 from trimformer.polish.data import draw_polishing
-from trimformer.polish.train import polish
 from trimformer.verify.evaluation import Scorer
 
 EMBEDDER = "embedder"
@@ -74,8 +74,14 @@ def run_task(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]
         options: of the command line.
         known: `key` of the records that there are already.
     """
-    if not list(wanted(name, options, known)):
-        return
+    if list(wanted(name, options, known)):
+        with TemporaryDirectory() as kept:
+            yield from _run_task(name, options, known, Path(kept))
+
+
+def _run_task(
+    name: str, options: argparse.Namespace, known: set[tuple[Any, ...]], kept: Path
+) -> Iterator[dict[str, Any]]:
     model, processor, task, train, scorer = find_task(name, options)
     model.to(options.device)
     dense, references = scorer(model)
@@ -93,43 +99,40 @@ def run_task(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]
     common = {"task": name, "metric": metric, "dense": 1.0 if name == EMBEDDER else dense[metric]}
     extra = [row for file in options.texts for row in read_rows(file)] if name == EMBEDDER else []
     for seed in dict.fromkeys(seed for _, seed, *_ in wanted(name, options, known)):
-        run = Run(seed=seed, bf16=options.bf16)
-        features, more, pruner, costs = calibrated(model, processor, task, train, options, run)
+        features, more, batches, costs = calibration(model, processor, task, train, options, seed)
         more += extra
         for constraint in options.constraints:
             todo = [new for new in wanted(name, options, known) if new[1:3] == (seed, constraint)]
             if not todo:
                 continue
-            pruned = pruner(costs, constraint).model
             point = {**common, "seed": seed, "constraint": constraint}
             for _, _, _, samples, budget in todo:
+                clock = Clock()
+                run = Run(seed=seed, bf16=options.bf16, calibration_dir=kept, clock=clock)
                 if not budget:
-                    yield {**point, "asked": 0, "samples": 0, "budget": "", **score(pruned)}
+                    pruned = Pruner(model, batches, find_method("obs"), run=run)(costs, constraint)
+                    yield {**point, "asked": 0, "samples": 0, "budget": "", **score(pruned.model)}
                     continue
                 added = more[: max(0, samples - len(features))]
                 given = draw_polishing(model, processor, task, features, added or None, budget, options.batch_size)
-                student, start = copy.deepcopy(pruned), time.perf_counter()
-                report = polish(model, student, given.batches, given.held_out, budget=given.budget, run=run)
-                seconds = time.perf_counter() - start
-                told = {"asked": samples, "samples": len(features) + len(added), "budget": budget, "seconds": seconds}
-                yield {**point, **told, **score(student), "polish": asdict(report)}
+                method = find_method("obs-polish")
+                pruned = Pruner(model, batches, method, polishing=given, run=run)(costs, constraint)
+                assert pruned.polish is not None
+                told = {"asked": samples, "samples": len(features) + len(added), "budget": budget}
+                told |= {"seconds": clock.seconds["polish"], "polish": asdict(pruned.polish)}
+                yield {**point, **told, **score(pruned.model)}
 
 
-def calibrated(
-    model: Any, processor: Any, task: Task, train: Rows, options: argparse.Namespace, run: Run
-) -> tuple[list[dict[str, Any]], list[Any], Pruner, Costs]:
-    """The calibration samples, encoded; the other rows; the pruner, and MACs."""
-    order = sample_indices(len(train), len(train), run.seed)
+def calibration(
+    model: Any, processor: Any, task: Task, train: Rows, options: argparse.Namespace, seed: int
+) -> tuple[list[dict[str, Any]], list[Any], list[Batch], Costs]:
+    """The calibration samples, encoded; the other rows; batches, and MACs."""
+    order = sample_indices(len(train), len(train), seed)
     chosen, more = ([train[i] for i in part] for part in (order[: options.num_samples], order[options.num_samples :]))
     features = task.encode(chosen, processor, model.config)
     batches = make_batches(features, processor, options.batch_size, model.device)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], task.average_length or mean_length(features))
-    return (
-        features,
-        more,
-        Pruner(model, batches, find_method("obs"), run=run),
-        linear_costs(find_sublayers(model), "mac", lengths),
-    )
+    return features, more, batches, linear_costs(find_sublayers(model), "mac", lengths)
 
 
 def wanted(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import SETTINGS, cell
-from polish import calibrated, find_task
+from polish import calibration, find_task
 from torch import nn
 from tqdm.auto import tqdm
 
-from trimformer import Run
+from trimformer import Pruner, Run
 from trimformer.arch.calls import Batch
 from trimformer.arch.find import find_layers
 from trimformer.arch.masking import frozen
@@ -33,6 +33,7 @@ from trimformer.batches.output import find_problem, model_output
 from trimformer.cli.logs import set_up_logging
 from trimformer.curves.objective import supervised_losses
 from trimformer.environment import describe_device, versions
+from trimformer.methods import find_method
 from trimformer.polish.data import draw_polishing
 from trimformer.polish.train import MAX_NORM, learning_rate, polish, trainable
 
@@ -85,7 +86,8 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
     metric = str(task.metric)
     for seed in options.seeds:
         run = Run(seed=seed)
-        features, more, pruner, costs = calibrated(model, processor, task, train, options, run)
+        features, more, batches, costs = calibration(model, processor, task, train, options, seed)
+        pruner = Pruner(model, batches, find_method("obs"), run=run)
         students: dict[str, tuple[Any, list[int] | None]] = {
             f"pruned to {100 * constraint:g} %": (pruner(costs, constraint).model, None)
             for constraint in options.constraints
@@ -102,7 +104,7 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
             yield record(student, "as it is", 0.0)
             added = more[: max(0, options.samples - len(features))]
             labelled = [*features, *task.encode(added, processor, model.config)] if added else features
-            batches = make_batches(labelled, processor, options.batch_size, model.device)
+            with_labels = make_batches(labelled, processor, options.batch_size, model.device)
             for text in options.budgets:
                 given = draw_polishing(model, processor, task, features, added or None, text, options.batch_size)
                 assert given.budget.seconds is not None
@@ -110,7 +112,7 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
                 polish(model, trained, given.batches, given.held_out, budget=given.budget, kept_layers=kept, run=run)
                 yield record(trained, "polished", given.budget.seconds)
                 trained = copy.deepcopy(student)
-                fine_tune(trained, batches, given.budget.seconds, seed)
+                fine_tune(trained, with_labels, given.budget.seconds, seed)
                 yield record(trained, "fine-tuned on labels", given.budget.seconds)
 
 

@@ -37,6 +37,8 @@ Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
 
 WHOLE_METHODS = {"kprune": kprune}
 
+WORTH = 0.95  # of a divergence: the rest is about what an eighth of the samples more is worth to a refit
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -160,22 +162,34 @@ class Pruner:
         predicted: list[list[float]] = [[] for _ in budgets]
         if self._ranking.foretells:
             predicted = [self._foretold(units_left(each)) for each in masks]
+        twins = [copy.deepcopy(student) for student in students] if self._needs_twins else []
         given = Refitting(
             self.model,
-            students,
+            [*students, *twins],
             self.batches[::every],
-            masks,
+            masks + masks[: len(twins)],
             [norms[::every] for norms in self._ranking.token_norms],
             milder_masks=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
             run=self._run,
+            apart=range(len(students), len(students) + len(twins)),
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
-            refits = UPDATES[self.method.update](given)
+            refits = UPDATES[self.method.update](given)[: len(students)]
             if self.method.allocation == "plain":
-                for student in students:
+                for student in given.students:
                     make_plain(student, self.model, self.batches)
-        polished = [self._polish(*each) for each in zip(students, masks, strict=True)]
-        return [Pruned(*each) for each in zip(students, masks, refits, predicted, polished, strict=True)]
+        reports: list[PolishReport | None] = [None] * len(students)
+        if self._polishing is not None:
+            for k, tried in enumerate(twins or students):
+                reports[k] = report = self._polish(self._polishing, tried, masks[k])
+                students[k] = tried if report.accepted else students[k]
+        return [Pruned(*each) for each in zip(students, masks, refits, predicted, reports, strict=True)]
+
+    @property
+    def _needs_twins(self) -> bool:
+        """Whether what is polished is refitted apart: samples that a refit has seen are no judges of it."""
+        polishing, method = self._polishing, self.method
+        return polishing is not None and polishing.only_calibration and method.update == "full"  # type: ignore[union-attr]
 
     def _within(self, budget: Budget) -> tuple[PreTrainedModel, list[Tensor], Budget]:
         """A shrunk copy, its masks, and the budget that they keep, corrected where that was asked for."""
@@ -221,10 +235,8 @@ class Pruner:
             shrink(student, masks)
         return masks, student
 
-    def _polish(self, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport | None:
-        given, kept = self._polishing, None
-        if given is None:
-            return None
+    def _polish(self, given: Polishing, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport:
+        kept = None
         if self.method.allocation == "plain":  # type: ignore[union-attr]
             kept = sorted({s.layer for s, mask in zip(find_sublayers(self.model), masks, strict=True) if mask.any()})
         with self._run.clock("polish"):
@@ -235,6 +247,7 @@ class Pruner:
                 given.held_out,
                 budget=given.budget,
                 kept_layers=kept,
+                worth=WORTH if self._needs_twins else 1.0,
                 run=self._run,
             )
 

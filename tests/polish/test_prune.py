@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import trimformer
@@ -11,6 +12,7 @@ from tests.conftest import make_rows, make_tokenizer
 from trimformer import METHODS, Pruner, TrimformerError
 from trimformer.batches.calibration import make_batches
 from trimformer.batches.tasks import task_of
+from trimformer.polish import train
 
 WORDS = ("--batch-size", "8", "--neuron-multiple", "4", "--device", "cpu")
 
@@ -34,6 +36,19 @@ def test_it_is_told_wherever_the_run_is_told_of(model_dir, data, tmp_path, capsy
     assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in two.items()}
     assert "without retraining" in (tmp_path / "plain" / "README.md").read_text()
     assert json.loads((tmp_path / "plain" / "results.json").read_text())["polish"] is None
+
+
+def test_a_polish_that_is_thrown_away_leaves_what_the_refit_gave(monkeypatch):
+    monkeypatch.setattr(train, "learning_rate", lambda *_: 0.0)
+    options = {"batch_size": 8, "neuron_multiple": 4}
+    one, two = (
+        trimformer.prune(problem_model("single_label"), make_tokenizer(), problem_rows("single_label"), 0.5,
+                         method=method, **options)
+        for method in ("obs-polish", "obs")
+    )  # fmt: skip
+    assert not one.polish.accepted
+    for (name, value), other in zip(one.model.state_dict().items(), two.model.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
 
 
 @pytest.mark.parametrize("problem", ["single_label", "embedding"])

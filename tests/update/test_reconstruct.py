@@ -12,7 +12,7 @@ from trimformer.arch import find_sublayers
 from trimformer.arch.masking import MaskUnits, dense_masks
 from trimformer.update.moments import MomentSums
 from trimformer.update.reconstruct import lowest, reconstruct, refit
-from trimformer.update.walk import walk
+from trimformer.update.walk import HELD_OUT_EVERY, walk
 
 
 def only(model, index):
@@ -78,6 +78,21 @@ def test_refit_with_a_huge_ridge_keeps_the_weights():
     sums, weight = MomentSums(6, 4, torch.device("cpu")), torch.randn(4, 6)
     sums.add(torch.randn(90, 6), torch.randn(90, 4), torch.ones(90))
     torch.testing.assert_close(refit(sums.moments(), weight, 1e9)[0].float(), weight)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_held_out_samples_have_no_part_in_a_refit_apart_from_them(apart):
+    teacher, refitted = make_model(), []
+    masks = random_masks(teacher)
+    for seed in (1, 2):
+        batch, other = make_batch(batch=64), make_batch(batch=64, seed=seed)
+        held_out = batch["index"] % HELD_OUT_EVERY == 0
+        batch["input_ids"][held_out] = other["input_ids"][held_out]
+        refitted.append(pruned(teacher, masks))
+        reports = reconstruct(teacher, [refitted[-1]], [batch], ridges=[0.1], apart=[0] if apart else [])[0]
+        assert any(report.accepted for report in reports)
+    weights = [find_sublayers(model)[1].projection.weight for model in refitted]
+    assert torch.allclose(*weights, atol=1e-4) == apart  # sums are of all samples less those held out
 
 
 @pytest.mark.parametrize("index", [0, 1, 4, 5])

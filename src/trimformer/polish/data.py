@@ -32,11 +32,14 @@ class Polishing:
         batches: to train on, this process's part; as many in every process.
         held_out: to measure on, this process's part.
         budget: to spend.
+        only_calibration: all of these samples are calibration samples, so those held out judge only what was refitted
+            without them.
     """
 
     batches: list[Batch]
     held_out: list[Batch]
     budget: PolishBudget
+    only_calibration: bool = False
 
     def check_affordable(self, share: float) -> None:
         """Before the long work: tells of a budget in passes below an epoch.
@@ -93,7 +96,7 @@ def draw_polishing(
             f"{len(samples)} different samples to polish on make {len(held_out)} held-out batches, too few for "
             f"{count()} processes; lower the batch size"
         )
-    return Polishing(part(batches)[: len(batches) // count()], part(held_out), spend)
+    return Polishing(part(batches)[: len(batches) // count()], part(held_out), spend, only_calibration=data is None)
 
 
 def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: Any) -> list[Features]:

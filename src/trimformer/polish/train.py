@@ -49,6 +49,7 @@ def polish(
     *,
     budget: PolishBudget,
     kept_layers: Sequence[int] | None = None,
+    worth: float = 1.0,
     run: Run | None = None,
 ) -> PolishReport:
     """Trains the student in place towards the dense model's outputs and hidden states.
@@ -63,6 +64,7 @@ def polish(
         held_out: samples to measure on, this process's part.
         budget: passes or seconds to spend at most.
         kept_layers: indices of the dense model's layers that the student has; None: all.
+        worth: the held-out divergence must fall below this share of what it was.
         run: bounds the memory of the dense model's answers, which go to temporary files beyond it.
 
     Raises:
@@ -86,11 +88,13 @@ def polish(
             history, taken, note = training.train(steps, stoppable=budget.stoppable)
             student.zero_grad(set_to_none=True)
         after = measure()
-    accepted = after < before
+    accepted = after < worth * before
     if not accepted:
         _restore(student.parameters(), original)
+        gained = "nothing" if after >= before else "too little"
         after = before
-        note = f"{note + '; ' if note else ''}held-out samples gained nothing, so the model is as it was pruned"
+        told = f"held-out samples gained {gained}, so the model is as it was pruned"
+        note = f"{note}; {told}" if note else told
     logger.info("polish: held-out divergence %.4g -> %.4g after %d steps", before, after, taken)
     totals = torch.tensor([num_samples(batches), num_samples(held_out)], device=student.device)
     add_up(totals)

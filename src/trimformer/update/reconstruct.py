@@ -1,7 +1,7 @@
 """Least-squares refit of a shrunk model's weights on two streams: teacher and student."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 import torch
@@ -82,7 +82,7 @@ def lowest(value: Callable[[int], float], count: int) -> int:
 
 
 def best_refit(
-    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, may_shift: bool
+    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, may_shift: bool, apart: bool
 ) -> tuple[Refit, Solution | None]:
     """Tries ridges on the samples to fit on and takes the one of least error on the held-out ones, which is taken to
     fall and then rise with the ridge.
@@ -93,6 +93,7 @@ def best_refit(
         bias: current bias, [hidden].
         ridges: candidates, ascending.
         may_shift: whether a bias may be fitted.
+        apart: leave the held-out samples out of the last refit too.
 
     Returns:
         The report, and weight and bias refitted on all samples; None where no ridge lowers the held-out error.
@@ -114,7 +115,8 @@ def best_refit(
         report.note = "no ridge lowered the held-out error"
         return report, None
     report.error_after, report.ridge = error(best), ridges[best]
-    solution = refit(step.fit + step.held_out, weight, ridges[best], bias=may_shift)
+    moments = step.fit if apart else step.fit + step.held_out
+    solution = refit(moments, weight, ridges[best], bias=may_shift)
     report.accepted = solution is not None
     return report, solution
 
@@ -126,6 +128,7 @@ def reconstruct(
     *,
     token_weights: TokenWeights | None = None,
     ridges: Sequence[float] = RIDGES,
+    apart: Collection[int] = (),
     run: Run | None = None,
 ) -> list[list[Refit]]:
     """Refits students, from the bottom up, in place: two linear maps for each sublayer.
@@ -143,6 +146,7 @@ def reconstruct(
         batches: calibration samples.
         token_weights: see `walk`; for the projections.
         ridges: candidates, ascending, relative to the mean diagonal of the inputs' second moments.
+        apart: positions of students that are refitted without the held-out samples, which can judge them then.
         run: see `walk`.
 
     Returns:
@@ -155,7 +159,7 @@ def reconstruct(
         identity = torch.eye(len(step.fit.y), device=step.fit.y.device)
         # Where only some have a bias (all but the key), the others' would change nothing.
         may_shift = any(linear.bias is not None for linear in readers)
-        report, solution = best_refit(step, identity, None, ridges, may_shift=may_shift)
+        report, solution = best_refit(step, identity, None, ridges, may_shift=may_shift, apart=step.student in apart)
         alignments[step.student, step.index] = report
         if solution is not None:
             change, shift = solution
@@ -168,7 +172,9 @@ def reconstruct(
     for step in walk(teacher, students, batches, token_weights=token_weights, align=align, run=run, desc="reconstruct"):
         projection = step.sublayer.projection
         weight, bias = matrix(projection), projection.bias
-        report, solution = best_refit(step, weight, bias, ridges, may_shift=bias is not None)
+        report, solution = best_refit(
+            step, weight, bias, ridges, may_shift=bias is not None, apart=step.student in apart
+        )
         if solution is not None:
             assign(projection, *solution)
         report.alignment = alignments.get((step.student, step.index))

@@ -1,6 +1,6 @@
 """What is refitted of shrunk models. An update is a row of `UPDATES`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,6 +28,7 @@ class Refitting:
         token_norms: weights of tokens, of each sublayer and batch; empty: all weigh the same.
         milder_masks: of a student, those of the square root of its constraint, for the paper's teacher.
         run: memory and progress.
+        apart: positions of students that no held-out sample may have a part in.
     """
 
     teacher: PreTrainedModel
@@ -37,6 +38,7 @@ class Refitting:
     token_norms: list[list[Tensor]]
     milder_masks: Callable[[int], list[Tensor]]
     run: Run
+    apart: Collection[int] = ()
 
 
 def leave(given: Refitting) -> list[list[Refit]]:
@@ -71,6 +73,7 @@ def full(given: Refitting) -> list[list[Refit]]:
         given.students,
         given.batches,
         token_weights=(lambda sublayer, batch, _: norms[sublayer][batch]) if norms else None,
+        apart=given.apart,
         run=given.run,
     )
 
