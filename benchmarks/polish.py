@@ -196,26 +196,25 @@ def _cell(records: list[dict[str, Any]]) -> str:
 
 
 def plot(records: list[dict[str, Any]], file: Path) -> None:
-    """Points lost against seconds, a line for each task and budget: as pruned, and by each polish; means over seeds."""
+    """Score against seconds, a line for each task and budget: as pruned, and by each polish; means over seeds."""
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(record["task"] for record in records))
-    figure = Figure(figsize=(3.1 * len(tasks), 3.2), layout="constrained")
-    for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks), sharey=True)), tasks, strict=True):
+    figure = Figure(figsize=(2.9 * len(tasks), 3.1), layout="constrained")
+    for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
         own = [record for record in records if record["task"] == task]
         for constraint, marker in zip(sorted({r["constraint"] for r in own}, reverse=True), "os^Dv", strict=False):
             cells: dict[Any, list[tuple[float, float]]] = defaultdict(list)
             for r in own:
                 if r["constraint"] == constraint:
-                    cells[r["asked"], r["budget"]].append((r.get("seconds", 0.0), 100 * (r["dense"] - r["score"])))
+                    cells[r["asked"], r["budget"]].append((r.get("seconds", 0.0), 100 * r["score"]))
             points = sorted(tuple(np.mean(cell, axis=0)) for cell in cells.values())
             axes.plot(*zip(*points, strict=True), marker=marker, label=f"{100 * constraint:g} % of MACs")
-        axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        axes.set_xscale("symlog", linthresh=10)
+        axes.axhline(100 * own[0]["dense"], color="0.4", linestyle="--", linewidth=0.9, label="dense")
+        axes.margins(0.08, 0.12)
         axes.set_title(f"{task} ({own[0]['metric']})", fontsize=9)
         axes.set_xlabel("seconds of polish")
-    figure.axes[0].set_ylabel("points below the dense model")
-    figure.axes[0].invert_yaxis()
+    figure.axes[0].set_ylabel("score, %")
     figure.axes[0].legend(fontsize=8, frameon=False)
     figure.savefig(file)
 
