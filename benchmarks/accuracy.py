@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -117,14 +117,18 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
         for record in of_task:
             cells[record["method"], record["constraint"]].append(record)
         constraints = sorted({c for m, c in cells if m != "dense"}, reverse=True)
-        lines += [f"### {task}: {dense['metric']}, dense {100 * dense['score']:.1f}", ""]
-        lines += ["| method | " + " | ".join(f"{100 * c:g} % of MACs" for c in constraints) + " |"]
-        lines += ["|---|" + "---|" * len(constraints)]
+        title = f"{task}: {dense['metric']}, dense {100 * dense['score']:.1f}"
+        lines += table_head(title, ["method", *(f"{100 * c:g} % of MACs" for c in constraints)])
         for method in dict.fromkeys(m for m, _ in cells if m != "dense"):
             row = [cell(cells[method, c]) for c in constraints]
             lines.append(f"| {method} | " + " | ".join(row) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def table_head(title: str, columns: Sequence[str]) -> list[str]:
+    """The first lines of a Markdown table under a title."""
+    return [f"### {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
 
 def cell(records: list[dict[str, Any]]) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import SETTINGS, cell, find_assets
+from accuracy import SETTINGS, cell, find_assets, table_head
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -157,9 +157,8 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
         for record in of_task:
             cells[record["samples"], record["budget"], record["constraint"]].append(record)
         constraints = sorted({c for *_, c in cells}, reverse=True)
-        lines += [f"### {task}: {of_task[0]['metric']}, dense {100 * of_task[0]['dense']:.1f}", ""]
-        lines += ["| polish | " + " | ".join(f"{100 * c:g} % of MACs" for c in constraints) + " |"]
-        lines += ["|---|" + "---|" * len(constraints)]
+        title = f"{task}: {of_task[0]['metric']}, dense {100 * of_task[0]['dense']:.1f}"
+        lines += table_head(title, ["polish", *(f"{100 * c:g} % of MACs" for c in constraints)])
         for samples, budget in dict.fromkeys((s, b) for s, b, _ in cells):
             name = f"{samples:,} samples, {budget}" if samples else "none"
             lines.append(f"| {name} | " + " | ".join(_cell(cells[samples, budget, c]) for c in constraints) + " |")
@@ -173,9 +172,8 @@ def mean_losses(records: list[dict[str, Any]]) -> list[str]:
     for r in records:
         losses[r["asked"], r["budget"], r["constraint"], r["task"]].append(100 * (r["dense"] - r["score"]))
     constraints = sorted({c for *_, c, _ in losses}, reverse=True)
-    lines = ["### Points below the dense model, means over tasks", ""]
-    lines += ["| polish | " + " | ".join(f"{100 * c:g} % of MACs" for c in constraints) + " |"]
-    lines += ["|---|" + "---|" * len(constraints)]
+    columns = ["polish", *(f"{100 * c:g} % of MACs" for c in constraints)]
+    lines = table_head("Points below the dense model, means over tasks", columns)
     for asked, budget in dict.fromkeys((a, b) for a, b, *_ in losses):
         row = []
         for constraint in constraints:

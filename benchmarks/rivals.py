@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import SETTINGS, cell
+from accuracy import SETTINGS, cell, table_head
 from polish import calibration, find_task
 from torch import nn
 from tqdm.auto import tqdm
@@ -125,9 +125,8 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
         for record in of_task:
             cells[record["model"], record["way"], record["seconds"]].append(record)
         times = sorted({seconds for *_, seconds in cells if seconds})
-        lines += [f"### {task}: {of_task[0]['metric']}, dense {100 * of_task[0]['dense']:.1f}", ""]
-        lines += ["| model | way | as it is | " + " | ".join(f"{seconds:g} s" for seconds in times) + " |"]
-        lines += ["|---|---|---|" + "---|" * len(times)]
+        title = f"{task}: {of_task[0]['metric']}, dense {100 * of_task[0]['dense']:.1f}"
+        lines += table_head(title, ["model", "way", "as it is", *(f"{seconds:g} s" for seconds in times)])
         for model, way in dict.fromkeys((m, w) for m, w, seconds in cells if seconds):
             row = [cell(cells[model, "as it is", 0.0]), *(cell(cells[model, way, seconds]) for seconds in times)]
             lines.append(f"| {model} | {way} | " + " | ".join(row) + " |")
