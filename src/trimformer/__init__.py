@@ -22,9 +22,12 @@ __all__ = [
 
 
 def _is_command() -> bool:
-    """Whether this process is `trimformer ...` or `python -m trimformer ...`, which loads models in its runs only."""
+    """Whether this process is `trimformer`, `python -m trimformer` or our `main.py`, which load models in runs only."""
     words = [*sys.argv[:1], *sys.orig_argv[1:3]]
-    return words[1:] == ["-m", "trimformer"] or Path(words[0]).stem == "trimformer"
+    if words[1:] == ["-m", "trimformer"] or Path(words[0]).stem == "trimformer":
+        return True
+    papers = Path(__file__).parents[2] / "main.py"  # of a clone
+    return papers.is_file() and Path(words[0]).is_file() and papers.samefile(words[0])
 
 
 if TYPE_CHECKING:

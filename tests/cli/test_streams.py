@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import prune, run, tree
+from tests.commands import ROOT, prune, run, tree
 from trimformer.cli import logs
 from trimformer.cli.main import COMMANDS, guarded, main
 from trimformer.cli.streams import Patient
@@ -195,6 +195,16 @@ print(code, sorted(heavy), file=sys.stderr)
 def test_help_and_bad_flags_import_nothing_heavy(words):
     done = subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == f"{2 if len(words) > 1 else 0} []", done.stderr
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--constraint", "x"], 2)])
+def test_nor_does_the_command_of_the_paper(words, code):
+    watched = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *words]
+    done = subprocess.run(watched, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == code
+    assert "trimformer.cli.main" in imported
+    assert not {"torch", "transformers", "numpy", "datasets"} & imported
 
 
 @pytest.mark.parametrize("command", COMMANDS)

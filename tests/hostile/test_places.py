@@ -94,14 +94,18 @@ def gone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_a_working_directory_full_paths_serve_and_others_are_told(command, tmp_path, gone, capsys):
-    folder = furnish(tmp_path / "in")
-    words, made = words_of(command, folder, tmp_path / "out")
-    assert run(main, *words) == 0
-    assert os.path.isfile(made)
-    capsys.readouterr()
-    assert run(main, *[word.replace(str(tmp_path / "out"), "there") for word in words]) == 2
-    assert "'there'" in error_line(capsys.readouterr().err)
+def test_a_working_directory_that_is_gone_is_told(command, tmp_path, gone, capsys):
+    words, made = words_of(command, furnish(tmp_path / "in"), tmp_path / "out")
+    assert run(main, *words) == 2
+    assert "working directory" in error_line(capsys.readouterr().err)
+    assert not os.path.exists(made)
+
+
+def test_so_it_is_in_a_process_of_its_own_whose_libraries_would_end_it(tmp_path, gone):
+    command = [sys.executable, "-m", "trimformer", *words_of("prune", furnish(tmp_path / "in"), tmp_path / "out")[0]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "working directory" in error_line(done.stderr)
 
 
 # All commands in one process of its own, as libraries look for their places when they are imported.

@@ -4,6 +4,7 @@ What only a run needs is imported when it starts, so help and what is wrong with
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from trimformer.cli.flags import evaluate, export, latency, prune, reproduce, sw
 from trimformer.cli.logs import guarded as guarded
 from trimformer.cli.logs import quieten
 from trimformer.cli.signals import signals
+from trimformer.errors import TrimformerError
 from trimformer.version import __version__
 
 
@@ -110,7 +112,15 @@ def _finetune(words: Sequence[str]) -> None:
 
 
 def imported(module: str, function: str) -> Callable[..., Any]:
-    """A function whose module takes a while to import."""
+    """A function whose module takes a while to import.
+
+    Raises:
+        TrimformerError: the working directory is gone, without which the libraries end the process as they load.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise TrimformerError("the working directory is gone; change to one that exists") from error
     with signals.importing():
         found: Callable[..., Any] = getattr(import_module(module), function)
         quieten()
