@@ -1,13 +1,14 @@
 """What pruning and eight bits give in ONNX Runtime: scores, divergence, size and latency, all timed in turns.
 
     python benchmarks/serving.py                                       # an hour or so on two cores
-    python benchmarks/serving.py --tasks embedder --sts DIR            # with Spearman on rated pairs of DIR
+    python benchmarks/serving.py --tasks embedder reranker --sts DIR   # with Spearman on rated pairs of DIR
     python benchmarks/serving.py --models OUT                          # reuses OUT/<task>/0.5, ...
 
-MiniLM-L6 as a classifier of movie reviews, as a tagger of names in tweets, and as the embedder that it is; each is
-pruned to several budgets and exported by `trimformer export`'s functions, in float32 and in eight bits. Speed-ups are
-over the dense model in float32, by the same exporter; --plain adds what `torch.onnx.export` and ONNX Runtime's own
-quantization make of the dense model. Writes JSON and Markdown.
+MiniLM-L6 as a classifier of movie reviews, as a tagger of names in tweets, as the embedder that it is, and as a
+CrossEncoder that sentence-transformers trains on rated pairs (only where there are some); each is pruned to several
+budgets and exported by `trimformer export`'s functions, in float32 and in eight bits. Speed-ups are over the dense
+model in float32, by the same exporter; --plain adds what `torch.onnx.export` and ONNX Runtime's own quantization make
+of the dense model. Writes JSON and Markdown.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from assets import finetuned, minilm, movie_reviews, tweets
+from assets import CACHE, finetuned, minilm, movie_reviews, tweets
 from latency import parse_shape
 
 from trimformer.arch import find_sublayers
@@ -48,7 +49,9 @@ from trimformer.shrinking.checkpoint import load, load_model, save
 from trimformer.verify.evaluation import Scorer
 from trimformer.verify.serving import feeds, write_served
 
-TASKS = ("classifier", "tagger", "embedder")
+TASKS = ("classifier", "tagger", "embedder", "reranker")
+
+DISTANCES = {"embedder": "cosine to dense", "reranker": "squared error to dense"}
 
 
 class Bench:
@@ -62,6 +65,9 @@ class Bench:
         elif name == "tagger":
             data = tweets()
             checkpoint = finetuned("tweets", data, epochs=4)
+        elif name == "reranker":
+            data = options.sts
+            checkpoint = reranker(data)
         else:
             data, checkpoint = options.sts or movie_reviews(), minilm()
         self.model, self.processor = load(checkpoint)
@@ -94,6 +100,32 @@ class Bench:
                 if path:
                     save(student, self.processor, path)
             yield f"{100 * constraint:g} %", student
+
+
+def reranker(data: Path) -> Path:
+    """A CrossEncoder of MiniLM-L6, trained by sentence-transformers on the rated pairs (0 to 5) of a folder, once."""
+    path = CACHE / "MiniLM-L6-reranker"
+    if not path.is_dir():
+        from datasets import Dataset
+        from sentence_transformers import CrossEncoder
+        from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+        from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+        print("training a CrossEncoder, once ...", flush=True)
+        torch.manual_seed(0)
+        model = CrossEncoder(str(minilm()), num_labels=1, max_length=128, device="cpu")
+        rows = [
+            {"sentence1": row["sentence1"], "sentence2": row["sentence2"], "label": float(row["label"]) / 5}
+            for row in read_splits(data)["train"]
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = CrossEncoderTrainingArguments(
+                folder, num_train_epochs=3, per_device_train_batch_size=32, learning_rate=1e-4, warmup_steps=0.1,
+                report_to="none", save_strategy="no", seed=0,
+            )  # fmt: skip
+            CrossEncoderTrainer(model, arguments, Dataset.from_list(rows), loss=BinaryCrossEntropyLoss(model)).train()
+        model.save_pretrained(str(path))
+    return path
 
 
 def plainly(model: PreTrainedModel, folder: Path) -> None:
@@ -152,7 +184,10 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
     shapes = list(records[0]["ms"])
     metric = next((name for name in records[0]["scores"] if not name.endswith("_ci95")), None)
     embeds = "neighbours" in records[0]
-    head = [records[0]["task"], *([metric] if metric else []), "cosine to dense" if embeds else "KL to dense"]
+    distance = {"embedder": "cosine to dense", "reranker": "squared error to dense"}.get(
+        records[0]["task"], "KL to dense"
+    )
+    head = [records[0]["task"], *([metric] if metric else []), distance]
     head += [*(["nearest that stay"] if embeds else []), "MB", *(f"{shape}: ms, speed-up" for shape in shapes)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for r in records:
@@ -168,9 +203,9 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS[:3])
     parser.add_argument("--sts", type=Path, help="folder of train.jsonl and validation.jsonl with sentence1, "
-                        "sentence2 and label, for the embedder; else movie reviews")  # fmt: skip
+                        "sentence2 and label, for the reranker, and the embedder; else movie reviews")  # fmt: skip
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3, 0.2, 0.1])
     parser.add_argument("--shapes", nargs="+", type=parse_shape, default=[(32, 32), (1, 32), (8, 128)])
     parser.add_argument("--num-samples", type=int, default=1024)
@@ -180,6 +215,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each shape")
     parser.add_argument("--output", type=Path, default=Path("outputs/serving"), help="without suffix")
     options = parser.parse_args()
+    if "reranker" in options.tasks and not options.sts:
+        parser.error("the reranker is trained on rated pairs: give --sts")
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     tables, records = [], []

@@ -1,0 +1,114 @@
+"""What a polish repairs of the plain layout, and of eight bits.
+
+    python benchmarks/repair.py                                        # movie reviews, from the package registry
+    python benchmarks/repair.py --data-root DIR --tasks movie sst2 --constraints 0.5 0.3
+
+Each layout is pruned to each budget, as it is and polished, and every model is exported in float32 and in eight bits
+and scored in ONNX Runtime. Writes JSON and Markdown.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import torch
+from accuracy import SETTINGS, cell, table_head
+from polish import calibration, find_task
+from tqdm.auto import tqdm
+
+from trimformer import Pruner, Run
+from trimformer.cli.logs import set_up_logging
+from trimformer.environment import describe_device, versions
+from trimformer.methods import Layout, find_method, laid_out
+from trimformer.onnx.export import MODEL, QUANTIZED
+from trimformer.onnx.serve import open_session, served
+from trimformer.polish.data import draw_polishing
+from trimformer.verify.evaluation import Scorer
+from trimformer.verify.serving import write_served
+
+FILES = {"float32": MODEL, "int8": QUANTIZED}
+
+
+def serve(model: Any, scorer: Scorer) -> dict[str, tuple[dict[str, float], list[torch.Tensor]]]:
+    """Scores and outputs of a model's files in ONNX Runtime."""
+    found = {}
+    with TemporaryDirectory() as folder:
+        write_served(model, place := Path(folder) / "served", scorer, int8=True)
+        for name, file in FILES.items():
+            session = open_session(place / file)
+            with served(model, session):
+                found[name] = scorer(model, name)
+    return found
+
+
+def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One record per model and file."""
+    model, processor, task, train, scorer = find_task(task_name, options)
+    metric, references = str(task.metric), None
+    features, more, batches, costs = calibration(model, processor, task, train, options, options.seed)
+    added = more[: max(0, options.samples - len(features))]
+    given = draw_polishing(model, processor, task, features, added or None, options.budget, options.batch_size)
+
+    def models() -> Iterator[tuple[str, str, Any]]:
+        yield "dense", "", model
+        for layout, preset in product(options.layouts, ("obs", "obs-polish")):
+            method, polishing = laid_out(find_method(preset), layout), given if preset == "obs-polish" else None
+            pruner = Pruner(model, batches, method, polishing=polishing, run=Run(seed=options.seed))
+            for constraint in options.constraints:
+                way = "polished" if polishing else "as pruned"
+                yield f"{layout}, {100 * constraint:g} % of MACs", way, pruner(costs, constraint).model
+
+    for name, way, student in models():
+        for file, (scores, outputs) in serve(student, scorer).items():
+            references = references or outputs
+            yield {"task": task_name, "metric": metric, "model": name, "way": way, "file": file,
+                   "score": scores[metric], "divergence": scorer.divergence(outputs, references)}  # fmt: skip
+
+
+def to_markdown(records: list[dict[str, Any]]) -> str:
+    """A table per task: score and divergence by file."""
+    lines = []
+    for task in dict.fromkeys(record["task"] for record in records):
+        own = [record for record in records if record["task"] == task]
+        lines += table_head(f"{task}: {own[0]['metric']}", ["model", "", *FILES])
+        for model, way in dict.fromkeys((r["model"], r["way"]) for r in own):
+            row = [cell([r for r in own if (r["model"], r["way"], r["file"]) == (model, way, file)]) for file in FILES]
+            lines.append(f"| {model} | {way} | " + " | ".join(row) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--tasks", nargs="+", choices=list(SETTINGS), default=["movie"])
+    parser.add_argument("--layouts", nargs="+", choices=get_args(Layout), default=["free", "plain"])
+    parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-samples", type=int, default=1024, help="to calibrate on")
+    parser.add_argument("--samples", type=int, default=8192, help="to polish on, as many as there are")
+    parser.add_argument("--budget", default="4x", metavar="10x|2min")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=Path("outputs/repair"), help="without suffix")
+    options = parser.parse_args()
+    options.device = "cpu"
+    set_up_logging()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    machine = describe_device(torch.device("cpu"))
+    for task in options.tasks:
+        for record in tqdm(run_task(task, options), desc=task, disable=None):
+            records.append(record)
+            result = {"device": machine, "versions": versions(), "records": records}
+            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            text = f"{to_markdown(records)}\nOn {machine}.\n"
+            options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(options.output.with_suffix(".md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
