@@ -182,7 +182,8 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
 def to_markdown(records: list[dict[str, Any]]) -> str:
     """A table for one task."""
     shapes = list(records[0]["ms"])
-    metric = next((name for name in records[0]["scores"] if not name.endswith("_ci95")), None)
+    names = [name for name in records[0]["scores"] if not name.endswith("_ci95")]
+    metric = "spearman" if "spearman" in names else next(iter(names), None)
     embeds = "neighbours" in records[0]
     distance = {"embedder": "cosine to dense", "reranker": "squared error to dense"}.get(
         records[0]["task"], "KL to dense"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCKS, SMALLEST_BLOCK = 8, 256
+BLOCKS, SMALLEST_BLOCK = 8, 192
 
 # Where fewer tokens than this share have any weight, the others are left out; else keeping them is cheaper.
 SPARSE = 0.5

@@ -23,9 +23,6 @@ class Moments:
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(*(getattr(self, k) + getattr(other, k) for k in self.__dataclass_fields__))
 
-    def __sub__(self, other: "Moments") -> "Moments":
-        return Moments(*(getattr(self, k) - getattr(other, k) for k in self.__dataclass_fields__))
-
     def error(self, weight: Tensor, bias: Tensor | None) -> float:
         """Mean over tokens of ||weight x + bias - y||^2, for weight [hidden, channels]."""
         w, total = weight.double(), self.yy.clone()
@@ -62,28 +59,43 @@ class MomentSums:
 
 
 class SplitSums:
-    """Moments of all samples, and of every eighth of them, the held-out ones."""
+    """Moments of most samples, and of every eighth of them, the held-out ones.
+
+    Those are few in a batch, so they wait until there are as many tokens of them as a batch has.
+    """
 
     def __init__(self, channels: int, hidden: int, device: torch.device) -> None:
-        self._all, self._held = (MomentSums(channels, hidden, device) for _ in range(2))
+        self._fit, self._held = (MomentSums(channels, hidden, device) for _ in range(2))
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sparse: bool | None = None
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor, held: Tensor) -> None:
         """Adds a batch: x, y [batch, length, n], weights [batch, length], held: indices of held-out samples."""
         if self._sparse is None:  # looked at once: on a GPU every look waits
             self._sparse = float((weights > 0).float().mean()) < SPARSE
-        self._add(self._all, x, y, weights)
-        if len(held):
-            self._add(self._held, x[held], y[held], weights[held])
+        if not len(held):
+            return self._fit.add(*self._tokens(x, y, weights))
+        others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill_(0, held, False).nonzero().squeeze(-1)
+        if len(others):
+            self._fit.add(*self._tokens(x[others], y[others], weights[others]))
+        self._waiting.append(self._tokens(x[held], y[held], weights[held]))
+        if sum(len(x) for x, *_ in self._waiting) >= weights.numel():
+            self._add_waiting()
 
-    def _add(self, sums: MomentSums, x: Tensor, y: Tensor, weights: Tensor) -> None:
+    def _tokens(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, y [tokens, n], weights [tokens]."""
         x, y, weights = x.flatten(0, 1), y.flatten(0, 1), weights.flatten()
         if self._sparse:
             tokens = weights.nonzero().squeeze(-1)
             x, y, weights = x[tokens], y[tokens], weights[tokens]
-        sums.add(x, y, weights)
+        return x, y, weights
+
+    def _add_waiting(self) -> None:
+        if self._waiting:
+            self._held.add(*map(torch.cat, zip(*self._waiting, strict=True)))
+            self._waiting.clear()
 
     def moments(self) -> tuple[Moments, Moments]:
         """Of the samples to fit on, and of the held-out ones."""
-        held = self._held.moments()
-        return self._all.moments() - held, held
+        self._add_waiting()
+        return self._fit.moments(), self._held.moments()
