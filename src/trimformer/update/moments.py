@@ -73,14 +73,13 @@ class SplitSums:
         """Adds a batch: x, y [batch, length, n], weights [batch, length], held: indices of held-out samples."""
         if self._sparse is None:  # looked at once: on a GPU every look waits
             self._sparse = float((weights > 0).float().mean()) < SPARSE
-        if not len(held):
-            return self._fit.add(*self._tokens(x, y, weights))
         others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill_(0, held, False).nonzero().squeeze(-1)
         if len(others):
             self._fit.add(*self._tokens(x[others], y[others], weights[others]))
-        self._waiting.append(self._tokens(x[held], y[held], weights[held]))
-        if sum(len(x) for x, *_ in self._waiting) >= weights.numel():
-            self._add_waiting()
+        if len(held):
+            self._waiting.append(self._tokens(x[held], y[held], weights[held]))
+            if sum(len(x) for x, *_ in self._waiting) >= weights.numel():
+                self._add_waiting()
 
     def _tokens(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, y [tokens, n], weights [tokens]."""
