@@ -19,7 +19,7 @@ test: install
 test-slow: install
 	$(PYTEST) -m slow --ignore=tests/onnx
 
-# What is random in tests/hostile, five times as often: 10,000 spoiled files, 105 killed commands. Half an hour.
+# What is random in tests/hostile, five times as often: 10,000 spoiled files, 105 killed commands. Ten minutes.
 fuzz: install
 	TRIMFORMER_FUZZ=5 $(PYTEST) -m slow tests/hostile
 

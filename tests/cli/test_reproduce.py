@@ -194,6 +194,7 @@ HOSTILE = {
     "of a sweep": (family, ["family of a sweep"]),
     "of an older version": (without("command"), ["records no `command`", "prune again"]),
     "no machine": (without("machine"), ["records no `machine`"]),
+    "no scores": (without("scores"), ["records no `scores`"]),
     "no versions": (lambda f: edit(f, machine={"versions": None}), ["records no versions"]),
     "a member of a sweep": (command("trimformer", "sweep", *DATA), ["is not of `trimformer prune`"]),
     "the paper's command": (command("python", "main.py"), ["is not of `trimformer prune`"]),

@@ -52,7 +52,7 @@ def read_record(path: str | Path) -> Record:
         raise TrimformerError(
             f"'{file}' is the family of a sweep; run its `trimformer sweep` again with another output"
         )
-    wrong = [key for key, kind in _NEEDED.items() if not isinstance(results.get(key), kind)]
+    wrong = [key for key, kind in _NEEDED.items() if key not in results or not isinstance(results[key], kind)]
     if wrong:
         raise TrimformerError(
             f"'{file}' records no `{wrong[0]}`: it is no {RESULTS} of this version's `trimformer prune`; prune again"
