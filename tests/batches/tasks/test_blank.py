@@ -23,7 +23,11 @@ CASES = {
     "words": (
         TokenTask(name="t"), [{"tokens": []}, {"tokens": ["", " "]}, {"tokens": " "}], [{"tokens": ["", "x"]}, {}]
     ),
-    "choices": (ChoiceTask(name="c"), [], [{"choices": ["", ""]}]),
+    "choices": (
+        ChoiceTask(name="c", context_column="context"),
+        [{"context": "", "choices": ["", " "]}, {"context": " ", "choices": {"text": ["", ""], "label": ["A", "B"]}}],
+        [{"context": "", "choices": ["", "x"]}, {"context": "x", "choices": ["", ""]}, {"choices": []}, {}],
+    ),
     "an image": (ImageTask(name="i", problem="single_label"), [], [{"image": ""}]),
 }  # fmt: skip
 

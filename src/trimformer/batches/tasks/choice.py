@@ -14,7 +14,7 @@ from trimformer.batches.data import Rows, numbered
 from trimformer.batches.metrics import confidence_interval
 from trimformer.batches.output import Problem
 from trimformer.batches.tasks.base import NO_LIMIT, Task, check_columns, name_it, usual_column
-from trimformer.batches.tasks.strings import text_of
+from trimformer.batches.tasks.strings import is_blank, text_of
 from trimformer.batches.tasks.text import encode_texts
 from trimformer.errors import TrimformerError
 
@@ -46,9 +46,13 @@ class ChoiceTask(Task):
 
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
 
+    @property
+    def _beginnings(self) -> list[str]:
+        return [name for name in (self.context_column, self.question_column) if name]
+
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         """See `Task.encode`; the values of a feature are lists with one list per choice."""
-        beginnings = [name for name in (self.context_column, self.question_column) if name]
+        beginnings = self._beginnings
         label_column = self.label_column if any(self.label_column in row for row in rows) else None
         check_columns(rows, (*beginnings, *self.choice_columns, *([label_column] if label_column else [])))
         texts: tuple[list[str], list[str]] = ([], [])
@@ -76,16 +80,26 @@ class ChoiceTask(Task):
         Raises:
             TrimformerError: it has no list of them.
         """
-        values: Any = [row[name] for name in self.choice_columns]
+        values, names = self._values(row)
+        if not isinstance(values, list | tuple) or len(values) < 2:
+            raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is no list of two choices or more")
+        return [text_of(value, f"a choice of {where}") for value in values], names
+
+    def _values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """What stands where the choices should, and their names."""
+        values: Any = [row.get(name) for name in self.choice_columns]
         names: list[str] = []
         if len(self.choice_columns) == 1:
             values = values[0]
             if isinstance(values, Mapping):  # CommonsenseQA, ARC
                 values, names = values.get("text"), [str(name) for name in values.get("label") or ()]
             values = values.tolist() if hasattr(values, "tolist") else values
-        if not isinstance(values, list | tuple) or len(values) < 2:
-            raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is no list of two choices or more")
-        return [text_of(value, f"a choice of {where}") for value in values], names
+        return values, names
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        values, _ = self._values(row)
+        texts = [*map(row.get, self._beginnings), *values] if isinstance(values, list | tuple) and values else [None]
+        return all(map(is_blank, texts))
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         if not features or "labels" not in features[0]:
