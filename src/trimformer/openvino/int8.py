@@ -17,8 +17,7 @@ def static(graph: Any, batches: Sequence[Batch]) -> Any:
         batches: of samples like those to come.
     """
     names = [value.any_name for value in graph.inputs]
-    with _quiet():
-        import nncf
+    with _quiet() as nncf:
         from nncf.quantization.advanced_parameters import OverflowFix
 
         feeds = [{name: batch[name].numpy() for name in names} for batch in batches]
@@ -39,15 +38,15 @@ def weights_only(graph: Any) -> Any:
     Args:
         graph: of OpenVINO; used up.
     """
-    with _quiet():
-        import nncf
-
+    with _quiet() as nncf:
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Within it, NNCF prints neither what it does nor how far it is."""
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+def _quiet() -> Iterator[Any]:
+    """NNCF, which within prints neither what it does nor how far it is."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):
-        yield
+        yield nncf

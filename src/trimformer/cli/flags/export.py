@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty; the files are "
                         "DIR/onnx/model.onnx, DIR/openvino/openvino_model.xml and the like")  # fmt: skip
     parser.add_argument("--format", choices=get_args(Format), default="onnx", help="of the files (default: onnx)")
-    parser.add_argument("--int8", action="store_true", help="a file in eight bits too: its weights, and with --data "
-                        "and OpenVINO what they are multiplied with")  # fmt: skip
+    parser.add_argument("--int8", action="store_true", help="a file in eight bits too; OpenVINO's has activations in "
+                        "them as well where there are --data to calibrate on")  # fmt: skip
     parser.add_argument("--opset", type=positive_int, help="of ONNX files, "
                         f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")  # fmt: skip
     add_data_arguments(parser)
