@@ -3,6 +3,7 @@
     python benchmarks/serving.py                                       # an hour or so on two cores
     python benchmarks/serving.py --tasks embedder reranker --sts DIR   # with Spearman on rated pairs of DIR
     python benchmarks/serving.py --models OUT                          # reuses OUT/<task>/0.5, ...
+    python benchmarks/serving.py --openvino                            # the same models' OpenVINO files too
 
 MiniLM-L6 as a classifier of movie reviews, as a tagger of names in tweets, as the embedder that it is, and as a
 CrossEncoder that sentence-transformers trains on rated pairs (only where there are some); each is pruned to several
@@ -19,6 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +46,12 @@ from trimformer.methods import METHODS
 from trimformer.onnx.export import MODEL, QUANTIZED
 from trimformer.onnx.serve import open_session, served
 from trimformer.onnx.trace import Asked
+from trimformer.openvino.export import check_openvino, quantize, write_openvino
+from trimformer.openvino.serve import open_session as openvino_session
 from trimformer.pruner import Pruner
 from trimformer.shrinking.checkpoint import load, load_model, save
 from trimformer.verify.evaluation import Scorer
-from trimformer.verify.serving import feeds, write_served
+from trimformer.verify.serving import EXAMPLES, examples, feeds, write_served
 
 TASKS = ("classifier", "tagger", "embedder", "reranker")
 
@@ -146,6 +150,17 @@ def plainly(model: PreTrainedModel, folder: Path) -> None:
     logging.disable(logging.NOTSET)
 
 
+def openvino_files(bench: Bench, model: PreTrainedModel, folder: Path) -> list[tuple[str, Path]]:
+    """OpenVINO's files of a model, by what to call them: in float32, by NNCF's calibration, and with weights only."""
+    folder.mkdir()
+    chosen = sample_indices(len(bench.train), min(EXAMPLES, len(bench.train)), 0)
+    features = bench.task.encode([bench.train[i] for i in chosen], bench.processor, bench.model.config)
+    calibration, compared = make_batches(features, bench.processor, 32), examples(bench.scorer.batches)
+    files = [w.path for w in write_openvino(model, folder, compared, int8=True, calibration=calibration)]
+    files.append(quantize(files[0], folder / "weights.xml", model, compared).path)
+    return list(zip(("", " + int8", " + int8 weights"), files, strict=True))
+
+
 def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One record per file: scores and size; then milliseconds by shape, all files in turns."""
     records: list[dict[str, Any]] = []
@@ -157,12 +172,18 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
         if options.plain and name == "dense":
             plainly(model, place / "plain")
             folders.append((f"{name}, plain export", place / "plain"))
-        for kind, path, suffix in ((k, p / f, s) for k, p in folders for f, s in ((MODEL, ""), (QUANTIZED, " + int8"))):
-            session = open_session(path, options.threads)
+        files: list[tuple[str, Path, Callable[..., Any]]]
+        files = [(k + s, p / f, open_session) for k, p in folders for f, s in ((MODEL, ""), (QUANTIZED, " + int8"))]
+        if options.openvino:
+            found = openvino_files(bench, model, place / "openvino")
+            files += [(f"{name}, OpenVINO{suffix}", path, openvino_session) for suffix, path in found]
+        for kind, path, opened in files:
+            session = opened(path, options.threads)
             with served(model, session):
-                scores, outputs = bench.scorer(model, kind + suffix)
+                scores, outputs = bench.scorer(model, kind)
             references = references or outputs
-            record = {"task": bench.name, "name": kind + suffix, "mb": path.stat().st_size / 1e6, "scores": scores}
+            size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())
+            record = {"task": bench.name, "name": kind, "mb": size / 1e6, "scores": scores}
             record["divergence"] = bench.scorer.divergence(outputs, references)
             if bench.name == "embedder":
                 record["neighbours"] = bench.scorer.neighbours(outputs, references)
@@ -212,12 +233,15 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=1024)
     parser.add_argument("--models", type=Path, help="folder of pruned models, filled where one is missing")
     parser.add_argument("--plain", action="store_true", help="the dense model without our exporter too")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of ONNX Runtime")
+    parser.add_argument("--openvino", action="store_true", help="the files of `export --format openvino` too")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the runtimes")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each shape")
     parser.add_argument("--output", type=Path, default=Path("outputs/serving"), help="without suffix")
     options = parser.parse_args()
     if "reranker" in options.tasks and not options.sts:
         parser.error("the reranker is trained on rated pairs: give --sts")
+    if options.openvino:
+        check_openvino()
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     tables, records = [], []
@@ -227,7 +251,10 @@ def main() -> None:
         tables.append(to_markdown(found))
         records += found
     result = {"device": describe_device(torch.device("cpu")), "threads": options.threads, **versions()}
-    result |= {"onnxruntime": onnxruntime.__version__, "records": records}
+    result |= {"onnxruntime": onnxruntime.__version__}
+    if options.openvino:
+        result |= {name: version(name) for name in ("openvino", "nncf")}
+    result |= {"records": records}
     options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     options.output.with_suffix(".md").write_text("\n\n".join(tables) + "\n")
     print(f"{result['device']}, ONNX Runtime {result['onnxruntime']}\n\n" + "\n\n".join(tables))

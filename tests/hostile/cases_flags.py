@@ -90,6 +90,8 @@ _FLAGS: dict[str, dict[str, list[str]]] = {
         "--opset 0": ["--opset"],
         "--opset 3": ["opset 3"],
         "--opset 99": ["opset 99"],
+        "--format pdf": ["--format"],
+        "--format openvino --opset 20": ["--opset", "--format openvino"],
         "--text-column sentence": ["--text-column", "--data"],
         "--max-length 8": ["--max-length", "--data"],
         "--task sst2 --label-column label": ["--task", "--label-column"],

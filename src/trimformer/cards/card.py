@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from trimformer.arch import KINDS
 from trimformer.arch.masking import units_left
 from trimformer.cards.source import Source, source_of
-from trimformer.cards.use import kind_tags, library, loading_lines, onnx_lines, pipeline_tag
+from trimformer.cards.use import export_lines, kind_tags, library, loading_lines, pipeline_tag
+from trimformer.choices import Format
 from trimformer.environment import describe_device, versions
 from trimformer.report import PruningResult, table_rows
 from trimformer.shrinking.guard import is_pruned
@@ -67,25 +68,27 @@ def model_card(
 
 
 def export_card(
-    model: PreTrainedModel, name: str, files: Sequence[str], table: str, command: Sequence[str]
+    model: PreTrainedModel, name: str, files: Sequence[str], table: str, command: Sequence[str], form: Format = "onnx"
 ) -> ModelCard:
-    """The card of a directory of ONNX files.
+    """The card of a directory of files for a runtime without PyTorch.
 
     Args:
         model: the one that was exported.
         name: of the directory.
-        files: in its folder `onnx`, the one to be loaded by the lines last.
+        files: in its folder of the format's name, the one to be loaded by the lines last.
         table: what was compared, and the files' sizes and timings, as printed.
         command: the words that made it; paths among them are cut to their last part.
+        form: of the files.
     """
     source = source_of(model)
-    lines = [f"{source} as ONNX files for ONNX Runtime, exported by trimformer.", ""]
+    kind = "ONNX files for ONNX Runtime" if form == "onnx" else "OpenVINO files"
+    lines = [f"{source} as {kind}, exported by trimformer.", ""]
     lines += [*_code(table.splitlines()), "", "`difference` is the largest of any output from PyTorch's; timed on "
               f"{describe_device(model.device)}."]  # fmt: skip
-    for title, code in onnx_lines(model, name, files[-1]).items():
+    for title, code in export_lines(model, name, files[-1], form).items():
         lines += _section(title, f"`{name}` is this directory.", "", *_code(code, "python"))
     lines += _section("How it was made", *_command(command, source.hub), _versions(versions()))
-    return _card(model, source, name, ["trimformer", "onnx", *(["pruned"] if is_pruned(model.config) else [])], lines)
+    return _card(model, source, name, ["trimformer", form, *(["pruned"] if is_pruned(model.config) else [])], lines)
 
 
 def _card(

@@ -4,6 +4,7 @@ from transformers import PreTrainedModel
 
 from trimformer.batches.processor import is_dual
 from trimformer.batches.sentence import head_of
+from trimformer.choices import Format
 from trimformer.shrinking.guard import is_pruned
 
 # The hub's tasks, by the end of the class's name.
@@ -33,6 +34,7 @@ _OPTIMUM = (
     "ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM",
     "ForImageClassification", "ForCTC", "ForAudioClassification", "ForAudioFrameClassification",
 )  # fmt: skip
+_NOT_IN_OPTIMUM = (("openvino", "ForMultipleChoice"),)
 
 
 def pipeline_tag(model: PreTrainedModel) -> str:
@@ -91,36 +93,39 @@ def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
     ]
 
 
-def onnx_lines(model: PreTrainedModel, name: str, file: str) -> dict[str, list[str]]:
+def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> dict[str, list[str]]:
     """Python that runs an exported directory, by the library that does it.
 
     Args:
         model: the one that was exported.
         name: of the directory.
-        file: in its folder `onnx`.
+        file: in its folder of the format's name.
+        form: of the files.
     """
     processor, inputs = _inputs(model, "np")
-    found = {
-        "ONNX Runtime": [
-            "import onnxruntime",
-            f"from transformers import {processor}",
-            "",
-            f'processor = {processor}.from_pretrained("{name}")',
-            f'session = onnxruntime.InferenceSession("{name}/onnx/{file}")',
-            *inputs,
-            "names = [value.name for value in session.get_inputs()]",
-            "outputs = session.run(None, {key: inputs[key] for key in names})",
-        ]
-    }
+    path, load = f"{name}/{form}/{file}", f'processor = {processor}.from_pretrained("{name}")'
+    if form == "onnx":
+        title, module, optimum = "ONNX Runtime", "onnxruntime", "ORT"
+        open_file = f'session = onnxruntime.InferenceSession("{path}")'
+        run = ["names = [value.name for value in session.get_inputs()]",
+               "outputs = session.run(None, {key: inputs[key] for key in names})"]  # fmt: skip
+    else:
+        title, module, optimum = "OpenVINO", "openvino", "OV"
+        open_file = f'model = openvino.compile_model("{path}")'
+        run = ["names = [value.any_name for value in model.inputs]",
+               "outputs = list(model({key: inputs[key] for key in names}).values())"]  # fmt: skip
+    lines = [f"import {module}", f"from transformers import {processor}", "", load, open_file, *inputs, *run]
+    found = {title: lines}
     if head_of(model) is not None:
-        options = f'"{name}", backend="onnx", model_kwargs={{"file_name": "onnx/{file}"}}'
+        options = f'"{name}", backend="{form}", model_kwargs={{"file_name": "{form}/{file}"}}'
         return {"sentence-transformers": _sentence_lines(model, options), **found}
     kind = type(model).__name__
-    end = next((end for end in _OPTIMUM if kind.endswith(end)), None)
+    end = next((end for end in _OPTIMUM if kind.endswith(end) and (form, end) not in _NOT_IN_OPTIMUM), None)
     end = end or ("ForFeatureExtraction" if pipeline_tag(model) == "feature-extraction" else None)
     if end:
-        load = f'model = ORTModel{end}.from_pretrained("{name}", subfolder="onnx", file_name="{file}")'
-        found["Optimum"] = [f"from optimum.onnxruntime import ORTModel{end}", "", load]
+        package = "optimum.onnxruntime" if form == "onnx" else "optimum.intel"
+        load = f'model = {optimum}Model{end}.from_pretrained("{name}", subfolder="{form}", file_name="{file}")'
+        found["Optimum"] = [f"from {package} import {optimum}Model{end}", "", load]
     return found
 
 

@@ -1,4 +1,4 @@
-"""`trimformer export`: a model directory, dense or pruned, as ONNX files for ONNX Runtime."""
+"""`trimformer export`: a model directory, dense or pruned, as files for ONNX Runtime or OpenVINO."""
 
 import argparse
 import copy
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch import max_positions
 from trimformer.arch.calls import Batch, forward, model_inputs
-from trimformer.batches.calibration import make_batches
+from trimformer.batches.calibration import make_batches, sample_indices
 from trimformer.batches.output import find_problem
 from trimformer.batches.sentence import head_of
 from trimformer.cards.card import export_card
@@ -24,8 +24,11 @@ from trimformer.cli.flags.export import has_data
 from trimformer.costs.measure import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.files import claim_output, write_directory
-from trimformer.onnx.export import Written, check_onnx, write_files
-from trimformer.onnx.serve import open_session
+from trimformer.onnx.export import check_onnx, write_files
+from trimformer.onnx.serve import open_session as onnx_session
+from trimformer.onnx.written import Written
+from trimformer.openvino.export import check_openvino, write_openvino
+from trimformer.openvino.serve import open_session as openvino_session
 from trimformer.shrinking.checkpoint import load
 from trimformer.verify.serving import EXAMPLES, feeds
 
@@ -33,7 +36,7 @@ SHAPE = (32, 32)  # batch size and length that are timed
 
 
 def run(arguments: argparse.Namespace) -> None:
-    check_onnx()
+    (check_onnx if arguments.format == "onnx" else check_openvino)()
     with claim_output(arguments.output):
         told = _write(arguments)
     print(f"{told}\n\nwritten to {arguments.output}")
@@ -44,24 +47,42 @@ def _write(arguments: argparse.Namespace) -> str:
     model, processor = load(arguments.model)
     model.float().eval()
     origin = "the data" if has_data(arguments) else "made-up inputs"
-    batches = _data(model, processor, arguments) if has_data(arguments) else made_up(model, processor)
+    if has_data(arguments):
+        batches, calibration = _data(model, processor, arguments)
+    else:
+        batches, calibration = made_up(model, processor), []
     with write_directory(arguments.output) as directory:
         _write_beside(model, processor, directory)
-        folder = directory / "onnx"
+        folder = directory / arguments.format
         folder.mkdir()
-        files = write_files(model, folder, batches, int8=arguments.int8, opset=arguments.opset)
-        table = format_files(model, files, _like(model, processor, *_shape(model)))
+        if arguments.format == "onnx":
+            files = write_files(model, folder, batches, int8=arguments.int8, opset=arguments.opset)
+            sessions = [onnx_session(file.path) for file in files]
+        else:
+            files = write_openvino(model, folder, batches, int8=arguments.int8, calibration=calibration)
+            sessions = [openvino_session(file.path) for file in files]
+        table = format_files(model, files, sessions, _like(model, processor, *_shape(model)))
         names, command = [file.path.name for file in files], ["trimformer", *arguments.words]
         told = f"compared with PyTorch on {origin}\n\n{table}"
-        export_card(model, last_part(arguments.output), names, told, command).save(directory / CARD)
+        export_card(model, last_part(arguments.output), names, told, command, arguments.format).save(directory / CARD)
     return told
 
 
-def _data(model: PreTrainedModel, processor: Any, arguments: argparse.Namespace) -> Sequence[Batch]:
-    task, _, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
+def _data(
+    model: PreTrainedModel, processor: Any, arguments: argparse.Namespace
+) -> tuple[Sequence[Batch], Sequence[Batch]]:
+    """Batches to compare on, and to calibrate on: of training rows, where there are some."""
+    task, train, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
     rows = next(iter(validation.values()))
-    chosen = [rows[i] for i in range(min(EXAMPLES, len(rows)))]
-    return make_batches(task.encode(chosen, processor, model.config), processor, 32)
+
+    def batches(chosen: Sequence[Any]) -> Sequence[Batch]:
+        return make_batches(task.encode(chosen, processor, model.config), processor, 32)
+
+    compared = batches([rows[i] for i in range(min(EXAMPLES, len(rows)))])
+    if arguments.format == "onnx" or not arguments.int8:
+        return compared, []
+    rows = train if len(train) else rows
+    return compared, batches([rows[i] for i in sample_indices(len(rows), min(EXAMPLES, len(rows)), 0)])
 
 
 def made_up(model: PreTrainedModel, processor: Any) -> list[Batch]:
@@ -102,21 +123,20 @@ def _write_beside(model: PreTrainedModel, processor: Any, directory: Path) -> No
         head.carry(directory)
 
 
-def format_files(model: PreTrainedModel, files: Sequence[Written], inputs: Batch) -> str:
+def format_files(model: PreTrainedModel, files: Sequence[Written], sessions: Sequence[Any], inputs: Batch) -> str:
     """A line for PyTorch and one for each file, timed in turns."""
     given = model_inputs(inputs)
     calls: list[Callable[[], Any]] = [partial(forward, model, given)]
-    sessions = [open_session(file.path) for file in files]
-    for session in sessions:
-        calls.append(partial(session.run, None, feeds(session, given)))
+    calls += [partial(session.run, None, feeds(session, given)) for session in sessions]
     laps = interleaved(calls, model.device)
     kind = "squared error" if find_problem(model) == "regression" else "1 - cosine"
     kind = kind if find_problem(model) in ("regression", "embedding") else "KL"
     shape = f"ms, {len(next(iter(given.values())))} samples"
-    lines = [f"{'':22} {'MB':>7} {'difference':>11} {kind:>13} {shape:>16} {'speed-up':>9}"]
+    width = max(22, *(len(file.path.name) for file in files))
+    lines = [f"{'':{width}} {'MB':>7} {'difference':>11} {kind:>13} {shape:>16} {'speed-up':>9}"]
     rows = [("PyTorch", None), *((file.path.name, file) for file in files)]
     for (name, file), times in zip(rows, laps, strict=True):
         ratio = Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]).median
         told = f"{file.size / 1e6:7.1f} {file.difference:11.1e} {max(0.0, file.divergence):13.1e}" if file else ""
-        lines.append(f"{name:22} {told:33} {Timing.of(times).median:16.2f} {ratio:8.2f}x")
+        lines.append(f"{name:{width}} {told:33} {Timing.of(times).median:16.2f} {ratio:8.2f}x")
     return "\n".join(lines)

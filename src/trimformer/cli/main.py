@@ -59,7 +59,7 @@ COMMANDS = {
         evaluate.add_arguments, evaluate.EXAMPLES, evaluate.check, "trimformer.cli.evaluate",
     ),
     "export": Command(
-        "write ONNX files, in float32 and eight bits",
+        "write files for ONNX Runtime or OpenVINO, in float32 and eight bits",
         export.add_arguments, export.EXAMPLES, export.check, "trimformer.cli.export",
     ),
     "lut": Command(

@@ -31,6 +31,11 @@ def model_graph(model: PreTrainedModel, batch: Batch, opset: int = OPSET, embedd
     return graph
 
 
+def model_bytes(model: PreTrainedModel, batch: Batch) -> bytes:
+    """What a file of `model_graph` would hold."""
+    return _bytes(model_graph(model, batch))
+
+
 def session_of(module: nn.Module, inputs: Mapping[str, Tensor], model: PreTrainedModel, *, int8: bool = False) -> Any:
     """A session of ONNX Runtime that runs what a file of `export_onnx`, or `quantize`, would run.
 
@@ -51,7 +56,11 @@ def session_of(module: nn.Module, inputs: Mapping[str, Tensor], model: PreTraine
         optimize(graph)
     if int8:
         quantize_weights(graph)
-    return open_session(ir.to_proto(graph).SerializeToString())
+    return open_session(_bytes(graph))
+
+
+def _bytes(graph: ir.Model) -> bytes:
+    return ir.to_proto(graph).SerializeToString()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The flags of `trimformer export`."""
 
 import argparse
+from typing import get_args
 
-from trimformer.choices import OPSETS
+from trimformer.choices import OPSETS, Format
 from trimformer.cli.arguments import DataOptions, add_data_arguments, positive_int
 from trimformer.errors import TrimformerError
 from trimformer.files import check_output
@@ -11,15 +12,19 @@ from trimformer.places import check_model_place
 EXAMPLES = """examples:
   trimformer export my-model-half --output my-model-onnx
   trimformer export my-model-half --int8 --data my-data/ --output my-model-int8
+  trimformer export my-model-half --format openvino --int8 --data my-data/ --output my-model-openvino
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_DIR")
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty; the files are "
-                        "DIR/onnx/model.onnx and the like")  # fmt: skip
-    parser.add_argument("--int8", action="store_true", help="a file with weights in eight bits too")
-    parser.add_argument("--opset", type=positive_int, help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")
+                        "DIR/onnx/model.onnx, DIR/openvino/openvino_model.xml and the like")  # fmt: skip
+    parser.add_argument("--format", choices=get_args(Format), default="onnx", help="of the files (default: onnx)")
+    parser.add_argument("--int8", action="store_true", help="a file in eight bits too; OpenVINO's has activations in "
+                        "them as well where there are --data to calibrate on")  # fmt: skip
+    parser.add_argument("--opset", type=positive_int, help="of ONNX files, "
+                        f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")  # fmt: skip
     add_data_arguments(parser)
 
 
@@ -37,6 +42,8 @@ def check(arguments: argparse.Namespace) -> None:
     check_model_place(arguments.model)
     if arguments.opset is not None and arguments.opset not in OPSETS:
         raise TrimformerError(f"opset {arguments.opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
+    if arguments.opset is not None and arguments.format != "onnx":
+        raise TrimformerError(f"--opset is of ONNX files; leave it out with --format {arguments.format}")
     if has_data(arguments):
         DataOptions.of(arguments).check()
     elif arguments.text_column or arguments.label_column or arguments.max_length:

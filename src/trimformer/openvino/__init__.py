@@ -1,0 +1,1 @@
+"""Files for OpenVINO, of the graphs for ONNX Runtime: float32, and eight bits by NNCF."""
