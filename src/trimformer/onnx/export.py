@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.arch import max_positions
 from trimformer.arch.calls import Batch, forward
 from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import token_mask
-from trimformer.batches.output import divergence, find_problem, predict
+from trimformer.batches.output import divergence, find_problem, model_output, predict
 from trimformer.choices import OPSETS as OPSETS
 from trimformer.errors import TrimformerError, one_sentence
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 # The names of a folder `onnx` that Transformers.js, optimum and sentence-transformers know.
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
+
+EMBEDDING = "sentence_embedding"  # the output that a model itself does not give
 
 TOLERANCE = 1e-4  # of outputs up to 1, else relative to the largest
 
@@ -101,7 +105,7 @@ def export_onnx(
     if embedding and (find_problem(model) != "embedding" or "input_ids" not in example_batches[0]):
         raise TrimformerError(f"{type(model).__name__} gives no embeddings of texts; leave out embedding=True")
     graph = model_graph(model, example_batches[0], opset, embedding)
-    return _write(graph, path, model, example_batches, TOLERANCE)
+    return _write(graph, path, model, _of_two_shapes(model, example_batches), TOLERANCE)
 
 
 def quantize(source: str | Path, path: str | Path, model: PreTrainedModel, example_batches: Sequence[Batch]) -> Written:
@@ -201,13 +205,40 @@ def _compare(path: Path, model: PreTrainedModel, batches: Sequence[Batch]) -> tu
             with served(model, session), one_sentence(f"ONNX Runtime cannot run the file of {type(model).__name__}"):
                 given, [output] = forward(model, batch), predict(model, [batch])
             for name, value in given.items():
-                if name in expected:
-                    seen = _that_count(value, expected[name], batch)
-                    largest = max(largest, _worst(seen[0] - seen[1]))
-                    scale = max(scale, _worst(seen[1]))
+                theirs = model_output(model, batch, "embedding") if name == EMBEDDING else expected[name]
+                if value.shape != theirs.shape:
+                    raise TrimformerError(
+                        f"the ONNX file of {type(model).__name__} gives {name} of shape {list(value.shape)} where "
+                        f"PyTorch gives {list(theirs.shape)}; it is not written"
+                    )
+                seen = _that_count(value, theirs, batch)
+                largest = max(largest, _worst(seen[0] - seen[1]))
+                scale = max(scale, _worst(seen[1]))
             total += float(divergence(output, reference, batch, problem).double().sum())
             samples += len(output)
     return largest, scale, total / samples
+
+
+def _of_two_shapes(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Batch]:
+    """The batches; where all are of one shape, one more with a sample and a token of padding more.
+
+    A number that the file took for a constant would otherwise not be seen.
+    """
+    batch = batches[0]
+    if any(b[name].shape != batch[name].shape for b in batches for name in batch):
+        return list(batches)
+    grows = "attention_mask" in batch and "input_ids" in batch
+    grows = grows and batch["input_ids"].shape[-1] < max_positions(model.config, sys.maxsize)
+    padding = {"input_ids": getattr(model.config, "pad_token_id", None) or 0}
+    more: dict[str, Tensor] = {}
+    for name, value in batch.items():
+        axis = token_axis(batch, value) if grows else 0
+        value = torch.cat([value, value[:1]])
+        if axis:
+            column = torch.full_like(value.narrow(axis, 0, 1), padding.get(name, 0))
+            value = torch.cat([value, column], dim=axis)
+        more[name] = value
+    return [*batches, more]
 
 
 def _that_count(value: Tensor, expected: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
