@@ -51,7 +51,7 @@ relative to the largest value, where 1e-7 is the last bit of a float:
 
 The last two are of the shrunk model's files for ONNX Runtime, on {samples} random samples in {batches} batches: texts and
 sounds of random lengths with padding, random images. Every batch but the first, which was traced, has another number of
-samples, and of tokens; a vocabulary of 60 tokens holds no real text, on which `tests/onnx/test_real.py` does the same.
+samples, and of tokens; a vocabulary of 60 tokens holds no real text, on which `tests/test_real_model.py` does the same.
 
 - *ONNX*: the largest difference of any output from PyTorch's, absolute; above 1e-4 a file is refused;
 - *int8*: the same file in eight bits, by its mean divergence: KL of a head's classes, in nats, 1 - cosine of what has no
@@ -64,11 +64,12 @@ A family that is not here costs a few lines: see [CONTRIBUTING.md](../CONTRIBUTI
 """
 
 UNEXPORTED = """
-## What is refused as ONNX
+## What has no file
 
-{intro}
+What PyTorch's exporter does not follow, or what gives something else in ONNX Runtime, is refused in one sentence that
+names the class, and nothing is written. Of the rows above, {count} of {total}:
 
-| reason | models |
+| sentence | models |
 |---|---|
 """
 
@@ -125,6 +126,18 @@ def page(rows: dict[str, Any]) -> str:
     lines = [line(*model, rows.get(" ".join(model))) for model in GRID]
     refused = "\n".join(f"| `{layer}` | {reason} |" for layer, reason in sorted(REFUSED.items()))
     return header + "\n".join(lines) + "\n" + _unexported(rows) + FOOTER + refused + "\n"
+
+
+def _unexported(rows: dict[str, Any]) -> str:
+    """The models without a file, by what is said of them."""
+    said = defaultdict(list)
+    for family, head in GRID:
+        sentence = rows.get(f"{family} {head}", {}).get("refused")
+        if sentence:
+            said[sentence.replace(FAMILIES[family].prefix + head, "...")].append(f"{family} {head}")
+    lines = [f"| {sentence} | {'; '.join(models)} |" for sentence, models in said.items()]
+    count = sum(map(len, said.values()))
+    return UNEXPORTED.format(count=count, total=len(rows)) + "\n".join(lines) + "\n" if said else ""
 
 
 def main() -> None:
