@@ -1,6 +1,6 @@
 """What pruning promises, checked on a tiny random model of every supported family and head: writes docs/families.md.
 
-    python benchmarks/families.py               # a quarter of an hour on a core of its own; goes on where it was cut off
+    python benchmarks/families.py               # half an hour on a core of its own; goes on where it was cut off
     python benchmarks/families.py --again       # from the beginning
     python benchmarks/families.py --only Bert   # prints the rows of families that begin so, writes nothing
 
@@ -49,13 +49,14 @@ relative to the largest value, where 1e-7 is the last bit of a float:
 - *one head*: masked == shrunk with a single head and neuron in each layer;
 - *no unit left*: the same with none at all.
 
-The last two are of the shrunk model's files for ONNX Runtime, on {samples} random samples in {batches} batches: texts and
-sounds of random lengths with padding, random images. Every batch but the first, which was traced, has another number of
-samples, and of tokens; a vocabulary of 60 tokens holds no real text, on which `tests/test_real_model.py` does the same.
+The last two are of the shrunk model's files for ONNX Runtime, on {samples} random samples in {batches} batches:
+texts and sounds of random lengths with padding, random images. The first batch is traced, and no other has as many
+samples, or tokens. Words of a vocabulary of 60 are no real texts: `tests/test_real_model.py` has a hundred of those.
 
-- *ONNX*: the largest difference of any output from PyTorch's, absolute; above 1e-4 a file is refused;
-- *int8*: the same file in eight bits, by its mean divergence: KL of a head's classes, in nats, 1 - cosine of what has no
-  head. Random models are narrow and untrained, so this tells that the file works, not what a real one loses.
+- *ONNX*: the largest difference of any output from PyTorch's, absolute; more than 1e-4, or than 1e-4 of the largest
+  output where that is above 1, and the file is refused;
+- *int8*: the mean divergence of the file in eight bits: of classes the KL in nats, of what has no head 1 - cosine.
+  These models are random and narrow, so this tells that such a file works, not what a real one loses.
 
 A family that is not here costs a few lines: see [CONTRIBUTING.md](../CONTRIBUTING.md).
 

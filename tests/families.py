@@ -378,7 +378,7 @@ def saved_is_reloaded(model: PreTrainedModel) -> float:
 
 
 def exported(model: PreTrainedModel, folder: Path) -> tuple[Written, Written]:
-    """Files of the shrunk model, in float32 and in eight bits, and how far they are from PyTorch on a hundred samples."""
+    """Files of the shrunk model in float32 and in eight bits, both compared with PyTorch on a hundred samples."""
     student = pruned(model, random_masks(model))
     batches = [inputs(student, *shape, seed=i) for i, shape in enumerate(SHAPES)]
     written = export_onnx(student, folder / "model.onnx", batches)

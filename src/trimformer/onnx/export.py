@@ -21,6 +21,7 @@ from trimformer.batches.calibration import token_mask
 from trimformer.batches.output import divergence, find_problem, model_output, predict
 from trimformer.choices import OPSETS as OPSETS
 from trimformer.errors import TrimformerError, one_sentence
+from trimformer.onnx.trace import token_axis
 
 if TYPE_CHECKING:
     import onnx_ir
