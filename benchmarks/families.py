@@ -84,9 +84,15 @@ A model with such layers is refused before any work, with the reason:
 """
 
 
-def measured(family: str, head: str) -> dict[str, Any]:
-    """What the table shows of a model."""
-    return {"checks": {name: check(make(family, head)) for name, check in CHECKS.items()}, **in_onnx(family, head)}
+def complete(found: dict[str, Any], family: str, head: str) -> bool:
+    """Adds what the table shows of a model and is not there; whether that was anything."""
+    before = len(found)
+    if "checks" not in found:
+        model = make(family, head)
+        found["checks"] = {name: check(model) for name, check in CHECKS.items()}
+    if not {"refused", *ONNX} & set(found):
+        found |= in_onnx(family, head)
+    return len(found) > before
 
 
 def in_onnx(family: str, head: str) -> dict[str, Any]:
@@ -105,12 +111,12 @@ def line(family: str, head: str, found: dict[str, Any] | None) -> str:
         cells = ["not in this version"] * len((*CHECKS, *ONNX))
     else:
         cells = [_figure(found["checks"][name]) for name in CHECKS]
-        cells += ["refused" if "refused" in found else _figure(found[name]) for name in ONNX]
+        cells += ["refused" if "refused" in found else _figure(found.get(name)) for name in ONNX]
     return f"| {family} | {head} | {' | '.join(cells)} |"
 
 
-def _figure(value: float) -> str:
-    return f"{value:.0e}" if value else "0"
+def _figure(value: float | None) -> str:
+    return "not run" if value is None else f"{value:.0e}" if value else "0"
 
 
 def page(rows: dict[str, Any]) -> str:
@@ -152,11 +158,12 @@ def main() -> None:
     known = {} if options.again or options.only or not RECORDS.exists() else json.loads(RECORDS.read_text())
     rows = known["rows"] if known.get("setting") == SETTING else {}
     for family, head in GRID:
-        name = f"{family} {head}"
-        if name in rows or not family.startswith(options.only) or not exists(family, head):
+        if not family.startswith(options.only) or not exists(family, head):
             continue
-        rows[name] = measured(family, head)
-        print(line(family, head, rows[name]), flush=True)
+        found = rows.setdefault(f"{family} {head}", {})
+        if not complete(found, family, head):
+            continue
+        print(line(family, head, found), flush=True)
         if not options.only:
             RECORDS.write_text(json.dumps({"setting": SETTING, "rows": rows}, indent=1) + "\n")
     if not options.only:
