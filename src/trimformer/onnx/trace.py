@@ -36,6 +36,8 @@ _OUTPUTS = (
 _OF_IMAGES = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 _OF_SOUND = ("input_values", "attention_mask")  # where there are no texts
 
+_INT32, _BOOL = 6, 9  # types, by their number in ONNX
+
 _UNBOUNDED = 1 << 20
 
 # The exporter's own version. For later ones it makes operators of what ONNX Runtime then does not take (rotations and
@@ -132,12 +134,21 @@ def _export(
             output_names=output_names,
             dynamic_shapes=shapes,
             opset_version=min(opset, _NATIVE),
+            custom_translation_table={torch.ops.aten._is_all_true.default: _is_all_true},
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     program.model.opset_imports[""] = opset
     return program.model
+
+
+def _is_all_true(values: Any) -> Any:
+    """What models check their inputs by, which the exporter has no operator for."""
+    from onnxscript import opset18
+
+    least = opset18.ReduceMin(opset18.Cast(values, to=_INT32), keepdims=0)
+    return opset18.Cast(least, to=_BOOL)
 
 
 def _several(value: Tensor) -> Tensor:
