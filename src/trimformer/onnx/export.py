@@ -221,22 +221,24 @@ def _compare(path: Path, model: PreTrainedModel, batches: Sequence[Batch]) -> tu
 
 
 def _of_two_shapes(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Batch]:
-    """The batches; where all are of one shape, one more with a sample and a token of padding more.
+    """The batches; where all have as many samples, or tokens, one more with one of both more, the token of padding.
 
     A number that the file took for a constant would otherwise not be seen.
     """
     batch = batches[0]
-    if any(b[name].shape != batch[name].shape for b in batches for name in batch):
+    main = "input_ids" if "input_ids" in batch else next(iter(batch))
+    samples, lengths = ({b[main].shape[axis] for b in batches} for axis in (0, -1))
+    if len(samples) > 1 and (len(lengths) > 1 or main != "input_ids"):
         return list(batches)
-    grows = "attention_mask" in batch and "input_ids" in batch
-    grows = grows and batch["input_ids"].shape[-1] < max_positions(model.config, sys.maxsize)
-    padding = {"input_ids": getattr(model.config, "pad_token_id", None) or 0}
+    grows = {"input_ids", "attention_mask"} <= set(batch)
+    grows = grows and batch[main].shape[-1] < max_positions(model.config, sys.maxsize)
+    padding = getattr(model.config, "pad_token_id", None) or 0
     more: dict[str, Tensor] = {}
     for name, value in batch.items():
         axis = token_axis(batch, value) if grows else 0
         value = torch.cat([value, value[:1]])
         if axis:
-            column = torch.full_like(value.narrow(axis, 0, 1), padding.get(name, 0))
+            column = torch.full_like(value.narrow(axis, 0, 1), padding if name == main else 0)
             value = torch.cat([value, column], dim=axis)
         more[name] = value
     return [*batches, more]
