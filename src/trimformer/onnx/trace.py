@@ -145,10 +145,11 @@ def _export(
 
 def _is_all_true(values: Any) -> Any:
     """What models check their inputs by, which the exporter has no operator for."""
-    from onnxscript import opset18
+    import onnxscript
 
-    least = opset18.ReduceMin(opset18.Cast(values, to=_INT32), keepdims=0)
-    return opset18.Cast(least, to=_BOOL)
+    operators: Any = onnxscript.opset18
+    least = operators.ReduceMin(operators.Cast(values, to=_INT32), keepdims=0)
+    return operators.Cast(least, to=_BOOL)
 
 
 def _several(value: Tensor) -> Tensor:
