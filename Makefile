@@ -15,7 +15,7 @@ demo: $(VENV)/.usable
 test: install
 	$(PYTEST) -m "not slow"
 
-# All the slow ones but the grid of ONNX files, families by heads, which takes another quarter of an hour.
+# All the slow ones but the ONNX files of every family and head, which take another half an hour.
 test-slow: install
 	$(PYTEST) -m slow --ignore=tests/onnx
 

@@ -9,6 +9,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +22,14 @@ from trimformer.arch import find_sublayers
 from trimformer.arch.calls import Batch
 from trimformer.arch.masking import MaskUnits
 from trimformer.batches.output import find_problem, model_output, output_mask
+from trimformer.onnx.export import Written, export_onnx, quantize
 
 LENGTH = 12  # tokens of the longest text
 SOUND = 400  # samples of the longest sound
+
+# (samples, tokens, samples of sound) of the batches on which a file is compared, a hundred samples together: traced is
+# the first, and no other is of its shape.
+SHAPES = ((5, LENGTH, SOUND), (40, 19, 523), (30, 7, 300), (24, 33, 700), (1, 5, 250))
 
 _SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
@@ -242,7 +248,9 @@ def make(family: str, head: str, attention: str | None = None) -> PreTrainedMode
     return enlarged(getattr(transformers, row.prefix + head)._from_config(config, **chosen).eval())
 
 
-def inputs(model: PreTrainedModel, batch: int = 5, seed: int = 0) -> dict[str, Tensor]:
+def inputs(
+    model: PreTrainedModel, batch: int = 5, length: int = LENGTH, sound: int = SOUND, *, seed: int = 0
+) -> dict[str, Tensor]:
     """A batch for a model: texts and sounds of different lengths, padded on the right, random images."""
     generator = torch.Generator().manual_seed(seed)
     config, name = model.config, model.main_input_name
@@ -250,7 +258,7 @@ def inputs(model: PreTrainedModel, batch: int = 5, seed: int = 0) -> dict[str, T
     made = {}
     has_towers = name == "input_ids" and hasattr(config, "vision_config")
     if name == "input_ids":
-        made |= _texts(model, batch, generator)
+        made |= _texts(model, batch, length, generator)
     if (name == "pixel_values" or has_towers) and hasattr(vision, "num_patches"):  # SigLIP 2 takes patches
         shape = (batch, vision.num_patches, vision.num_channels * vision.patch_size**2)
         side = torch.tensor(int(vision.num_patches**0.5))
@@ -269,8 +277,8 @@ def inputs(model: PreTrainedModel, batch: int = 5, seed: int = 0) -> dict[str, T
     if name == "input_values" and hasattr(config, "num_mel_bins"):
         made[name] = torch.randn(batch, config.max_length, config.num_mel_bins, generator=generator)
     elif name == "input_values":
-        mask = _mask(batch, SOUND, 150, generator)
-        made[name] = torch.randn(batch, SOUND, generator=generator) * mask
+        mask = _mask(batch, sound, 150, generator)
+        made[name] = torch.randn(batch, sound, generator=generator) * mask
         if getattr(config, "feat_extract_norm", "layer") == "layer":  # else the feature extractor gives none
             made["attention_mask"] = mask
     return {**made, "index": torch.arange(batch)}
@@ -282,9 +290,9 @@ def _mask(batch: int, length: int, shortest: int, generator: torch.Generator) ->
     return (torch.arange(length) < lengths.unsqueeze(1)).long()
 
 
-def _texts(model: PreTrainedModel, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+def _texts(model: PreTrainedModel, batch: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
     choices = 2 if type(model).__name__.endswith(CHOICE) else 1
-    mask = _mask(batch * choices, LENGTH, 3, generator)
+    mask = _mask(batch * choices, length, 3, generator)
     ids = torch.randint(3, 60, mask.shape, generator=generator) * mask + (1 - mask)
     ids[torch.arange(len(ids)), mask.sum(1) - 1] = 2  # the end, where some heads read
     made = {"input_ids": ids, "attention_mask": mask}
@@ -367,6 +375,14 @@ def saved_is_reloaded(model: PreTrainedModel) -> float:
         loaded = copy.deepcopy(type(model).from_pretrained(directory).eval())
     assert [s.num_units for s in find_sublayers(loaded)] == [s.num_units for s in find_sublayers(student)]
     return difference(output(loaded, batch), output(student, batch))
+
+
+def exported(model: PreTrainedModel, folder: Path) -> tuple[Written, Written]:
+    """Files of the shrunk model in float32 and in eight bits, both compared with PyTorch on a hundred samples."""
+    student = pruned(model, random_masks(model))
+    batches = [inputs(student, *shape, seed=i) for i, shape in enumerate(SHAPES)]
+    written = export_onnx(student, folder / "model.onnx", batches)
+    return written, quantize(written.path, folder / "model_quantized.onnx", student, batches)
 
 
 # What the table in the docs shows of each model.

@@ -21,8 +21,10 @@ from trimformer.batches.tasks import infer_task
 from trimformer.cli.main import main
 from trimformer.costs.cost import linear_costs
 from trimformer.curves.criteria import CRITERIA
+from trimformer.onnx.export import export_onnx, quantize
 from trimformer.run import Run
 from trimformer.select.allocations import select_masks
+from trimformer.shrinking.checkpoint import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real model")]  # its fixtures are made once
 
@@ -180,6 +182,18 @@ def test_masks_are_those_of_the_formulas(checkpoint, data):
             literal = expected[i % 2][i // 2]
             literal = literal_rearrange(literal, grads[kind][i // 2]) if rearranged else literal
             assert torch.equal(mask, literal), (i, rearranged)
+
+
+def test_files_for_onnx_runtime_give_what_the_model_gives(pruned, data, tmp_path):
+    """On a hundred real texts in batches of which one was traced."""
+    model, tokenizer = load(pruned / "obs")
+    rows = read_rows(data / "validation.jsonl")[:100]
+    task = infer_task("single_label", model.config, rows, label_column="label")
+    batches = make_batches(task.encode(rows, tokenizer, model.config), tokenizer, 16)
+    plain = export_onnx(model, tmp_path / "model.onnx", batches)
+    assert plain.difference <= 1e-4
+    small = quantize(plain.path, tmp_path / "model_quantized.onnx", model, batches)
+    assert small.divergence < 0.01  # KL in nats
 
 
 def test_sentence_embeddings_stay_close_without_any_labels(data):

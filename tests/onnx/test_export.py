@@ -206,9 +206,34 @@ class Unfollowed(nn.Module):
 def test_what_cannot_be_followed_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     model = model_of("Bert", CLASSES)
     model.classifier = Unfollowed(model.classifier)
-    with pytest.raises(TrimformerError, match="BertForSequenceClassification cannot be exported; PyTorch's exporter"):
+    told = "BertForSequenceClassification cannot be exported; PyTorch's exporter does not follow it: which steps"
+    with pytest.raises(TrimformerError, match=told):
         export_onnx(model, tmp_path / "model.onnx", BATCHES)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_the_file_took_for_a_constant_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though all batches that are given are of one shape."""
+    monkeypatch.setattr("trimformer.onnx.session.optimize", _repeat_the_first)
+    with pytest.raises(TrimformerError, match=r"gives logits of shape \[4, 3\] where PyTorch gives \[5, 3\]; it"):
+        export_onnx(emptied(model_of("Bert", CLASSES)), tmp_path / "model.onnx", BATCHES[:1])
+    assert not list(tmp_path.iterdir())
+
+
+def _repeat_the_first(graph: object) -> None:
+    """The first four samples, whatever their number."""
+    import onnx_ir as ir
+
+    from trimformer.onnx.graph import add_constant
+
+    assert isinstance(graph, ir.Model)
+    old = graph.graph.outputs[0]
+    rows = add_constant(graph.graph, "rows", np.arange(4))
+    node = ir.node("Gather", [old, rows], attributes={"axis": 0})
+    graph.graph.append(node)
+    old.name, node.outputs[0].name = "all", old.name
+    node.outputs[0].dtype = old.dtype
+    graph.graph.outputs[0] = node.outputs[0]
 
 
 def test_a_file_that_gives_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

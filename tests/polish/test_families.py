@@ -18,7 +18,7 @@ QUICK = ("Albert, two groups", "ViT", "CLIP", "Wav2Vec2", "T5")
 def test_a_polish_never_ends_further_from_the_dense_model(family):
     teacher = make(family, FAMILIES[family].heads[0])
     student = pruned(teacher, random_masks(teacher))
-    batches = [{"index": torch.arange(5), **inputs(teacher, 5, seed)} for seed in range(3)]
+    batches = [{"index": torch.arange(5), **inputs(teacher, 5, seed=seed)} for seed in range(3)]
     trained = {id(parameter) for parameter in trainable(student)}
     kept = {n: p.detach().clone() for n, p in student.named_parameters() if id(p) not in trained}
     report = polish(teacher, student, batches[:2], batches[2:], budget=PolishBudget(passes=12))

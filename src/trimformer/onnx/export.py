@@ -12,7 +12,7 @@ from trimformer.batches.output import find_problem
 from trimformer.choices import OPSETS as OPSETS
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.onnx.serve import open_session
-from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_written, write
+from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_written, of_two_shapes, write
 
 # The names of a folder `onnx` that Transformers.js, optimum and sentence-transformers know.
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
@@ -74,7 +74,8 @@ def export_onnx(
     if embedding and (find_problem(model) != "embedding" or "input_ids" not in example_batches[0]):
         raise TrimformerError(f"{type(model).__name__} gives no embeddings of texts; leave out embedding=True")
     graph = model_graph(model, example_batches[0], opset, embedding)
-    return write(path, partial(onnx_ir.save, graph), _RUNTIME, model, example_batches, TOLERANCE)
+    batches = of_two_shapes(model, example_batches)
+    return write(path, partial(onnx_ir.save, graph), _RUNTIME, model, batches, TOLERANCE)
 
 
 def quantize(source: str | Path, path: str | Path, model: PreTrainedModel, example_batches: Sequence[Batch]) -> Written:

@@ -1,5 +1,6 @@
 """Graphs as they go into files, and sessions of them without a file, to be timed."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +73,17 @@ def _followed(model: PreTrainedModel) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
         name = type(model).__name__
-        raise TrimformerError(f"{name} cannot be exported; PyTorch's exporter does not follow it: {reason}") from error
+        raise TrimformerError(
+            f"{name} cannot be exported; PyTorch's exporter does not follow it: {_reason(cause)}"
+        ) from error
+
+
+def _reason(cause: BaseException) -> str:
+    """What the exporter says, without its advice to those who wrote the model."""
+    text = " ".join(str(cause).split())
+    if constants := re.search(r"Constraints violated \((.*?)\)", text):
+        return f"it computes for one size of {constants[1]} only"
+    if "data-dependent" in text:
+        return "which steps it takes depends on the values it reads"
+    return text[:200] or type(cause).__name__

@@ -33,7 +33,10 @@ _OUTPUTS = (
     ("last_hidden_state",),
 )
 
-_OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
+_OF_IMAGES = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+_OF_SOUND = ("input_values", "attention_mask")  # where there are no texts
+
+_INT32, _BOOL = 6, 9  # types, by their number in ONNX
 
 _UNBOUNDED = 1 << 20
 
@@ -131,6 +134,7 @@ def _export(
             output_names=output_names,
             dynamic_shapes=shapes,
             opset_version=min(opset, _NATIVE),
+            custom_translation_table={torch.ops.aten._is_all_true.default: _is_all_true},
             dynamo=True,
             verbose=False,
         )
@@ -139,25 +143,40 @@ def _export(
     return program.model
 
 
+def _is_all_true(values: Any) -> Any:
+    """What models check their inputs by, which the exporter has no operator for."""
+    import onnxscript
+
+    operators: Any = onnxscript.opset18
+    least = operators.ReduceMin(operators.Cast(values, to=_INT32), keepdims=0)
+    return operators.Cast(least, to=_BOOL)
+
+
 def _several(value: Tensor) -> Tensor:
     """Two samples at least: what a tracer sees one of, it takes for a constant."""
     return value if len(value) > 1 else torch.cat([value, value])
 
 
 def _dynamic(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
-    longest = max_positions(model.config, _UNBOUNDED)
-    length = Dim("length", max=longest)
+    length = Dim("length", max=max_positions(model.config, _UNBOUNDED))
     samples, images = Dim("batch"), Dim("images")
     shapes: dict[str, dict[int, Any]] = {}
     for name, value in inputs.items():
-        shapes[name] = {0: images if name == "pixel_values" and "input_ids" in inputs else samples}
-        if name in _OF_TOKENS and "input_ids" in inputs:
-            shapes[name][value.dim() - 1] = length
-            if value.dim() == 3:
+        is_image = name in _OF_IMAGES
+        shapes[name] = {0: images if is_image and "input_ids" in inputs else samples}
+        if not is_image and (axis := token_axis(inputs, value)):
+            shapes[name][axis] = length
+            if axis == 2:
                 shapes[name][1] = Dim("choices")
-        elif value.dim() == 2:
-            shapes[name][1] = Dim("samples")  # of sound
+        elif name in _OF_SOUND and value.dim() == 2:
+            shapes[name][1] = Dim("samples")
     return shapes
+
+
+def token_axis(inputs: Mapping[str, Tensor], value: Tensor) -> int:
+    """The axis of an input that has an entry for each token of the texts; 0 where it has none."""
+    shape = inputs["input_ids"].shape if "input_ids" in inputs else ()
+    return len(shape) - 1 if shape and value.shape[: len(shape)] == shape else 0
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Files of models: written under another name, compared with PyTorch, and only then renamed."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.arch import max_positions
 from trimformer.arch.calls import Batch, forward
 from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import token_mask
-from trimformer.batches.output import divergence, find_problem, predict
+from trimformer.batches.output import divergence, find_problem, model_output, predict
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.onnx.serve import served
+from trimformer.onnx.trace import token_axis
+
+EMBEDDING = "sentence_embedding"  # the output that a model itself does not give
 
 TOLERANCE = 1e-4  # of outputs up to 1, else relative to the largest
 
@@ -112,6 +117,30 @@ def write(
     return Written(path, size, difference, apart)
 
 
+def of_two_shapes(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Batch]:
+    """The batches; where all have as many samples, or tokens, one more with one of both more, the token of padding.
+
+    A number that the file took for a constant would otherwise not be seen.
+    """
+    batch = batches[0]
+    main = "input_ids" if "input_ids" in batch else next(iter(batch))
+    samples, lengths = ({b[main].shape[axis] for b in batches} for axis in (0, -1))
+    if len(samples) > 1 and (len(lengths) > 1 or main != "input_ids"):
+        return list(batches)
+    grows = {"input_ids", "attention_mask"} <= set(batch)
+    grows = grows and batch[main].shape[-1] < max_positions(model.config, sys.maxsize)
+    padding = getattr(model.config, "pad_token_id", None) or 0
+    more: dict[str, Tensor] = {}
+    for name, value in batch.items():
+        axis = token_axis(batch, value) if grows else 0
+        value = torch.cat([value, value[:1]])
+        if axis:
+            column = torch.full_like(value.narrow(axis, 0, 1), padding if name == main else 0)
+            value = torch.cat([value, column], dim=axis)
+        more[name] = value
+    return [*batches, more]
+
+
 @torch.no_grad()
 def _compare(
     path: Path, runtime: Runtime, model: PreTrainedModel, batches: Sequence[Batch]
@@ -127,10 +156,15 @@ def _compare(
             with served(model, session), one_sentence(f"{runtime.name} cannot run the file of {type(model).__name__}"):
                 given, [output] = forward(model, batch), predict(model, [batch])
             for name, value in given.items():
-                if name in expected:
-                    seen = _that_count(value, expected[name], batch)
-                    largest = max(largest, _worst(seen[0] - seen[1]))
-                    scale = max(scale, _worst(seen[1]))
+                theirs = model_output(model, batch, "embedding") if name == EMBEDDING else expected[name]
+                if value.shape != theirs.shape:
+                    raise TrimformerError(
+                        f"the {runtime.kind} file of {type(model).__name__} gives {name} of shape {list(value.shape)} "
+                        f"where PyTorch gives {list(theirs.shape)}; it is not written"
+                    )
+                seen = _that_count(value, theirs, batch)
+                largest = max(largest, _worst(seen[0] - seen[1]))
+                scale = max(scale, _worst(seen[1]))
             total += float(divergence(output, reference, batch, problem).double().sum())
             samples += len(output)
     return largest, scale, total / samples

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch.calls import Batch
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_written, write
+from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_written, of_two_shapes, write
 from trimformer.openvino.serve import open_session
 
 # The names of a folder `openvino` that optimum and sentence-transformers know.
@@ -65,7 +65,7 @@ def export_openvino(model: PreTrainedModel, path: str | Path, example_batches: S
     graph = model_bytes(model, example_batches[0])
     with one_sentence(f"OpenVINO {openvino.__version__} cannot convert {type(model).__name__}"):
         converted = openvino.Core().read_model(graph)
-    return write(path, partial(_save, converted), _RUNTIME, model, example_batches, TOLERANCE)
+    return write(path, partial(_save, converted), _RUNTIME, model, of_two_shapes(model, example_batches), TOLERANCE)
 
 
 def quantize(

@@ -1,0 +1,27 @@
+"""Files of every family and head against PyTorch, on batches of other shapes than what was traced."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.families import GRID, exists, exported, make
+
+# One of each kind of model but two towers, which take too long: a decoder, positions for each head, images, sounds.
+KINDS = [
+    ("Llama", "ForSequenceClassification"),
+    ("T5", "EncoderModel"),
+    ("ViT", "ForImageClassification"),
+    ("Wav2Vec2", "ForSequenceClassification"),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [pytest.param(*row, id="-".join(row), marks=() if row in KINDS else pytest.mark.slow) for row in GRID],
+)
+def test_a_file_gives_what_the_model_gives(family: str, head: str, tmp_path: Path) -> None:
+    if not exists(family, head):
+        pytest.skip("this version of transformers has no such model")
+    plain, small = exported(make(family, head), tmp_path)
+    assert plain.difference <= 1e-4
+    assert 0 <= small.divergence < float("inf")
