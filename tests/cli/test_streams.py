@@ -124,28 +124,33 @@ def test_a_terminated_run_says_so(capsys):
     assert capsys.readouterr().err == "terminated; nothing was written\n"
 
 
-def test_an_interrupt_that_a_library_caught_is_one_all_the_same(capsys):
+BOTH = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+
+
+@pytest.mark.parametrize(("number", "word"), BOTH)
+def test_a_signal_that_a_library_caught_is_one_all_the_same(number, word, capsys):
     def command():
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             time.sleep(5)
-        except KeyboardInterrupt:
+        except BaseException:
             raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from None
 
-    assert guarded(command) == 130
-    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert guarded(command) == 128 + number
+    assert capsys.readouterr().err == f"{word}; nothing was written\n"
     assert guarded(fail(TrimformerError("another run"))) == 2
 
 
 SWALLOWED = """
 import sys, types
+number = int(sys.argv.pop(1))
 module = types.ModuleType("transformers")
 sys.meta_path.insert(0, module)
 def find_spec(name, *_):
     if name == "transformers":
-        import os, signal, time
+        import os, time
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             time.sleep(5)
         except BaseException:
             pass
@@ -156,12 +161,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_an_interrupt_while_libraries_are_imported_ends_the_run_at_once(model_dir, data, tmp_path):
-    words = ["prune", model_dir, "--data", data, "--constraint", "0.5", "--output", tmp_path / "out"]
+@pytest.mark.parametrize(("number", "word"), BOTH)
+def test_a_signal_while_libraries_are_imported_ends_the_run_at_once(number, word, model_dir, data, tmp_path):
+    words = [int(number), "prune", model_dir, "--data", data, "--constraint", "0.5", "--output", tmp_path / "out"]
     done = subprocess.run(
         [sys.executable, "-c", SWALLOWED, *map(str, words)], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (130, "interrupted; nothing was written\n")
+    assert (done.returncode, done.stderr) == (128 + number, f"{word}; nothing was written\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -82,15 +82,13 @@ def guarded(run: Callable[[], int | None]) -> int:
 def _told(run: Callable[[], int | None]) -> int:
     """Runs, and tells what ended it."""
     set_up_logging()
-    signals.interrupted = False
+    signals.interrupted = signals.terminated = False
     claims.complete.clear()
     try:
         with signals.heeded():
             return run() or 0
     except Terminated:
-        if _is_main():
-            _say(f"terminated; {claims.told()}")
-        return 143
+        return _terminated()
     except KeyboardInterrupt as error:
         _say(str(error) or f"interrupted; {claims.told()}")
         return 130
@@ -98,6 +96,8 @@ def _told(run: Callable[[], int | None]) -> int:
         if signals.interrupted:  # a library caught it, and told it as a trouble of its own
             _say(f"interrupted; {claims.told()}")
             return 130
+        if signals.terminated:
+            return _terminated()
         if isinstance(error, TrimformerError):
             if _speaks(error):
                 _say(f"error: {flat(error)}")
@@ -107,6 +107,12 @@ def _told(run: Callable[[], int | None]) -> int:
         return _unexpected(error)
     finally:
         _leave_processes()
+
+
+def _terminated() -> int:
+    if _is_main():
+        _say(f"terminated; {claims.told()}")
+    return 143
 
 
 def _say(sentence: str) -> None:

@@ -21,10 +21,11 @@ class Signals:
 
     Attributes:
         interrupted: Ctrl-C was pressed, whether or not it arrived where it should.
+        terminated: the same of SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
+        self.interrupted = self.terminated = False
         self._importing = False
 
     @contextmanager
@@ -43,7 +44,7 @@ class Signals:
 
     @contextmanager
     def importing(self) -> Iterator[None]:
-        """Ctrl-C ends the process at once inside, where there is nothing to clear up."""
+        """Both end the process at once inside, where there is nothing to clear up."""
         self._importing = True
         try:
             yield
@@ -58,6 +59,11 @@ class Signals:
         raise KeyboardInterrupt
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self.terminated = True
+        if self._importing:
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                print("terminated; nothing was written", file=sys.stderr, flush=True)
+            os._exit(143)
         raise Terminated(143)
 
 

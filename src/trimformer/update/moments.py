@@ -59,14 +59,10 @@ class MomentSums:
 
 
 class SplitSums:
-    """Moments of most samples, and of every eighth of them, the held-out ones.
-
-    Those are few in a batch, so they wait until there are as many tokens of them as a batch has.
-    """
+    """Moments of most samples, and of every eighth of them, the held-out ones."""
 
     def __init__(self, channels: int, hidden: int, device: torch.device) -> None:
         self._fit, self._held = (MomentSums(channels, hidden, device) for _ in range(2))
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sparse: bool | None = None
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor, held: Tensor) -> None:
@@ -77,9 +73,7 @@ class SplitSums:
         if len(others):
             self._fit.add(*self._tokens(x[others], y[others], weights[others]))
         if len(held):
-            self._waiting.append(self._tokens(x[held], y[held], weights[held]))
-            if sum(len(x) for x, *_ in self._waiting) >= weights.numel():
-                self._add_waiting()
+            self._held.add(*self._tokens(x[held], y[held], weights[held]))
 
     def _tokens(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, y [tokens, n], weights [tokens]."""
@@ -89,12 +83,6 @@ class SplitSums:
             x, y, weights = x[tokens], y[tokens], weights[tokens]
         return x, y, weights
 
-    def _add_waiting(self) -> None:
-        if self._waiting:
-            self._held.add(*map(torch.cat, zip(*self._waiting, strict=True)))
-            self._waiting.clear()
-
     def moments(self) -> tuple[Moments, Moments]:
         """Of the samples to fit on, and of the held-out ones."""
-        self._add_waiting()
         return self._fit.moments(), self._held.moments()
