@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -129,6 +129,34 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
 def table_head(title: str, columns: Sequence[str]) -> list[str]:
     """The first lines of a Markdown table under a title."""
     return [f"### {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+
+
+def keep_records(
+    tasks: Iterable[str],
+    run: Callable[[str], Iterable[dict[str, Any]]],
+    to_text: Callable[[list[dict[str, Any]]], str],
+    output: Path,
+    device: str,
+    records: list[dict[str, Any]],
+) -> None:
+    """Runs tasks, and writes JSON and Markdown anew after each record, so that what is cut off keeps what it has.
+
+    Args:
+        tasks: names.
+        run: gives the records of a task.
+        to_text: Markdown of all records.
+        output: without suffix.
+        device: to be described.
+        records: of before, added to.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    machine = describe_device(torch.device(device))
+    for task in tasks:
+        for record in tqdm(run(task), desc=task, disable=None):
+            records.append(record)
+            result = {"device": machine, "versions": versions(), "records": records}
+            output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            output.with_suffix(".md").write_text(f"{to_text(records)}\nOn {machine}.\n", encoding="utf-8")
 
 
 def cell(records: list[dict[str, Any]]) -> str:

@@ -18,15 +18,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
-from accuracy import SETTINGS, cell, find_assets, table_head
-from tqdm.auto import tqdm
+from accuracy import SETTINGS, cell, find_assets, keep_records, table_head
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import minilm
@@ -41,7 +40,6 @@ from trimformer.cli.logs import set_up_logging
 from trimformer.clock import Clock
 from trimformer.costs.cost import Costs, linear_costs
 from trimformer.costs.mac import layer_lengths
-from trimformer.environment import describe_device, versions
 from trimformer.methods import find_method
 from trimformer.polish.data import draw_polishing
 from trimformer.verify.evaluation import Scorer
@@ -233,18 +231,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/polish"), help="without suffix")
     options = parser.parse_args()
     set_up_logging()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     kept = options.output.with_suffix(".json")
     records: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))["records"] if kept.exists() else []
     known = set(map(key, records))
-    machine = describe_device(torch.device(options.device))
-    for task in options.tasks:
-        for record in tqdm(run_task(task, options, known), desc=task, disable=None):
-            records.append(record)
-            result = {"device": machine, "versions": versions(), "records": records}
-            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            text = f"{to_markdown(records)}\nOn {machine}.\n"
-            options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    run = partial(run_task, options=options, known=known)
+    keep_records(options.tasks, run, to_markdown, options.output, options.device, records)
     plot(records, options.output.with_suffix(".png"))
     print(options.output.with_suffix(".md").read_text(encoding="utf-8"))
 

@@ -8,21 +8,19 @@ and scored in ONNX Runtime. Writes JSON and Markdown.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import torch
-from accuracy import SETTINGS, cell, table_head
+from accuracy import SETTINGS, cell, keep_records, table_head
 from polish import calibration, find_task
-from tqdm.auto import tqdm
 
 from trimformer import Pruner, Run
 from trimformer.cli.logs import set_up_logging
-from trimformer.environment import describe_device, versions
 from trimformer.methods import Layout, find_method, laid_out
 from trimformer.onnx.export import MODEL, QUANTIZED
 from trimformer.onnx.serve import open_session, served
@@ -97,16 +95,8 @@ def main() -> None:
     options = parser.parse_args()
     options.device = "cpu"
     set_up_logging()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-    machine = describe_device(torch.device("cpu"))
-    for task in options.tasks:
-        for record in tqdm(run_task(task, options), desc=task, disable=None):
-            records.append(record)
-            result = {"device": machine, "versions": versions(), "records": records}
-            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            text = f"{to_markdown(records)}\nOn {machine}.\n"
-            options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    run = partial(run_task, options=options)
+    keep_records(options.tasks, run, to_markdown, options.output, "cpu", [])
     print(options.output.with_suffix(".md").read_text(encoding="utf-8"))
 
 

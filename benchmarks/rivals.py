@@ -10,19 +10,18 @@ layers, and so half of the MACs. Its polish and that of the pruned models read n
 
 import argparse
 import copy
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accuracy import SETTINGS, cell, table_head
+from accuracy import SETTINGS, cell, keep_records, table_head
 from polish import calibration, find_task
 from torch import nn
-from tqdm.auto import tqdm
 
 from trimformer import Pruner, Run
 from trimformer.arch.calls import Batch
@@ -32,7 +31,6 @@ from trimformer.batches.calibration import make_batches
 from trimformer.batches.output import find_problem, model_output
 from trimformer.cli.logs import set_up_logging
 from trimformer.curves.objective import supervised_losses
-from trimformer.environment import describe_device, versions
 from trimformer.methods import find_method
 from trimformer.polish.data import draw_polishing
 from trimformer.polish.train import MAX_NORM, learning_rate, polish, trainable
@@ -147,16 +145,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/rivals"), help="without suffix")
     options = parser.parse_args()
     set_up_logging()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-    machine = describe_device(torch.device("cpu"))
-    for task in options.tasks:
-        for record in tqdm(run_task(task, options), desc=task, disable=None):
-            records.append(record)
-            result = {"device": machine, "versions": versions(), "records": records}
-            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            text = f"{to_markdown(records)}\nOn {machine}.\n"
-            options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    run = partial(run_task, options=options)
+    keep_records(options.tasks, run, to_markdown, options.output, "cpu", [])
     print(options.output.with_suffix(".md").read_text(encoding="utf-8"))
 
 

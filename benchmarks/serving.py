@@ -206,9 +206,7 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
     names = [name for name in records[0]["scores"] if not name.endswith("_ci95")]
     metric = "spearman" if "spearman" in names else next(iter(names), None)
     embeds = "neighbours" in records[0]
-    distance = {"embedder": "cosine to dense", "reranker": "squared error to dense"}.get(
-        records[0]["task"], "KL to dense"
-    )
+    distance = DISTANCES.get(records[0]["task"], "KL to dense")
     head = [records[0]["task"], *([metric] if metric else []), distance]
     head += [*(["nearest that stay"] if embeds else []), "MB", *(f"{shape}: ms, speed-up" for shape in shapes)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

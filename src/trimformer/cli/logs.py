@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 from trimformer import claims
-from trimformer.cli.signals import Terminated, signals
+from trimformer.cli.signals import Terminated, is_main, signals
 from trimformer.cli.streams import Patient
 from trimformer.errors import TrimformerError, flat
 
@@ -110,7 +110,7 @@ def _told(run: Callable[[], int | None]) -> int:
 
 
 def _terminated() -> int:
-    if _is_main():
+    if is_main():
         _say(f"terminated; {claims.told()}")
     return 143
 
@@ -119,14 +119,9 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def _is_main() -> bool:
-    """By what the launcher says, as flags are checked before the processes join."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
-
-
 def _speaks(error: TrimformerError) -> bool:
     """Whether this process tells the error: the main one, or any where another was lost."""
-    if _is_main() or type(error).__name__ == "LostProcess":
+    if is_main() or type(error).__name__ == "LostProcess":
         return True
     time.sleep(3)  # the first to leave ends the others: the main one speaks first
     return False

@@ -16,6 +16,11 @@ class Terminated(SystemExit):
     """SIGTERM, by which a launcher ends its processes."""
 
 
+def is_main() -> bool:
+    """Whether of several processes this one speaks: by what the launcher says, as flags come before they join."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 class Signals:
     """What a command does about signals.
 
@@ -61,7 +66,7 @@ class Signals:
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True
         if self._importing:
-            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            if is_main():
                 print("terminated; nothing was written", file=sys.stderr, flush=True)
             os._exit(143)
         raise Terminated(143)

@@ -1,6 +1,5 @@
 """ONNX files of models, dense or pruned, for ONNX Runtime: exported, put into eight bits, and checked."""
 
-import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from trimformer.batches.output import find_problem
 from trimformer.choices import OPSETS as OPSETS
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.onnx.serve import open_session
-from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_written, of_two_shapes, write
+from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_packages, check_written, of_two_shapes, write
 
 # The names of a folder `onnx` that Transformers.js, optimum and sentence-transformers know.
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
@@ -24,9 +23,7 @@ def check_onnx() -> None:
     """Raises:
     TrimformerError: a package is missing.
     """
-    missing = [name for name in ("onnxruntime", "onnxscript", "onnx_ir") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrimformerError(f"ONNX files need {' and '.join(missing)}: pip install 'trimformer[onnx]'")
+    check_packages("ONNX", ("onnxruntime", "onnxscript", "onnx_ir"), "onnx")
 
 
 def write_files(

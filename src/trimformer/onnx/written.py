@@ -1,5 +1,6 @@
 """Files of models: written under another name, compared with PyTorch, and only then renamed."""
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -58,6 +59,15 @@ class Runtime:
     name: str
     kind: str
     open: Callable[[Path], Any]
+
+
+def check_packages(kind: str, names: Sequence[str], extra: str) -> None:
+    """Raises:
+    TrimformerError: a package that files of this kind need is missing.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrimformerError(f"{kind} files need {' and '.join(missing)}: pip install 'trimformer[{extra}]'")
 
 
 def check_written(model: PreTrainedModel, batches: Sequence[Batch], path: str | Path, kind: str) -> None:

@@ -1,6 +1,5 @@
 """OpenVINO files of models, dense or pruned: converted, put into eight bits by NNCF, and checked."""
 
-import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel
 
 from trimformer.arch.calls import Batch
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_written, of_two_shapes, write
+from trimformer.onnx.written import TOLERANCE, Runtime, Written, check_packages, check_written, of_two_shapes, write
 from trimformer.openvino.serve import open_session
 
 # The names of a folder `openvino` that optimum and sentence-transformers know.
@@ -18,16 +17,12 @@ MODEL, QUANTIZED = "openvino_model.xml", "openvino_model_qint8_quantized.xml"
 
 _RUNTIME = Runtime("OpenVINO", "OpenVINO", open_session)
 
-_NEEDED = ("openvino", "nncf", "onnxscript", "onnx_ir")
-
 
 def check_openvino() -> None:
     """Raises:
     TrimformerError: a package is missing.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrimformerError(f"OpenVINO files need {' and '.join(missing)}: pip install 'trimformer[openvino]'")
+    check_packages("OpenVINO", ("openvino", "nncf", "onnxscript", "onnx_ir"), "openvino")
 
 
 def write_openvino(

@@ -66,14 +66,13 @@ class SplitSums:
         self._sparse: bool | None = None
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor, held: Tensor) -> None:
-        """Adds a batch: x, y [batch, length, n], weights [batch, length], held: indices of held-out samples."""
+        """Adds a batch: x, y [batch, length, n], weights [batch, length], held [batch]: whether held out."""
         if self._sparse is None:  # looked at once: on a GPU every look waits
             self._sparse = float((weights > 0).float().mean()) < SPARSE
-        others = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill_(0, held, False).nonzero().squeeze(-1)
-        if len(others):
-            self._fit.add(*self._tokens(x[others], y[others], weights[others]))
-        if len(held):
-            self._held.add(*self._tokens(x[held], y[held], weights[held]))
+        for sums, chosen in ((self._fit, ~held), (self._held, held)):
+            rows = chosen.nonzero().squeeze(-1)
+            if len(rows):
+                sums.add(*self._tokens(x[rows], y[rows], weights[rows]))
 
     def _tokens(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, y [tokens, n], weights [tokens]."""

@@ -350,6 +350,5 @@ class _Stage:
         return list(token_weights(self.index, i, torch.stack(masks)))
 
     def _held_out(self, i: int, rows: int) -> Tensor:
-        """Indices of the held-out rows of a batch; a sample may have several rows."""
-        held = (self.samples[i] % HELD_OUT_EVERY == 0).repeat_interleave(rows // len(self.samples[i]))
-        return held.nonzero().squeeze(-1)
+        """[rows]: whether a row of a batch is held out; a sample may have several rows."""
+        return (self.samples[i] % HELD_OUT_EVERY == 0).repeat_interleave(rows // len(self.samples[i]))
