@@ -17,12 +17,14 @@ MODEL, QUANTIZED = "openvino_model.xml", "openvino_model_qint8_quantized.xml"
 
 _RUNTIME = Runtime("OpenVINO", "OpenVINO", open_session)
 
+_NEEDED = ("openvino", "nncf", "onnxscript", "onnx_ir")
+
 
 def check_openvino() -> None:
     """Raises:
     TrimformerError: a package is missing.
     """
-    check_packages("OpenVINO", ("openvino", "nncf", "onnxscript", "onnx_ir"), "openvino")
+    check_packages("OpenVINO", _NEEDED, "openvino")
 
 
 def write_openvino(
