@@ -57,7 +57,7 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
             method, polishing = laid_out(find_method(preset), layout), given if preset == "obs-polish" else None
             pruner = Pruner(model, batches, method, polishing=polishing, run=Run(seed=options.seed))
             for constraint in options.constraints:
-                way = "polished" if polishing else "as pruned"
+                way = f"polished on {len(features) + len(added):,}" if polishing else "as pruned"
                 yield f"{layout}, {100 * constraint:g} % of MACs", way, pruner(costs, constraint).model
 
     for name, way, student in models():

@@ -13,6 +13,8 @@ from tests.commands import outputs, save_model, write_jsonl
 from tests.conftest import make_batch, make_rows
 from trimformer.arch.calls import model_inputs
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("determinism")]  # its fixture is made once
+
 ROOT = Path(__file__).parent.parent.parent
 METHODS = ("obs", "obs-polish", "kwon2022", "kprune")
 FILES = ("model.safetensors", "config.json", "head_mask.pt", "neuron_mask.pt")
@@ -48,7 +50,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("threads", ["", "-2"], ids=["one thread", "two threads"])
 def test_two_processes_write_the_same_bytes(folder, method, threads):
@@ -57,7 +58,6 @@ def test_two_processes_write_the_same_bytes(folder, method, threads):
         assert one == two, name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_on_other_threads_the_same_units_stay_and_outputs_are_nearly_the_same(folder, method):
     for name in FILES[2:]:

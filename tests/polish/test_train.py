@@ -289,6 +289,14 @@ def test_the_learning_rate_goes_up_and_down_and_never_beyond_its_peak(steps):
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+@pytest.mark.parametrize("problem", ["single_label", "embedding", "regression"])
+def test_the_less_is_left_to_mend_the_lower_the_rate_but_for_numbers(problem):
+    rates = [train.peak_rate(problem, divergence) for divergence in (1e-4, 1e-3, 1e-2, 0.1, 1.0)]
+    assert rates == sorted(rates)
+    assert rates[-1] == train.LEARNING_RATE == max(train.learning_rate(step, 5000, rates[-1]) for step in (300, 301))
+    assert (rates[0] < rates[-1]) == (problem != "regression")
+
+
 def test_part_of_the_way_is_kept_where_it_is_nearer(monkeypatch):
     """The held-out samples see the middle as the best place."""
     teacher, student, given = make("single_label")

@@ -21,7 +21,7 @@ from trimformer.arch.calls import Batch
 from trimformer.arch.find import find_layers
 from trimformer.arch.masking import frozen
 from trimformer.batches.calibration import num_samples
-from trimformer.batches.output import divergence, find_problem, model_output
+from trimformer.batches.output import Problem, divergence, find_problem, model_output
 from trimformer.polish.budget import PolishBudget, epochs_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.report import PolishReport
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 LEARNING_RATE = 1e-3  # of a long training
 LONG = 2000  # steps; fewer cannot make up for what large ones spoil at first, so the rate falls in proportion
+NEAR = 0.023  # a divergence; where less is left to mend, large steps spoil more, so the rate falls in proportion too
 WARM_UP = 0.06  # share of the steps
 HIDDEN_WEIGHT = 4.0
 MAX_NORM = 1.0
@@ -82,7 +83,7 @@ def polish(
         with frozen(student), in_float32(student):
             for parameter in trainable(student):
                 parameter.requires_grad_(True)
-            training = _Training(student, batches, targets, measure, run)
+            training = _Training(student, batches, targets, measure, peak_rate(find_problem(student), before), run)
             if budget.seconds is not None:
                 steps = _affordable(training, budget, start)
             history, taken, note = training.train(steps, stoppable=budget.stoppable)
@@ -146,6 +147,7 @@ class _Training:
         batches: to train on.
         targets: the dense model's answers to these.
         measure: divergence of the student as it is, on held-out samples.
+        peak: the highest learning rate, of a long training.
         run: seed and progress.
     """
 
@@ -155,10 +157,11 @@ class _Training:
         batches: Sequence[Batch],
         targets: Targets,
         measure: Callable[[], float],
+        peak: float,
         run: Run,
     ) -> None:
         self._student, self.batches, self._targets, self._run = student, batches, targets, run
-        self.measure = measure
+        self.measure, self._peak = measure, peak
         self._problem = find_problem(student)
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
 
@@ -180,7 +183,7 @@ class _Training:
         with Watch(self._student, find_layers(self._student)) as watch, _pressed(stoppable) as pressed:
             for step in self._run.progress(range(1, steps + 1), "polish"):
                 order = order or generator.permutation(epoch).tolist()
-                optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+                optimizer.param_groups[0]["lr"] = learning_rate(step, steps, self._peak)
                 if not self._step(watch, optimizer, order.pop()):
                     note = f"training ended at step {step} of {steps}, where the loss was not finite"
                     step -= 1
@@ -275,11 +278,21 @@ def _restore(parameters: Iterable[nn.Parameter], state: list[Tensor]) -> None:
         parameter.copy_(value)
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """At a step from 1: up and down to 0, both along a line, the higher the more steps there are."""
+def peak_rate(problem: Problem, divergence: float) -> float:
+    """The highest learning rate of a long training.
+
+    Args:
+        problem: kind of output; numbers have no scale of their own to say what is near.
+        divergence: of the student before the training.
+    """
+    return LEARNING_RATE * (1.0 if problem == "regression" else min(1.0, divergence / NEAR))
+
+
+def learning_rate(step: int, steps: int, peak: float = LEARNING_RATE) -> float:
+    """At a step from 1: up and down to 0, both along a line, the higher the more steps there are, `peak` at most."""
     warm_up = max(1, round(WARM_UP * steps))
-    peak = LEARNING_RATE * min(1.0, steps / LONG)
-    return peak * min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
+    highest = peak * min(1.0, steps / LONG)
+    return highest * min(step / warm_up, (steps - step + 1) / max(steps - warm_up, 1))
 
 
 def _affordable(training: _Training, budget: PolishBudget, start: float) -> int:
