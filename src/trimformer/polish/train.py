@@ -83,7 +83,7 @@ def polish(
         with frozen(student), in_float32(student):
             for parameter in trainable(student):
                 parameter.requires_grad_(True)
-            training = _Training(student, batches, targets, measure, peak_rate(find_problem(student), before), run)
+            training = _Training(student, batches, targets, measure, before, run)
             if budget.seconds is not None:
                 steps = _affordable(training, budget, start)
             history, taken, note = training.train(steps, stoppable=budget.stoppable)
@@ -147,7 +147,7 @@ class _Training:
         batches: to train on.
         targets: the dense model's answers to these.
         measure: divergence of the student as it is, on held-out samples.
-        peak: the highest learning rate, of a long training.
+        before: what it measures at first.
         run: seed and progress.
     """
 
@@ -157,12 +157,12 @@ class _Training:
         batches: Sequence[Batch],
         targets: Targets,
         measure: Callable[[], float],
-        peak: float,
+        before: float,
         run: Run,
     ) -> None:
         self._student, self.batches, self._targets, self._run = student, batches, targets, run
-        self.measure, self._peak = measure, peak
-        self._problem = find_problem(student)
+        self.measure, self._problem = measure, find_problem(student)
+        self._peak = peak_rate(self._problem, before)
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
 
     def train(self, steps: int, *, stoppable: bool = False) -> tuple[list[float], int, str]:
@@ -278,14 +278,14 @@ def _restore(parameters: Iterable[nn.Parameter], state: list[Tensor]) -> None:
         parameter.copy_(value)
 
 
-def peak_rate(problem: Problem, divergence: float) -> float:
+def peak_rate(problem: Problem, before: float) -> float:
     """The highest learning rate of a long training.
 
     Args:
         problem: kind of output; numbers have no scale of their own to say what is near.
-        divergence: of the student before the training.
+        before: divergence of the student as it was pruned.
     """
-    return LEARNING_RATE * (1.0 if problem == "regression" else min(1.0, divergence / NEAR))
+    return LEARNING_RATE * (1.0 if problem == "regression" else min(1.0, before / NEAR))
 
 
 def learning_rate(step: int, steps: int, peak: float = LEARNING_RATE) -> float:
