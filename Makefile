@@ -17,7 +17,7 @@ test: install
 
 # All the slow ones but the ONNX files of every family and head, which take another half an hour.
 test-slow: install
-	$(PYTEST) -m slow --ignore=tests/onnx
+	$(PYTEST) -m slow --ignore=tests/export/onnx
 
 # What is random in tests/hostile, five times as often: 10,000 spoiled files, 105 killed commands. Ten minutes.
 fuzz: install

@@ -26,20 +26,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
 from images import images, vit
 
-from trimformer.arch import find_sublayers
-from trimformer.batches.calibration import make_batches, mean_length, sample_indices
-from trimformer.batches.data import find_splits, read_splits
-from trimformer.batches.tasks import TASKS, task_of
+from trimformer.checkpoints.checkpoint import load
 from trimformer.cli.logs import set_up_logging
-from trimformer.costs.cost import linear_costs
-from trimformer.costs.mac import layer_lengths
-from trimformer.environment import describe_device, versions
-from trimformer.methods import METHODS, Layout, find_method, laid_out
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.costs.macs import layer_lengths
+from trimformer.data.batches import make_batches, mean_length, sample_indices
+from trimformer.data.splits import find_splits, read_splits
+from trimformer.data.tasks import TASKS, task_of
+from trimformer.evaluation.scores import Scorer
+from trimformer.models import find_sublayers
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.methods import METHODS, Layout, find_method, with_layout
 from trimformer.polish.data import polishes
 from trimformer.pruner import Pruner
-from trimformer.run import Run
-from trimformer.shrinking.checkpoint import load
-from trimformer.verify.evaluation import Scorer
+from trimformer.utils.environment import describe_device, versions
 
 # Epochs of fine-tuning, and further flags of `trimformer finetune`.
 SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
@@ -83,11 +83,11 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         seq_len = task.average_length or mean_length(features)
         lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
         costs = linear_costs(find_sublayers(model), "mac", lengths)
-        methods = {f"{m}{', plain' * (k == 'plain')}": laid_out(find_method(m), k) for m in options.methods
+        methods = {f"{m}{', plain' * (k == 'plain')}": with_layout(find_method(m), k) for m in options.methods
                    for k in options.layouts}  # fmt: skip
         for method, point in methods.items():
             start = time.perf_counter()
-            pruner = Pruner(model, batches, point, run=Run(seed=seed, bf16=options.bf16))
+            pruner = Pruner(model, batches, point, run=ExecutionOptions(seed=seed, bf16=options.bf16))
             shared = time.perf_counter() - start
             for constraint in options.constraints:
                 start = time.perf_counter()

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import minilm
 
 from trimformer import Method, Pruner, Run, load
-from trimformer.arch import find_sublayers
-from trimformer.batches.calibration import make_batches, mean_length
-from trimformer.batches.data import read_splits
-from trimformer.batches.tasks import task_of
 from trimformer.cli.logs import set_up_logging
-from trimformer.costs.cost import linear_costs
-from trimformer.environment import describe_device, versions
-from trimformer.verify.evaluation import Scorer, compare, score
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.data.batches import make_batches, mean_length
+from trimformer.data.splits import read_splits
+from trimformer.data.tasks import task_of
+from trimformer.evaluation.scores import Scorer, compare, score
+from trimformer.models import find_sublayers
+from trimformer.utils.environment import describe_device, versions
 
 METHODS = {"obs": Method(), "kwon2022, without labels": Method("fisher", "global", "scale", "curvature")}
 

@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 from tests.families import CHECKS, FAMILIES, GRID, SHAPES, exists, exported, make  # noqa: E402
 
 import trimformer  # noqa: E402, F401  loading of shrunk models
-from trimformer.arch.families import REFUSED  # noqa: E402
 from trimformer.errors import TrimformerError  # noqa: E402
+from trimformer.models.families import REFUSED  # noqa: E402
 
 OLDEST = "5.18.0"  # of Transformers, with which all of this holds; found by running this under older ones
 PAGE, RECORDS = ROOT / "docs/families.md", ROOT / "docs/families.json"

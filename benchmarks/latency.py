@@ -25,22 +25,22 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
 
-from trimformer.arch import find_sublayers
-from trimformer.batches.calibration import make_batches, mean_length, sample_indices
-from trimformer.batches.data import find_splits, read_splits
-from trimformer.batches.output import find_problem
-from trimformer.batches.tasks import infer_task
+from trimformer.checkpoints.checkpoint import load
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.backends import prepare
-from trimformer.costs.cost import Costs, linear_costs
-from trimformer.costs.measure import measure_table, random_inputs, resized
+from trimformer.costs.cost_tables import Costs, linear_costs
+from trimformer.costs.measure_latency import measure_table, random_inputs, resized
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.environment import describe_device, resolve_device, versions
-from trimformer.methods import METHODS, Method
+from trimformer.data.batches import make_batches, mean_length, sample_indices
+from trimformer.data.outputs import find_problem
+from trimformer.data.splits import find_splits, read_splits
+from trimformer.data.tasks import infer_task
+from trimformer.evaluation.latency_target import LatencyTarget, compare_latency
+from trimformer.evaluation.scores import Scorer
+from trimformer.models import find_sublayers
+from trimformer.options.methods import METHODS, Method
 from trimformer.pruner import Pruner
-from trimformer.shrinking.checkpoint import load
-from trimformer.verify.evaluation import Scorer
-from trimformer.verify.promise import LatencyPromise, compare_latency
+from trimformer.utils.environment import describe_device, resolve_device, versions
 
 # Random weights: timing does not depend on them.
 SIZES = {
@@ -73,7 +73,7 @@ def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options
     pruner = Pruner(model, [], Method("magnitude", "dp", "none"))
     promises = []
     for constraint in options.constraints:
-        promise = LatencyPromise(model, costs, constraint, None, inputs, options.backend)
+        promise = LatencyTarget(model, costs, constraint, None, inputs, options.backend)
         student = pruner(costs, constraint, promise).model
         seen = compare_latency(model, student, inputs, options.backend)
         ratio = [seen.ratio.median, seen.ratio.low, seen.ratio.high]

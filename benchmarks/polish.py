@@ -31,18 +31,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import minilm
 
 from trimformer import Pruner, Run, load
-from trimformer.arch import find_sublayers
-from trimformer.arch.calls import Batch
-from trimformer.batches.calibration import make_batches, mean_length, sample_indices
-from trimformer.batches.data import Rows, find_splits, read_rows, read_splits
-from trimformer.batches.tasks import TASKS, Task, task_of
 from trimformer.cli.logs import set_up_logging
-from trimformer.clock import Clock
-from trimformer.costs.cost import Costs, linear_costs
-from trimformer.costs.mac import layer_lengths
-from trimformer.methods import find_method
+from trimformer.costs.cost_tables import Costs, linear_costs
+from trimformer.costs.macs import layer_lengths
+from trimformer.data.batches import make_batches, mean_length, sample_indices
+from trimformer.data.splits import Rows, find_splits, read_rows, read_splits
+from trimformer.data.tasks import TASKS, Task, task_of
+from trimformer.evaluation.scores import Scorer
+from trimformer.models import find_sublayers
+from trimformer.models.calls import Batch
+from trimformer.options.methods import find_method
 from trimformer.polish.data import draw_polishing
-from trimformer.verify.evaluation import Scorer
+from trimformer.utils.stage_timer import StageTimer
 
 EMBEDDER = "embedder"
 
@@ -105,7 +105,7 @@ def _run_task(
                 continue
             point = {**common, "seed": seed, "constraint": constraint}
             for _, _, _, samples, budget in todo:
-                clock = Clock()
+                clock = StageTimer()
                 run = Run(seed=seed, bf16=options.bf16, calibration_dir=kept, clock=clock)
                 if not budget:
                     pruned = Pruner(model, batches, find_method("obs"), run=run)(costs, constraint)

@@ -21,12 +21,12 @@ from polish import calibration, find_task
 
 from trimformer import Pruner, Run
 from trimformer.cli.logs import set_up_logging
-from trimformer.methods import Layout, find_method, laid_out
-from trimformer.onnx.export import MODEL, QUANTIZED
-from trimformer.onnx.serve import open_session, served
+from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.serving import write_served
+from trimformer.export.onnx.export import MODEL, QUANTIZED
+from trimformer.export.onnx.serve import open_session, served
+from trimformer.options.methods import Layout, find_method, with_layout
 from trimformer.polish.data import draw_polishing
-from trimformer.verify.evaluation import Scorer
-from trimformer.verify.serving import write_served
 
 FILES = {"float32": MODEL, "int8": QUANTIZED}
 
@@ -54,7 +54,7 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
     def models() -> Iterator[tuple[str, str, Any]]:
         yield "dense", "", model
         for layout, preset in product(options.layouts, ("obs", "obs-polish")):
-            method, polishing = laid_out(find_method(preset), layout), given if preset == "obs-polish" else None
+            method, polishing = with_layout(find_method(preset), layout), given if preset == "obs-polish" else None
             pruner = Pruner(model, batches, method, polishing=polishing, run=Run(seed=options.seed))
             for constraint in options.constraints:
                 way = f"polished on {len(features) + len(added):,}" if polishing else "as pruned"

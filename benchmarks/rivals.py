@@ -24,14 +24,14 @@ from polish import calibration, find_task
 from torch import nn
 
 from trimformer import Pruner, Run
-from trimformer.arch.calls import Batch
-from trimformer.arch.find import find_layers
-from trimformer.arch.masking import frozen
-from trimformer.batches.calibration import make_batches
-from trimformer.batches.output import find_problem, model_output
 from trimformer.cli.logs import set_up_logging
-from trimformer.curves.objective import supervised_losses
-from trimformer.methods import find_method
+from trimformer.data.batches import make_batches
+from trimformer.data.outputs import find_problem, model_output
+from trimformer.importance.objective import supervised_losses
+from trimformer.models.calls import Batch
+from trimformer.models.find import find_layers
+from trimformer.models.masking import frozen
+from trimformer.options.methods import find_method
 from trimformer.polish.data import draw_polishing
 from trimformer.polish.train import MAX_NORM, learning_rate, polish, trainable
 

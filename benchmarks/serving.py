@@ -33,25 +33,25 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import CACHE, finetuned, minilm, movie_reviews, tweets
 from latency import parse_shape
 
-from trimformer.arch import find_sublayers
-from trimformer.batches.calibration import make_batches, mean_length, sample_indices
-from trimformer.batches.data import find_splits, read_splits
-from trimformer.batches.tasks import task_of
+from trimformer.checkpoints.checkpoint import load, load_model, save
 from trimformer.cli.logs import set_up_logging
-from trimformer.costs.cost import linear_costs
-from trimformer.costs.measure import random_inputs
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.costs.measure_latency import random_inputs
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.environment import describe_device, versions
-from trimformer.methods import METHODS
-from trimformer.onnx.export import MODEL, QUANTIZED
-from trimformer.onnx.serve import open_session, served
-from trimformer.onnx.trace import Asked
-from trimformer.openvino.export import check_openvino, quantize, write_openvino
-from trimformer.openvino.serve import open_session as openvino_session
+from trimformer.data.batches import make_batches, mean_length, sample_indices
+from trimformer.data.splits import find_splits, read_splits
+from trimformer.data.tasks import task_of
+from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.serving import EXAMPLES, examples, feeds, write_served
+from trimformer.export.onnx.export import MODEL, QUANTIZED
+from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.onnx.trace import BudgetRequest
+from trimformer.export.openvino.export import check_openvino, quantize, write_openvino
+from trimformer.export.openvino.serve import open_session as openvino_session
+from trimformer.models import find_sublayers
+from trimformer.options.methods import METHODS
 from trimformer.pruner import Pruner
-from trimformer.shrinking.checkpoint import load, load_model, save
-from trimformer.verify.evaluation import Scorer
-from trimformer.verify.serving import EXAMPLES, examples, feeds, write_served
+from trimformer.utils.environment import describe_device, versions
 
 TASKS = ("classifier", "tagger", "embedder", "reranker")
 
@@ -138,7 +138,7 @@ def plainly(model: PreTrainedModel, folder: Path) -> None:
     inputs = random_inputs(model, 4, 16)
     inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
-    asked = Asked(model, inputs).eval()
+    asked = BudgetRequest(model, inputs).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(asked, kwargs={"inputs": inputs}, f=folder / MODEL, input_names=list(inputs),

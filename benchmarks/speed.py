@@ -25,26 +25,26 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from trimformer import processes
-from trimformer.arch import Sublayer, find_sublayers
-from trimformer.arch.calls import Batch, model_inputs
-from trimformer.arch.masking import MaskUnits, frozen
-from trimformer.batches.calibration import token_mask
+from trimformer.allocation.allocations import select_masks
 from trimformer.cli.logs import set_up_logging
-from trimformer.costs.cost import linear_costs
-from trimformer.costs.yardstick import forward_seconds, peak_memory
-from trimformer.curves.fisher import collect_mask_grads, compute_fisher_info
-from trimformer.curves.obs import importance_curve
-from trimformer.environment import describe_device, resolve_device, versions
-from trimformer.linalg import lsmr_cupy_solver
-from trimformer.methods import METHODS
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.costs.pass_cost import forward_seconds, peak_memory
+from trimformer.data.batches import token_mask
+from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
+from trimformer.importance.obs import importance_curve
+from trimformer.models import Sublayer, find_sublayers
+from trimformer.models.calls import Batch, model_inputs
+from trimformer.models.masking import MaskUnits, frozen
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.methods import METHODS
 from trimformer.paper import hijack_input
 from trimformer.polish.data import polishes
 from trimformer.pruner import Pruner
-from trimformer.run import Run
-from trimformer.select.allocations import select_masks
-from trimformer.update.moments import MomentSums
-from trimformer.update.rescale import rescale_system
+from trimformer.refit.regression_moments import MomentSums
+from trimformer.refit.rescale import rescale_system
+from trimformer.utils import distributed
+from trimformer.utils.environment import describe_device, resolve_device, versions
+from trimformer.utils.linalg import lsmr_cupy_solver
 
 SIZES: dict[str, dict[str, int]] = {
     "MiniLM-L6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -91,7 +91,7 @@ def make_data(samples: int, length: int, options: argparse.Namespace) -> list[Ba
         }
         batches.append({key: value.to(options.device) for key, value in batch.items()})
         start += len(rows)
-    return processes.part(batches)
+    return distributed.part(batches)
 
 
 @contextmanager
@@ -108,7 +108,9 @@ def run_ours(model: PreTrainedModel, batches: Sequence[Batch], method: str, leng
     seconds: dict[str, float] = {}
     costs = linear_costs(find_sublayers(model), "mac", length)
     name, _, bf16 = method.partition(" ")
-    Pruner(model, batches, METHODS[name], run=Run(bf16=bool(bf16), clock=partial(clock, seconds)))(costs, 0.5)
+    Pruner(model, batches, METHODS[name], run=ExecutionOptions(bf16=bool(bf16), clock=partial(clock, seconds)))(
+        costs, 0.5
+    )
     return seconds
 
 
@@ -248,7 +250,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="without suffix")
     options = parser.parse_args()
-    options.device = resolve_device(processes.join(options.device))
+    options.device = resolve_device(distributed.join(options.device))
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
@@ -266,14 +268,16 @@ def main() -> None:
         runs = [(name, SIZES[name], options.samples, options.length, recipes) for name in options.models]
     for run in runs:
         records += measure(*run, options)
-        if processes.is_main():
-            result = {"device": describe_device(options.device), "processes": processes.count(), **versions()}
+        if distributed.is_main():
+            result = {"device": describe_device(options.device), "processes": distributed.count(), **versions()}
             options.output.with_suffix(".json").write_text(json.dumps(result | {"records": records}, indent=1) + "\n")
-    if processes.is_main():
+    if distributed.is_main():
         table = exponents(records) if options.scaling else to_markdown(records)
         options.output.with_suffix(".md").write_text(table + "\n")
-        print(f"{describe_device(options.device)}, {processes.count()} processes; stages in forward passes\n\n{table}")
-    processes.leave()
+        print(
+            f"{describe_device(options.device)}, {distributed.count()} processes; stages in forward passes\n\n{table}"
+        )
+    distributed.leave()
 
 
 if __name__ == "__main__":

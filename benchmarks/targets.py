@@ -22,16 +22,16 @@ from accuracy import SETTINGS, find_assets
 from tqdm.auto import tqdm
 
 import trimformer
-from trimformer.asked import Asked
-from trimformer.batches.data import find_splits, read_splits
-from trimformer.batches.tasks import TASKS, task_of
+from trimformer.checkpoints.checkpoint import load
 from trimformer.cli.logs import set_up_logging
-from trimformer.environment import describe_device, versions
-from trimformer.family import Member, prune_members
-from trimformer.methods import find_method
-from trimformer.outcome import PRUNING
-from trimformer.session import Session
-from trimformer.shrinking.checkpoint import load
+from trimformer.data.splits import find_splits, read_splits
+from trimformer.data.tasks import TASKS, task_of
+from trimformer.options.budgets import BudgetRequest
+from trimformer.options.methods import find_method
+from trimformer.session.measure import PRUNING
+from trimformer.session.session import Session
+from trimformer.sweeping import SweepMember, prune_members
+from trimformer.utils.environment import describe_device, versions
 
 NINE = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 
@@ -77,7 +77,9 @@ def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
     for budgets in ([0.5], NINE):
         session = Session(model, processor, train, [method], eval_dataset=validation, label_column="label",
                           num_samples=options.num_samples)  # fmt: skip
-        prune_members(session, [Member("obs", method, Asked(budget)) for budget in budgets], lambda *_: None)
+        prune_members(
+            session, [SweepMember("obs", method, BudgetRequest(budget)) for budget in budgets], lambda *_: None
+        )
         seconds = sum(value for stage, value in session.clock.seconds.items() if stage in PRUNING)
         totals.append(seconds / session.seconds_per_pass)
     return {"one": totals[0], "nine": totals[1]}

@@ -12,10 +12,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from trimformer.arch import find_sublayers
-from trimformer.costs.lut import LatencyTable, describe_setting, widest
+from trimformer.checkpoints.shrink import shrink
+from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
 from trimformer.costs.timing import MIN_TURNS
-from trimformer.shrinking.shrink import shrink
+from trimformer.models import find_sublayers
 
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.conftest import enlarged, pruned
-from trimformer.arch import find_sublayers
-from trimformer.arch.calls import Batch
-from trimformer.arch.masking import MaskUnits
-from trimformer.batches.output import find_problem, model_output, output_mask
-from trimformer.onnx.export import Written, export_onnx, quantize
+from trimformer.data.outputs import find_problem, model_output, output_mask
+from trimformer.export.onnx.export import Written, export_onnx, quantize
+from trimformer.models import find_sublayers
+from trimformer.models.calls import Batch
+from trimformer.models.masking import MaskUnits
 
 LENGTH = 12  # tokens of the longest text
 SOUND = 400  # samples of the longest sound

@@ -5,10 +5,13 @@ from typing import Any
 import torch
 
 from tests.conftest import make_model
-from trimformer.arch import find_sublayers
+from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.timing import Timing
-from trimformer.methods import METHODS
-from trimformer.report import (
+from trimformer.evaluation.scores import Scores
+from trimformer.models import find_sublayers
+from trimformer.options.methods import METHODS
+from trimformer.refit.walk import Refit
+from trimformer.results import (
     BudgetReport,
     CostReport,
     LatencyReport,
@@ -18,9 +21,6 @@ from trimformer.report import (
     Size,
     TaskReport,
 )
-from trimformer.shrinking.shrink import shrink
-from trimformer.update.walk import Refit
-from trimformer.verify.evaluation import Scores
 
 
 def make_result(**options: Any) -> PruningResult:

@@ -6,8 +6,8 @@ import torch
 import trimformer
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model, make_tokenizer
-from trimformer.costs.lut import check_table
-from trimformer.costs.measure import measure_table
+from trimformer.costs.lookup_tables import check_table
+from trimformer.costs.measure_latency import measure_table
 
 pytestmark = [
     pytest.mark.cuda,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import LatencyOptions, TrimformerError, load, prune, save
-from trimformer.batches.output import find_problem
+from trimformer.data.outputs import find_problem
 
 RNG = np.random.default_rng(0)
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}

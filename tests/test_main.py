@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.commands import ROOT, error_line, paper_main, problem_model, problem_rows, run, save_model, tree, write_jsonl
 from tests.conftest import make_table
-from trimformer.costs.latency import estimate_latency
+from trimformer.costs.latency_model import estimate_latency
 
 
 @pytest.fixture

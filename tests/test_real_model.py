@@ -13,18 +13,18 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 import trimformer
 from tests.commands import outputs, write_jsonl
-from trimformer.arch import find_sublayers
-from trimformer.arch.calls import model_inputs
-from trimformer.batches.calibration import make_batches, mean_length
-from trimformer.batches.data import read_rows
-from trimformer.batches.tasks import infer_task
+from trimformer.allocation.allocations import select_masks
+from trimformer.checkpoints.checkpoint import load
 from trimformer.cli.main import main
-from trimformer.costs.cost import linear_costs
-from trimformer.curves.criteria import CRITERIA
-from trimformer.onnx.export import export_onnx, quantize
-from trimformer.run import Run
-from trimformer.select.allocations import select_masks
-from trimformer.shrinking.checkpoint import load
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.data.batches import make_batches, mean_length
+from trimformer.data.splits import read_rows
+from trimformer.data.tasks import infer_task
+from trimformer.export.onnx.export import export_onnx, quantize
+from trimformer.importance.criteria import CRITERIA
+from trimformer.models import find_sublayers
+from trimformer.models.calls import model_inputs
+from trimformer.options.execution import ExecutionOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real model")]  # its fixtures are made once
 
@@ -159,7 +159,7 @@ def test_masks_are_those_of_the_formulas(checkpoint, data):
         rows, tokenizer, model.config
     )
     length = mean_length(features)
-    ranking = CRITERIA["fisher"](model, make_batches(features, tokenizer, 16), "labels", Run())
+    ranking = CRITERIA["fisher"](model, make_batches(features, tokenizer, 16), "labels", ExecutionOptions())
     sublayers = find_sublayers(model)
     costs = linear_costs(sublayers, "mac", length)
 

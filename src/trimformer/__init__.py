@@ -11,14 +11,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimformer.errors import TrimformerError
-from trimformer.methods import METHODS, Method
+from trimformer.options.methods import METHODS, Method
 from trimformer.version import __version__
 
 __all__ = [
-    "METHODS", "Budget", "Family", "LatencyOptions", "MaskUnits", "Method", "Pruned", "Pruner", "PruningResult", "Run",
-    "Sublayer", "TrimformerError", "__version__", "find_sublayers", "load", "model_card", "prune", "register_family",
-    "save", "shrink", "sweep", "trim_vocabulary",
-]  # fmt: skip
+    "METHODS",
+    "Budget",
+    "ExecutionOptions",
+    "Family",
+    "LatencyOptions",
+    "MaskUnits",
+    "Method",
+    "Pruned",
+    "Pruner",
+    "PruningResult",
+    "Run",
+    "Sublayer",
+    "TrimformerError",
+    "__version__",
+    "find_sublayers",
+    "load",
+    "model_card",
+    "prune",
+    "register_family",
+    "save",
+    "shrink",
+    "sweep",
+    "trim_vocabulary",
+]  # fmt: skip  # fmt: skip
 
 
 def _is_command() -> bool:
@@ -31,42 +51,43 @@ def _is_command() -> bool:
 
 
 if TYPE_CHECKING:
-    from trimformer.arch import Sublayer, find_sublayers, register_family
-    from trimformer.arch.masking import MaskUnits
-    from trimformer.cards.card import model_card
-    from trimformer.family import Family, sweep
-    from trimformer.pipeline import prune
+    from trimformer.checkpoints.checkpoint import load, save
+    from trimformer.checkpoints.shrink import shrink
+    from trimformer.checkpoints.vocabulary import trim_vocabulary
+    from trimformer.evaluation.latency_target import LatencyOptions
+    from trimformer.models import Sublayer, find_sublayers, register_family
+    from trimformer.models.masking import MaskUnits
+    from trimformer.options.execution import ExecutionOptions, Run
     from trimformer.pruner import Budget, Pruned, Pruner
-    from trimformer.report import PruningResult
-    from trimformer.run import Run
-    from trimformer.shrinking.checkpoint import load, save
-    from trimformer.shrinking.shrink import shrink
-    from trimformer.shrinking.vocabulary import trim_vocabulary
-    from trimformer.verify.promise import LatencyOptions
+    from trimformer.pruning import prune
+    from trimformer.reporting.cards.card import model_card
+    from trimformer.results import PruningResult
+    from trimformer.sweeping import Family, sweep
 else:
     _LATER = {
         "Budget": "pruner",
-        "Family": "family",
-        "LatencyOptions": "verify.promise",
-        "MaskUnits": "arch.masking",
+        "Family": "sweeping",
+        "LatencyOptions": "evaluation.latency_target",
+        "MaskUnits": "models.masking",
         "Pruned": "pruner",
         "Pruner": "pruner",
-        "PruningResult": "report",
-        "Run": "run",
-        "Sublayer": "arch",
-        "find_sublayers": "arch",
-        "load": "shrinking.checkpoint",
-        "model_card": "cards.card",
-        "prune": "pipeline",
-        "register_family": "arch",
-        "save": "shrinking.checkpoint",
-        "shrink": "shrinking.shrink",
-        "sweep": "family",
-        "trim_vocabulary": "shrinking.vocabulary",
+        "PruningResult": "results",
+        "ExecutionOptions": "options.execution",
+        "Run": "options.execution",
+        "Sublayer": "models",
+        "find_sublayers": "models",
+        "load": "checkpoints.checkpoint",
+        "model_card": "reporting.cards.card",
+        "prune": "pruning",
+        "register_family": "models",
+        "save": "checkpoints.checkpoint",
+        "shrink": "checkpoints.shrink",
+        "sweep": "sweeping",
+        "trim_vocabulary": "checkpoints.vocabulary",
     }
 
     if not _is_command():
-        import_module("trimformer.shrinking.checkpoint")
+        import_module("trimformer.checkpoints.checkpoint")
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from trimformer.arch import find_layers, find_sublayers
-from trimformer.arch.calls import Stop, WatchLayers, arguments
-from trimformer.arch.masking import MaskUnits, frozen, register_mask, units_left
-from trimformer.costs.latency import LatencyFn, estimate_latency, fit_latency_fn
-from trimformer.curves.fisher import collect_mask_grads, compute_fisher_info
-from trimformer.linalg import closed_form_solver, lsmr_cupy_solver, lsmr_solver
-from trimformer.select.rearrange import rearrange_mask
-from trimformer.select.search_latency import search_latency
-from trimformer.select.search_mac import search_units
-from trimformer.update.rescale import rescale_mask
+from trimformer.allocation.rearrange import rearrange_mask
+from trimformer.allocation.search_latency import search_latency
+from trimformer.allocation.search_mac import search_units
+from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
+from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
+from trimformer.models import find_layers, find_sublayers
+from trimformer.models.calls import Stop, WatchLayers, arguments
+from trimformer.models.masking import MaskUnits, frozen, register_mask, units_left
+from trimformer.refit.rescale import rescale_mask
+from trimformer.utils.linalg import closed_form_solver, lsmr_cupy_solver, lsmr_solver
 
 __all__ = [
     "LatencyFn", "LayerInput", "MaskHeads", "MaskNeurons", "apply_neuron_mask", "closed_form_solver",

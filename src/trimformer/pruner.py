@@ -9,26 +9,26 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.arch import find_sublayers
-from trimformer.arch.calls import Batch
-from trimformer.arch.masking import units_left
-from trimformer.costs.cost import Costs
-from trimformer.curves.criteria import CRITERIA, Ranking
-from trimformer.curves.kept import kept_ranking
-from trimformer.curves.obs import Curve
+from trimformer.allocation.allocations import NEURON_MULTIPLE, select_masks
+from trimformer.checkpoints.shrink import shrink
+from trimformer.costs.cost_tables import Costs
 from trimformer.errors import TrimformerError
-from trimformer.methods import AnyMethod, Method, WholeMethod
+from trimformer.importance.calibration_cache import kept_ranking
+from trimformer.importance.criteria import CRITERIA, Ranking
+from trimformer.importance.obs import Curve
+from trimformer.models import find_sublayers
+from trimformer.models.calls import Batch
+from trimformer.models.masking import units_left
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.methods import AnyMethod, Method, WholeMethod
 from trimformer.polish.data import Polishing, check_polishing
-from trimformer.polish.report import PolishReport
+from trimformer.polish.result import PolishReport
 from trimformer.polish.train import polish
-from trimformer.processes import decide
-from trimformer.run import Run
-from trimformer.select.allocations import NEURON_MULTIPLE, select_masks
-from trimformer.shrinking.shrink import shrink
-from trimformer.update.kprune import kprune
-from trimformer.update.plain import make_plain, rehearse
-from trimformer.update.updates import UPDATES, Refitting
-from trimformer.update.walk import Refit
+from trimformer.refit.kprune import kprune
+from trimformer.refit.plain_layout import make_plain, rehearse
+from trimformer.refit.updates import UPDATES, Refitting
+from trimformer.refit.walk import Refit
+from trimformer.utils.distributed import decide
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +98,10 @@ class Pruner:
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
         polishing: Polishing | None = None,
-        run: Run | None = None,
+        run: ExecutionOptions | None = None,
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
-        self._run, self._neuron_multiple, self._polishing = run or Run(), neuron_multiple, polishing
+        self._run, self._neuron_multiple, self._polishing = run or ExecutionOptions(), neuron_multiple, polishing
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
             return

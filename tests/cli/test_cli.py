@@ -24,13 +24,13 @@ from tests.commands import (
 )
 from tests.conftest import make_batch, make_rows, make_tokenizer
 from trimformer import METHODS
-from trimformer.arch import find_sublayers
-from trimformer.arch.calls import model_inputs
-from trimformer.arch.masking import MaskUnits
+from trimformer.checkpoints.checkpoint import read_masks
 from trimformer.cli.arguments import memory
 from trimformer.cli.main import main
-from trimformer.costs.cost import linear_costs
-from trimformer.shrinking.checkpoint import read_masks
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.models import find_sublayers
+from trimformer.models.calls import model_inputs
+from trimformer.models.masking import MaskUnits
 
 BATCH = model_inputs(make_batch(labels=None))
 

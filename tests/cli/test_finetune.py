@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Trainin
 from tests.commands import PROBLEMS, error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
 from tests.conftest import make_rows, make_tokenizer
 from trimformer import TrimformerError
-from trimformer.arch import find_sublayers
-from trimformer.batches.tasks import TextTask
 from trimformer.cli.main import main
-from trimformer.training import finetune
+from trimformer.data.tasks import TextTask
+from trimformer.finetuning import finetune
+from trimformer.models import find_sublayers
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = ("--num_train_epochs", "1", "--learning_rate", "0.01", "--use_cpu")

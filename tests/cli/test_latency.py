@@ -13,11 +13,11 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.commands import error_line, prune, run, save_model, tree
 from tests.conftest import make_table
-from trimformer.arch import find_sublayers
 from trimformer.cli.main import main
 from trimformer.cli.prune import MISSED
-from trimformer.costs.lut import write_table
-from trimformer.verify.promise import LatencyPromise
+from trimformer.costs.lookup_tables import write_table
+from trimformer.evaluation.latency_target import LatencyTarget
+from trimformer.models import find_sublayers
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture
 def kept(monkeypatch):
     """Every promise is kept: what a tiny model takes is noise."""
-    monkeypatch.setattr(LatencyPromise, "__call__", lambda self, student: None)
-    monkeypatch.setattr(LatencyPromise, "misses", lambda *_: False)
+    monkeypatch.setattr(LatencyTarget, "__call__", lambda self, student: None)
+    monkeypatch.setattr(LatencyTarget, "misses", lambda *_: False)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_prune_keeps_to_milliseconds(model_dir, data, tmp_path, lut, kept, dense
 def test_a_latency_that_is_missed_is_written_and_has_its_own_exit_code(
     model_dir, data, tmp_path, lut, kept, monkeypatch, capsys
 ):
-    monkeypatch.setattr(LatencyPromise, "misses", lambda *_: True)
+    monkeypatch.setattr(LatencyTarget, "misses", lambda *_: True)
     words = ["--output", tmp_path / "out", "--lut", lut, "--latency-ms", 12]
     assert run(main, "prune", model_dir, "--data", data, *words) == MISSED == 3
     assert results(tmp_path / "out")["budget"]["missed"]

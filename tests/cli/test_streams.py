@@ -18,7 +18,7 @@ from trimformer.cli import logs
 from trimformer.cli.main import COMMANDS, guarded, main
 from trimformer.cli.streams import Patient
 from trimformer.errors import TrimformerError
-from trimformer.files import write_directory
+from trimformer.utils.outputs import write_directory
 
 ENTRY = [sys.executable, "-m", "trimformer"]
 

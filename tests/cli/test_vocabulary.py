@@ -12,7 +12,7 @@ from tests.commands import error_line, evaluate, outputs, problem_rows, prune, s
 from tests.conftest import WORDS, make_model, make_rows, make_tokenizer
 from trimformer import load
 from trimformer.errors import TrimformerError
-from trimformer.pipeline import prune as prune_model
+from trimformer.pruning import prune as prune_model
 
 USED = ["the", "film", "is", "good", "bad"]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES, HEADS, make_model, pruned, random_masks
-from trimformer.arch.masking import frozen
 from trimformer.costs.backends import ONNX, Backend, check_backend, prepare
-from trimformer.costs.measure import measure_table, random_inputs
+from trimformer.costs.measure_latency import measure_table, random_inputs
 from trimformer.errors import TrimformerError
+from trimformer.models.masking import frozen
 
 CPU = torch.device("cpu")
 
@@ -105,6 +105,6 @@ def test_int8_computes_nearly_what_pytorch_does(onnx):
 
 def test_a_model_that_cannot_be_exported_is_one_sentence(onnx, monkeypatch):
     model = make_model()
-    monkeypatch.setattr("trimformer.onnx.session.trace", lambda *_: torch.ones(2).view(3))
+    monkeypatch.setattr("trimformer.export.onnx.session.trace", lambda *_: torch.ones(2).view(3))
     with pytest.raises(TrimformerError, match="BertForSequenceClassification cannot be exported"):
         prepare(model, random_inputs(model, 2, 8), "onnx")

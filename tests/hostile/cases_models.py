@@ -9,8 +9,8 @@ import torch
 from tests.commands import save_model
 from tests.conftest import make_table
 from tests.hostile.world import Case, both, config, saved, text, weights
-from trimformer.costs.lut import write_table
-from trimformer.shrinking.checkpoint import load_model
+from trimformer.checkpoints.checkpoint import load_model
+from trimformer.costs.lookup_tables import write_table
 
 EVALUATE = "evaluate model --data rows.jsonl"
 PRUNE = "prune model --data rows.jsonl --constraint 0.5 --output out"

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.commands import run
 from tests.conftest import make_table
 from tests.hostile.world import FUZZ, snapshot, world
+from trimformer.checkpoints.checkpoint import load_model
 from trimformer.cli.main import main
 from trimformer.cli.record import parse_command, read_record
 from trimformer.cli.reproduce import figure_differences
-from trimformer.costs.lut import read_table, write_table
+from trimformer.costs.lookup_tables import read_table, write_table
 from trimformer.errors import TrimformerError
-from trimformer.shrinking.checkpoint import load_model
 
 QUICK = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 THOROUGH = settings(max_examples=200 * FUZZ, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,14 +12,16 @@ from torch.nn.utils import parametrizations, prune
 import trimformer
 from tests.commands import problem_rows
 from tests.conftest import make_model, make_tokenizer
-from trimformer import METHODS, TrimformerError, checks, processes
-from trimformer.arch import find_sublayers
-from trimformer.arch.masking import register_mask
-from trimformer.arch.treatable import check_model
-from trimformer.asked import check_given, check_labels
-from trimformer.batches.data import check_sets
+from trimformer import METHODS, TrimformerError
+from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.costs.backends import check_backend
-from trimformer.shrinking.believed import check_finite
+from trimformer.data.splits import check_sets
+from trimformer.models import find_sublayers
+from trimformer.models.masking import register_mask
+from trimformer.models.model_checks import check_model
+from trimformer.options import checks
+from trimformer.session.checks import check_given, check_labels
+from trimformer.utils import distributed
 
 TOO_MANY = 2**32
 
@@ -266,7 +268,7 @@ def test_half_an_environment_of_a_launcher_is_told(environment, says, monkeypatc
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TrimformerError, match=says):
-        processes.join("cpu")
+        distributed.join("cpu")
 
 
 def test_compiling_without_a_compiler_is_told(monkeypatch):

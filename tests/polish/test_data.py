@@ -5,8 +5,8 @@ import pytest
 from tests.commands import PROBLEMS, problem_model, problem_rows, write_jsonl
 from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
-from trimformer.batches.calibration import num_samples
-from trimformer.batches.tasks import TASKS, task_of
+from trimformer.data.batches import num_samples
+from trimformer.data.tasks import TASKS, task_of
 from trimformer.polish.data import check_polish, draw_polishing, encode_unlabelled, read_polish_data
 
 LABELS = ("label", "ner_tags", "answers")

@@ -5,8 +5,8 @@ import torch
 
 from tests.conftest import pruned
 from tests.families import FAMILIES, inputs, make, random_masks
-from trimformer.arch.find import find_layers
-from trimformer.polish.budget import PolishBudget
+from trimformer.models.find import find_layers
+from trimformer.options.polish_budget import PolishBudget
 from trimformer.polish.train import polish, trainable
 
 QUICK = ("Albert, two groups", "ViT", "CLIP", "Wav2Vec2", "T5")

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tests.test_processes import launch, script
+from tests.utils.test_distributed import launch, script
 
 POLISH = """
 import sys, torch, trimformer
 sys.path.insert(0, sys.argv[1])
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_tokenizer
-from trimformer import processes
-from trimformer.processes import gathered, is_main, join, leave
+from trimformer.utils import distributed
+from trimformer.utils.distributed import gathered, is_main, join, leave
 
 device = join("cpu")
 rows = problem_rows("embedding", 120)
@@ -22,7 +22,7 @@ polish = result.polish
 assert polish.accepted and polish.after < polish.before, polish
 assert (polish.samples, polish.held_out) == (80, 12), polish
 if is_main():
-    print("polished by", processes.count())
+    print("polished by", distributed.count())
 leave()
 """
 

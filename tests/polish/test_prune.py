@@ -10,8 +10,8 @@ import trimformer
 from tests.commands import error_line, problem_model, problem_rows, prune, save_model, write_jsonl
 from tests.conftest import make_rows, make_tokenizer
 from trimformer import METHODS, Pruner, TrimformerError
-from trimformer.batches.calibration import make_batches
-from trimformer.batches.tasks import task_of
+from trimformer.data.batches import make_batches
+from trimformer.data.tasks import task_of
 from trimformer.polish import train
 
 WORDS = ("--batch-size", "8", "--neuron-multiple", "4", "--device", "cpu")

@@ -10,14 +10,14 @@ import torch
 from tests.commands import PROBLEMS, problem_model, problem_rows
 from tests.conftest import enlarged, make_tokenizer, pruned, random_masks
 from trimformer import Run, TrimformerError
-from trimformer.batches.output import predict
-from trimformer.batches.tasks import task_of
+from trimformer.data.outputs import predict
+from trimformer.data.tasks import task_of
+from trimformer.evaluation.scores import divergences
+from trimformer.options.polish_budget import PolishBudget
 from trimformer.polish import train
-from trimformer.polish.budget import PolishBudget
 from trimformer.polish.data import draw_polishing
-from trimformer.polish.targets import Watch, counterparts
+from trimformer.polish.teacher_outputs import Watch, counterparts
 from trimformer.polish.train import polish, trainable
-from trimformer.verify.evaluation import divergences
 
 
 def make(problem, rows=80, batch_size=8, family="Bert", **overrides):

@@ -7,16 +7,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from trimformer.checks import POSITIVE, SEED
 from trimformer.cli.resume import calibration_dir
 from trimformer.errors import TrimformerError
-from trimformer.methods import Allocation, AnyMethod, Criterion, Layout, Objective, Update, find_method, laid_out
-from trimformer.places import check_readable
-from trimformer.polish.budget import DEFAULT_BUDGET
+from trimformer.options.checks import POSITIVE, SEED
+from trimformer.options.methods import (
+    Allocation,
+    AnyMethod,
+    Criterion,
+    Layout,
+    Objective,
+    Update,
+    find_method,
+    with_layout,
+)
+from trimformer.options.polish_budget import DEFAULT_BUDGET
+from trimformer.utils.input_paths import check_readable
 
 if TYPE_CHECKING:
-    from trimformer.batches.data import Rows
-    from trimformer.batches.tasks import Task
+    from trimformer.data.splits import Rows
+    from trimformer.data.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,11 @@ def load_task_data(options: DataOptions, model: Any, need_train: bool = True) ->
     Raises:
         TrimformerError: there are no data, or they do not fit the model.
     """
-    from trimformer.batches.data import find_splits, load_hub, read_splits
-    from trimformer.batches.output import find_problem
-    from trimformer.batches.tasks import find_task, task_of
-    from trimformer.batches.tasks.base import check_task
-    from trimformer.batches.tasks.classes import check_labelled
+    from trimformer.data.outputs import find_problem
+    from trimformer.data.splits import find_splits, load_hub, read_splits
+    from trimformer.data.tasks import find_task, task_of
+    from trimformer.data.tasks.base import check_task
+    from trimformer.data.tasks.classes import check_labelled
 
     problem = find_problem(model)
     options.check()
@@ -135,7 +144,7 @@ def chosen_method(arguments: argparse.Namespace) -> AnyMethod:
     names = ("criterion", "allocation", "update", "objective", "polish")
     choices = {name: getattr(arguments, name) for name in names}
     method = find_method(arguments.method, **{name: value for name, value in choices.items() if value})
-    return laid_out(method, arguments.layout)
+    return with_layout(method, arguments.layout)
 
 
 def add_polish_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,20 +7,20 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer.arch import find_sublayers
-from trimformer.arch.masking import MaskUnits
-from trimformer.batches.output import find_problem
-from trimformer.batches.tasks.blank import count_blank
+from trimformer.checkpoints.checkpoint import load, load_model, read_masks
 from trimformer.cli.arguments import DataOptions, load_task_data
-from trimformer.environment import resolve_device
+from trimformer.data.outputs import find_problem
+from trimformer.data.tasks.blank_rows import count_blank
 from trimformer.errors import TrimformerError
-from trimformer.files import claim_file
-from trimformer.shrinking.checkpoint import load, load_model, read_masks
-from trimformer.verify.evaluation import Scorer
+from trimformer.evaluation.scores import Scorer
+from trimformer.models import find_sublayers
+from trimformer.models.masking import MaskUnits
+from trimformer.utils.environment import resolve_device
+from trimformer.utils.outputs import lock_file
 
 
 def run(arguments: argparse.Namespace) -> None:
-    with claim_file(arguments.output) as write:
+    with lock_file(arguments.output) as write:
         text = json.dumps(_scores(arguments), indent=2)
         write(text + "\n")
     print(text)

@@ -12,32 +12,32 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.arch import max_positions
-from trimformer.arch.calls import Batch, forward, model_inputs
-from trimformer.batches.calibration import make_batches, sample_indices
-from trimformer.batches.output import find_problem
-from trimformer.batches.sentence import head_of
-from trimformer.cards.card import export_card
-from trimformer.cards.source import CARD, last_part
+from trimformer.checkpoints.checkpoint import load
 from trimformer.cli.arguments import DataOptions, load_task_data
 from trimformer.cli.flags.export import has_data
-from trimformer.costs.measure import random_inputs
+from trimformer.costs.measure_latency import random_inputs
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.files import claim_output, write_directory
-from trimformer.onnx.export import check_onnx, write_files
-from trimformer.onnx.serve import open_session as onnx_session
-from trimformer.onnx.written import Written
-from trimformer.openvino.export import check_openvino, write_openvino
-from trimformer.openvino.serve import open_session as openvino_session
-from trimformer.shrinking.checkpoint import load
-from trimformer.verify.serving import EXAMPLES, feeds
+from trimformer.data.batches import make_batches, sample_indices
+from trimformer.data.outputs import find_problem
+from trimformer.data.sentence_embedding import head_of
+from trimformer.evaluation.serving import EXAMPLES, feeds
+from trimformer.export.onnx.export import check_onnx, write_files
+from trimformer.export.onnx.files import Written
+from trimformer.export.onnx.serve import open_session as onnx_session
+from trimformer.export.openvino.export import check_openvino, write_openvino
+from trimformer.export.openvino.serve import open_session as openvino_session
+from trimformer.models import max_positions
+from trimformer.models.calls import Batch, forward, model_inputs
+from trimformer.reporting.cards.card import export_card
+from trimformer.reporting.cards.source import CARD, last_part
+from trimformer.utils.outputs import lock_output, write_directory
 
 SHAPE = (32, 32)  # batch size and length that are timed
 
 
 def run(arguments: argparse.Namespace) -> None:
     (check_onnx if arguments.format == "onnx" else check_openvino)()
-    with claim_output(arguments.output):
+    with lock_output(arguments.output):
         told = _write(arguments)
     print(f"{told}\n\nwritten to {arguments.output}")
 

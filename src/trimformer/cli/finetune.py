@@ -11,19 +11,19 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrainedModel, TrainingArguments
 
-from trimformer.batches.data import Rows, find_splits, load_hub, read_rows, read_splits
-from trimformer.batches.processor import check_vocabulary
-from trimformer.batches.tasks import Task, find_task, infer_task
-from trimformer.batches.tasks.labels import guess_problem, known_problem, set_labels
-from trimformer.checks import MAX_LENGTH
+from trimformer.checkpoints.checkpoint_checks import check_config, check_finite, check_layers_loaded
 from trimformer.cli.training_flags import check_training
+from trimformer.data.processor import check_vocabulary
+from trimformer.data.splits import Rows, find_splits, load_hub, read_rows, read_splits
+from trimformer.data.tasks import Task, find_task, infer_task
+from trimformer.data.tasks.labels import guess_problem, known_problem, set_labels
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.files import claim_file, claim_output, write_directory
-from trimformer.places import check_model_place
-from trimformer.processes import is_main
-from trimformer.shrinking.believed import check_config, check_finite, check_layers_loaded
-from trimformer.training import finetune, require_train_extra
-from trimformer.verify.evaluation import Scorer
+from trimformer.evaluation.scores import Scorer
+from trimformer.finetuning import finetune, require_train_extra
+from trimformer.options.checks import MAX_LENGTH
+from trimformer.utils.distributed import is_main
+from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.outputs import lock_file, lock_output, write_directory
 
 SCORES = "eval_results.json"
 
@@ -86,7 +86,7 @@ def _place(training: TrainingArguments) -> Iterator[None]:
             training.output_dir = str(directory)
             yield
         return
-    with claim_output(output):
+    with lock_output(output):
         try:
             yield
         except KeyboardInterrupt:
@@ -116,7 +116,7 @@ def _score(arguments: FinetuneArguments, training: TrainingArguments) -> None:
     """Scores alone; beside a model that is there already goes a file of the scores."""
     output = Path(training.output_dir or "")
     there = bool(training.output_dir) and output.is_dir()
-    with claim_file(output / SCORES if there else None) as write:
+    with lock_file(output / SCORES if there else None) as write:
         job = _prepare(arguments, training)
         report = {scorer.name: scorer(job.model)[0] for scorer in job.scorers()}
         write(json.dumps(report, indent=2) + "\n")

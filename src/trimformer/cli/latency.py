@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from trimformer.arch import find_sublayers
+from trimformer.checkpoints.checkpoint import load_model
 from trimformer.cli.flags.latency import add_lut_arguments as add_lut_arguments
 from trimformer.costs.backends import check_backend, prepare
-from trimformer.costs.lut import write_table
-from trimformer.costs.measure import measure_table, random_inputs
+from trimformer.costs.lookup_tables import write_table
+from trimformer.costs.measure_latency import measure_table, random_inputs
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.environment import describe_device, resolve_device, versions
 from trimformer.errors import one_sentence
-from trimformer.files import claim_file, claim_output
-from trimformer.progress import progress
-from trimformer.shrinking.checkpoint import load_model
+from trimformer.models import find_sublayers
+from trimformer.utils.environment import describe_device, resolve_device, versions
+from trimformer.utils.outputs import lock_file, lock_output
+from trimformer.utils.progress import progress
 
 
 def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
@@ -38,7 +38,7 @@ def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
 
 
 def run_lut(arguments: argparse.Namespace) -> None:
-    with claim_output(arguments.output):
+    with lock_output(arguments.output):
         told = _measure(arguments)
     print(f"{told}\n\nwritten to {arguments.output}")
 
@@ -64,7 +64,7 @@ def _measure(arguments: argparse.Namespace) -> str:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
-    with claim_file(arguments.output) as write:
+    with lock_file(arguments.output) as write:
         device = resolve_device(arguments.device)
         check_backend(arguments.backend, device)
         records = _records(arguments, device)

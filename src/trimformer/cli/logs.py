@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
-from trimformer import claims
 from trimformer.cli.signals import Terminated, is_main, signals
 from trimformer.cli.streams import Patient
 from trimformer.errors import TrimformerError, flat
+from trimformer.utils import output_lock
 
 logger = logging.getLogger("trimformer")
 
@@ -83,18 +83,18 @@ def _told(run: Callable[[], int | None]) -> int:
     """Runs, and tells what ended it."""
     set_up_logging()
     signals.interrupted = signals.terminated = False
-    claims.complete.clear()
+    output_lock.complete.clear()
     try:
         with signals.heeded():
             return run() or 0
     except Terminated:
         return _terminated()
     except KeyboardInterrupt as error:
-        _say(str(error) or f"interrupted; {claims.told()}")
+        _say(str(error) or f"interrupted; {output_lock.told()}")
         return 130
     except Exception as error:
         if signals.interrupted:  # a library caught it, and told it as a trouble of its own
-            _say(f"interrupted; {claims.told()}")
+            _say(f"interrupted; {output_lock.told()}")
             return 130
         if signals.terminated:
             return _terminated()
@@ -111,7 +111,7 @@ def _told(run: Callable[[], int | None]) -> int:
 
 def _terminated() -> int:
     if is_main():
-        _say(f"terminated; {claims.told()}")
+        _say(f"terminated; {output_lock.told()}")
     return 143
 
 
@@ -128,7 +128,7 @@ def _speaks(error: TrimformerError) -> bool:
 
 
 def _leave_processes() -> None:
-    processes = sys.modules.get("trimformer.processes")
+    processes = sys.modules.get("trimformer.utils.distributed")
     if processes is not None:
         processes.leave()
 
@@ -138,8 +138,8 @@ def _unexpected(error: Exception) -> int:
     if _out_of_memory(error):
         _say("error: out of memory; lower --batch-size or --bs, --num-samples or --max-length, or give --max-memory")
         return 2
-    if claims.is_full(error):
-        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); {claims.told()}")
+    if output_lock.is_full(error):
+        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); {output_lock.told()}")
         return 2
     reason = flat(error)[:300] or "no reason given"
     _say(f"error: unexpected {type(error).__name__}: {reason}; {_where_traced(error)}")

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
-from trimformer.asked import check_constraint
-from trimformer.batches.tasks import find_task
+from trimformer.checkpoints.checkpoint import load
 from trimformer.cli.arguments import DataOptions, load_task_data
 from trimformer.cli.prune import prune_and_write
-from trimformer.costs.lut import LatencyTable, read_table
+from trimformer.costs.lookup_tables import LatencyTable, read_table
+from trimformer.data.tasks import find_task
 from trimformer.errors import TrimformerError
-from trimformer.files import claim_output
-from trimformer.places import check_model_place
-from trimformer.processes import is_main, join
-from trimformer.shrinking.checkpoint import load
-from trimformer.verify.promise import LatencyOptions
+from trimformer.evaluation.latency_target import LatencyOptions
+from trimformer.options.budgets import check_constraint
+from trimformer.utils.distributed import is_main, join
+from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.outputs import lock_output
 
 
 def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
     setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")
     output = arguments.output_dir if arguments.output_dir is not None else Path("outputs", name, setting)
-    with claim_output(output, wanted=is_main()):
+    with lock_output(output, wanted=is_main()):
         return prune_to(output, name, arguments, latency, device)
 
 

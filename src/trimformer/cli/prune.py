@@ -6,34 +6,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimformer.arch import find_sublayers
-from trimformer.asked import check_method
-from trimformer.batches.data import read_all
+from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.standalone import check_standalone
+from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
 from trimformer.cli.arguments import DataOptions, calibration_options, chosen_method, load_task_data
 from trimformer.cli.logs import kept_log
-from trimformer.cli.report import write_result
 from trimformer.cli.resume import forget_calibration
 from trimformer.cli.serving import Serving
-from trimformer.costs.lut import FILES, read_table
-from trimformer.environment import resolve_device
+from trimformer.costs.lookup_tables import FILES, read_table
+from trimformer.data.splits import read_all
 from trimformer.errors import TrimformerError
-from trimformer.files import claim_output
-from trimformer.onnx.export import check_onnx
-from trimformer.pipeline import prune
+from trimformer.evaluation.latency_target import LatencyOptions
+from trimformer.export.onnx.export import check_onnx
+from trimformer.models import find_sublayers
+from trimformer.options.budgets import check_method
 from trimformer.polish.data import check_polish, read_polish_data
-from trimformer.processes import is_main, join
-from trimformer.scratch import scratch
-from trimformer.shrinking.checkpoint import load
-from trimformer.shrinking.standalone import check_standalone
-from trimformer.shrinking.vocabulary import check_trimmable, read_vocabulary
-from trimformer.verify.promise import LatencyOptions
+from trimformer.pruning import prune
+from trimformer.reporting.result_files import write_result
+from trimformer.utils.distributed import is_main, join
+from trimformer.utils.environment import resolve_device
+from trimformer.utils.outputs import lock_output
+from trimformer.utils.temp_dirs import temporary_directory
 
 MISSED = 3  # exit code where a latency is not kept
 
 
 def run(arguments: argparse.Namespace) -> int:
     arguments.device = join(arguments.device)
-    with claim_output(arguments.output, is_main()):
+    with lock_output(arguments.output, is_main()):
         code = _run(arguments)
         if is_main():
             forget_calibration(arguments.output)
@@ -118,7 +118,7 @@ def prune_and_write(
     Returns:
         The exit code: 0, or `MISSED` where the model is slower than was asked for.
     """
-    with scratch() as temporary:
+    with temporary_directory() as temporary:
         serving = None
         if export and is_main():  # the dense files first: what cannot be exported is told before the long work
             serving = Serving(model, processor, temporary, export == "onnx-int8", options)

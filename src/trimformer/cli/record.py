@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from trimformer.cli.flags import prune
 from trimformer.errors import TrimformerError
-from trimformer.places import check_readable
+from trimformer.utils.input_paths import check_readable
 
 RESULTS = "results.json"
 PROGRAM = ["trimformer", "prune"]

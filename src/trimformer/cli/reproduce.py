@@ -11,8 +11,8 @@ from trimformer.cli import prune
 from trimformer.cli.record import parse_command, read_record
 from trimformer.cli.tensors import Tensors
 from trimformer.errors import one_line
-from trimformer.processes import is_main
-from trimformer.scratch import scratch
+from trimformer.utils.distributed import is_main
+from trimformer.utils.temp_dirs import temporary_directory
 
 DIFFERS = 4  # exit code where masks or weights are not the same bytes
 
@@ -46,7 +46,7 @@ def _place(output: str | None) -> Iterator[Path]:
     if output is not None:
         yield Path(output)
         return
-    with scratch() as temporary:
+    with temporary_directory() as temporary:
         yield temporary / "again"
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from trimformer.claims import hidden_name
+from trimformer.utils.output_lock import hidden_name
 
 SUFFIX = ".trimformer-calibration"
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trimformer.costs.measure import random_inputs
-from trimformer.report import PruningResult
-from trimformer.verify.evaluation import Scorer
-from trimformer.verify.serving import serve, write_served
+from trimformer.costs.measure_latency import random_inputs
+from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.serving import serve, write_served
+from trimformer.results import PruningResult
 
 
 class Serving:

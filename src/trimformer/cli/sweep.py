@@ -9,26 +9,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trimformer.arch import find_sublayers
-from trimformer.asked import budgets_of, check_method
+from trimformer.checkpoints.checkpoint import find_directory, load
 from trimformer.cli.arguments import DataOptions, calibration_options, load_task_data
 from trimformer.cli.flags.sweep import names, numbers
 from trimformer.cli.logs import kept_log
-from trimformer.cli.report import write_result
 from trimformer.cli.resume import forget_calibration
-from trimformer.environment import resolve_device
 from trimformer.errors import TrimformerError
-from trimformer.family import Member, mark_front, member_entry, members_of, plan_for, prune_members
-from trimformer.files import check_output, claim_output, replace_file
-from trimformer.methods import METHODS
-from trimformer.page.family import family_page
+from trimformer.evaluation.latency_target import LatencyOptions
+from trimformer.models import find_sublayers
+from trimformer.options.budgets import budgets_of, check_method
+from trimformer.options.methods import METHODS
 from trimformer.polish.data import check_polish, read_polish_data
-from trimformer.processes import decide, is_main, join
-from trimformer.progress import whole_run
-from trimformer.report import PruningResult, aligned
-from trimformer.session import Session
-from trimformer.shrinking.checkpoint import find_directory, load
-from trimformer.verify.promise import LatencyOptions
+from trimformer.reporting.page.sweep import family_page
+from trimformer.reporting.result_files import write_result
+from trimformer.results import PruningResult, aligned
+from trimformer.session.session import Session
+from trimformer.sweeping import SweepMember, mark_front, member_entry, members_of, plan_for, prune_members
+from trimformer.utils.distributed import decide, is_main, join
+from trimformer.utils.environment import resolve_device
+from trimformer.utils.outputs import check_output, lock_output, replace_file
+from trimformer.utils.progress import whole_run
 from trimformer.version import __version__
 
 FAMILY, PAGE = "family.json", "report.html"
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     output, identity = Path(arguments.output), identify(arguments)
     before = decide(lambda: _known(output, identity, members))
     beside = output.absolute().with_name(f"{output.name}.sweep")  # never written: one sweep at a time has the name
-    with claim_output(beside, is_main()):
+    with lock_output(beside, is_main()):
         left = [member for member in members if not (output / member.folder / "results.json").is_file()]
         seconds = _prune(arguments, left, output, {"identity": identity, "cost": before["cost"]}) if left else {}
         if is_main():
@@ -61,14 +61,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prune(
-    arguments: argparse.Namespace, members: Sequence[Member], output: Path, begun: Mapping[str, Any]
+    arguments: argparse.Namespace, members: Sequence[SweepMember], output: Path, begun: Mapping[str, Any]
 ) -> dict[str, float]:
     """Writes the directory of each member; the seconds that it took, by stage."""
     model, processor = load(arguments.model)
     task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
     shown = {key: value for key, value in vars(arguments).items() if key != "words"}
 
-    def write(member: Member, result: PruningResult) -> None:
+    def write(member: SweepMember, result: PruningResult) -> None:
         if not is_main():
             return
         if not (output / FAMILY).is_file():
@@ -117,7 +117,7 @@ def _digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _known(output: Path, identity: Mapping[str, Any], members: Sequence[Member]) -> Mapping[str, Any]:
+def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMember]) -> Mapping[str, Any]:
     """What the folder says of the sweep so far.
 
     Raises:

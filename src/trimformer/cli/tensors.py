@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.places import check_readable
+from trimformer.utils.input_paths import check_readable
 
 MASKS = ("head_mask.pt", "neuron_mask.pt")
 _SHOWN = 3

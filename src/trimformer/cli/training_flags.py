@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from trimformer.checks import Number
 from trimformer.errors import TrimformerError
+from trimformer.options.checks import Number
 
 _NUMBERS = (
     Number("learning_rate", 0, 10, whole=False, above=True),

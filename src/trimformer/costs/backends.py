@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.choices import ONNX as ONNX
-from trimformer.choices import Backend as Backend
 from trimformer.errors import TrimformerError
-from trimformer.onnx.export import check_onnx
+from trimformer.export.onnx.export import check_onnx
+from trimformer.options.choices import ONNX as ONNX
+from trimformer.options.choices import Backend as Backend
 
 
 def check_backend(backend: str, device: torch.device) -> None:
@@ -78,7 +78,7 @@ def _compiled(module: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], A
 def _onnx(
     module: nn.Module, inputs: Mapping[str, Tensor], model: PreTrainedModel, backend: Backend
 ) -> Callable[[], Any]:
-    from trimformer.onnx.session import session_of
+    from trimformer.export.onnx.session import session_of
 
     session = session_of(module, inputs, model, int8=backend == "onnx-int8")
     feeds = {value.name: inputs[value.name].numpy() for value in session.get_inputs()}

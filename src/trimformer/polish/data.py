@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from trimformer.arch.calls import LABEL_KEYS, Batch
-from trimformer.batches.calibration import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
-from trimformer.batches.data import Rows, as_rows, find_splits, read_splits
-from trimformer.batches.tasks import SpanTask, Task, task_of
-from trimformer.batches.tasks.blank import with_texts
+from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
+from trimformer.data.splits import Rows, as_rows, find_splits, read_splits
+from trimformer.data.tasks import SpanTask, Task, task_of
+from trimformer.data.tasks.blank_rows import with_texts
 from trimformer.errors import TrimformerError
-from trimformer.methods import AnyMethod, Method
-from trimformer.polish.budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
-from trimformer.processes import count, part
-from trimformer.update.walk import HELD_OUT_EVERY
+from trimformer.models.calls import LABEL_KEYS, Batch
+from trimformer.options.methods import AnyMethod, Method
+from trimformer.options.polish_budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
+from trimformer.refit.walk import HELD_OUT_EVERY
+from trimformer.utils.distributed import count, part
 
 # Where a task says which column holds labels, and what it says where none does.
 _NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "one_hot": ()}

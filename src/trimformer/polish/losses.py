@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trimformer.arch.calls import Batch
-from trimformer.batches.output import Problem, divergence
+from trimformer.data.outputs import Problem, divergence
+from trimformer.models.calls import Batch
 
 
 def output_loss(output: Tensor, target: Tensor, batch: Batch, problem: Problem, scale: float) -> Tensor:

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.arch.calls import Batch
-from trimformer.arch.find import find_layers
-from trimformer.arch.masking import frozen
-from trimformer.batches.calibration import num_samples
-from trimformer.batches.output import Problem, divergence, find_problem, model_output
-from trimformer.polish.budget import PolishBudget, epochs_of_passes, steps_of_seconds
+from trimformer.data.batches import num_samples
+from trimformer.data.outputs import Problem, divergence, find_problem, model_output
+from trimformer.models.calls import Batch
+from trimformer.models.find import find_layers
+from trimformer.models.masking import frozen
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.polish_budget import PolishBudget, epochs_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
-from trimformer.polish.report import PolishReport
-from trimformer.polish.targets import Targets, Watch, counterparts, targets_of
-from trimformer.processes import add_up, count, decide
-from trimformer.run import Run
+from trimformer.polish.result import PolishReport
+from trimformer.polish.teacher_outputs import Targets, Watch, counterparts, targets_of
+from trimformer.utils.distributed import add_up, count, decide
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def polish(
     budget: PolishBudget,
     kept_layers: Sequence[int] | None = None,
     worth: float = 1.0,
-    run: Run | None = None,
+    run: ExecutionOptions | None = None,
 ) -> PolishReport:
     """Trains the student in place towards the dense model's outputs and hidden states.
 
@@ -71,7 +71,7 @@ def polish(
     Raises:
         TrimformerError: the budget pays for less than one epoch.
     """
-    run = run or Run()
+    run = run or ExecutionOptions()
     start = time.perf_counter()
     share = _weights(student) / _weights(teacher)
     steps = 0 if budget.passes is None else math.floor(epochs_of_passes(budget, share) * len(batches))
@@ -158,7 +158,7 @@ class _Training:
         targets: Targets,
         measure: Callable[[], float],
         before: float,
-        run: Run,
+        run: ExecutionOptions,
     ) -> None:
         self._student, self.batches, self._targets, self._run = student, batches, targets, run
         self.measure, self._problem = measure, find_problem(student)
@@ -304,7 +304,7 @@ def _affordable(training: _Training, budget: PolishBudget, start: float) -> int:
 
 
 @torch.no_grad()
-def _measure(student: PreTrainedModel, batches: Sequence[Batch], answers: Targets, run: Run) -> float:
+def _measure(student: PreTrainedModel, batches: Sequence[Batch], answers: Targets, run: ExecutionOptions) -> float:
     """Mean divergence over the samples of all processes."""
     problem = find_problem(student)
     sums = torch.zeros(2, dtype=torch.float64, device=student.device)

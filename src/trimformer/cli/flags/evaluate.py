@@ -3,8 +3,8 @@
 import argparse
 
 from trimformer.cli.arguments import DataOptions, add_data_arguments, positive_int
-from trimformer.files import check_file
-from trimformer.places import check_model_place
+from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.outputs import check_file
 
 EXAMPLES = """examples:
   trimformer evaluate my-model-half --data my-data/ --output scores.json

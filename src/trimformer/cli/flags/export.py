@@ -3,11 +3,11 @@
 import argparse
 from typing import get_args
 
-from trimformer.choices import OPSETS, Format
 from trimformer.cli.arguments import DataOptions, add_data_arguments, positive_int
 from trimformer.errors import TrimformerError
-from trimformer.files import check_output
-from trimformer.places import check_model_place
+from trimformer.options.choices import OPSETS, Format
+from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.outputs import check_output
 
 EXAMPLES = """examples:
   trimformer export my-model-half --output my-model-onnx

@@ -3,11 +3,11 @@
 import argparse
 from typing import get_args
 
-from trimformer.choices import DTYPES, Backend
 from trimformer.cli.arguments import positive_int
 from trimformer.errors import TrimformerError
-from trimformer.files import check_file, check_output
-from trimformer.places import check_model_place
+from trimformer.options.choices import DTYPES, Backend
+from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.outputs import check_file, check_output
 
 LUT_EXAMPLES = """examples:
   trimformer lut my-model --bs 8 --seq-len 128 --output my-luts

@@ -3,8 +3,6 @@
 import argparse
 from typing import get_args
 
-from trimformer.checks import check_budget_numbers
-from trimformer.choices import NEURON_MULTIPLE, ONNX, Backend, Metric
 from trimformer.cli.arguments import (
     DataOptions,
     add_calibration_arguments,
@@ -15,10 +13,12 @@ from trimformer.cli.arguments import (
     positive_int,
 )
 from trimformer.errors import TrimformerError
-from trimformer.files import check_output
-from trimformer.methods import DEFAULT_METHOD, METHODS, Method
-from trimformer.places import check_model_place, check_readable
-from trimformer.target import target_of
+from trimformer.options.checks import check_budget_numbers
+from trimformer.options.choices import NEURON_MULTIPLE, ONNX, Backend, Metric
+from trimformer.options.methods import DEFAULT_METHOD, METHODS, Method
+from trimformer.options.quality_target import target_of
+from trimformer.utils.input_paths import check_model_place, check_readable
+from trimformer.utils.outputs import check_output
 
 EXAMPLES = """examples:
   trimformer prune my-model --data texts.jsonl --constraint 0.5 --output my-model-half

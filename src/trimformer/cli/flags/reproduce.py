@@ -3,7 +3,7 @@
 import argparse
 
 from trimformer.cli.record import parse_command, read_record
-from trimformer.files import check_output
+from trimformer.utils.outputs import check_output
 
 EXAMPLES = """Run it in the folder where the command ran, as relative paths are of that. Exit code 0 says that masks and
 weights are the same bytes, 4 that they are not.

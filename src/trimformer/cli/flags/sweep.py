@@ -3,8 +3,6 @@
 import argparse
 from typing import get_args
 
-from trimformer.asked import budgets_of
-from trimformer.choices import NEURON_MULTIPLE, Backend, Metric
 from trimformer.cli.arguments import (
     DataOptions,
     add_calibration_arguments,
@@ -13,8 +11,10 @@ from trimformer.cli.arguments import (
     positive_int,
 )
 from trimformer.errors import TrimformerError
-from trimformer.methods import DEFAULT_METHOD, METHODS, Layout, find_methods
-from trimformer.places import check_model_place
+from trimformer.options.budgets import budgets_of
+from trimformer.options.choices import NEURON_MULTIPLE, Backend, Metric
+from trimformer.options.methods import DEFAULT_METHOD, METHODS, Layout, find_methods
+from trimformer.utils.input_paths import check_model_place
 
 EXAMPLES = """examples:
   trimformer sweep my-model --data my-data/ --constraints 0.9:0.1:0.1 --output family

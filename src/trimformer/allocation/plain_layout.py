@@ -1,0 +1,78 @@
+"""Search for the sizes that a family's own config can say: one width, one number of heads, fewer layers."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from trimformer.costs.cost_tables import Costs, Floats
+from trimformer.errors import TrimformerError
+from trimformer.importance.obs import Curve
+from trimformer.models import Sublayer
+from trimformer.models.plain_config import may_lose_heads, removable_layers
+
+
+def search_plain(
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
+) -> list[int]:
+    """Units of each sublayer, of least predicted loss within the budget.
+
+    Layers are left out in the order of what they cost by their curves; for each number of them every width and number
+    of heads is tried.
+
+    Raises:
+        TrimformerError: the constraint cannot be reached.
+    """
+    errors = [curve.error.cpu().numpy() for curve in curves]
+    budget = constraint * costs.dense * (1 + 1e-12)
+    best, least = None, np.inf
+    for gone in _left_out(sublayers, errors):
+        loss, cost, sizes = _grid(sublayers, errors, costs, gone, neuron_multiple)
+        loss = np.where(cost <= budget, loss, np.inf)
+        if loss.min() < least:
+            least, (i, j) = loss.min(), np.unravel_index(loss.argmin(), loss.shape)
+            best = _units(sublayers, gone, sizes["attention"][i], sizes["ffn"][j])
+    if best is None:
+        raise TrimformerError(f"constraint {constraint:.4g} cannot be reached by one width for all layers")
+    return best
+
+
+def smallest_plain(sublayers: Sequence[Sublayer], costs: Costs, neuron_multiple: int) -> float:
+    """The smallest constraint that one width for all layers can reach, as a fraction of the dense cost."""
+    nothing = [np.zeros(len(level)) for level in costs.levels]
+    grids = (_grid(sublayers, nothing, costs, gone, neuron_multiple) for gone in _left_out(sublayers, nothing))
+    return min(float(cost.min()) for _, cost, _ in grids) / costs.dense
+
+
+def _left_out(sublayers: Sequence[Sublayer], errors: Sequence[Floats]) -> Iterator[set[int]]:
+    """Sets of layers to leave out, from none on, the cheapest first."""
+    price = dict.fromkeys(removable_layers(sublayers), 0.0)
+    for s, error in zip(sublayers, errors, strict=True):
+        if s.layer in price:
+            price[s.layer] += float(error[0])
+    order = sorted(price, key=lambda layer: price[layer])
+    yield from (set(order[:count]) for count in range(len(order) + 1))
+
+
+def _grid(
+    sublayers: Sequence[Sublayer], errors: Sequence[Floats], costs: Costs, gone: set[int], neuron_multiple: int
+) -> tuple[Floats, Floats, dict[str, list[int]]]:
+    """(predicted losses, costs) [numbers of heads, widths], and what these numbers are."""
+    first = {s.kind: s for s in reversed(sublayers)}
+    heads, neurons = first["attention"].num_units, first["ffn"].num_units
+    fewest = 1 if may_lose_heads(first["attention"]) else heads
+    sizes = {
+        "attention": list(range(fewest, heads + 1)),
+        "ffn": sorted({*range(min(neuron_multiple, neurons), neurons, neuron_multiple), neurons}),
+    }
+    totals = []
+    for values in (errors, costs.levels):
+        total = np.zeros((len(sizes["attention"]), len(sizes["ffn"])))
+        for s, value in zip(sublayers, values, strict=True):
+            chosen = value[[0] if s.layer in gone else sizes[s.kind]]
+            total += chosen[:, None] if s.kind == "attention" else chosen[None, :]
+        totals.append(total)
+    return totals[0], totals[1] + costs.fixed, sizes
+
+
+def _units(sublayers: Sequence[Sublayer], gone: set[int], heads: int, neurons: int) -> list[int]:
+    return [0 if s.layer in gone else heads if s.kind == "attention" else neurons for s in sublayers]

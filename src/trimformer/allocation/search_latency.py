@@ -1,0 +1,145 @@
+"""The paper's mask search under a latency constraint (section 4.1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimformer.costs.cost_tables import Floats
+from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
+from trimformer.errors import TrimformerError
+
+_ROUNDS = 100
+
+
+def search_latency(
+    head_importance: Tensor | Sequence[Tensor],
+    neuron_importance: Tensor | Sequence[Tensor],
+    mha_lut: Sequence[float] | Tensor,
+    ffn_lut: Sequence[float] | Tensor,
+    *,
+    constraint: float,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Finds masks of highest total importance whose latency does not exceed the constraint.
+
+    A sublayer's latency is modelled as flat up to a threshold, then linear. For every number of attention and
+    of feed-forward sublayers dropped, those of least base importance first, each one left keeps its `threshold`
+    best units for the flat latency, and the rest of the budget goes to the best of all other units. The base
+    counts in the objective, units of dropped sublayers are no candidates, and the budget stays the same for
+    every combination: the public code differs in all three. Where the model of the table flatters the masks
+    found, the search goes on until the table itself agrees.
+
+    Args:
+        head_importance: per layer, [heads] each.
+        neuron_importance: per layer, [neurons] each.
+        mha_lut: entry k - 1 is the latency of an attention sublayer with k heads.
+        ffn_lut: entry k - 1 is the latency of a feed-forward sublayer with k neurons.
+        constraint: latency to keep, as a fraction in (0, 1] of the tables' for all units given.
+
+    Returns:
+        Head masks and neuron masks, one float tensor of zeros and ones per layer.
+
+    Raises:
+        TrimformerError: no combination fits.
+    """
+    heads, neurons = list(head_importance), list(neuron_importance)
+    functions = fit_latency_fn(mha_lut), fit_latency_fn(ffn_lut)
+    ones = [[torch.ones_like(scores) for scores in importance] for importance in (heads, neurons)]
+    dense = estimate_latency(mha_lut, ffn_lut, *ones)
+    allowed = constraint * dense * (1 + 1e-12)
+    modelled = sum(f(len(scores)) for f, rows in zip(functions, (heads, neurons), strict=True) for scores in rows)
+    budget = constraint * modelled * (1 + 1e-12)
+    for _ in range(_ROUNDS):
+        masks = _search(heads, neurons, *functions, budget)
+        if masks is None:
+            break
+        estimate = estimate_latency(mha_lut, ffn_lut, *masks)
+        if estimate <= allowed:
+            return masks
+        budget *= min(0.999, allowed / estimate)
+    # A single sublayer with what is free in it is the least there is; the loop may have stepped over it.
+    least = min(f(1) for f, rows in zip(functions, (heads, neurons), strict=True) if any(map(len, rows)))
+    masks = _search(heads, neurons, *functions, least * (1 + 1e-12))
+    assert masks is not None
+    estimate = estimate_latency(mha_lut, ffn_lut, *masks)
+    if estimate <= allowed:
+        return masks
+    # Rounded up, as what is named here must be reachable.
+    smallest = 1.01 * estimate / dense
+    raise TrimformerError(f"constraint {constraint:.4g} cannot be reached; the smallest reachable is {smallest:.3g}")
+
+
+class _Candidates:
+    """The sublayers of one kind, and what keeping all but the `dropped` least important of them brings."""
+
+    def __init__(self, importance: list[Tensor], function: LatencyFn) -> None:
+        self.importance = [scores.double().cpu() for scores in importance]
+        self.function = function
+        self.best = [scores.argsort(descending=True, stable=True) for scores in self.importance]
+        base = [s[b[: function.threshold]].sum() for s, b in zip(self.importance, self.best, strict=True)]
+        self.base = torch.stack([*base, torch.zeros((), dtype=torch.float64)])[:-1]
+        present = [i for i, scores in enumerate(importance) if len(scores)]
+        self.by_base = sorted(present, key=lambda i: float(self.base[i]))
+
+    def extra(self, dropped: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer, unit and importance of all units beyond the base, most important first."""
+        rest = {i: self.best[i][self.function.threshold :] for i in self.by_base[dropped:]}
+        none = torch.empty(0, dtype=torch.long)
+        layer = torch.cat([none, *(torch.full_like(units, i) for i, units in rest.items())])
+        unit = torch.cat([none, *rest.values()])
+        scores = torch.cat([none.double(), *(self.importance[i][units] for i, units in rest.items())])
+        order = scores.argsort(descending=True, stable=True)
+        return layer[order], unit[order], scores[order]
+
+    def gains(self, dropped: int) -> Floats:
+        """[n + 1], importance kept with the base and n further units."""
+        base = self.base[self.by_base[dropped:]].sum()
+        return np.concatenate([[0.0], self.extra(dropped)[2].cumsum(0).numpy()]) + float(base)
+
+    def base_latency(self, dropped: int) -> float:
+        return (len(self.by_base) - dropped) * self.function.base
+
+    def masks(self, dropped: int, count: int) -> list[Tensor]:
+        masks = [torch.zeros(len(scores)) for scores in self.importance]
+        for i in self.by_base[dropped:]:
+            masks[i][self.best[i][: self.function.threshold]] = 1.0
+        layer, unit, _ = self.extra(dropped)
+        for i, j in zip(layer[:count].tolist(), unit[:count].tolist(), strict=True):
+            masks[i][j] = 1.0
+        return masks
+
+
+def _affordable(budget: Floats, slope: float, available: int) -> Floats:
+    """How many of the available units a budget [n] pays for."""
+    if slope <= 0:
+        return np.full(len(budget), available)
+    return np.clip(budget // slope, 0, available).astype(int)
+
+
+def _search(
+    heads: list[Tensor], neurons: list[Tensor], head_fn: LatencyFn, neuron_fn: LatencyFn, budget: float
+) -> tuple[list[Tensor], list[Tensor]] | None:
+    attention, ffn = _Candidates(heads, head_fn), _Candidates(neurons, neuron_fn)
+    ffn_gains = [ffn.gains(dropped) for dropped in range(len(ffn.by_base) + 1)]
+    best, highest = None, -np.inf
+    for drop_a in range(len(attention.by_base) + 1):
+        head_gain = attention.gains(drop_a)
+        for drop_f, neuron_gain in enumerate(ffn_gains):
+            if drop_a == len(attention.by_base) and drop_f == len(ffn.by_base):
+                continue  # nothing at all would be left
+            left = budget - attention.base_latency(drop_a) - ffn.base_latency(drop_f)
+            if left < 0:
+                continue
+            extra_heads = np.arange(_affordable(np.array([left]), head_fn.slope, len(head_gain) - 1)[0] + 1)
+            extra_neurons = _affordable(left - extra_heads * head_fn.slope, neuron_fn.slope, len(neuron_gain) - 1)
+            gain = head_gain[extra_heads] + neuron_gain[extra_neurons]
+            # Of equals the one with most heads, so that a constraint of 1 keeps everything.
+            most = int(np.flatnonzero(gain == gain.max())[-1])
+            if gain[most] > highest:
+                highest, best = float(gain[most]), (drop_a, most, drop_f, int(extra_neurons[most]))
+    if best is None:
+        return None
+    drop_a, extra_heads_kept, drop_f, extra_neurons_kept = best
+    masks = attention.masks(drop_a, extra_heads_kept), ffn.masks(drop_f, extra_neurons_kept)
+    return masks[0], masks[1]

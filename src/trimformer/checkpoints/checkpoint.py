@@ -1,0 +1,271 @@
+"""Saving and loading of ordinary model directories, dense or shrunk.
+
+Transformers cannot load layers of different widths by itself. It does ask a registered "quantizer" to
+prepare the skeleton of a model before its weights are loaded; ours resizes the linear layers. So after
+`import trimformer`, `AutoModel*.from_pretrained`, `pipeline` and whatever stands on them load a shrunk
+directory, and get a plain model: nothing of the quantizer stays on it.
+"""
+
+import atexit
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from trimformer.checkpoints.checkpoint_checks import (
+    check_class,
+    check_config,
+    check_finite,
+    check_room,
+    check_shards,
+    check_unexpected,
+)
+from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard
+from trimformer.checkpoints.shrink import resize
+from trimformer.checkpoints.standalone import leave_carried_code, write_standalone
+from trimformer.data.processor import architecture_of, load_processor
+from trimformer.data.sentence_embedding import attach, head_of, read_head, transformer_folder
+from trimformer.errors import TrimformerError, one_sentence
+from trimformer.models import KINDS, find_sublayers
+from trimformer.models.mask_tensors import unstack_masks
+from trimformer.utils.input_paths import check_model_place, check_readable
+from trimformer.utils.outputs import write_directory
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# Weights of other libraries, which a download leaves out.
+_NOT_OURS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
+
+
+@register_quantization_config(QUANT_METHOD)
+class TrimformerConfig(QuantizationConfigMixin):
+    """The widths in a pruned config; Transformers names this class where another quantization is asked for."""
+
+    def __init__(
+        self, heads: list[int], neurons: list[int], kept_heads: list[list[int] | None] | None = None, **_: Any
+    ) -> None:
+        self.quant_method = QUANT_METHOD  # type: ignore[assignment]
+        self.heads, self.neurons = heads, neurons
+        if kept_heads is not None:
+            self.kept_heads = kept_heads
+
+
+@register_quantizer(QUANT_METHOD)
+class _Resizer(HfQuantizer):  # type: ignore[misc]
+    quantization_config: TrimformerConfig
+
+    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        open_guard(config)  # the only hook that sees the config before the weights are looked for
+        return config
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        widths = self.quantization_config
+        resize(model, widths.heads, widths.neurons, getattr(widths, "kept_heads", None))
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        # A plain model from here on: it can be halved, trained, and saved with its widths in the config.
+        self.remove_quantization_config(model)
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                vars(module.config).pop("_is_quantized", None)
+        model.config.quantization_config = self.quantization_config.to_dict()
+        leave_carried_code(model)
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+def load(
+    path: str | Path, attn_implementation: str | None = None, tokenizer_name: str | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """Loads a model with its own task head, in its own dtype, and what makes its inputs.
+
+    Args:
+        path: of a local directory, or a name on the hub; what sentence-transformers wrote too.
+        attn_implementation: "eager", "sdpa", ...; None: what Transformers chooses.
+        tokenizer_name: where the tokenizer or processor comes from if the directory has none.
+
+    Returns:
+        The model, and its tokenizer, image processor, feature extractor or processor; see `load_processor`.
+
+    Raises:
+        TrimformerError: the directory, its config, its weights or its processor is missing or unusable.
+    """
+    folder = find_directory(path)
+    model = load_model(folder, attn_implementation)
+    model.config._name_or_path = str(path)  # as Transformers has it, and not the folder that the hub's files came to
+    return model, load_processor(transformer_folder(folder), tokenizer_name)
+
+
+def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
+    """What is pruned of what people hold: of a SentenceTransformer or a CrossEncoder its transformer and tokenizer.
+
+    Args:
+        model: a `PreTrainedModel`, or one of these, which is left as it was.
+        processor: its tokenizer or processor; None: the one that a SentenceTransformer or CrossEncoder brings.
+
+    Raises:
+        TrimformerError: the model is something else, or holds modules that are not known.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model, processor
+    if not {"SentenceTransformer", "CrossEncoder"} & {kind.__name__ for kind in type(model).__mro__}:
+        raise TrimformerError(
+            f"model is a {type(model).__name__}; give a PreTrainedModel, as trimformer.load returns it, or a "
+            "SentenceTransformer or CrossEncoder"
+        )
+    folder = tempfile.mkdtemp(prefix="trimformer-")  # its files go along with whatever is saved later
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    inner, own = load(folder)
+    held = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    inner.config._name_or_path = held.config._name_or_path
+    return inner, own if processor is None else processor
+
+
+def find_directory(name: str | Path) -> Path:
+    """The local directory of that name, or else of the hub's model, downloaded.
+
+    Raises:
+        TrimformerError: neither is there.
+    """
+    check_model_place(name)
+    if Path(name).is_dir():
+        return Path(name)
+    with one_sentence(f"model directory '{name}' does not exist, and the hub has no such model"):
+        return Path(snapshot_download(str(name), ignore_patterns=_NOT_OURS))
+
+
+def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
+    """Loads a model without its tokenizer; see `load`."""
+    path = find_directory(path)
+    folder = transformer_folder(path)
+    head, path = read_head(path), folder
+    if not any(path.iterdir()):
+        raise TrimformerError(f"model directory '{path}' is empty")
+    if not (path / "config.json").is_file():
+        raise TrimformerError(f"'{path}' has no config.json; give a directory written by save_pretrained")
+    if not any((path / name).is_file() for name in _WEIGHTS):
+        raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin)")
+    check_shards(path)
+    for file in ("config.json", *_WEIGHTS):
+        check_readable(path / file, "file")
+    with one_sentence(f"the config of '{path}' cannot be read"):
+        config = AutoConfig.from_pretrained(path)
+    check_config(config, path)
+    architecture = architecture_of(config)
+    found = getattr(transformers, architecture, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
+    model_class: Any = found
+    check_class(model_class, config, path)
+    with one_sentence(f"the config of '{path}' describes no model that can be built"), torch.device("meta"):
+        skeleton = model_class(copy.deepcopy(config))
+    try:
+        find_sublayers(skeleton)
+    except TrimformerError as error:  # before the weights are read
+        raise TrimformerError(f"the model in '{path}' cannot be pruned: {error}") from error
+    check_room(skeleton, path)
+    kwargs: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    with one_sentence(f"the weights in '{path}' cannot be loaded"):
+        # Mismatched shapes are told below, in one sentence.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = model_class.from_pretrained(path, **kwargs)
+    if info["mismatched_keys"]:
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        raise TrimformerError(
+            f"the weights in '{path}' do not match its config: {name} is {tuple(found)}, should be {tuple(expected)}"
+        )
+    # Old checkpoints may lack the pooler, which only some heads use.
+    missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
+    if missing:
+        raise TrimformerError(
+            f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
+            "is it a fine-tuned checkpoint of this architecture?"
+        )
+    check_unexpected(info["unexpected_keys"], skeleton, path)
+    check_finite(model, f"the weights in '{path}'")
+    attach(model, head)
+    return model
+
+
+def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, standalone: bool = False) -> None:
+    """Writes config, safetensors, the tokenizer's or processor's files, and those of sentence-transformers."""
+    if vars(model).get("lost_tokens"):
+        words: Any = model.get_input_embeddings()
+        if len(processor) > words.num_embeddings:
+            raise TrimformerError(
+                f"the tokenizer has {len(processor)} tokens, the model {words.num_embeddings}, as it lost some; save "
+                "it with the tokenizer that lost them too (the result's `processor`)"
+            )
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    head = head_of(model)
+    if head is not None:
+        head.carry(directory)
+    if standalone:
+        write_standalone(model, directory)
+
+
+def save(model: PreTrainedModel, processor: Any, path: str | Path, *, standalone: bool = False) -> None:
+    """Writes a model and its tokenizer or processor as an ordinary directory.
+
+    Args:
+        model: dense or pruned.
+        processor: what makes its inputs.
+        path: a directory that is empty or does not exist; it appears only once complete.
+        standalone: a pruned model also loads without trimformer, by `trust_remote_code=True`.
+
+    Raises:
+        TrimformerError: the directory is not empty or cannot be written, the model lost tokens that the tokenizer has,
+            or no directory of this model can be standalone.
+    """
+    with write_directory(path) as directory:
+        write_model(model, processor, directory, standalone=standalone)
+
+
+def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
+    """One mask per sublayer from the files `head_mask.pt` and `neuron_mask.pt` of a directory.
+
+    Raises:
+        TrimformerError: a file is missing, is not a plain tensor, or does not fit the model.
+    """
+    tensors = []
+    for name in ("head_mask.pt", "neuron_mask.pt"):
+        file = Path(path) / name
+        if not file.is_file():
+            raise TrimformerError(f"mask file '{file}' does not exist")
+        check_readable(file, "mask file")
+        with one_sentence(f"mask file '{file}' is not a plain tensor"):
+            tensors.append(torch.load(file, map_location="cpu", weights_only=True))
+    sublayers = find_sublayers(model)
+    expected = [[s.num_units for s in sublayers if s.kind == kind] for kind in KINDS]
+    for tensor, units, name in zip(tensors, expected, ("head_mask.pt", "neuron_mask.pt"), strict=True):
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (len(units), max(units)):
+            shape = tuple(getattr(tensor, "shape", ()))
+            raise TrimformerError(f"{name} in '{path}' has shape {shape}; the model needs {(len(units), max(units))}")
+        if tensor.is_complex() or tensor.is_quantized or not bool(torch.isfinite(tensor).all()):
+            raise TrimformerError(
+                f"{name} in '{path}' holds values that are not finite numbers; masks are 0, 1 or factors"
+            )
+    return unstack_masks(sublayers, *tensors)
+
+
+def file_size(model: PreTrainedModel) -> int:
+    """Bytes of the model's weights as a checkpoint holds them."""
+    tensors = {t.data_ptr() or id(t): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in tensors.values())

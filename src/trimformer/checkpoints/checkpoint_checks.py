@@ -1,0 +1,134 @@
+"""What a config says, believed only where the weights beside it can bear it out."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from trimformer.checkpoints.load_guard import QUANT_METHOD
+from trimformer.errors import TrimformerError, one_sentence
+from trimformer.models import find_layers
+
+MOST_LAYERS = 1000
+_PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
+_LARGER = 500  # a config's model than its weights: a pruned one's config tells of the dense model
+_SMALL = 10_000_000  # parameters that do no harm
+
+
+def check_config(config: PreTrainedConfig, path: Path) -> None:
+    """Raises:
+    TrimformerError: the config asks for what cannot be, or for what would not be done.
+    """
+    _check_sizes(config.to_dict(), path, "")
+    problem = getattr(config, "problem_type", None)
+    if problem not in _PROBLEMS:
+        raise TrimformerError(
+            f"the config of '{path}' has the problem_type '{problem}'; known are {', '.join(filter(None, _PROBLEMS))}"
+        )
+    widths = getattr(config, "quantization_config", None)
+    if widths is not None:
+        method = widths.get("quant_method") if isinstance(widths, Mapping) else getattr(widths, "quant_method", None)
+        if method != QUANT_METHOD:
+            raise TrimformerError(f"the model in '{path}' is quantized by '{method}'; give the one it was made from")
+
+
+def _check_sizes(entries: Mapping[str, Any], path: Path, where: str) -> None:
+    for key, value in entries.items():
+        if isinstance(value, Mapping) and key.endswith("_config") and key != "quantization_config":
+            _check_sizes(value, path, f"{where}{key}.")
+        counts_layers = "layers" in key and isinstance(value, int) and not isinstance(value, bool)
+        if counts_layers and not -MOST_LAYERS <= value <= MOST_LAYERS:
+            raise TrimformerError(
+                f"the config of '{path}' has {where}{key} {value}; no model has more than {MOST_LAYERS} layers"
+            )
+
+
+def check_class(model_class: Any, config: PreTrainedConfig, path: Path) -> None:
+    """Raises:
+    TrimformerError: the config names an architecture of another model type.
+    """
+    wanted = getattr(getattr(model_class, "config_class", None), "model_type", None)
+    if wanted and wanted != config.model_type and not isinstance(config, model_class.config_class):
+        raise TrimformerError(
+            f"the config of '{path}' has the model type '{config.model_type}', but names the architecture "
+            f"{model_class.__name__}, which is of '{wanted}'; one of them is wrong"
+        )
+
+
+def check_room(skeleton: PreTrainedModel, path: Path) -> None:
+    """Raises:
+    TrimformerError: the config describes a model that is far larger than the weights.
+    """
+    described = sum(tensor.numel() for tensor in skeleton.parameters())
+    there = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in path.glob(kind))
+    if described > max(_SMALL, _LARGER * there):
+        raise TrimformerError(
+            f"the config of '{path}' describes a model of {described:,} parameters, its weights are {there:,} bytes; "
+            "is it another model's config?"
+        )
+
+
+def check_unexpected(names: Iterable[str], skeleton: PreTrainedModel, path: Path) -> None:
+    """Raises:
+    TrimformerError: the weights have layers, or parts of layers, that the config does not know.
+    """
+    modules = {id(module): name for name, module in skeleton.named_modules()}
+    stacks = {".".join(modules[id(layer)].split(".")[:-1][-2:]) for layer in find_layers(skeleton)}
+    for name in sorted(names):
+        if any(f".{stack}." in f".{name}" for stack in stacks if stack):
+            raise TrimformerError(
+                f"the weights in '{path}' hold {name}, which its config knows nothing of; is it the config of another "
+                "model, or of fewer layers?"
+            )
+
+
+def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: Path) -> None:
+    """Checks what `from_pretrained` tells of its loading; a head may be new, layers may not.
+
+    Raises:
+        TrimformerError: the weights lack parts of layers, or have some that the config does not know.
+    """
+    check_unexpected(info["unexpected_keys"], model, path)
+    names = {name for name, module in model.named_modules() if any(module is layer for layer in find_layers(model))}
+    missing = sorted(key for key in info["missing_keys"] if any(key.startswith(f"{name}.") for name in names))
+    if missing:
+        raise TrimformerError(
+            f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); is its config another model's?"
+        )
+
+
+def check_finite(model: torch.nn.Module, what: str) -> None:
+    """Raises:
+    TrimformerError: a weight is NaN or infinite.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta or not (parameter.is_floating_point() or parameter.is_complex()):
+            continue
+        bad = int(parameter.numel() - torch.isfinite(parameter.detach()).sum())
+        if bad:
+            kind = "NaN" if bool(torch.isnan(parameter.detach()).any()) else "infinite"
+            raise TrimformerError(
+                f"{what} are not finite: {bad} of {parameter.numel()} values of {name} are {kind}; the checkpoint is "
+                "broken, or was saved in too low a precision"
+            )
+
+
+def check_shards(path: Path) -> None:
+    """Raises:
+    TrimformerError: a file that the index of the weights names is missing, or lies elsewhere.
+    """
+    for index in (path / "model.safetensors.index.json", path / "pytorch_model.bin.index.json"):
+        if not index.is_file() or (path / index.name.removesuffix(".index.json")).is_file():
+            continue
+        with one_sentence(f"'{index}' cannot be read"):
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            elsewhere = next((file for file in files if Path(file).name != file), None)
+        if elsewhere is not None:
+            raise TrimformerError(f"'{index}' names the file '{elsewhere}', which is not in its folder")
+        missing = next((file for file in files if not (path / file).is_file()), None)
+        if missing is not None:
+            raise TrimformerError(f"'{path}' lacks '{missing}', a part of its weights; copy or download it again")
+        return

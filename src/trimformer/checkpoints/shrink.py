@@ -1,0 +1,114 @@
+"""Physical removal of units: a model with smaller linear layers, and what its config says of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.checkpoints.load_guard import QUANT_METHOD
+from trimformer.checkpoints.standalone import leave_carried_code
+from trimformer.errors import TrimformerError
+from trimformer.models import find_sublayers
+from trimformer.models.linear import matrix
+from trimformer.models.removal import keep_units, kept_heads
+
+
+@torch.no_grad()
+def shrink(model: PreTrainedModel, masks: Sequence[Tensor]) -> None:
+    """Removes, in place, the units whose mask is 0; other factors are folded into the output projection.
+
+    The model computes what it did under the masks. Its config records the widths, so that
+    `save_pretrained` writes a directory that loads again.
+
+    Args:
+        model: a supported model.
+        masks: one per sublayer, [units].
+
+    Raises:
+        TrimformerError: a mask has another number of entries than its sublayer has units, or is not finite.
+    """
+    sublayers = find_sublayers(model)
+    for sublayer, mask in zip(sublayers, masks, strict=True):
+        if len(mask) != sublayer.num_units:
+            raise TrimformerError(f"the mask of {sublayer.name} has {len(mask)} entries for {sublayer.num_units} units")
+        if mask.is_complex() or not bool(torch.isfinite(mask).all()):
+            raise TrimformerError(f"the mask of {sublayer.name} holds values that are not finite numbers")
+    for sublayer, mask in zip(sublayers, masks, strict=True):
+        weight = matrix(sublayer.projection)
+        if not ((mask == 0) | (mask == 1)).all():
+            weight.mul_(mask.to(weight).repeat_interleave(sublayer.unit_size))
+        keep_units(sublayer, mask.nonzero().flatten().to(weight.device))
+    record_widths(model)
+
+
+def record_widths(model: PreTrainedModel) -> None:
+    """Writes the number of heads and neurons of each layer into the model's config.
+
+    Where a family has tensors with an entry for each head, also which heads are left.
+    """
+    leave_carried_code(model)
+    sublayers = find_sublayers(model)
+    widths: dict[str, Any] = {
+        "quant_method": QUANT_METHOD,
+        "heads": [s.num_units for s in sublayers if s.kind == "attention"],
+        "neurons": [s.num_units for s in sublayers if s.kind == "ffn"],
+    }
+    kept = [kept_heads(s) for s in sublayers if s.kind == "attention"]
+    if any(heads is not None for heads in kept):
+        widths["kept_heads"] = kept
+    model.config.quantization_config = widths
+
+
+def resize(
+    model: PreTrainedModel,
+    heads: Sequence[int],
+    neurons: Sequence[int],
+    kept_heads: Sequence[Sequence[int] | None] | None = None,
+) -> None:
+    """Gives a model, its weights not loaded yet, the widths of a shrunk checkpoint.
+
+    Args:
+        model: as its config makes it, dense.
+        heads: left in each attention sublayer.
+        neurons: left in each feed-forward sublayer.
+        kept_heads: which heads are left, where that matters.
+
+    Raises:
+        TrimformerError: the widths are not those of such a model.
+    """
+    sublayers = find_sublayers(model)
+    widths = {"attention": list(heads), "ffn": list(neurons)}
+    for kind, of_kind in widths.items():
+        dense = [s.num_units for s in sublayers if s.kind == kind]
+        if len(dense) != len(of_kind) or any(
+            type(k) is not int or not 0 <= k <= n for k, n in zip(of_kind, dense, strict=True)
+        ):
+            raise TrimformerError(
+                f"the widths in the config's quantization_config do not fit the model: {kind} sublayers have up to "
+                f"{dense} units, not {of_kind}"
+            )
+    _check_kept(kept_heads, widths["attention"], [s.num_units for s in sublayers if s.kind == "attention"])
+    counts = {kind: iter(of_kind) for kind, of_kind in widths.items()}
+    names = iter(kept_heads or [None] * len(heads))
+    for sublayer in sublayers:
+        count = next(counts[sublayer.kind])
+        kept = next(names) if sublayer.kind == "attention" else None
+        # On the CPU, whatever device skeletons are made on: which units are kept must have values.
+        units = range(count) if kept is None else kept
+        keep_units(sublayer, torch.tensor(list(units), dtype=torch.long, device="cpu"))
+
+
+def _check_kept(kept_heads: Any, heads: Sequence[int], dense: Sequence[int]) -> None:
+    """Raises:
+    TrimformerError: the heads that are left are not so many of these.
+    """
+    if kept_heads is None:
+        return
+    fits = isinstance(kept_heads, Sequence) and len(kept_heads) == len(heads)
+    for kept, count, of in zip(kept_heads if fits else [], heads, dense, strict=False):
+        names = range(count) if kept is None else kept
+        fits = fits and all(type(i) is int and 0 <= i < of for i in names) and len(set(names)) == len(names) == count
+    if not fits:
+        raise TrimformerError(f"kept_heads in the config's quantization_config do not fit the model: {kept_heads}")

@@ -1,0 +1,171 @@
+"""Directories of pruned models that load without trimformer, by `trust_remote_code=True`.
+
+Their config says how each module differs from that of the dense model, and a file beside it, `modeling_trimformer.py`,
+applies that. Nothing in it is written for a family: modules that run by a class or a hook of trimformer carry its
+source along.
+"""
+
+import copy
+import inspect
+import json
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from trimformer.checkpoints import standalone_template
+from trimformer.checkpoints.load_guard import ENTRY, SHAPES, STANDALONE, is_pruned
+from trimformer.errors import TrimformerError
+from trimformer.models import find_sublayers, removal
+
+FILE = "modeling_trimformer"
+
+_IMPORTS = """
+import torch.nn.functional as F
+from torch import Tensor
+""".lstrip()
+
+_CLASS = '''
+class {name}(Standalone, transformers.{name}):
+    """Pruned by trimformer."""
+
+    _auto_class = "{auto}"
+'''.lstrip()
+
+
+def check_standalone(model: PreTrainedModel) -> None:
+    """Raises:
+    TrimformerError: no directory of this model can load by itself.
+    """
+    if dense_class(model).__name__ != type(model).__name__:
+        raise TrimformerError(
+            f"a standalone directory needs a model class of Transformers itself; {type(model).__name__} is not one"
+        )
+    if not _auto_classes(model):
+        raise TrimformerError(
+            f"{type(model).__name__} is loaded by no AutoModel class, so that a standalone directory of it could not be"
+        )
+
+
+def write_standalone(model: PreTrainedModel, directory: Path) -> None:
+    """Lets a directory load without trimformer.
+
+    Args:
+        model: pruned.
+        directory: what `save_pretrained` wrote of it.
+
+    Raises:
+        TrimformerError: the model is not pruned, or cannot be loaded by an AutoModel class.
+    """
+    check_standalone(model)
+    if not is_pruned(model.config):
+        raise TrimformerError(
+            "nothing was removed from the model, so it loads without trimformer; leave out standalone"
+        )
+    with torch.device("meta"):
+        dense = dense_class(model)(copy.deepcopy(model.config))
+    narrowed = _narrowed(model)
+    changes = {name: _change(module, dense.get_submodule(name)) for name, module in narrowed.items()}
+    file, name, autos = directory / "config.json", type(model).__name__, _auto_classes(model)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config |= {
+        SHAPES: {name: change for name, change in changes.items() if change},
+        "auto_map": dict.fromkeys(autos, f"{FILE}.{name}"),
+        ENTRY: STANDALONE,
+    }
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    text = "\n\n".join(
+        [inspect.getsource(standalone_template), *_sources(narrowed.values()), _CLASS.format(name=name, auto=autos[0])]
+    )
+    (directory / f"{FILE}.py").write_text(text, encoding="utf-8")
+
+
+def leave_carried_code(model: PreTrainedModel) -> None:
+    """Turns a model loaded from a standalone directory into one of Transformers' class, as pruned as before."""
+    if vars(model.config).pop(SHAPES, None) is not None:
+        vars(model.config).pop("auto_map", None)
+        if type(model).__module__.endswith(f".{FILE}"):
+            model.__class__ = dense_class(model)
+
+
+def dense_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """The class of Transformers that the model is of, or that its class stands on."""
+    return next(c for c in type(model).__mro__ if _is_theirs(c))
+
+
+def _auto_classes(model: PreTrainedModel) -> list[str]:
+    """Names of the classes that load such a model by its config."""
+    found = []
+    for name, auto in vars(modeling_auto).items():
+        mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
+        known = () if mapping is None else mapping.get(type(model.config), ())
+        classes = known if isinstance(known, (list, tuple)) else (known,)
+        if type(model).__name__ in (c.__name__ for c in classes):
+            found.append(name)
+    return found
+
+
+def _is_theirs(thing: Any) -> bool:
+    return str(thing.__module__).split(".")[0] in ("transformers", "torch", "builtins", "abc")
+
+
+def _narrowed(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules that pruning changes, by name: others may hold numbers of their own that say nothing of widths."""
+    found: set[nn.Module] = set()
+    for sublayer in find_sublayers(model):
+        found |= {sublayer.projection, *(producer.linear for producer in sublayer.producers)}
+        found |= {module for module, _ in sublayer.counts}
+        found |= {sublayer.per_head[0]} if sublayer.per_head else set()
+    return {name: module for name, module in model.named_modules() if module in found}
+
+
+def _change(module: nn.Module, dense: nn.Module) -> dict[str, Any]:
+    """What pruning did to a module, in the words of `standalone_template.Standalone`."""
+    shapes = {
+        name: list(parameter.shape)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.shape != dense.get_parameter(name).shape
+    }
+    values = {
+        name: value
+        for name, value in vars(module).items()
+        if (type(value) is int or name == "kept") and value != vars(dense).get(name)
+    }
+    told = {
+        "shapes": shapes,
+        "values": values,
+        "class": type(module).__name__ if type(module) is not type(dense) else None,
+        "hooks": [[hook.func.__name__, *hook.args] for hook in _hooks(module)],
+        "pre_hooks": [hook.__name__ for hook in _pre_hooks(module)],
+    }
+    return {key: value for key, value in told.items() if value}
+
+
+def _hooks(module: nn.Module) -> list[partial[Any]]:
+    hooks = [hook for hook in module._forward_hooks.values() if isinstance(hook, partial)]
+    return [hook for hook in hooks if _is_ours(hook.func)]
+
+
+def _pre_hooks(module: nn.Module) -> list[Any]:
+    return [hook for hook in module._forward_pre_hooks.values() if inspect.isfunction(hook) and _is_ours(hook)]
+
+
+def _is_ours(function: Any) -> bool:
+    """Whether it is a function of ours, or a copy that a standalone directory carried."""
+    return function.__module__ == removal.__name__ or function.__module__.endswith(f".{FILE}")
+
+
+def _sources(modules: Iterable[nn.Module]) -> Iterator[str]:
+    """Imports and sources of the classes and hooks by which the modules run, each once."""
+    needed: dict[Any, None] = {}
+    for module in modules:
+        needed |= dict.fromkeys(kind for kind in reversed(type(module).__mro__) if not _is_theirs(kind))
+        needed |= dict.fromkeys([hook.func for hook in _hooks(module)] + _pre_hooks(module))
+    bases = {base for thing in needed for base in getattr(thing, "__bases__", ()) if base.__module__ != "builtins"}
+    yield _IMPORTS + "".join(sorted(f"from {b.__module__} import {b.__name__}\n" for b in bases if _is_theirs(b)))
+    yield from (inspect.getsource(thing).rstrip() + "\n" for thing in needed)

@@ -1,0 +1,123 @@
+"""Token embeddings and scores of tokens cut to the tokens that stay."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.costs.measure_latency import random_inputs
+from trimformer.errors import TrimformerError
+from trimformer.models.calls import forward
+from trimformer.models.masking import frozen
+
+
+def with_rows(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
+    """A copy of a model, dense or pruned, with the tokens that stay, and its configuration's token ids as they are now.
+
+    Args:
+        model: left as it was.
+        kept: ids of the tokens, in ascending order; their place is the new id.
+    """
+    made, rows = copy.deepcopy(model), words(model).num_embeddings
+    new = {old: index for index, old in enumerate(kept)}
+    index = torch.tensor(kept, device=made.device)
+    sliced = {id(p): nn.Parameter(p.detach()[index], p.requires_grad) for p in _tables(made)}
+    for module in made.modules():
+        own: Any = module
+        if id(getattr(own, "weight", None)) in sliced:
+            if isinstance(own, nn.Embedding):
+                own.num_embeddings = len(kept)
+                own.padding_idx = None if own.padding_idx is None else new.get(own.padding_idx)
+            else:
+                own.out_features = len(kept)
+        if getattr(own, "vocab_size", None) == rows:
+            own.vocab_size = len(kept)
+        for name, parameter in list(own.named_parameters(recurse=False)):
+            if id(parameter) in sliced:  # tied ones stay tied
+                setattr(own, name, sliced[id(parameter)])
+        _renumber(own, new)
+    for config in {id(m.config): m.config for m in made.modules() if isinstance(m, PreTrainedModel)}.values():
+        if getattr(config, "vocab_size", None) == rows:
+            config.vocab_size = len(kept)
+        _renumber(config, new)
+    if getattr(made, "generation_config", None) is not None:
+        _renumber(made.generation_config, new)
+    vars(made)["lost_tokens"] = True  # so that it is not saved with the old tokenizer
+    return made
+
+
+@torch.no_grad()
+def check_outputs(model: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Runs a model on random tokens of those that stay, before and after.
+
+    Raises:
+        TrimformerError: its outputs depend on the vocabulary in a way that is not known here.
+    """
+    small, index = with_rows(model, kept), torch.tensor(kept, device=model.device)
+    inputs = {key: value.to(model.device) for key, value in random_inputs(model, 2, 8).items()}
+    ids = inputs["input_ids"] % len(kept)
+    with frozen(model), frozen(small):
+        old = forward(model, {**inputs, "input_ids": index[ids]})
+        new = forward(small, {**inputs, "input_ids": ids})
+    for name, value in old.items():
+        if isinstance(value, Tensor) and not _agree(value, new[name], index):
+            raise TrimformerError(
+                f"{name} of {type(model).__name__} depends on its vocabulary in a way that is not known; leave out the "
+                "vocabulary"
+            )
+
+
+def _agree(old: Tensor, new: Tensor, kept: Tensor) -> bool:
+    """Whether outputs are the same but for rounding, which differs with the sizes of matrices."""
+    if new.shape[-1] == len(kept) < old.shape[-1]:  # scores of tokens
+        old = old[..., kept]
+    close = 10 * torch.finfo(old.dtype).eps ** 0.5 * old.abs().max()
+    return old.shape == new.shape and not bool(((new - old).abs() > close).any())
+
+
+def named_ids(model: PreTrainedModel) -> set[int]:
+    """Ids of tokens that the model's configuration names."""
+    holders = [model.config, getattr(model, "generation_config", None)]
+    values = (value for holder in holders if holder is not None for _, value in _id_entries(holder))
+    return {index for value in values for index in (value if isinstance(value, list) else [value])}
+
+
+def last_before_positions(model: PreTrainedModel) -> int:
+    """The padding token's id where positions are counted from it, as RoBERTa does, so that it must stay; else -1."""
+    others = (module for module in model.modules() if getattr(module, "weight", None) is not words(model).weight)
+    padding = [getattr(module, "padding_idx", None) for module in others]
+    return max((index for index in padding if isinstance(index, int)), default=-1)
+
+
+def words(model: PreTrainedModel) -> Any:
+    return model.get_input_embeddings()
+
+
+def _tables(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """Parameters with one row a token: embeddings, and the weights and biases of a head that gives scores of tokens."""
+    rows, head = words(model).num_embeddings, model.get_output_embeddings()
+    yield words(model).weight
+    if head is None:
+        return
+    name = next(name for name, module in model.named_modules() if module is head)
+    for holder in (head, model.get_submodule(name.rpartition(".")[0])):  # BERT keeps the bias one level up
+        yield from (p for p in holder.parameters(recurse=False) if p.shape[0] == rows)
+
+
+def _id_entries(holder: Any) -> list[tuple[str, Any]]:
+    """Attributes that are ids of tokens."""
+    return [
+        (name, value)
+        for name, value in vars(holder).items()
+        if name.endswith(("_token_id", "_token_ids")) and isinstance(value, int | list)
+    ]
+
+
+def _renumber(holder: Any, new: Mapping[int, int]) -> None:
+    """Changes them in place; an id that has no token becomes None."""
+    for name, value in _id_entries(holder):
+        ids = [new[old] for old in value if old in new] if isinstance(value, list) else new.get(value)
+        setattr(holder, name, ids)

@@ -1,0 +1,201 @@
+"""Tokens that texts never use, dropped from the tokenizer and the embeddings together."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.checkpoints.token_embeddings import check_outputs, last_before_positions, named_ids, with_rows, words
+from trimformer.checkpoints.tokenizer_trimming import AT_ONCE, check_tokenizer, needed_ids, with_tokens
+from trimformer.data.files import read_texts
+from trimformer.data.processor import is_dual, tokenize
+from trimformer.data.splits import Rows, Selection, numbered
+from trimformer.data.tasks import EncodedTask, Task
+from trimformer.errors import TrimformerError
+
+USED = "used"  # by the run's own data
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The tokens that stay.
+
+    Attributes:
+        kept: ids in the dense model, in ascending order; their place is the new id.
+        of: rows of the dense model's embeddings.
+        tokenizer: the one with these tokens alone.
+    """
+
+    kept: list[int]
+    of: int
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def new_ids(self) -> Ids:
+        """[of]: the new id of each old one; -1 of what is dropped."""
+        ids = np.full(self.of, -1)
+        ids[self.kept] = np.arange(len(self.kept))
+        return ids
+
+
+def trim_vocabulary(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A copy of a model, and its tokenizer, without the tokens that texts never use.
+
+    On these texts the outputs are what they were (of masked language models those of the tokens that stay). Special and
+    added tokens stay, and single characters and bytes, of which other words are spelled.
+
+    Args:
+        model: of texts, dense or pruned; left as it was.
+        tokenizer: its own, of the library `tokenizers`; left as it was.
+        texts: such as the model will read.
+
+    Raises:
+        TrimformerError: there are no texts, or the model or its tokenizer cannot lose tokens.
+    """
+    check_trimmable(model, tokenizer)
+    texts = list(texts)
+    _check_strings(texts)
+    vocabulary = of_texts(model, tokenizer, texts)
+    return with_rows(model, vocabulary.kept), vocabulary.tokenizer
+
+
+def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
+    """Raises:
+    TrimformerError: the model or its tokenizer cannot lose tokens.
+    """
+    config: Any = model.config
+    if model.main_input_name != "input_ids" or is_dual(config, model.main_input_name):
+        raise TrimformerError(f"{type(model).__name__} is no model of texts alone; leave out the vocabulary")
+    tokenizer, table = check_tokenizer(processor), words(model)
+    if not isinstance(table, nn.Embedding) or table.num_embeddings != getattr(config, "vocab_size", None):
+        raise TrimformerError(
+            f"the token embeddings of {type(model).__name__} are no single table, one row a token; leave out the "
+            "vocabulary"
+        )
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= table.num_embeddings:
+        raise TrimformerError(
+            f"the tokenizer has token id {largest}, but the model has only {table.num_embeddings} tokens; is the "
+            "tokenizer another model's?"
+        )
+
+
+def of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Vocabulary:
+    """What texts need; see `read_vocabulary` and `check_trimmable` for what must hold.
+
+    Raises:
+        TrimformerError: the model or its tokenizer cannot lose these tokens.
+    """
+
+    def encode(reader: PreTrainedTokenizerBase) -> Ids:
+        starts = range(0, len(texts), AT_ONCE)
+        encoded = (tokenize(reader, list(texts[i : i + AT_ONCE]), verbose=False)["input_ids"] for i in starts)
+        return flat_ids(ids for chunk in encoded for ids in chunk)
+
+    return _find(model, tokenizer, encode, texts)
+
+
+def of_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: Sequence[Rows], task: Task) -> Vocabulary:
+    """What all rows of data need, as the task encodes them; see `check_texts` and `check_trimmable`.
+
+    Raises:
+        TrimformerError: the model or its tokenizer cannot lose these tokens.
+    """
+
+    def encode(reader: PreTrainedTokenizerBase) -> Ids:
+        parts = (part for rows in sets for part in _parts(rows))
+        return flat_ids(sample["input_ids"] for part in parts for sample in task.encode(part, reader, model.config))
+
+    strings = (text for rows in sets for row in rows for text in _strings(row))
+    return _find(model, tokenizer, encode, strings)
+
+
+def read_vocabulary(told: str | Path | Sequence[str]) -> list[str] | None:
+    """Texts that tell which tokens stay; None: those of the run's data.
+
+    Args:
+        told: "used", a file with a text a line, or the texts.
+
+    Raises:
+        TrimformerError: the file cannot be read, or there are no texts.
+    """
+    if isinstance(told, str | Path):
+        return None if told == USED else read_texts(told)
+    texts = list(told)
+    _check_strings(texts)
+    return texts
+
+
+def check_texts(task: Task) -> None:
+    """Raises:
+    TrimformerError: the data are no texts, but what the old tokenizer made of them.
+    """
+    if isinstance(task, EncodedTask):
+        raise TrimformerError(
+            "the data are encoded already, and a smaller vocabulary has other token ids; give texts, or leave out the "
+            "vocabulary"
+        )
+
+
+def _find(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encode: Callable[[PreTrainedTokenizerBase], Ids],
+    texts: Iterable[str],
+) -> Vocabulary:
+    """The vocabulary of what `encode` makes of texts by a tokenizer, checked on these texts and on the model."""
+    used, last, named = encode(tokenizer), last_before_positions(model), named_ids(model)
+    asked = {index for index in tokenizer.get_vocab().values() if index <= last or index in named}
+    kept = needed_ids(tokenizer, asked | set(np.unique(used).tolist()), texts)
+    if kept[: last + 1] != list(range(last + 1)):
+        raise TrimformerError(
+            f"{type(model).__name__} counts positions from the padding token's id, {last}, and there are no tokens for "
+            "all ids before it; leave out the vocabulary"
+        )
+    vocabulary = Vocabulary(kept, words(model).num_embeddings, with_tokens(tokenizer, kept))
+    if not np.array_equal(vocabulary.new_ids[used], encode(vocabulary.tokenizer)):
+        raise TrimformerError(
+            f"with fewer tokens this {type(tokenizer).__name__} reads the texts otherwise; leave out the vocabulary"
+        )
+    check_outputs(model, kept)
+    return vocabulary
+
+
+def _check_strings(texts: Sequence[Any]) -> None:
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TrimformerError("the vocabulary is told by texts; give a list of one string at least")
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    """The rows in order, some thousand at a time, with their own numbers."""
+    items = numbered(rows)
+    while chunk := list(islice(items, AT_ONCE)):
+        part = Selection([row for _, row in chunk], range(len(chunk)))
+        part.numbers = [number for number, _ in chunk]
+        yield part
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts of a row, whatever they are nested in."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple | np.ndarray):
+        for item in value:
+            yield from _strings(item)
+    else:
+        yield str(value)
+
+
+def flat_ids(samples: Iterable[Any]) -> Ids:
+    """All ids in one row; a sample of multiple choice has several lists."""
+    lists = (part for ids in samples for part in (ids if len(ids) and isinstance(ids[0], list) else [ids]))
+    return np.fromiter(chain.from_iterable(lists), dtype=np.int64)

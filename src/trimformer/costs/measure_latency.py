@@ -1,0 +1,369 @@
+"""Measures look-up tables on the user's own modules.
+
+A pass draws a number of units for every sublayer, shrinks a copy of the model to them, and runs it with a
+stopwatch that is read wherever a sublayer begins: each is timed where it will run, its input just made, its weights
+as warm or cold as they will be. Levels are drawn at random, so that the drift of a noisy machine is noise and not
+slope. Whole models of three sizes are timed in between; they tell what the sum over sublayers leaves out.
+"""
+
+import copy
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.costs.backends import Backend, check_backend, prepare
+from trimformer.costs.cost_tables import Floats
+from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
+from trimformer.costs.memory_check import check_room
+from trimformer.costs.timing import Stopwatch, Timing
+from trimformer.errors import TrimformerError
+from trimformer.models import KINDS, Kind, Sublayer, find_sublayers, max_positions
+from trimformer.models.calls import Call, forward, record_calls
+from trimformer.models.masking import frozen
+from trimformer.models.removal import keep_units
+from trimformer.utils.environment import versions
+
+PASSES = 4  # drawn together: a narrow one, a wide one, two between
+ENOUGH = 12  # measurements of a level
+REPEATS = 2  # of a pass, after one to warm up
+SECOND = 16_000  # samples of sound
+CHOICES = 2  # of a question
+BEND = 0.02  # relative change of slope, over an interval, that is worth a level in between
+
+
+def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict[str, Tensor]:
+    """Random tokens, pixels or sounds, without padding: what the model's forward takes.
+
+    Args:
+        model: says what it takes, and of what size.
+        batch_size: samples.
+        seq_len: tokens of each, where they are texts.
+
+    Raises:
+        TrimformerError: the batch is empty or larger than the memory, or the sequences are empty or longer than the
+            model takes; or the model takes something that is not known.
+    """
+    config: Any = model.config
+    longest = max_positions(config, seq_len)
+    if batch_size < 1 or not 1 <= seq_len <= longest:
+        raise TrimformerError(
+            f"batch size {batch_size} and length {seq_len} cannot be timed; both must be positive, and this model "
+            f"takes up to {longest} tokens"
+        )
+    if batch_size > 1:
+        check_room(model, random_inputs(model, 1, seq_len), batch_size)
+    generator = torch.Generator().manual_seed(0)
+    parameters = inspect.signature(model.forward).parameters
+    inputs: dict[str, Tensor] = {}
+    if "input_ids" in parameters:
+        vocabulary = getattr(config, "text_config", config).vocab_size
+        choices = (CHOICES,) if type(model).__name__.endswith("ForMultipleChoice") else ()
+        ids = torch.randint(vocabulary, (batch_size, *choices, seq_len), generator=generator)
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if "pixel_values" in parameters:
+        vision = getattr(config, "vision_config", config)
+        size = vision.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        inputs["pixel_values"] = torch.randn(batch_size, vision.num_channels, height, width, generator=generator)
+    if model.main_input_name == "input_features":
+        strides = model.get_encoder().conv1.stride[0] * model.get_encoder().conv2.stride[0]
+        shape = (batch_size, config.num_mel_bins, config.max_source_positions * strides)
+        inputs = {"input_features": torch.randn(shape, generator=generator)}
+    if model.main_input_name == "input_values" and not inputs:
+        if hasattr(config, "num_mel_bins"):  # a spectrogram
+            inputs = {
+                "input_values": torch.randn(batch_size, config.max_length, config.num_mel_bins, generator=generator)
+            }
+        else:
+            inputs = {"input_values": torch.randn(batch_size, SECOND, generator=generator)}
+    if model.main_input_name not in inputs:
+        raise TrimformerError(
+            f"{type(model).__name__} takes '{model.main_input_name}', which cannot be made up for timing"
+        )
+    return {name: value.to(model.device) for name, value in inputs.items()}
+
+
+def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:
+    """A copy with the first so many units of each sublayer, to be timed: it shares what is not shrunk."""
+    small = copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
+    for sublayer, kept in zip(find_sublayers(small), units, strict=True):
+        keep_units(sublayer, torch.arange(kept))
+    return small
+
+
+def check_uniform(model: PreTrainedModel, calls: Sequence[Call]) -> None:
+    """Raises:
+    TrimformerError: the model has two towers, or layers of several shapes, which one table for all cannot tell apart.
+    """
+    sublayers = find_sublayers(model)
+    shapes = [{(s.hidden_size, s.unit_size, s.visits) for s in sublayers if s.kind == kind} for kind in KINDS]
+    if sum(call.start is not None for call in calls) > 1 or any(len(of_kind) > 1 for of_kind in shapes):
+        raise TrimformerError(
+            f"{type(model).__name__} has two towers or layers of several sizes, for which there is no latency table; "
+            "use the metric 'mac', or prune each tower by itself"
+        )
+
+
+def _boundary(before: Sublayer, after: Sublayer) -> nn.Module:
+    """The leaf that runs first of the second of two sublayers."""
+    return after.producers[0].linear if after.entry is before.entry else after.entry
+
+
+class _OneLayer(nn.Module):
+    """A layer as a module of its own, for backends that compile or export one; what it is given but the hidden states
+    stays what the model gave it."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.layer, self._call = call.layer, call
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._call(hidden)
+
+
+def measure_table(
+    model: PreTrainedModel,
+    batch_size: int,
+    seq_len: int,
+    *,
+    backend: Backend = "eager",
+    seconds: float = 60.0,
+    seed: int = 0,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> LatencyTable:
+    """Times the model's sublayers at a grid of widths and fills a table for every width.
+
+    The grid is refined where the latency bends. Between levels the table is linear; it never falls with more
+    units, except where the measurements say so beyond their noise (tile effects).
+
+    Args:
+        model: on its device; left as it was.
+        batch_size: of the random inputs.
+        seq_len: of the random inputs.
+        backend: what runs the model.
+        seconds: upper bound for the passes; compiling and exporting come on top.
+        seed: of the levels' order.
+        progress: wraps the passes.
+
+    Raises:
+        TrimformerError: the shape cannot be run, or the backend cannot run here.
+    """
+    check_backend(backend, model.device)
+    inputs = random_inputs(model, batch_size, seq_len)
+    with frozen(model), torch.inference_mode():
+        bench = _Bench(model, inputs, backend, seed)
+        for _ in progress(bench.passes(seconds)):
+            pass
+    setting = describe_setting(model, batch_size, seq_len, backend)
+    fixed, factor = bench.fit_whole()
+    levels = {kind: factor * bench.table(kind) for kind in KINDS}
+    measured: dict[Kind, list[list[float]]] = {}
+    for kind in KINDS:
+        measured[kind] = [
+            [u, factor * t.median, factor * t.low, factor * t.high, t.count] for u, t in bench.timings(kind)
+        ]
+    return LatencyTable(levels, fixed, {**setting, "versions": versions()}, measured)
+
+
+class _Bench:
+    """The measurements: `laps[kind][units]` for sublayers, `whole` for models of three sizes."""
+
+    def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor], backend: Backend, seed: int) -> None:
+        self.model, self.inputs, self.backend = model, inputs, backend
+        self.sublayers = find_sublayers(model)
+        batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}
+        self.calls = record_calls(model, batch)
+        check_uniform(model, self.calls)
+        start = self.calls[0].start
+        assert start is not None
+        self.hidden = start
+        self.rng, self.watch = np.random.default_rng(seed), Stopwatch(model.device)
+        self.laps: dict[Kind, dict[int, list[float]]] = {
+            kind: {units: [] for units in first_grid(kind, widest(self.sublayers, kind), backend)} for kind in KINDS
+        }
+        self._queue: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
+        self._prepared: dict[tuple[Kind, int], Callable[[], Any]] = {}
+        dense = [s.num_units for s in self.sublayers]
+        small = [s.num_units // (8 if s.kind == "ffn" else 4) for s in self.sublayers]
+        self.anchors = [dense, [units // 2 for units in dense], small]
+        sizes = [model, *(resized(model, anchor) for anchor in self.anchors[1:])]
+        self._wholes = [prepare(whole, inputs, backend) for whole in sizes]
+        self.whole: list[list[float]] = [[] for _ in sizes]
+
+    def passes(self, seconds: float) -> Iterator[int]:
+        """Runs passes until every level is measured often enough and none is wanted between, or time is up."""
+        start, count, turn = time.perf_counter(), 0, 0
+        while True:
+            drawn = {kind: self._draw(kind) for kind in KINDS}
+            for i in self.rng.permutation(PASSES).tolist():
+                self._run_pass([drawn[s.kind][i].pop() for s in self.sublayers])
+                self._run_whole(turn % len(self._wholes))
+                turn += 1
+                count += 1
+                yield count
+                if time.perf_counter() - start > seconds and min(map(len, self.whole)) >= 2 and self._least() >= 1:
+                    return
+            if self.backend == "eager" and self._least() >= PASSES:
+                for kind in KINDS:
+                    self._refine(kind)
+            if self._least() >= ENOUGH:
+                return
+
+    def _least(self) -> int:
+        """Measurements of the level that has fewest."""
+        return min(len(laps) for levels in self.laps.values() for laps in levels.values())
+
+    def _draw(self, kind: Kind) -> list[list[int]]:
+        """Levels for the sublayers of a kind in several passes: all levels equally often, a pass of similar widths."""
+        capacity = [s.num_units for s in self.sublayers if s.kind == kind]
+        queue = self._queue[kind]
+        while len(queue) < PASSES * len(capacity):
+            queue += self.rng.permutation(list(self.laps[kind])).tolist()
+        drawn = sorted(queue[: PASSES * len(capacity)])
+        del queue[: PASSES * len(capacity)]
+        groups = []
+        for i in range(PASSES):
+            group = self.rng.permutation(drawn[i * len(capacity) : (i + 1) * len(capacity)]).tolist()
+            # A layer that was pruned before cannot be widened.
+            fits = [max(u for u in self.laps[kind] if u <= min(g, c)) for g, c in zip(group, capacity, strict=True)]
+            groups.append(fits[::-1])  # they are popped from the end
+        return groups
+
+    def _run_pass(self, units: list[int]) -> None:
+        run = self._whole_pass(units) if self.backend == "eager" else self._single_layers(units)
+        laps = np.mean([run() for _ in range(1 + REPEATS)][1:], axis=0).tolist()
+        for sublayer, kept, lap in zip(self.sublayers, units, laps, strict=True):
+            self.laps[sublayer.kind][kept].append(lap)
+
+    def _whole_pass(self, units: Sequence[int]) -> Callable[[], list[float]]:
+        """A pass through a model of these widths: milliseconds of each sublayer, summed over its layer's calls."""
+        small = resized(self.model, units).eval()
+        sublayers = find_sublayers(small)
+        layers: dict[nn.Module, list[int]] = {}
+        for i, sublayer in enumerate(sublayers):
+            layers.setdefault(sublayer.module, []).append(i)
+
+        def mark(*_: Any) -> None:
+            self.watch.mark()
+
+        for layer, own in layers.items():  # the copy is thrown away with its hooks
+            layer.register_forward_pre_hook(mark)
+            for a, b in pairwise(own):
+                _boundary(sublayers[a], sublayers[b]).register_forward_pre_hook(mark)
+            layer.register_forward_hook(mark)
+
+        def run() -> list[float]:
+            forward(small, self.inputs)
+            laps = iter([*self.watch.laps(), 0.0])
+            times = [0.0] * len(sublayers)
+            for own in layers.values():
+                for _ in range(sublayers[own[0]].visits):
+                    for i in own:
+                        times[i] += next(laps)
+                    next(laps)  # between this layer and the next
+            return times
+
+        return run
+
+    def _single_layers(self, units: Sequence[int]) -> Callable[[], list[float]]:
+        """Each sublayer in a layer of its own that holds nothing else, compiled or exported once for each width."""
+        calls = [self._prepare_layer(s.kind, kept) for s, kept in zip(self.sublayers, units, strict=True)]
+
+        def run() -> list[float]:
+            self.watch.mark()
+            for call in calls:
+                call()
+                self.watch.mark()
+            return self.watch.laps()
+
+        return run
+
+    def _prepare_layer(self, kind: Kind, kept: int) -> Callable[[], Any]:
+        if (kind, kept) not in self._prepared:
+            index = next(i for i, s in enumerate(self.sublayers) if s.kind == kind and s.num_units >= kept)
+            small = resized(self.model, [kept if i == index else 0 for i in range(len(self.sublayers))])
+            layer = find_sublayers(small)[index].module
+            call = next(call for call in self.calls if call.layer is self.sublayers[index].module)
+            module = _OneLayer(call.of(layer)).eval()
+            self._prepared[kind, kept] = prepare(module, {"hidden": self.hidden}, self.backend, small)
+            self._prepared[kind, kept]()
+        return self._prepared[kind, kept]
+
+    def _run_whole(self, size: int) -> None:
+        self._wholes[size]()
+        for _ in range(REPEATS):
+            self.watch.mark()
+            self._wholes[size]()
+            self.watch.mark()
+            self.whole[size] += self.watch.laps()
+
+    def _refine(self, kind: Kind) -> None:
+        """Adds a level in the middle of each interval over which the slope changes by more than the noise."""
+        levels = sorted(self.laps[kind])
+        medians = np.array([np.median(self.laps[kind][units]) for units in levels])
+        slopes = np.diff(medians) / np.diff(levels)
+        for i in range(1, len(levels) - 1):
+            # What a line through the neighbours misses at this level, were it not measured.
+            width = max(levels[i + 1] - levels[i], levels[i] - levels[i - 1])
+            bend = abs(slopes[i] - slopes[i - 1]) * width / 4
+            noise = Timing.of(self.laps[kind][levels[i]])
+            if bend > max(BEND * medians[i], noise.high - noise.low):
+                for a, b in ((levels[i - 1], levels[i]), (levels[i], levels[i + 1])):
+                    middle = (a + b) // 2 // 32 * 32
+                    if a < middle < b and middle not in self.laps[kind]:
+                        self.laps[kind][middle] = []
+                        self._queue[kind][:0] = [middle] * PASSES
+
+    def timings(self, kind: Kind) -> list[tuple[int, Timing]]:
+        """Milliseconds of a sublayer at each width that was measured."""
+        measured = {units: np.array(laps) for units, laps in sorted(self.laps[kind].items()) if laps}
+        if self.backend != "eager":  # each was timed in a layer whose other half holds nothing: half of one of nothing
+            nothing = float(np.median(measured[0])) / 2
+            measured = {units: np.maximum(laps - nothing, 1e-6) for units, laps in measured.items()}
+        return [(units, Timing.of(laps.tolist())) for units, laps in measured.items()]
+
+    def table(self, kind: Kind) -> Floats:
+        """[units + 1], milliseconds by the number of units."""
+        levels, timings = zip(*self.timings(kind), strict=True)
+        return np.interp(np.arange(levels[-1] + 1), levels, monotone(timings))
+
+    def fit_whole(self) -> tuple[float, float]:
+        """(fixed, factor): a whole model takes fixed + factor * the sum over its sublayers."""
+        tables = {kind: self.table(kind) for kind in KINDS}
+        sums = [sum(tables[s.kind][k] for s, k in zip(self.sublayers, a, strict=True)) for a in self.anchors]
+        whole = [float(np.median(laps)) for laps in self.whole]
+        return fit_line(sums, whole)
+
+
+def first_grid(kind: Kind, units: int, backend: Backend) -> list[int]:
+    """Widths to begin with: none, one, all, and evenly between; of neurons multiples of 32."""
+    parts = 12 if backend == "eager" else 6
+    step = max(1, units // parts) if kind == "attention" else max(32, units // parts // 32 * 32)
+    return sorted({0, min(1, units), *range(step, units, step), units})
+
+
+def monotone(timings: Sequence[Timing]) -> Floats:
+    """Medians that never fall from level to level, but where the interval of a measurement excludes that."""
+    medians = np.array([t.median for t in timings])
+    weights = [t.count for t in timings]
+    fit = IsotonicRegression().fit_transform(np.arange(len(medians)), medians, sample_weight=weights)
+    significant = np.array([not t.low <= f <= t.high and t.count >= PASSES for t, f in zip(timings, fit, strict=True)])
+    return np.where(significant, medians, fit)
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Intercept and slope of least squared relative error, both kept from being negative."""
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    design = np.stack([1 / b, a / b], axis=1)
+    intercept, slope = np.linalg.lstsq(design, np.ones(len(b)), rcond=None)[0]
+    if intercept < 0 or slope <= 0:
+        return 0.0, float((a / b).sum() / np.square(a / b).sum())
+    return float(intercept), float(slope)

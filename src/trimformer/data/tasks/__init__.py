@@ -1,0 +1,133 @@
+"""Tasks by name, and tasks guessed from a model and the user's rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from trimformer.data.outputs import Problem, find_problem
+from trimformer.data.processor import is_dual
+from trimformer.data.splits import Rows
+from trimformer.data.tasks.audio import AudioTask, audio_task
+from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns
+from trimformer.data.tasks.choice import ChoiceTask, choice_task
+from trimformer.data.tasks.classes import label_names
+from trimformer.data.tasks.embedding import EmbeddingTask, embedding_task
+from trimformer.data.tasks.encoded import EncodedTask, encoded_task, is_encoded
+from trimformer.data.tasks.glue import GLUE_TASKS
+from trimformer.data.tasks.images import ImageTask, ImageTextTask, image_task, image_text_task
+from trimformer.data.tasks.span import SPAN_TASKS, SpanTask, span_task
+from trimformer.data.tasks.text import TextTask, text_task
+from trimformer.data.tasks.tokens import TokenTask, are_plain_texts, token_task
+from trimformer.errors import TrimformerError
+
+__all__ = [
+    "TASKS", "AudioTask", "ChoiceTask", "EmbeddingTask", "EncodedTask", "ImageTask", "ImageTextTask", "SpanTask",
+    "Task", "TextTask", "TokenTask", "find_task", "infer_task", "task_of",
+]  # fmt: skip
+
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE_TASKS, *SPAN_TASKS)}
+
+
+def find_task(name: str) -> Task:
+    """A task by its name.
+
+    Raises:
+        TrimformerError: there is no such task.
+    """
+    if name not in TASKS:
+        raise TrimformerError(f"task '{name}' is unknown; known are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def infer_task(
+    problem: Problem,
+    config: PreTrainedConfig,
+    rows: Rows,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    max_length: int | None = None,
+    model_class_name: str | None = None,
+    main_input: str = "input_ids",
+) -> Task:
+    """The task that the model's head and inputs and the columns of the rows tell.
+
+    Args:
+        problem: kind of the model's output.
+        config: of the model; its labels are the task's.
+        rows: the user's examples; where they hold the model's inputs, and no column is named, they are taken as they
+            are.
+        text_columns: columns of texts, of words, of a question and its context, of a beginning and its choices, of
+            images or of sounds; None: guessed.
+        label_column: column of labels, or of tags; None: guessed.
+        max_length: tokens beyond which a sample is cut; None: 384 for spans, else the model's limit.
+        model_class_name: name of the model's class, which tells multiple choice and masked language models apart.
+        main_input: the first of the model's inputs (`model.main_input_name`).
+
+    Raises:
+        TrimformerError: no column is named and none can be guessed, there are more than two, the label column that is
+            named is not there, or the head has no labels.
+    """
+    if not len(rows):
+        raise TrimformerError("the data has no rows")
+    if label_column:
+        check_columns(rows, [label_column])
+    if text_columns and len(text_columns) > 2 and problem != "embedding":
+        raise TrimformerError(f"{', '.join(text_columns)} are too many text columns; name one, or two for pairs")
+    head = model_class_name or ""
+    if label_column and head.endswith(("ForMaskedLM", "ForCTC")):
+        raise TrimformerError(f"{head} has no labels of samples; leave out the column '{label_column}'")
+    if not text_columns and is_encoded(rows):
+        return encoded_task(problem, config, rows, main_input, head, label_column)
+    if is_dual(config, main_input):
+        return image_text_task(rows, columns=text_columns, max_length=max_length or NO_LIMIT)
+    if main_input == "pixel_values":
+        return image_task(problem, config, rows, columns=text_columns, label_column=label_column)
+    if main_input in ("input_values", "input_features"):
+        return audio_task(problem, config, rows, columns=text_columns, label_column=label_column)
+    return _task_of_texts(problem, config, rows, text_columns, label_column, max_length, head)
+
+
+def task_of(model: PreTrainedModel, rows: Rows, **columns: Any) -> Task:
+    """The task that a model and the user's rows tell; see `infer_task` for the columns."""
+    return infer_task(
+        find_problem(model),
+        model.config,
+        rows,
+        model_class_name=type(model).__name__,
+        main_input=model.main_input_name,
+        **columns,
+    )
+
+
+def _task_of_texts(
+    problem: Problem,
+    config: PreTrainedConfig,
+    rows: Rows,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    max_length: int | None,
+    head: str,
+) -> Task:
+    limit = max_length or NO_LIMIT
+    if problem == "embedding":
+        return embedding_task(rows, text_columns=text_columns, score_column=label_column, max_length=limit)
+    if problem == "span":
+        return span_task(rows, text_columns=text_columns, max_length=max_length or 384)
+    if head.endswith("ForMultipleChoice"):
+        return choice_task(rows, text_columns=text_columns, label_column=label_column, max_length=limit)
+    if problem == "tokens" and not head.endswith("ForMaskedLM"):
+        plain = are_plain_texts(rows, text_columns, label_column)
+        if plain is not None:
+            return text_task(problem, rows, text_columns=[plain], max_length=limit)
+        words = text_columns[0] if text_columns else None
+        return token_task(config, rows, words_column=words, tags_column=label_column, max_length=limit)
+    return text_task(
+        problem,
+        rows,
+        text_columns=text_columns,
+        label_column=label_column,
+        label_names=label_names(config),
+        max_length=limit,
+    )

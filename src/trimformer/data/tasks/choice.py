@@ -1,0 +1,172 @@
+"""Multiple choice: which of several texts goes on best."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from trimformer.data.batches import Features
+from trimformer.data.metrics import confidence_interval
+from trimformer.data.outputs import Problem
+from trimformer.data.splits import Rows, numbered
+from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, name_it, usual_column
+from trimformer.data.tasks.text import encode_texts
+from trimformer.data.tasks.text_values import is_blank, text_of
+from trimformer.errors import TrimformerError
+
+CONTEXT_COLUMNS = ("sent1", "article", "passage", "context", "ctx", "premise", "prompt", "goal")
+QUESTION_COLUMNS = ("sent2", "question", "query")
+CHOICES_COLUMNS = ("choices", "endings", "options", "candidates", "answers")
+LABEL_COLUMNS = ("label", "labels", "answer", "answerkey", "answer_key", "correct", "target")
+
+_NUMBERED = re.compile(r"(ending|choice|option|answer|sol|solution|hypothesis)_?\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceTask(Task):
+    """A beginning and several endings per row, of which one is right.
+
+    Attributes:
+        context_column: what all choices share, the first text of each pair; None: there is only a question.
+        question_column: what each choice continues: put before it where there is a context, else the first text.
+        choice_columns: one column of lists, or one column per choice.
+        label_column: the right choice by its position from 0, its letter (A, B, ...), its name in `choices["label"]`,
+            or its text; None: the rows are unlabelled.
+    """
+
+    problem: Problem = "single_label"
+    context_column: str | None = None
+    question_column: str | None = None
+    choice_columns: tuple[str, ...] = ("choices",)
+    label_column: str | None = "label"
+
+    auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
+
+    @property
+    def _beginnings(self) -> list[str]:
+        return [name for name in (self.context_column, self.question_column) if name]
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`; the values of a feature are lists with one list per choice."""
+        beginnings = self._beginnings
+        label_column = self.label_column if any(self.label_column in row for row in rows) else None
+        check_columns(rows, (*beginnings, *self.choice_columns, *([label_column] if label_column else [])))
+        texts: tuple[list[str], list[str]] = ([], [])
+        counts, labels = [], []
+        for number, row in numbered(rows):
+            choices, names = self.choices(row, f"row {number}")
+            begins = [text_of(row[name], f"column '{name}' in row {number}") for name in beginnings]
+            texts[0].extend(begins[:1] * len(choices))
+            texts[1].extend(" ".join([*begins[1:], choice]) for choice in choices)
+            counts.append(len(choices))
+            if label_column:
+                labels.append(_right_choice(row[label_column], choices, names, f"row {number}"))
+        encoded = iter(encode_texts(texts, self, processor, config))
+        features: list[dict[str, Any]] = []
+        for count in counts:
+            chosen = [next(encoded) for _ in range(count)]
+            features.append({key: [choice[key] for choice in chosen] for key in chosen[0]})
+        for feature, label in zip(features, labels, strict=False):
+            feature["labels"] = label
+        return features
+
+    def choices(self, row: Mapping[str, Any], where: str) -> tuple[list[str], list[str]]:
+        """A row's choices, and their names where it has them.
+
+        Raises:
+            TrimformerError: it has no list of them.
+        """
+        values, names = self._values(row)
+        if not isinstance(values, list | tuple) or len(values) < 2:
+            raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is no list of two choices or more")
+        return [text_of(value, f"a choice of {where}") for value in values], names
+
+    def _values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """What stands where the choices should, and their names."""
+        values: Any = [row.get(name) for name in self.choice_columns]
+        names: list[str] = []
+        if len(self.choice_columns) == 1:
+            values = values[0]
+            if isinstance(values, Mapping):  # CommonsenseQA, ARC
+                values, names = values.get("text"), [str(name) for name in values.get("label") or ()]
+            values = values.tolist() if hasattr(values, "tolist") else values
+        return values, names
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        values, _ = self._values(row)
+        texts = [*map(row.get, self._beginnings), *values] if isinstance(values, list | tuple) and values else [None]
+        return all(map(is_blank, texts))
+
+    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        if not features or "labels" not in features[0]:
+            return {}
+        pairs = zip(outputs, features, strict=True)
+        right = np.array([int(output.argmax()) == feature["labels"] for output, feature in pairs])
+        return {"accuracy": float(right.mean()), "accuracy_ci95": confidence_interval(right)}
+
+
+def _right_choice(value: Any, choices: Sequence[str], names: Sequence[str], where: str) -> int:
+    text = str(value).strip()
+    if text in names:
+        return names.index(text)
+    if isinstance(value, str) and value in choices:
+        return choices.index(value)
+    if len(text) == 1 and text.isascii() and text.isalpha():
+        position = ord(text.upper()) - ord("A")
+    else:
+        position = int(float(text)) if re.fullmatch(r"\d+(\.0+)?", text) else -1
+    if not 0 <= position < len(choices):
+        raise TrimformerError(f"label '{value}' in {where} is none of its {len(choices)} choices")
+    return position
+
+
+def choice_task(
+    rows: Rows,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    max_length: int = NO_LIMIT,
+) -> ChoiceTask:
+    """A task for the user's own rows; columns not named are guessed from the usual names.
+
+    Args:
+        rows: the user's examples.
+        text_columns: of the beginning and of the list of choices.
+        label_column: of the right choice.
+        max_length: tokens beyond which a text is cut.
+
+    Raises:
+        TrimformerError: a column is not named and cannot be guessed.
+    """
+    row = rows[0]
+    context = question = None
+    if text_columns is not None:
+        if len(text_columns) != 2:
+            raise TrimformerError(
+                f"'{text_columns[0]}' is one column; name two: the beginning's and that of the list of choices"
+            )
+        context = text_columns[0]
+        choices: tuple[str, ...] = (text_columns[1],)
+    else:
+        context, question = usual_column(CONTEXT_COLUMNS, row), usual_column(QUESTION_COLUMNS, row)
+        if context is None and question is None:
+            raise name_it("column of questions", row)
+        of_lists = [name for name in CHOICES_COLUMNS if not isinstance(row.get(name), str)]
+        single = usual_column(of_lists, row, [context or "", question or ""])
+        choices = (single,) if single else tuple(sorted(name for name in row if _NUMBERED.fullmatch(name)))
+        if not choices:
+            raise name_it("column of choices", row)
+    label = label_column or usual_column(LABEL_COLUMNS, row, choices)
+    return ChoiceTask(
+        name="choice",
+        context_column=context,
+        question_column=question,
+        choice_columns=choices,
+        label_column=label,
+        metric="accuracy" if label else None,
+        max_length=max_length,
+    )

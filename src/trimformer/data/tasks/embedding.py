@@ -1,0 +1,118 @@
+"""Texts to be embedded, each by itself: two columns are two texts, never one pair."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from trimformer.data.batches import Features
+from trimformer.data.metrics import METRICS
+from trimformer.data.outputs import Problem
+from trimformer.data.splits import Rows, numbered
+from trimformer.data.tasks.base import Task, check_columns, name_it, usual_column
+from trimformer.data.tasks.classes import LABEL_COLUMNS
+from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
+from trimformer.data.tasks.text_values import is_blank, texts_of
+from trimformer.errors import TrimformerError
+
+# Columns that hold texts beside each other, in the order in which they are looked for.
+GROUPS = (
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("question1", "question2"),
+    ("anchor", "positive", "negative"),
+    ("anchor", "positive"),
+    ("query", "positive", "negative"),
+    ("query", "positive"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("query", "answer"),
+    ("question", "answer"),
+    ("premise", "hypothesis"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingTask(Task):
+    """One text or several per row; each is a sample of its own.
+
+    Attributes:
+        text_columns: columns of texts.
+        score_column: how alike the two texts of a row are, any scale; None: there is no such column.
+    """
+
+    problem: Problem = "embedding"
+    text_columns: tuple[str, ...] = ("text",)
+    score_column: str | None = None
+
+    auto_class: ClassVar[str] = "AutoModel"
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`; one feature per text, all of the first column first."""
+        check_columns(rows, (*self.text_columns, *([self.score_column] if self.score_column else [])))
+        if self.score_column:
+            for number, row in numbered(rows):
+                if not _is_number(value := row[self.score_column]):
+                    raise TrimformerError(
+                        f"'{value}' in column '{self.score_column}' of row {number} is not a number; it says how alike "
+                        "two texts are"
+                    )
+        texts = [text for column in self.text_columns for text in texts_of(rows, column)]
+        return encode_texts([texts], self, processor, config)
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        return all(is_blank(row.get(column)) for column in self.text_columns)
+
+    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """Correlations of the cosines of each row's two texts with the column of scores."""
+        if self.score_column is None or len(self.text_columns) != 2:
+            return {}
+        pairs = zip(outputs[: len(rows)], outputs[len(rows) :], strict=True)
+        cosines = np.array([float(F.cosine_similarity(a.float(), b.float(), dim=0)) for a, b in pairs])
+        wanted = np.array([float(row[self.score_column]) for row in rows])
+        return {name: METRICS[name](cosines, wanted) for name in ("spearman", "pearson")}
+
+
+def embedding_task(
+    rows: Rows, *, text_columns: Sequence[str] | None = None, score_column: str | None = None, max_length: int
+) -> EmbeddingTask:
+    """A task for the user's own rows; columns not named are guessed from the usual names.
+
+    Raises:
+        TrimformerError: no text column is named and none can be guessed.
+    """
+    texts = tuple(text_columns or _usual_texts(rows[0]))
+    if not texts:
+        raise name_it("text column", rows[0])
+    if score_column is None and len(texts) == 2:
+        column = usual_column(LABEL_COLUMNS, rows[0], texts)
+        score_column = column if column is not None and _is_number(rows[0][column]) else None
+    return EmbeddingTask(
+        name="embedding",
+        text_columns=texts,
+        score_column=score_column,
+        metric="spearman" if score_column and len(texts) == 2 else None,
+        max_length=max_length,
+    )
+
+
+def _usual_texts(columns: Iterable[Any]) -> tuple[str, ...]:
+    """The usual names of columns of texts, of several beside each other or of one."""
+    columns = list(columns)
+    for group in (*GROUPS, *((name,) for name in TEXT_COLUMNS)):
+        found = [usual_column((name,), columns) for name in group]
+        if all(found):
+            return tuple(name for name in found if name)
+    return ()
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -1,0 +1,131 @@
+"""Images, alone or each with a text: classification, regression, multi-label, and embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from trimformer.data.batches import IMAGE_KEYS, Features
+from trimformer.data.media import open_image
+from trimformer.data.outputs import Problem
+from trimformer.data.processor import image_part
+from trimformer.data.splits import Rows, numbered
+from trimformer.data.tasks.base import NO_LIMIT, check_columns, name_it, usual_column
+from trimformer.data.tasks.classes import ClassTask, find_labels, label_names, with_labels
+from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
+from trimformer.data.tasks.text_values import texts_of
+from trimformer.errors import TrimformerError, one_sentence
+
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo", "image_path", "pixels", "path", "file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask(ClassTask):
+    """One image per row, and at most one label (or list of labels).
+
+    Attributes:
+        image_column: of paths, of bytes, or of images; see `open_image`.
+    """
+
+    image_column: str = "image"
+
+    auto_class: ClassVar[str] = "AutoModelForImageClassification"
+
+    def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
+        """There is none: the image processor makes all images the same."""
+        return self.max_length
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        check_columns(rows, [self.image_column])
+        labels = self.labels(rows, config)
+        return with_labels(encode_images(rows, self.image_column, processor, self._channels(config)), labels)
+
+    @staticmethod
+    def _channels(config: PreTrainedConfig) -> int:
+        return int(getattr(getattr(config, "vision_config", config), "num_channels", None) or 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextTask(ImageTask):
+    """An image and a text per row, for models with a tower for each; the rows are unlabelled.
+
+    Attributes:
+        text_column: of the texts.
+    """
+
+    label_column: str | None = None
+    text_column: str = "text"
+
+    auto_class: ClassVar[str] = "AutoModel"
+
+    def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
+        return super(ClassTask, self).length_limit(processor, config)
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        check_columns(rows, [self.image_column, self.text_column])
+        texts = encode_texts([texts_of(rows, self.text_column)], self, processor, config)
+        images = encode_images(rows, self.image_column, processor, self._channels(config))
+        return [{**text, **image} for text, image in zip(texts, images, strict=True)]
+
+
+def encode_images(rows: Rows, column: str, processor: Any, channels: int = 3) -> list[dict[str, Any]]:
+    """The image processor's output for each row's image: `pixel_values` [channels, height, width], ...
+
+    Raises:
+        TrimformerError: there is no image processor, or an image cannot be read.
+    """
+    image_processor = image_part(processor)
+    features = []
+    for number, row in numbered(rows):
+        image = open_image(row[column], f"row {number}")
+        if channels == 1:
+            image = image.convert("L")
+        with one_sentence(f"the image processor fails at row {number}"):
+            made = image_processor(image, return_tensors="pt")
+        features.append({key: made[key][0] for key in IMAGE_KEYS if key in made})
+    return features
+
+
+def image_task(
+    problem: Problem,
+    config: PreTrainedConfig,
+    rows: Rows,
+    *,
+    columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+) -> ImageTask:
+    """A task for the user's own rows; columns not named are guessed from the usual names.
+
+    Raises:
+        TrimformerError: no image column is named and none can be guessed.
+    """
+    column = columns[0] if columns else usual_column(IMAGE_COLUMNS, rows[0])
+    if column is None:
+        raise name_it("image column", rows[0])
+    found = find_labels(problem, rows, label_names(config), label_column, [column])
+    return ImageTask(name="image", image_column=column, max_length=NO_LIMIT, **found)
+
+
+def image_text_task(rows: Rows, *, columns: Sequence[str] | None = None, max_length: int = NO_LIMIT) -> ImageTextTask:
+    """A task for rows of images and texts; columns not named are guessed from the usual names.
+
+    Args:
+        rows: the user's examples.
+        columns: of the texts, or of the images and of the texts.
+        max_length: tokens beyond which a text is cut.
+
+    Raises:
+        TrimformerError: a column is not named and cannot be guessed.
+    """
+    named = list(columns or ())
+    image = named[0] if len(named) == 2 else usual_column(IMAGE_COLUMNS, rows[0], named)
+    text = named[-1] if named else usual_column(("caption", "captions", *TEXT_COLUMNS), rows[0])
+    if image is None or text is None:
+        raise TrimformerError(
+            f"no {'image' if image is None else 'text'} column found among {', '.join(rows[0])}; this model needs an "
+            "image and a text in each row: name both with --text-column (text_column=... in Python)"
+        )
+    return ImageTextTask(
+        name="image_text", problem="embedding", image_column=image, text_column=text, max_length=max_length
+    )

@@ -1,0 +1,276 @@
+"""Extractive question answering on rows with SQuAD's columns: windows over the context, and the best span."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from trimformer.data.batches import INPUT_KEYS, Features
+from trimformer.data.metrics import confidence_interval
+from trimformer.data.outputs import Problem
+from trimformer.data.processor import text_part, tokenize
+from trimformer.data.splits import Rows, numbered
+from trimformer.data.tasks.base import Task, check_columns, name_it, usual_column
+from trimformer.data.tasks.squad_metrics import squad_exact, squad_f1
+from trimformer.data.tasks.text_values import is_blank, text_of, texts_of
+from trimformer.errors import TrimformerError
+
+PAIR_COLUMNS = (
+    ("question", "context"),
+    ("question", "passage"),
+    ("question", "paragraph"),
+    ("question", "document"),
+    ("question", "text"),
+    ("query", "context"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("query", "text"),
+    ("text", "text_pair"),  # what tuples become
+)
+
+SCORED_AT_ONCE = 256  # windows: bounds the memory of scoring
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanTask(Task):
+    """A question and a context per row; the answer is a span of the context, or none.
+
+    A context that is too long for the model is read in overlapping windows, one feature each.
+
+    Attributes:
+        pair_columns: of the question and of the context.
+        stride: tokens that neighbouring windows share.
+        n_best: starts, and ends, that are paired to find a window's best span.
+        max_answer_length: tokens of the longest answer given.
+        with_unanswerable: some questions have no answer in their context (SQuAD 2.0).
+    """
+
+    problem: Problem = "span"
+    max_length: int = 384
+    pair_columns: tuple[str, str] = ("question", "context")
+    stride: int = 128
+    n_best: int = 20
+    max_answer_length: int = 30
+    with_unanswerable: bool = False
+
+    auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`; one feature per window.
+
+        Features also hold the row's index as `example`, and as `offsets` where in the context each of
+        its tokens starts and ends, None for the other tokens.
+        """
+        tokenizer, labelled = text_part(processor), _has_answers(rows)
+        check_columns(rows, (*self.pair_columns, *(["answers"] if labelled else [])))
+        check_tokenizer(tokenizer)
+        questions, contexts = (texts_of(rows, column) for column in self.pair_columns)
+        answers = [
+            _first_answer(row, context, f"row {number}") if labelled else None
+            for (number, row), context in zip(numbered(rows), contexts, strict=True)
+        ]
+
+        max_length = self.length_limit(tokenizer, config)
+        stride = min(self.stride, max_length // 3)
+        # this many tokens of the question leave a window longer than the overlap
+        question_length = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
+        if question_length < 1:
+            raise TrimformerError(f"max_length {max_length} leaves no room for a question and a context; raise it")
+        encoded = tokenize(
+            tokenizer,
+            _shorten([question.lstrip() for question in questions], tokenizer, question_length),
+            contexts,
+            truncation="only_second",
+            max_length=max_length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        features: list[dict[str, Any]] = []
+        for i, example in enumerate(encoded["overflow_to_sample_mapping"]):
+            offsets = zip(encoded["offset_mapping"][i], encoded.sequence_ids(i), strict=True)
+            feature = {key: encoded[key][i] for key in INPUT_KEYS if key in encoded}
+            feature |= {"example": example, "offsets": [span if part == 1 else None for span, part in offsets]}
+            if labelled:
+                start, end = _token_span(feature["offsets"], answers[example])
+                feature |= {"start_positions": start, "end_positions": end}
+            features.append(feature)
+        return features
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        return all(is_blank(row.get(column)) for column in self.pair_columns)
+
+    def predict_answers(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> list[str]:
+        """Each row's best answer over its windows, "" where there is none.
+
+        With unanswerable questions it is "" too where "no answer", which is start and end at the first
+        token and the least of the windows, scores higher.
+        """
+        spans: list[Span] = [(0, 0)] * len(rows)
+        best, null = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
+        for first in range(0, len(features), SCORED_AT_ONCE):
+            chunk = slice(first, first + SCORED_AT_ONCE)
+            found = self._best_spans(outputs[chunk], features[chunk])
+            for window, score, null_score, span in zip(features[chunk], *found, strict=True):
+                example = window["example"]
+                null[example] = min(null[example], null_score)
+                if score > best[example]:
+                    best[example], spans[example] = score, span
+        if self.with_unanswerable:
+            spans = [(0, 0) if n > b else span for span, n, b in zip(spans, null, best, strict=True)]
+        contexts = (str(row[self.pair_columns[1]]) for row in rows)
+        return [context[start:end].strip() for context, (start, end) in zip(contexts, spans, strict=True)]
+
+    def _best_spans(
+        self, outputs: Sequence[Tensor], windows: Sequence[Features]
+    ) -> tuple[list[float], list[float], list[Span]]:
+        """Each window's best score (-inf without a span), its score of "no answer", and its best span."""
+        lengths = [len(window["input_ids"]) for window in windows]
+        logits = pad_sequence([output[:n].float() for output, n in zip(outputs, lengths, strict=True)], True)
+        offsets = [torch.tensor([span or (0, 0) for span in window["offsets"]]) for window in windows]
+        places = pad_sequence(offsets, True)  # [windows, length, 2]: empty outside of the context
+        outside = (places[..., 1] <= places[..., 0]).unsqueeze(-1)
+        k = min(self.n_best, logits.shape[1])
+        scores, tokens = logits.masked_fill(outside, -torch.inf).topk(k, dim=1)  # [windows, k, 2]
+        sums = scores[:, :, None, 0] + scores[:, None, :, 1]  # [windows, starts, ends]
+        sizes = tokens[:, None, :, 1] - tokens[:, :, None, 0] + 1
+        sums = sums.masked_fill((sizes < 1) | (sizes > self.max_answer_length), -torch.inf)
+        best, pair = sums.flatten(1).max(1)
+        row = torch.arange(len(windows))
+        start = places[row, tokens[row, pair // k, 0], 0]
+        end = places[row, tokens[row, pair % k, 1], 1]
+        return best.tolist(), logits[:, 0].sum(-1).tolist(), list(zip(start.tolist(), end.tolist(), strict=True))
+
+    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        if not _has_answers(rows):
+            return {}
+        predictions = self.predict_answers(outputs, features, rows)
+        golds = [list(row["answers"]["text"]) for row in rows]
+        pairs = list(zip(predictions, golds, strict=True))
+        exact = np.array([squad_exact(*pair) for pair in pairs])
+        f1 = np.array([squad_f1(*pair) for pair in pairs])
+        metrics = {"exact_match": float(exact.mean()), "f1": float(f1.mean())}
+        metrics |= {"exact_match_ci95": confidence_interval(exact), "f1_ci95": confidence_interval(f1)}
+        if self.with_unanswerable:
+            answerable = np.array([bool(gold) for gold in golds])
+            for name, part in (("has_ans", answerable), ("no_ans", ~answerable)):
+                if part.any():
+                    metrics |= {f"{name}_exact": float(exact[part].mean()), f"{name}_f1": float(f1[part].mean())}
+        return metrics
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises:
+    TrimformerError: the tokenizer cannot tell which token is where.
+    """
+    if not tokenizer.is_fast:
+        raise TrimformerError(f"{type(tokenizer).__name__} gives no token positions; load a fast tokenizer")
+    if tokenizer.padding_side != "right":
+        raise TrimformerError("the tokenizer pads on the left, which moves the labels; set padding_side='right'")
+
+
+def _has_answers(rows: Rows) -> bool:
+    return any(row.get("answers") is not None for row in rows)
+
+
+def _first_answer(row: Mapping[str, Any], context: str, where: str) -> Span | None:
+    """Where the first gold answer starts and ends in the context, spaces around it left out."""
+    answers = row["answers"]
+    try:
+        texts, starts = list(answers["text"]), list(answers["answer_start"])
+        if len(texts) != len(starts):
+            raise ValueError("texts and starts differ in number")
+        if not texts:
+            return None
+        first = texts[0], starts[0]
+        text, start = text_of(first[0], f"the answer of {where}"), int(first[1])
+    except TrimformerError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise TrimformerError(f"answers of {where} are not SQuAD's: lists 'text' and 'answer_start'") from None
+    stands = context[max(start, 0) : max(start, 0) + len(text)]
+    start += len(text) - len(text.lstrip())
+    end = start + len(text.strip())
+    if not 0 <= start <= end <= len(context):
+        raise TrimformerError(f"the answer of {where} lies outside its context, at characters {start} to {end}")
+    if not squad_exact(stands, [text]):  # case and punctuation do not count
+        raise TrimformerError(
+            f"the answer of {where}, '{text[:40]}', does not stand at its answer_start; '{stands[:40]}' does"
+        )
+    return (start, end) if end > start else None
+
+
+def _token_span(offsets: Sequence[Span | None], answer: Span | None) -> Span:
+    """First and last token of the answer; the first token of all where the window does not hold all of it."""
+    context = [i for i, span in enumerate(offsets) if span]
+    spans = [span for span in offsets if span]
+    if answer is None or not spans or answer[0] < spans[0][0] or answer[1] > spans[-1][1]:
+        return 0, 0
+    first = bisect_right([end for _, end in spans], answer[0])
+    last = bisect_left([start for start, _ in spans], answer[1]) - 1
+    return (context[first], context[last]) if first <= last else (0, 0)
+
+
+def _shorten(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
+    """Cuts questions to `length` tokens."""
+    encoded = tokenize(
+        tokenizer,
+        questions,
+        add_special_tokens=False,
+        truncation=True,
+        max_length=length,
+        return_offsets_mapping=True,
+    )
+    return [
+        question[: offsets[-1][1]] if len(offsets) == length else question
+        for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)
+    ]
+
+
+def span_task(rows: Rows, *, text_columns: Sequence[str] | None = None, max_length: int = 384) -> SpanTask:
+    """A task for the user's own rows; some unanswerable where a row has an empty list of answers.
+
+    Args:
+        rows: the user's examples.
+        text_columns: of the question and of the context; None: guessed from the usual names.
+        max_length: tokens of a window.
+
+    Raises:
+        TrimformerError: no pair of columns is named and none can be guessed.
+    """
+    if text_columns is None:
+        usual = ([usual_column([name], rows[0]) for name in pair] for pair in PAIR_COLUMNS)
+        text_columns = next(([str(name) for name in pair] for pair in usual if all(pair)), None)
+    if text_columns is None:
+        raise name_it("columns of a question and its context", rows[0])
+    if len(text_columns) != 2:
+        raise TrimformerError(f"'{text_columns[0]}' is one column; name two: the question's and the context's")
+    answers = [row["answers"] for row in rows if row.get("answers") is not None]
+    return SpanTask(
+        name="span",
+        pair_columns=(text_columns[0], text_columns[1]),
+        max_length=max_length,
+        metric="f1" if answers else None,
+        with_unanswerable=any(isinstance(answer, Mapping) and not len(answer.get("text", ())) for answer in answers),
+    )
+
+
+# 170 is the paper's figure, for both
+SPAN_TASKS = (
+    SpanTask(name="squad", hub=("rajpurkar/squad", None), metric="f1", average_length=170),
+    SpanTask(
+        name="squad_v2",
+        hub=("rajpurkar/squad_v2", None),
+        metric="f1",
+        average_length=170,
+        with_unanswerable=True,
+    ),
+)

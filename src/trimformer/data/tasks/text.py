@@ -1,0 +1,120 @@
+"""Single texts and pairs: classification, regression, multi-label, and unlabelled text."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from trimformer.data.batches import Features
+from trimformer.data.processor import text_part, tokenize
+from trimformer.data.splits import Rows
+from trimformer.data.tasks.base import Task, check_columns, name_it, usual_column
+from trimformer.data.tasks.classes import ClassTask, find_labels, with_labels
+from trimformer.data.tasks.text_values import is_blank, texts_of
+from trimformer.errors import TrimformerError
+
+TEXT_COLUMNS = (
+    "text", "sentence", "review", "content", "document", "body", "utterance", "comment", "tweet", "message", "post",
+    "abstract", "description", "passage", "article", "title", "headline", "prompt", "query", "question", "review_text",
+    "review_body", "comment_text", "sms", "email", "input", "caption",
+)  # fmt: skip
+PAIR_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text", "text_pair"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("query", "passage"),
+    ("query", "document"),
+)
+
+# Their text tower was trained on texts padded to full length, and looks at the last token.
+_PADDED = ("siglip", "siglip2", "siglip_text_model", "siglip2_text_model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(ClassTask):
+    """One text or a pair per row, and at most one label (or list of labels).
+
+    Attributes:
+        text_columns: one column, or two for pairs.
+    """
+
+    text_columns: tuple[str, ...] = ("text",)
+
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        check_columns(rows, self.text_columns)
+        labels = self.labels(rows, config)
+        texts = [texts_of(rows, column) for column in self.text_columns]
+        return with_labels(encode_texts(texts, self, processor, config), labels)
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        return all(is_blank(row.get(column)) for column in self.text_columns)
+
+
+def encode_texts(
+    texts: Sequence[list[str]], task: Task, processor: Any, config: PreTrainedConfig
+) -> list[dict[str, Any]]:
+    """The tokenizer's output per sample, cut at the task's limit.
+
+    Args:
+        texts: one list, or two for pairs.
+        task: gives the limit.
+        processor: the tokenizer, or what holds it.
+        config: of the model.
+
+    Raises:
+        TrimformerError: the limit leaves no room for a text.
+    """
+    padding = "max_length" if config.model_type in _PADDED else False
+    limit = task.length_limit(processor, config)
+    needed = text_part(processor).num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
+    if limit < needed:
+        raise TrimformerError(
+            f"a maximum length of {limit} leaves no room for a text: {needed} tokens are the least; raise it"
+        )
+    encoded = tokenize(text_part(processor), *texts, truncation=True, max_length=limit, padding=padding)
+    return [{key: encoded[key][i] for key in encoded} for i in range(len(texts[0]))]
+
+
+def guess_text_columns(columns: Iterable[str]) -> tuple[str, ...] | None:
+    """The usual names of a pair of text columns, else of one, that are among `columns`, however they are written."""
+    columns = list(columns)
+    for pair in PAIR_COLUMNS:
+        found = [usual_column([name], columns) for name in pair]
+        if all(found):
+            return tuple(map(str, found))
+    single = usual_column(TEXT_COLUMNS, columns)
+    return (single,) if single else None
+
+
+def text_task(
+    problem: Any,
+    rows: Rows,
+    *,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    label_names: Sequence[str] = ("0", "1"),
+    max_length: int = 128,
+) -> TextTask:
+    """A task for the user's own rows; columns not named are guessed from the usual names.
+
+    Raises:
+        TrimformerError: no text column is named and none can be guessed.
+    """
+    if not len(rows):
+        raise TrimformerError("the data has no rows")
+    texts = tuple(text_columns) if text_columns else guess_text_columns(rows[0])
+    if texts is None:
+        raise name_it("text column", rows[0])
+    return TextTask(
+        name="text" if len(texts) == 1 else "pair",
+        text_columns=texts,
+        max_length=max_length,
+        **find_labels(problem, rows, label_names, label_column, texts),
+    )

@@ -1,0 +1,176 @@
+"""One label per word: named entities, parts of speech."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from trimformer.data.batches import INPUT_KEYS, Features
+from trimformer.data.metrics import METRICS
+from trimformer.data.outputs import Problem
+from trimformer.data.processor import text_part, tokenize
+from trimformer.data.splits import Rows, numbered
+from trimformer.data.tasks.base import Task, check_columns, class_id, name_it, usual_column
+from trimformer.data.tasks.classes import label_names
+from trimformer.data.tasks.span import check_tokenizer
+from trimformer.data.tasks.text import guess_text_columns
+from trimformer.data.tasks.text_values import is_blank, text_of
+from trimformer.errors import TrimformerError
+
+WORD_COLUMNS = ("tokens", "words")
+TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags")
+UNLABELLED = -100
+
+_ENTITY_TAG = re.compile(r"O|[BIES]-.+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTask(Task):
+    """A list of words per row and at most one tag for each; a word's tag goes to its first token.
+
+    Attributes:
+        words_column: lists of words, or texts with spaces between the words.
+        tags_column: lists of class ids or names; None: the rows are unlabelled.
+        label_names: the model's classes by id; entities are scored where they are BIO or IOBES tags.
+    """
+
+    problem: Problem = "tokens"
+    words_column: str = "tokens"
+    tags_column: str | None = "ner_tags"
+    label_names: tuple[str, ...] = ()
+
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        tokenizer = text_part(processor)
+        check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
+        check_tokenizer(tokenizer)
+        words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
+        encoded = tokenize(
+            _with_leading_spaces(tokenizer),
+            [
+                [text_of(word, f"a word of row {n}") for word in sample]
+                for (n, _), sample in zip(numbered(rows), words, strict=True)
+            ],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=self.length_limit(tokenizer, config),
+        )
+        features = [{key: encoded[key][i] for key in INPUT_KEYS if key in encoded} for i in range(len(rows))]
+        if self.tags_column is not None:
+            for i, (number, row) in enumerate(numbered(rows)):
+                tags = _items(row[self.tags_column], f"'{self.tags_column}' of row {number}")
+                if len(tags) != len(words[i]):
+                    raise TrimformerError(f"row {number} has {len(words[i])} words but {len(tags)} tags")
+                labels = [class_id(tag, config, f"row {number}") for tag in tags]
+                features[i]["labels"] = _first_token_labels(encoded.word_ids(i), labels)
+        return features
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        words = row.get(self.words_column)
+        return all(map(is_blank, words)) if isinstance(words, list | tuple) else is_blank(words)
+
+    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        return token_scores(outputs, features, self.label_names)
+
+
+def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names: Sequence[str]) -> dict[str, float]:
+    """Scores of entities where the names are BIO or IOBES tags, else of classes; empty without labels.
+
+    Args:
+        outputs: logits [length, labels] per sample; what follows its labels is padding.
+        features: hold `labels`, -100 at tokens that do not count.
+        names: the model's classes by id.
+    """
+    if not features or "labels" not in features[0]:
+        return {}
+    labels, predictions = [], []
+    for output, feature in zip(outputs, features, strict=True):
+        target = np.array(feature["labels"])
+        labels.append(target[target != UNLABELLED])
+        predictions.append(output[: len(target)].argmax(-1).numpy()[target != UNLABELLED])
+    flat = np.concatenate(predictions), np.concatenate(labels)
+    if not len(flat[1]):
+        return {}
+    accuracy = METRICS["accuracy"](*flat)
+    if not _are_entity_tags(names):
+        return {"f1": METRICS["macro_f1"](*flat), "accuracy": accuracy}
+    tags = [[[names[i] for i in sample] for sample in part] for part in (labels, predictions)]
+    precision, recall, f1, _ = precision_recall_fscore_support(*tags, average="micro", zero_division=0)
+    return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "accuracy": accuracy}
+
+
+def _items(value: Any, where: str) -> list[Any]:
+    """A row's list; a text, as in a CSV file, is split at its spaces."""
+    try:
+        return value.split() if isinstance(value, str) else list(value)
+    except TypeError:
+        raise TrimformerError(f"{where} is {value}, not a list") from None
+
+
+def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, or a copy that puts a space before each word: byte-level ones, RoBERTa's among them,
+    would else read a word as the inside of one."""
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    if not isinstance(pre_tokenizer, ByteLevel) or pre_tokenizer.add_prefix_space:
+        return tokenizer
+    spaced = copy.deepcopy(tokenizer)
+    spaced.backend_tokenizer.pre_tokenizer.add_prefix_space = True
+    return spaced
+
+
+def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
+    """Each word's label at its first token, -100 at all others."""
+    return [
+        UNLABELLED if word is None or word == previous else labels[word]
+        for previous, word in zip([None, *word_ids], word_ids, strict=False)
+    ]
+
+
+def _are_entity_tags(names: Sequence[str]) -> bool:
+    return all(_ENTITY_TAG.fullmatch(name) for name in names) and any(name != "O" for name in names)
+
+
+def token_task(
+    config: PreTrainedConfig,
+    rows: Rows,
+    *,
+    words_column: str | None = None,
+    tags_column: str | None = None,
+    max_length: int = 128,
+) -> TokenTask:
+    """A task for the user's own rows; columns not named are guessed from the usual names.
+
+    Raises:
+        TrimformerError: no column of words is named and none can be guessed.
+    """
+    if not len(rows):
+        raise TrimformerError("the data has no rows")
+    words = words_column or usual_column(WORD_COLUMNS, rows[0])
+    if words is None:
+        raise name_it("column of words", rows[0])
+    tags = tags_column or usual_column(TAG_COLUMNS, rows[0], [words])
+    return TokenTask(
+        name="tokens",
+        words_column=words,
+        tags_column=tags,
+        label_names=label_names(config),
+        metric="f1" if tags else None,
+        max_length=max_length,
+    )
+
+
+def are_plain_texts(rows: Rows, text_columns: Sequence[str] | None, tags_column: str | None) -> str | None:
+    """The column of texts of rows that have neither lists of words nor tags; None: they have."""
+    column = text_columns[0] if text_columns else None
+    if tags_column or usual_column((*WORD_COLUMNS, *TAG_COLUMNS), rows[0], [column] if column else []):
+        return None
+    column = column or next(iter(guess_text_columns(rows[0]) or ()), None)
+    return column if column and isinstance(rows[0].get(column), str) else None

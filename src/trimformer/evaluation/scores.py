@@ -1,0 +1,249 @@
+"""Running a model over samples, scoring it, and comparing it with the dense model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.data.batches import make_batches, num_samples
+from trimformer.data.outputs import Problem, divergence, find_problem, predict
+from trimformer.data.splits import Rows
+from trimformer.data.tasks import Task
+from trimformer.data.tasks.classes import label_names
+from trimformer.data.token_ids import check_ids
+from trimformer.errors import TrimformerError
+from trimformer.evaluation.changed_predictions import ChangedReport, Told, find_changed
+from trimformer.models.calls import LABEL_KEYS, Batch
+from trimformer.utils.progress import progress
+
+
+def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
+    """One output per sample on the CPU, in the order of the features; tokens keep their padding."""
+    samples: list[Tensor] = [torch.empty(0)] * num_samples(batches)
+    for output, batch in zip(outputs, batches, strict=True):
+        for sample, index in zip(output.float().cpu(), batch["index"].tolist(), strict=True):
+            samples[index] = sample
+    return samples
+
+
+def divergences(
+    outputs: Sequence[Tensor], references: Sequence[Tensor], batches: Sequence[Batch], problem: Problem
+) -> Tensor:
+    """[samples]: distance of each sample's output from the dense model's, in float64; see `divergence`."""
+    apart = [
+        divergence(output.float(), reference.float(), batch, problem).double()
+        for output, reference, batch in zip(outputs, references, batches, strict=True)
+    ]
+    return torch.stack(unbatch(apart, batches)).double()
+
+
+def _overflows(output: Tensor, batch: Batch) -> Tensor:
+    """[batch]: whether a sample's output is NaN or infinite; heads of spans may rule tokens out by -inf."""
+    bad = output.isnan() | (output == torch.inf)
+    mask = batch.get("attention_mask")
+    if mask is not None and output.dim() == 3 and mask.shape == output.shape[:2]:
+        bad &= mask.bool().unsqueeze(-1)  # what stands at padding does not count
+    return bad.flatten(1).any(1)
+
+
+class Scorer:
+    """One evaluation set, encoded once and scored for any number of models.
+
+    Args:
+        name: of the set; only shown.
+        rows: its examples.
+        task: what they mean.
+        model: gives configuration and device.
+        processor: its tokenizer or processor.
+        batch_size: the scores do not depend on it.
+
+    Raises:
+        TrimformerError: the rows do not fit the task or the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: Rows,
+        task: Task,
+        model: PreTrainedModel,
+        processor: Any,
+        batch_size: int = 32,
+    ) -> None:
+        self.name, self.rows, self.task, self.batch_size = name, rows, task, batch_size
+        self.features = task.encode(rows, processor, model.config)
+        self.batches = make_batches(self.features, processor, batch_size)
+        self.names = label_names(model.config)
+        check_ids(model, self.batches)
+        self._problem = find_problem(model)
+
+    def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
+        """The model's metrics, and its outputs per batch."""
+        device = model.device
+        batches = progress(self.batches, desc)
+        outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
+        outputs = [output.cpu() for output in outputs]
+        self._check_finite(outputs, model)
+        return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
+
+    def _check_finite(self, outputs: Sequence[Tensor], model: PreTrainedModel) -> None:
+        """Scores of NaN would look like those of a bad model.
+
+        Raises:
+            TrimformerError: the model overflows.
+        """
+        bad = [_overflows(output, batch).sum().item() for output, batch in zip(outputs, self.batches, strict=True)]
+        if any(bad):
+            raise TrimformerError(
+                f"the model's outputs are not finite for {sum(bad):.0f} of {num_samples(self.batches)} samples of "
+                f"'{self.name}': it overflows in {str(model.dtype).removeprefix('torch.')}; save it in "
+                f"{'bfloat16 or float32' if model.dtype == torch.float16 else 'a higher precision, or mend it'}"
+            )
+
+    def score_some(self, outputs: Sequence[Tensor], rows: Sequence[int]) -> dict[str, float]:
+        """The metrics over some of the rows.
+
+        Args:
+            outputs: of all samples, see `unbatch`.
+            rows: their positions.
+        """
+        features, kept = [], []
+        for new, row in enumerate(rows):
+            for i in self._parts[row]:
+                feature = self.features[i]
+                features.append({**feature, "example": new} if "example" in feature else feature)
+                kept.append(outputs[i])
+        return self.task.score(kept, features, [self.rows[row] for row in rows])
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are metrics, and the samples have what these need; embeddings keep that in their rows."""
+        has_labels = any(key in self.features[0] for key in LABEL_KEYS) or self._problem == "embedding"
+        return self.task.metric is not None and has_labels
+
+    @cached_property
+    def _parts(self) -> list[list[int]]:
+        """Of each row, its samples: windows of a long text; else the one."""
+        parts: list[list[int]] = [[] for _ in self.rows]
+        for i, feature in enumerate(self.features):
+            parts[feature.get("example", i)].append(i)
+        return parts
+
+    def told(self, outputs: Sequence[Tensor]) -> Told:
+        """Outputs of a model, one a feature, with the features."""
+        return Told(unbatch(outputs, self.batches), self.features)
+
+    def samples(self, outputs: Sequence[Tensor]) -> Tensor:
+        """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""
+        return torch.stack(unbatch(outputs, self.batches))
+
+    def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
+        """Of embeddings, the share of nearest texts that stay; see `neighbour_overlap`."""
+        return self._neighbours(outputs, references, self)
+
+    def _neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor], dense: "Scorer") -> float | None:
+        """The same where the references are in the batches of another scorer."""
+        if self._problem != "embedding":
+            return None
+        texts = dense.distinct
+        return neighbour_overlap(self.samples(outputs)[texts], dense.samples(references)[texts])
+
+    @property
+    def distinct(self) -> list[int]:
+        """Samples but those whose text came before: equal texts would be each other's nearest whatever the model."""
+        first: dict[bytes, int] = {}
+        for i, sample in enumerate(self.features):
+            first.setdefault(np.asarray(sample.get("input_ids", -i)).tobytes(), i)
+        return list(first.values())
+
+    def divergences(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+        """[samples]: distance of two models' outputs; see `divergences`."""
+        return divergences(outputs, references, self.batches, self._problem)
+
+    def divergence(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
+        """Mean distance of two models' outputs."""
+        return float(self.divergences(outputs, references).mean())
+
+
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of both models by name, as fractions, the mean distance of their outputs, of embeddings the share of each
+    sample's `NEIGHBOURS` nearest ones that stay its nearest, and samples whose prediction changed."""
+
+    dense: dict[str, float]
+    pruned: dict[str, float]
+    divergence: float
+    neighbours: float | None = None
+    changed: ChangedReport | None = None
+
+
+# Of each evaluation set, a model's metrics and its outputs per batch.
+Scored = Sequence[tuple[dict[str, float], list[Tensor]]]
+
+
+def score(scorers: Sequence[Scorer], model: PreTrainedModel, name: str) -> Scored:
+    """A model on every evaluation set; its name is only shown."""
+    return [scorer(model, f"evaluate {name}") for scorer in scorers]
+
+
+def compare(scorers: Sequence[Scorer], dense: Scored, pruned: Scored, retold: Sequence[Scorer] = ()) -> Scores:
+    """Scores of two models, and on the first set their divergence and what changed.
+
+    The first set's scores go by their own names, those of further sets follow the set's name, as in
+    "validation_mismatched_accuracy".
+
+    Args:
+        scorers: of the evaluation sets.
+        dense: what they gave for the dense model.
+        pruned: for the pruned one, by `retold` where it has a tokenizer of its own.
+        retold: the same sets by the pruned model's tokenizer.
+    """
+    totals: list[dict[str, float]] = []
+    for scored in (dense, pruned):
+        named = enumerate(zip(scorers, scored, strict=True))
+        totals.append({f"{s.name}_{k}" if n else k: v for n, (s, (own, _)) in named for k, v in own.items()})
+    own, first = scorers[0], (retold or scorers)[0]
+    outputs, references = pruned[0][1], dense[0][1]
+    return Scores(
+        totals[0],
+        totals[1],
+        first.divergence(outputs, references),
+        first.neighbours(outputs, references),
+        find_changed(own.task, own.rows, own.names, own.told(references), first.told(outputs)),
+    )
+
+
+def neighbour_overlap(embeddings: Tensor, references: Tensor, count: int = NEIGHBOURS) -> float | None:
+    """Share of each sample's nearest samples by the reference that are its nearest by the embeddings too, by cosine.
+
+    Args:
+        embeddings: [samples, n].
+        references: [samples, m].
+        count: how many neighbours are looked at.
+
+    Returns:
+        A mean over samples; None where there are too few of them to tell.
+    """
+    samples = len(embeddings)
+    if samples <= 2 * count:
+        return None
+    nearest = []
+    for matrix in (embeddings, references):
+        unit = F.normalize(matrix.double(), dim=-1)
+        chunks = []
+        for start in range(0, samples, 1024):
+            cosines = unit[start : start + 1024] @ unit.T
+            cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
+            chunks.append(cosines.topk(count).indices)
+        nearest.append(torch.cat(chunks))
+    shared = (nearest[0].unsqueeze(2) == nearest[1].unsqueeze(1)).sum((1, 2))
+    return float(shared.double().mean() / count)

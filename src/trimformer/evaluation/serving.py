@@ -1,0 +1,118 @@
+"""Dense and pruned side by side in the runtime that serves them, in float32 and in eight bits."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.costs.timing import Timing, interleaved
+from trimformer.data.batches import num_samples
+from trimformer.errors import TrimformerError
+from trimformer.evaluation.scores import Scorer
+from trimformer.export.onnx.export import MODEL, QUANTIZED, write_files
+from trimformer.export.onnx.serve import open_session, served
+from trimformer.models.calls import Batch
+
+EXAMPLES = 256  # samples at most, on which a file is compared with PyTorch
+
+
+@dataclass(frozen=True)
+class Served:
+    """One file, scored and timed in ONNX Runtime.
+
+    Attributes:
+        name: "dense", "dense + int8", "pruned" or "pruned + int8".
+        scores: by name, as fractions.
+        divergence: mean distance from the dense model in float32; see `trimformer.data.outputs.divergence`.
+        neighbours: of embeddings, the share of nearest neighbours that stay.
+        bytes: of the file.
+        ms: a batch of the inputs that were timed.
+        speedup: dense in float32 / this, turn by turn.
+    """
+
+    name: str
+    scores: dict[str, float]
+    divergence: float
+    neighbours: float | None
+    bytes: int
+    ms: Timing
+    speedup: Timing
+
+
+def examples(batches: Sequence[Batch]) -> list[Batch]:
+    """Some of the batches, of all lengths, with no more samples than are needed to compare files."""
+    return list(batches[:: max(1, num_samples(batches) // EXAMPLES)])
+
+
+def write_served(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: bool) -> None:
+    """Makes a folder of a model's files, each compared with PyTorch on samples of the set to score on.
+
+    Raises:
+        TrimformerError: the model cannot be exported.
+    """
+    folder.mkdir(parents=True)
+    write_files(on_cpu(model), folder, examples(scorer.batches), int8=int8)
+
+
+def serve(
+    models: Mapping[str, tuple[PreTrainedModel, Path]], scorer: Scorer, inputs: Mapping[str, Tensor]
+) -> list[Served]:
+    """Scores the files of models, and times all in turns.
+
+    Args:
+        models: by name, the dense one first; each with the folder of its files, see `write_served`.
+        scorer: of the set to score on.
+        inputs: to time with.
+    """
+    found: list[tuple[str, dict[str, float], list[Tensor], Path]] = []
+    calls: list[Callable[[], Any]] = []
+    for name, (model, folder) in models.items():
+        plain = on_cpu(model)
+        kinds = {folder / MODEL: name, folder / QUANTIZED: f"{name} + int8"}
+        for path, kind in ((path, kind) for path, kind in kinds.items() if path.is_file()):
+            session = open_session(path)
+            with served(plain, session):
+                found.append((kind, *scorer(plain, f"evaluate {kind}"), path))
+            calls.append(partial(session.run, None, feeds(session, inputs)))
+    laps = interleaved(calls, torch.device("cpu"))
+    dense = found[0][2]
+    return [
+        Served(
+            kind,
+            scores,
+            scorer.divergence(outputs, dense),
+            scorer.neighbours(outputs, dense),
+            path.stat().st_size,
+            Timing.of(times),
+            Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]),
+        )
+        for (kind, scores, outputs, path), times in zip(found, laps, strict=True)
+    ]
+
+
+def on_cpu(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself if it is in float32 on the CPU, as files are written from, else a copy that is."""
+    if model.device.type == "cpu" and model.dtype == torch.float32:
+        return model
+    return copy.deepcopy(model).float().cpu()  # type: ignore[no-any-return]
+
+
+def feeds(session: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a session reads of the inputs, as arrays; tokens are of the first type.
+
+    Raises:
+        TrimformerError: it reads something else.
+    """
+    given = dict(inputs)
+    if "input_ids" in given:
+        given.setdefault("token_type_ids", torch.zeros_like(given["input_ids"]))
+    names = [value.name for value in session.get_inputs()]
+    if missing := [name for name in names if name not in given]:
+        raise TrimformerError(f"the data give '{missing[0]}', which cannot be made up for timing; leave it out")
+    return {name: given[name].cpu().numpy() for name in names}

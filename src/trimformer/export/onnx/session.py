@@ -1,0 +1,89 @@
+"""Graphs as they go into files, and sessions of them without a file, to be timed."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.errors import TrimformerError
+from trimformer.export.onnx.attention import OPSET
+from trimformer.export.onnx.graph import optimize
+from trimformer.export.onnx.int8 import quantize_weights
+from trimformer.export.onnx.serve import open_session
+from trimformer.export.onnx.trace import BudgetRequest, trace, trace_layer
+from trimformer.models.calls import Batch
+
+
+def model_graph(model: PreTrainedModel, batch: Batch, opset: int = OPSET, embedding: bool = False) -> ir.Model:
+    """The graph of a whole model, for any number of samples and tokens.
+
+    Raises:
+        TrimformerError: the exporter cannot follow the model.
+    """
+    asked = BudgetRequest(model, batch, embedding)
+    with _followed(model):
+        graph = trace(asked, batch, opset)
+    optimize(graph)
+    return graph
+
+
+def model_bytes(model: PreTrainedModel, batch: Batch) -> bytes:
+    """What a file of `model_graph` would hold."""
+    return _bytes(model_graph(model, batch))
+
+
+def session_of(module: nn.Module, inputs: Mapping[str, Tensor], model: PreTrainedModel, *, int8: bool = False) -> Any:
+    """A session of ONNX Runtime that runs what a file of `export_onnx`, or `quantize`, would run.
+
+    Args:
+        module: the model, or one of its layers that takes `hidden`.
+        inputs: of its forward, on the CPU.
+        model: the model.
+        int8: whether weights are in eight bits.
+
+    Raises:
+        TrimformerError: the exporter cannot follow the model, or ONNX Runtime cannot run it.
+    """
+    if module is model:
+        graph = model_graph(model, {**inputs, "index": torch.arange(len(next(iter(inputs.values()))))})
+    else:
+        with _followed(model):
+            graph = trace_layer(module, model, inputs["hidden"])
+        optimize(graph)
+    if int8:
+        quantize_weights(graph)
+    return open_session(_bytes(graph))
+
+
+def _bytes(graph: ir.Model) -> bytes:
+    return ir.to_proto(graph).SerializeToString()
+
+
+@contextmanager
+def _followed(model: PreTrainedModel) -> Iterator[None]:
+    """Whatever the exporter raises becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        name = type(model).__name__
+        raise TrimformerError(
+            f"{name} cannot be exported; PyTorch's exporter does not follow it: {_reason(cause)}"
+        ) from error
+
+
+def _reason(cause: BaseException) -> str:
+    """What the exporter says, without its advice to those who wrote the model."""
+    text = " ".join(str(cause).split())
+    if constants := re.search(r"Constraints violated \((.*?)\)", text):
+        return f"it computes for one size of {constants[1]} only"
+    if "data-dependent" in text:
+        return "which steps it takes depends on the values it reads"
+    return text[:200] or type(cause).__name__

@@ -1,0 +1,70 @@
+"""Fine-tuning on the Hugging Face Trainer, before pruning or after it."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from trimformer.checkpoints.checkpoint_checks import check_finite
+from trimformer.data.batches import Features, collate
+from trimformer.errors import TrimformerError, one_sentence
+from trimformer.models.calls import LABEL_KEYS
+
+logger = logging.getLogger(__name__)
+
+
+def require_train_extra() -> None:
+    """Raises:
+    TrimformerError: what the Trainer needs is not installed.
+    """
+    if importlib.util.find_spec("accelerate") is None:
+        raise TrimformerError("fine-tuning needs the 'train' extra: pip install 'trimformer[train]'")
+
+
+class _Log(TrainerCallback):
+    def on_log(self, *_: Any, **kwargs: Any) -> None:
+        numbers = (f"{key} {value:.4g}" for key, value in kwargs["logs"].items() if key != "total_flos")
+        logger.info("training: %s", ", ".join(numbers))
+
+
+def finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    features: Sequence[Features],
+    arguments: TrainingArguments,
+    eval_features: Sequence[Features] | None = None,
+) -> None:
+    """Trains the model in place on encoded samples with labels; a shrunk model keeps its widths.
+
+    Args:
+        model: with a task head.
+        tokenizer: its tokenizer.
+        features: what `Task.encode` gives.
+        arguments: of the Trainer.
+        eval_features: what its evaluation strategy, if any, takes the loss of.
+
+    Raises:
+        TrimformerError: a sample has no label, the training diverged, or the `train` extra is not installed.
+    """
+    require_train_extra()
+    from transformers import PrinterCallback, Trainer
+
+    if not any(key in features[0] for key in LABEL_KEYS):
+        raise TrimformerError("the training data has no labels")
+    arguments.remove_unused_columns = False  # our collator picks what it needs
+    with one_sentence("the training flags cannot be used"):
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=list(features),  # type: ignore[arg-type]
+            eval_dataset=None if eval_features is None else list(eval_features),  # type: ignore[arg-type]
+            data_collator=lambda samples: collate(samples, tokenizer),
+            callbacks=[_Log()],
+        )
+    trainer.remove_callback(PrinterCallback)  # standard output is for the scores
+    logger.info("training on %d samples ...", len(features))
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    model.eval()
+    check_finite(model, "the training diverged: the weights")

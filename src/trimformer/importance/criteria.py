@@ -1,0 +1,91 @@
+"""What ranks units: from calibration samples to one removal curve per sublayer. A criterion is a row of `CRITERIA`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
+from trimformer.importance.obs import Curve, importance_curve, obs_curve
+from trimformer.importance.second_moments import collect_moments
+from trimformer.models import Sublayer, find_sublayers
+from trimformer.models.calls import Batch
+from trimformer.models.linear import matrix
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.methods import Criterion, Objective
+from trimformer.utils.distributed import each, gathered
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a criterion knows of a model's units.
+
+    Attributes:
+        curves: one per sublayer; they serve every budget.
+        grads: mask gradients [samples, units] of each sublayer, for the paper's rearrangement; empty without.
+        token_norms: weights of tokens for the refit, of each sublayer and batch; empty: all weigh the same.
+        foretells: whether the curves are losses, and not only an order.
+    """
+
+    curves: list[Curve]
+    grads: list[Tensor] = field(default_factory=list)
+    token_norms: list[list[Tensor]] = field(default_factory=list)
+    foretells: bool = False
+
+
+Rank = Callable[[PreTrainedModel, Sequence[Batch], Objective, ExecutionOptions], Ranking]
+
+
+def magnitude(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
+    """Sums of squared weights; the samples are not looked at."""
+    with run.clock("curves"):
+        return Ranking([importance_curve(magnitude_importance(s).detach()) for s in find_sublayers(model)])
+
+
+def random(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
+    """Chance, by the run's seed."""
+    generator = torch.Generator().manual_seed(run.seed)
+    with run.clock("curves"):
+        scores = [torch.rand(s.num_units, generator=generator) for s in find_sublayers(model)]
+        return Ranking([importance_curve(score) for score in scores])
+
+
+def fisher(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
+    """Squared mask gradients (Kwon et al., section 4.1)."""
+    with run.clock("calibrate"), run.precision(model.device):
+        shown = run.progress(batches, "calibrate")
+        grads = [gathered(g) for g in collect_mask_grads(model, shown, objective=objective, seed=run.seed)]
+    with run.clock("curves"):
+        return Ranking([importance_curve(compute_fisher_info(grad)) for grad in grads], grads)
+
+
+def obs(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
+    """Optimal Brain Surgeon on second moments."""
+    sublayers = find_sublayers(model)
+    with run.clock("calibrate"), run.precision(model.device):
+        shown = run.progress(batches, "calibrate")
+        moments = collect_moments(model, shown, objective=objective, seed=run.seed)
+
+    def curve(i: int) -> Curve:
+        found = obs_curve(moments[i], matrix(sublayers[i].projection).detach(), sublayers[i].unit_size)
+        # Curves are per token of the first sublayer: others may see another number of tokens of each sample.
+        return replace(found, error=found.error * (moments[i].count / max(moments[0].count, 1)))
+
+    with run.clock("curves"):
+        curves = each(range(len(sublayers)), curve, cost=lambda i: sublayers[i].channels ** 3)
+    return Ranking(curves, token_norms=[m.token_norms for m in moments], foretells=True)
+
+
+CRITERIA: dict[Criterion, Rank] = {"magnitude": magnitude, "random": random, "fisher": fisher, "obs": obs}
+
+
+def magnitude_importance(sublayer: Sublayer) -> Tensor:
+    """Sum of squares of all weights of each unit, [units]."""
+    units = sublayer.num_units
+    squares = [matrix(sublayer.projection).double().square().sum(0).view(units, sublayer.unit_size).sum(1)]
+    for producer in sublayer.producers:
+        rows = matrix(producer.linear).double().square().sum(1)  # [blocks * units * size]
+        squares.append(rows.view(producer.blocks, units, producer.size).sum((0, 2)))
+    return torch.stack(squares).sum(0)

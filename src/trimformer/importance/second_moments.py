@@ -1,0 +1,154 @@
+"""Second moments of a model's sublayers, from one forward and backward pass over the calibration samples."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.data.outputs import find_problem, model_output
+from trimformer.importance.fisher import Loss, check_finite, sample_losses
+from trimformer.models import Sublayer, find_sublayers
+from trimformer.models.calls import Batch, WatchMasks
+from trimformer.models.masking import frozen
+from trimformer.utils.distributed import add_up
+from trimformer.utils.gram import SPARSE, gram
+
+
+@dataclass
+class SublayerMoments:
+    """Sums over the calibration tokens that are not padding, in float64.
+
+    Attributes:
+        inputs: H, sum of w x x^T over the projection's inputs x, [channels, channels].
+        gradients: G, sum of g g^T over the loss gradients g at the projection's output, [hidden, hidden].
+        count: number of tokens.
+        weight_sum: sum of the token weights w.
+        token_norms: ||g|| of each batch, [batch, length] each, [visits, batch, length] where the layer is called at
+            several depths; 0 at padding. Of this process's batches.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    count: int
+    weight_sum: float
+    token_norms: list[Tensor]
+
+
+def collect_moments(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    *,
+    objective: Loss = "curvature",
+    seed: int = 0,
+    token_weighting: bool = True,
+) -> list[SublayerMoments]:
+    """Moments of every sublayer of the dense model.
+
+    Tokens weigh in by how much the loss listens to them, w = ||g||^2: a token whose output is never
+    read, such as all but the first in a classifier's last layer, counts nothing. The backward pass goes
+    through activations only, down to the first projection's output.
+
+    Args:
+        model: a supported model; left as it was.
+        batches: padded samples, this process's part of them.
+        objective: "labels", "curvature" for a label-free loss, or a function of its own.
+        seed: for the draws of a label-free loss.
+        token_weighting: False: all tokens weigh 1 in H.
+
+    Returns:
+        One entry per sublayer, summed over all processes.
+
+    Raises:
+        TrimformerError: a moment is not finite.
+    """
+    problem, sublayers = find_problem(model), find_sublayers(model)
+    sums = [_Sums(s, token_weighting) for s in sublayers]
+    with frozen(model), torch.enable_grad(), _Watch(model, sublayers, sums) as watch:
+        for batch in batches:
+            watch.start(batch)
+            losses = sample_losses(model_output(model, batch, problem), batch, problem, objective, seed)
+            losses.sum().backward()
+    moments = [s.finish() for s in sums]
+    for sublayer, m in zip(sublayers, moments, strict=True):
+        check_finite(m.gradients, f"gradients of {sublayer.name}")
+        check_finite(m.inputs, f"activations of {sublayer.name}")
+    return moments
+
+
+class _Sums:
+    def __init__(self, sublayer: Sublayer, token_weighting: bool) -> None:
+        device = sublayer.device
+        self._inputs = gram(sublayer.channels, device)
+        self._gradients = gram(sublayer.hidden_size, device)
+        self._scalars = torch.zeros(2, dtype=torch.float64, device=device)  # tokens, sum of weights
+        self._token_weighting = token_weighting
+        self._sparse: bool | None = None
+        self._norms: list[list[Tensor]] = []  # of each batch, of each call
+
+    def start(self) -> None:
+        """The next calls are of another batch."""
+        self._norms.append([])
+
+    def expect(self, mask: Tensor) -> int:
+        """A call whose gradient is to come: its number. Without one, its tokens weigh nothing."""
+        self._norms[-1].append(torch.zeros_like(mask, dtype=torch.float32))
+        return len(self._norms[-1]) - 1
+
+    def add(self, x: Tensor, gradient: Tensor, mask: Tensor, call: int) -> None:
+        """Adds a call: x [batch, length, channels], gradient [batch, length, hidden], mask [batch, length]."""
+        g = gradient.float() * mask.unsqueeze(-1)
+        norms = g.square().sum(-1).sqrt()  # [batch, length]
+        self._norms[-1][call] = norms
+        weights = norms if self._token_weighting else mask.float()
+        rows, root, g = x.float().flatten(0, 1), weights.flatten().unsqueeze(-1), g.flatten(0, 1)
+        if self._sparse is None:  # looked at once: on a GPU every look waits
+            self._sparse = float((root > 0).float().mean()) < SPARSE
+        if self._sparse:
+            tokens = root.squeeze(-1).nonzero().squeeze(-1)
+            rows, root = rows[tokens], root[tokens]
+            g = g[g.any(-1)]
+        rows = rows * root  # [tokens, channels]
+        self._inputs.add(rows, rows)
+        self._gradients.add(g, g)
+        self._scalars += torch.stack([mask.sum(), weights.double().square().sum()])
+
+    def finish(self) -> SublayerMoments:
+        inputs, gradients = self._inputs.value, self._gradients.value
+        add_up(inputs, gradients, self._scalars)
+        tokens, weight_sum = self._scalars.tolist()
+        norms = [calls[0] if len(calls) == 1 else torch.stack(calls) for calls in self._norms]
+        return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms)
+
+
+class _Watch(WatchMasks):
+    """Context manager: every backward pass adds to the sums of all sublayers."""
+
+    def __init__(self, model: nn.Module, sublayers: Sequence[Sublayer], sums: Sequence[_Sums]) -> None:
+        super().__init__(model)
+        self._pairs = list(zip(sublayers, sums, strict=True))
+
+    def start(self, batch: Batch) -> None:
+        """The next forward pass is of this batch."""
+        self.batch = batch
+        for _, sums in self._pairs:
+            sums.start()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        for sublayer, sums in self._pairs:
+            self._handles.append(sublayer.projection.register_forward_hook(self._watch(sums)))
+        return self
+
+    def _watch(self, sums: _Sums) -> Callable[..., Tensor]:
+        def forward_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x, mask = inputs[0].detach(), self.mask
+            if not output.requires_grad:  # the first of its tower: nothing below needs a gradient
+                output = output.detach().requires_grad_()
+            call = sums.expect(mask)
+            output.register_hook(lambda gradient: sums.add(x, gradient, mask, call))
+            return output
+
+        return forward_hook

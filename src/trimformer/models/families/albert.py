@@ -1,0 +1,20 @@
+"""ALBERT: one layer, called at every depth of its group."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trimformer.errors import TrimformerError
+from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    config, heads = layer.config, layer.attention
+    if config.inner_group_num != 1 or config.num_hidden_layers % config.num_hidden_groups:
+        raise TrimformerError(
+            "this ALBERT runs several layers in turn at every depth, or groups of different depths; only groups of "
+            "one layer and of equal depth can be pruned"
+        )
+    size, visits = heads.attention_head_size, config.num_hidden_layers // config.num_hidden_groups
+    producers = rows(size, heads.query, heads.key, heads.value)
+    yield attention(producers, heads.dense, size, entry=heads.query, visits=visits)
+    yield ffn(rows(1, layer.ffn), layer.ffn_output, entry=layer.ffn, visits=visits)

@@ -1,0 +1,30 @@
+"""BERT, and all who share its modules: the norm stands after the residual sum, or before the sublayer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from trimformer.models.sublayer import Sublayer, attention, counts_read, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Norm after the sum."""
+    yield from _sublayers(layer, layer.attention.self.query, layer.intermediate.dense)
+
+
+def pre_norm(layer: Any) -> Iterator[Sublayer]:
+    """Norm before the sublayer, under the name that each family gives it."""
+    names = ("self_attn_layer_norm", "ln", "LayerNorm")  # XLM-RoBERTa-XL, Megatron, RoBERTa-PreLayerNorm and ESM
+    first = next(getattr(layer.attention, name) for name in names if hasattr(layer.attention, name))
+    places = ((part, name) for part in (layer, layer.intermediate) for name in names)
+    second = next(getattr(part, name) for part, name in places if hasattr(part, name))
+    yield from _sublayers(layer, first, second)
+
+
+def _sublayers(layer: Any, first: nn.Module, second: nn.Module) -> Iterator[Sublayer]:
+    heads, size = layer.attention.self, layer.attention.self.attention_head_size
+    counts = counts_read(heads, all_head_size=size, num_attention_heads=1)
+    producers = rows(size, heads.query, heads.key, heads.value)
+    yield attention(producers, layer.attention.output.dense, size, entry=first, counts=counts)
+    yield ffn(rows(1, layer.intermediate.dense), layer.output.dense, entry=second)

@@ -1,0 +1,13 @@
+"""CLIP and its kin, SigLIP and SigLIP 2: the text tower, the vision tower, or both in one model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    heads, size = layer.self_attn, layer.self_attn.head_dim
+    producers = rows(size, heads.q_proj, heads.k_proj, heads.v_proj)
+    yield attention(producers, heads.out_proj, size, entry=layer.layer_norm1)
+    yield ffn(rows(1, layer.mlp.fc1), layer.mlp.fc2, entry=layer.layer_norm2)

@@ -1,0 +1,33 @@
+"""DINOv2, with and without registers, and DINOv3: plain or gated neurons, and a factor for what each sublayer adds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trimformer.models.sublayer import Sublayer, attention, counts_read, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    heads, mlp, size = layer.attention, layer.mlp, layer.attention.head_dim
+    yield attention(
+        rows(size, heads.q_proj, heads.k_proj, heads.v_proj),
+        heads.o_proj,
+        size,
+        entry=layer.norm1,
+        output=layer.layer_scale1,
+        gain=layer.layer_scale1.lambda1,
+        counts=counts_read(heads, num_heads=1, num_attention_heads=1),
+    )
+    if hasattr(mlp, "fc1"):
+        inner, projection = [mlp.fc1], mlp.fc2
+    else:
+        inner, projection = (
+            [getattr(mlp, name) for name in ("gate_proj", "up_proj") if hasattr(mlp, name)],
+            mlp.down_proj,
+        )
+    yield ffn(
+        rows(1, *inner),
+        projection,
+        entry=layer.norm2,
+        output=layer.layer_scale2,
+        gain=layer.layer_scale2.lambda1,
+    )

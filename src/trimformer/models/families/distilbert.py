@@ -1,0 +1,13 @@
+"""DistilBERT as Transformers ships it: the output projections live inside the attention and the FFN."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    heads, neurons = layer.attention, layer.ffn
+    size = heads.attention_head_size
+    yield attention(rows(size, heads.q_lin, heads.k_lin, heads.v_lin), heads.out_lin, size, entry=heads.q_lin)
+    yield ffn(rows(1, neurons.lin1), neurons.lin2, entry=neurons.lin1)

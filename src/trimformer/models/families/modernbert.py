@@ -1,0 +1,12 @@
+"""ModernBERT: query, key and value in one matrix, gate and up in another."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    heads, size = layer.attn, layer.attn.head_dim
+    yield attention(rows(size, heads.Wqkv, blocks=3), heads.Wo, size, entry=layer.attn_norm)
+    yield ffn(rows(1, layer.mlp.Wi, blocks=2), layer.mlp.Wo, entry=layer.mlp_norm)

@@ -1,0 +1,13 @@
+"""ViT, and all who share its modules: DeiT, ViT-MAE, ViT-MSN, the audio spectrogram transformer, ViViT."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    heads, size = layer.attention, layer.attention.head_dim
+    producers = rows(size, heads.q_proj, heads.k_proj, heads.v_proj)
+    yield attention(producers, heads.o_proj, size, entry=layer.layernorm_before)
+    yield ffn(rows(1, layer.mlp.fc1), layer.mlp.fc2, entry=layer.layernorm_after)

@@ -1,0 +1,27 @@
+"""wav2vec 2.0, HuBERT, UniSpeech, SEW: norms after the sums, or before the sublayers (the "stable" layers)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from trimformer.errors import TrimformerError
+from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+
+
+def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Norm after the sum."""
+    yield from _sublayers(layer, layer.attention.q_proj, layer.feed_forward.intermediate_dense)
+
+
+def pre_norm(layer: Any) -> Iterator[Sublayer]:
+    """Norm before the sublayer."""
+    if getattr(layer, "adapter_layer", None) is not None:
+        raise TrimformerError("this model has language adapters in its layers, which pruning does not know; merge them")
+    yield from _sublayers(layer, layer.layer_norm, layer.final_layer_norm)
+
+
+def _sublayers(layer: Any, first: nn.Module, second: nn.Module) -> Iterator[Sublayer]:
+    heads, neurons, size = layer.attention, layer.feed_forward, layer.attention.head_dim
+    yield attention(rows(size, heads.q_proj, heads.k_proj, heads.v_proj), heads.out_proj, size, entry=first)
+    yield ffn(rows(1, neurons.intermediate_dense), neurons.output_dense, entry=second)

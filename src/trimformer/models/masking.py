@@ -1,0 +1,93 @@
+"""Masks as forward pre-hooks on the output projections: nothing of the model itself is changed.
+
+A mask holds one factor per unit. Multiplying the projection's input by it is the paper's head and
+neuron mask (section 3.1), and works alike with eager, SDPA and flash attention.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from trimformer.models.sublayer import Sublayer
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with no parameter gradients; on exit every flag is what it was."""
+    training = {module: module.training for module in model.modules()}
+    requires_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        for parameter, flag in requires_grad.items():
+            parameter.requires_grad_(flag)
+
+
+def register_mask(module: nn.Module, mask: Tensor, unit_size: int = 1) -> RemovableHandle:
+    """Multiplies the module's input by `mask` until the returned handle is removed.
+
+    Args:
+        module: the output projection of a sublayer.
+        mask: [units], or [batch, 1, units] for one mask per sample. It may require gradients.
+        unit_size: input channels per unit.
+    """
+
+    def scale_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        factors = mask.to(inputs[0]).repeat_interleave(unit_size, dim=-1)
+        if factors.dim() == 3:  # of one sample a layer may see several rows: the choices of a question
+            factors = factors.repeat_interleave(len(inputs[0]) // len(factors), dim=0)
+        return (inputs[0] * factors, *inputs[1:])
+
+    return module.register_forward_pre_hook(scale_input)
+
+
+class Hooks:
+    """Context manager that removes its hooks on exit, after an exception too."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+
+class MaskUnits(Hooks):
+    """Context manager: masks on the sublayers inside, none left behind after.
+
+    Args:
+        sublayers: where to put the masks.
+        masks: one mask per sublayer, [units] or [batch, 1, units].
+    """
+
+    def __init__(self, sublayers: Iterable[Sublayer], masks: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._pairs = list(zip(sublayers, masks, strict=True))
+
+    def __enter__(self) -> Self:
+        for sublayer, mask in self._pairs:
+            self._handles.append(register_mask(sublayer.projection, mask, sublayer.unit_size))
+        return self
+
+
+def units_left(masks: Iterable[Tensor]) -> list[int]:
+    """How many units each mask keeps."""
+    return [int(mask.count_nonzero()) for mask in masks]
+
+
+def dense_masks(sublayers: Iterable[Sublayer]) -> list[Tensor]:
+    """Masks of ones, one per sublayer, on the sublayer's own device."""
+    return [torch.ones(s.num_units, device=s.device) for s in sublayers]

@@ -1,0 +1,1 @@
+"""What a run is asked for, declared and checked without importing torch."""

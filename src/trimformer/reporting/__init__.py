@@ -1,0 +1,1 @@
+"""Result files, report pages and model cards."""

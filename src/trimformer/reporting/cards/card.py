@@ -1,0 +1,187 @@
+"""The cards of pruned and of exported models."""
+
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+from trimformer.checkpoints.load_guard import is_pruned
+from trimformer.models import KINDS
+from trimformer.models.masking import units_left
+from trimformer.options.choices import Format
+from trimformer.reporting.cards.source import Source, source_of
+from trimformer.reporting.cards.use import export_lines, kind_tags, library, loading_lines, pipeline_tag
+from trimformer.results import PruningResult, table_rows
+from trimformer.utils.environment import describe_device, versions
+
+_COUNTED = {"mac": "MACs", "parameters": "parameters", "latency": "latency"}
+
+# The hub's names of metrics, where they are not ours.
+_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+
+
+def model_card(
+    result: PruningResult,
+    name: str = "pruned",
+    *,
+    dataset: str | None = None,
+    command: Sequence[str] = (),
+    standalone: bool = False,
+) -> ModelCard:
+    """The card of a pruned model, to be saved as `README.md` beside it.
+
+    Args:
+        result: of the run.
+        name: of the model, and of the directory it lies in.
+        dataset: name of the data it was scored on; None: the scores are shown, but not as the hub's metadata.
+        command: the words that made it; paths among them are cut to their last part.
+        standalone: the directory brings code of its own; see `write_standalone`.
+    """
+    source, budget = source_of(result.model), result.budget
+    share = f"{100 * budget.kept:.1f} % of the {_COUNTED[budget.metric]} of its layers"
+    if budget.metric == "latency":
+        share = f"{100 * budget.kept:.1f} % of its latency, as estimated"
+    polished = result.polish is not None and result.polish.accepted
+    training = "and polished without labels" if polished else "without retraining"
+    lines = [f"{source}, pruned by trimformer to {share}, {training}. It is an ordinary, smaller model."]
+    table = table_rows(result)
+    if table:
+        lines += [
+            "",
+            "| | dense | pruned | change |",
+            "|---|--:|--:|--:|",
+            *(f"| {' | '.join(row)} |" for row in table),
+        ]
+        lines += ["", *_notes(result, dataset)]
+    use = _code(loading_lines(result.model, name), "python")
+    lines += _section("Use", f"`{name}` is this directory, or its name on the hub.", "", *use)
+    if standalone:
+        lines += ["", "Without trimformer, leave out its import and pass `trust_remote_code=True`."]
+    lines += _section("How it was made", _calibration(result), "", *_command(command, source.hub))
+    lines += [*_units(result), "", _versions(result.machine.versions)]
+    metrics = result.scores.pruned if result.scores and dataset else {}
+    return _card(result.model, source, name, ["trimformer", "pruned"], lines, metrics, dataset or "")
+
+
+def export_card(
+    model: PreTrainedModel, name: str, files: Sequence[str], table: str, command: Sequence[str], form: Format = "onnx"
+) -> ModelCard:
+    """The card of a directory of files for a runtime without PyTorch.
+
+    Args:
+        model: the one that was exported.
+        name: of the directory.
+        files: in its folder of the format's name, the one to be loaded by the lines last.
+        table: what was compared, and the files' sizes and timings, as printed.
+        command: the words that made it; paths among them are cut to their last part.
+        form: of the files.
+    """
+    source = source_of(model)
+    kind = "ONNX files for ONNX Runtime" if form == "onnx" else "OpenVINO files"
+    lines = [f"{source} as {kind}, exported by trimformer.", ""]
+    lines += [*_code(table.splitlines()), "", "`difference` is the largest of any output from PyTorch's; timed on "
+              f"{describe_device(model.device)}."]  # fmt: skip
+    for title, code in export_lines(model, name, files[-1], form).items():
+        lines += _section(title, f"`{name}` is this directory.", "", *_code(code, "python"))
+    lines += _section("How it was made", *_command(command, source.hub), _versions(versions()))
+    return _card(model, source, name, ["trimformer", form, *(["pruned"] if is_pruned(model.config) else [])], lines)
+
+
+def _card(
+    model: PreTrainedModel,
+    source: Source,
+    name: str,
+    tags: Sequence[str],
+    lines: Sequence[str],
+    metrics: dict[str, float] | None = None,
+    dataset: str = "",
+) -> ModelCard:
+    carried = dict(source.metadata)
+    theirs, base = carried.pop("tags", []), carried.pop("base_model", [])
+    data = ModelCardData(
+        **carried,
+        base_model=base[0] if len(base) == 1 else base or None,
+        library_name=library(model),
+        pipeline_tag=pipeline_tag(model),
+        tags=list(dict.fromkeys([*kind_tags(model), *tags, *theirs])),
+        **_evaluated(metrics or {}, name, dataset, pipeline_tag(model)),
+    )
+    return ModelCard("\n".join(["---", data.to_yaml(), "---", "", f"# {name}", "", *lines, ""]))
+
+
+def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) -> dict[str, Any]:
+    """The pruned model's scores as the hub reads them."""
+    found = [
+        EvalResult(
+            task_type=task,
+            dataset_type=re.sub(r"[^\w.-]+", "-", dataset),
+            dataset_name=dataset,
+            metric_type=_METRICS.get(key, key),
+            metric_name=key,
+            metric_value=round(value, 6),
+        )
+        for key, value in metrics.items()
+        if not key.endswith("_ci95") and math.isfinite(value)
+    ]
+    return {"model_name": name, "eval_results": found} if found else {}
+
+
+def _notes(result: PruningResult, dataset: str | None) -> list[str]:
+    """What the table does not say of itself."""
+    of = f" of `{dataset}`" if dataset else ""
+    notes = [f"Scores in percent, ± half a 95 % interval, on {result.samples.evaluation:,} samples{of}."]
+    if result.latency:
+        latency = result.latency
+        notes.append(
+            f"Latency is the median over batches of {latency.batch_size} samples of length {latency.seq_len}, run by "
+            f"`{latency.backend}` on {result.machine.device}."
+        )
+    return notes
+
+
+def _calibration(result: PruningResult) -> str:
+    """Samples, method and cost in one sentence."""
+    method = ", ".join(f"{key} `{value}`" for key, value in result.figures()["method"].items())
+    cost = result.cost
+    polish = "" if result.polish is None else f" The {result.polish}."
+    return (
+        f"{result.samples.calibration:,} calibration samples; {method}. It cost {cost.forward_passes['total']:.1f} "
+        f"forward passes of the dense model over these, {sum(cost.seconds.values()):.0f} seconds in all.{polish}"
+    )
+
+
+def _units(result: PruningResult) -> list[str]:
+    """How many units each layer kept, a line a kind."""
+    pairs = list(zip(result.kinds, units_left(result.masks), map(len, result.masks), strict=True))
+    lines = []
+    for kind in (kind for kind in KINDS if kind in result.kinds):
+        counts = [(units, of) for own, units, of in pairs if own == kind]
+        same = len({of for _, of in counts}) == 1
+        told = ", ".join(str(units) if same else f"{units}/{of}" for units, of in counts)
+        what = "attention heads" if kind == "attention" else "neurons"
+        lines.append(f"- {what} kept in each layer: {told}" + (f" (of {counts[0][1]})" if same else ""))
+    return lines
+
+
+def _command(words: Sequence[str], hub: str | None) -> list[str]:
+    """The command in a block, without the folders of whoever ran it."""
+    if not words:
+        return []
+    told = [word if word == hub else re.sub(r"^(--[\w-]+=)?(.*[/\\])", r"\1", word.rstrip("/")) for word in words]
+    return [*_code([shlex.join(told)]), ""]
+
+
+def _versions(found: dict[str, str]) -> str:
+    return "Versions: " + ", ".join(f"{name} {version}" for name, version in found.items()) + "."
+
+
+def _section(title: str, *lines: str) -> list[str]:
+    return ["", f"## {title}", "", *lines]
+
+
+def _code(lines: Sequence[str], language: str = "") -> list[str]:
+    return [f"```{language}", *lines, "```"]

@@ -1,0 +1,120 @@
+from itertools import product
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import make_batch, make_model
+from trimformer.allocation.allocations import ALLOCATIONS, select_masks, smallest_constraint, unit_levels
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.errors import TrimformerError
+from trimformer.importance.criteria import CRITERIA, magnitude_importance
+from trimformer.importance.obs import importance_curve
+from trimformer.models import find_sublayers
+from trimformer.options.methods import METHODS, Allocation, Criterion, Method, Update, find_method
+from trimformer.pruner import Pruner
+from trimformer.refit.updates import UPDATES
+
+SUBLAYERS = find_sublayers(make_model())
+
+
+def cost_of(masks, costs):
+    return costs.of(int(mask.count_nonzero()) for mask in masks)
+
+
+def cost_left(model, costs):
+    return costs.of(s.num_units for s in find_sublayers(model))
+
+
+@given(st.sampled_from(get_args(Allocation)), st.floats(0.01, 1.0), st.sampled_from(["mac", "parameters"]))
+@settings(max_examples=40, deadline=None)
+def test_no_allocation_exceeds_the_budget(allocation, constraint, metric):
+    costs = linear_costs(SUBLAYERS, metric, 10)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    if constraint < smallest_constraint(allocation, SUBLAYERS, costs, 8):
+        return
+    masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=8)
+    assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("allocation", get_args(Allocation))
+@pytest.mark.parametrize("constraint", [0.3, 0.5, 0.8])
+def test_the_budget_holds_where_one_tower_sees_longer_inputs(allocation, constraint):
+    costs = linear_costs(SUBLAYERS, "mac", [10.0] * 2 + [50.0] * 4)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=1)
+    assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
+    if allocation in ("dp", "global"):  # the others know one size for all layers
+        assert cost_of(masks, costs) >= 0.95 * constraint * costs.dense
+
+
+@pytest.mark.parametrize("allocation", get_args(Allocation))
+def test_the_smallest_constraint_keeps_a_unit(allocation):
+    costs = linear_costs(SUBLAYERS, "mac", 10)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    smallest = smallest_constraint(allocation, SUBLAYERS, costs, 8)
+    masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=smallest * 1.0001, neuron_multiple=8)
+    assert sum(float(mask.sum()) for mask in masks) >= 1
+
+
+def test_dp_keeps_multiples_of_neurons_or_all():
+    ffn = next(s for s in SUBLAYERS if s.kind == "ffn")
+    assert unit_levels(ffn, 16).tolist() == [0, 16, 32, 40]
+    assert unit_levels(SUBLAYERS[0], 16).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_importance_curves_add_up_what_is_removed():
+    curve = importance_curve(torch.tensor([3.0, 1.0, 2.0]))
+    assert curve.error.tolist() == [6.0, 3.0, 1.0, 0.0]
+    assert curve.mask(1).tolist() == [1.0, 0.0, 0.0]
+
+
+GRID = [
+    Method(criterion, allocation, update)
+    for criterion, allocation, update in product(get_args(Criterion), get_args(Allocation), get_args(Update))
+]
+
+
+@pytest.mark.parametrize("method", GRID, ids=lambda m: f"{m.criterion}-{m.allocation}-{m.update}")
+def test_every_point_of_the_grid_prunes_within_the_budget(method):
+    model, batch = make_model(), make_batch(batch=24)
+    costs = linear_costs(find_sublayers(model), "mac", 10)
+    pruned = Pruner(model, [batch], method, neuron_multiple=8)(costs, 0.5)
+    units = [int(mask.count_nonzero()) for mask in pruned.masks]
+    assert 0 < costs.of(units) <= 0.5 * costs.dense
+    there = [s.num_units for s in find_sublayers(pruned.model)]  # a plain layout leaves whole layers out
+    assert there == ([k for k in units if k] if method.allocation == "plain" else units)
+    assert len(pruned.refits) == (0 if method.update == "none" else 6)
+
+
+def test_one_calibration_serves_every_budget():
+    model, batch = make_model(), make_batch(batch=24)
+    costs = linear_costs(find_sublayers(model), "mac", 10)
+    pruner = Pruner(model, [batch], METHODS["obs"], neuron_multiple=8)
+    macs = [cost_left(pruner(costs, c).model, costs) for c in (0.3, 0.6, 0.9, 0.3)]
+    assert macs[0] < macs[1] < macs[2]
+    assert macs[3] == macs[0]
+
+
+@pytest.mark.parametrize("choice", ["criterion", "allocation", "update", "objective"])
+def test_an_unknown_choice_is_an_error(choice):
+    with pytest.raises(TrimformerError, match=f"{choice} 'x' is unknown"):
+        Method(**{choice: "x"})
+
+
+def test_every_choice_has_a_function():
+    for registry, names in ((CRITERIA, Criterion), (ALLOCATIONS, Allocation), (UPDATES, Update)):
+        assert set(registry) == set(get_args(names))
+
+
+def test_a_method_of_one_piece_has_no_choices():
+    with pytest.raises(TrimformerError, match="'kprune' is of one piece; leave out update"):
+        find_method("kprune", update="full")
+
+
+def test_curves_never_rise_with_more_units():
+    curve = importance_curve(torch.rand(20))
+    assert (np.diff(curve.error.numpy()) <= 0).all()

@@ -1,0 +1,248 @@
+"""Fast tokenizers with fewer tokens read the texts that they were made for as before."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from trimformer.checkpoints.tokenizer_trimming import check_tokenizer, needed_ids, with_tokens
+from trimformer.errors import TrimformerError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+# Few letters, so that words share their pieces; ☃ was never seen in training but after a c.
+CORPUS = ["abcab cabba abba", "bacca cab abcabc", "aab bba cca abc☃", "c☃ abab caca bcbc", "acbacb bacbac aabbcc"] * 4
+TEXTS = st.lists(st.text("abc☃ d", max_size=24), min_size=1, max_size=4)
+
+
+def wordpiece() -> tuple[Tokenizer, Any]:
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.normalizer = normalizers.BertNormalizer()
+    return made, trainers.WordPieceTrainer(vocab_size=60, special_tokens=SPECIAL, limit_alphabet=3)
+
+
+def byte_level() -> tuple[Tokenizer, Any]:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return made, trainers.BpeTrainer(vocab_size=310, special_tokens=SPECIAL, initial_alphabet=alphabet)
+
+
+def with_suffix() -> tuple[Tokenizer, Any]:
+    made = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return made, trainers.BpeTrainer(vocab_size=60, special_tokens=SPECIAL, end_of_word_suffix="</w>", limit_alphabet=3)
+
+
+def unigram() -> tuple[Tokenizer, Any]:
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return made, trainers.UnigramTrainer(vocab_size=40, special_tokens=SPECIAL, unk_token="[UNK]")
+
+
+def word_level() -> tuple[Tokenizer, Any]:
+    made = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return made, trainers.WordLevelTrainer(special_tokens=SPECIAL)
+
+
+KINDS = [wordpiece, byte_level, with_suffix, unigram, word_level]
+
+
+def trained(kind: Callable[[], tuple[Tokenizer, Any]]) -> PreTrainedTokenizerFast:
+    """Trained on the corpus, with BERT's layout of pairs."""
+    made, trainer = kind()
+    made.train_from_iterator(CORPUS, trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names, model_max_length=32)
+
+
+def smaller(tokenizer: Any, texts: list[str]) -> Any:
+    used = {index for ids in tokenizer(texts)["input_ids"] for index in ids}
+    return with_tokens(tokenizer, needed_ids(tokenizer, used, texts))
+
+
+def tokens(tokenizer: Any, texts: list[str]) -> list[list[str]]:
+    return [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(texts)["input_ids"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_split_as_before(kind: Any) -> None:
+    tokenizer = trained(kind)
+
+    @settings(max_examples=60, deadline=None)
+    @given(TEXTS)
+    def holds(texts: list[str]) -> None:
+        assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+
+    holds()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_keep_their_order_and_leave_no_gap(kind: Any) -> None:
+    tokenizer = trained(kind)
+    small = smaller(tokenizer, ["abc ab"]).get_vocab()
+    assert sorted(small.values()) == list(range(len(small)))
+    assert sorted(small, key=small.__getitem__) == sorted(small, key=tokenizer.get_vocab().__getitem__)
+    assert len(small) < len(tokenizer)
+
+
+def plain(model: Any) -> PreTrainedTokenizerFast:
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]")
+
+
+PIECES = st.sets(st.text("abc", min_size=1, max_size=4), max_size=12)
+WORDS = st.lists(st.text("abc ", max_size=12), min_size=1, max_size=3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(PIECES, PIECES, WORDS)
+def test_any_wordpiece_splits_and_gives_up_as_before(first: set[str], inner: set[str], texts: list[str]) -> None:
+    names = ["[UNK]", "[PAD]", *sorted(first), *(f"##{piece}" for piece in sorted(inner))]
+    tokenizer = plain(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.integers(-30, -1), max_size=12), WORDS)
+def test_any_unigram_finds_the_same_best_path(scores: dict[str, int], texts: list[str]) -> None:
+    entries = [("[UNK]", 0.0), ("[PAD]", 0.0), *((piece, float(score)) for piece, score in scores.items())]
+    tokenizer = plain(models.Unigram(entries, unk_id=0))
+    assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=12), WORDS)
+def test_any_bpe_merges_in_the_same_order(picks: list[tuple[int, int]], texts: list[str]) -> None:
+    symbols, merges = ["a", "b", "c"], []
+    for left, right in picks:
+        merges.append((symbols[left % len(symbols)], symbols[right % len(symbols)]))
+        symbols += [made] if (made := "".join(merges[-1])) not in symbols else []
+    vocabulary = {name: i for i, name in enumerate(["[UNK]", "[PAD]", *symbols])}
+    tokenizer = plain(models.BPE(vocabulary, list(dict.fromkeys(merges)), unk_token="[UNK]"))
+    assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+
+
+def test_a_word_that_wordpiece_gives_up_stays_unknown_though_shorter_pieces_would_fit() -> None:
+    names, texts = ["[UNK]", "[PAD]", "a", "##b", "##c", "ab", "abc", "##cd"], ["ab", "acd", "abcd"]
+    tokenizer = plain(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    assert tokens(smaller(tokenizer, texts), texts) == [["ab"], ["a", "##cd"], ["[UNK]"]]
+
+
+def test_an_unknown_character_costs_unigram_what_it_did() -> None:
+    entries = [("[UNK]", 0.0), ("[PAD]", 0.0), ("a", -15.0), ("xa", -15.0), ("aa", -1.0), ("zz", -100.0)]
+    tokenizer = plain(models.Unigram(entries, unk_id=0))
+    texts = ["xaa", "aa"]  # an unknown x before "aa" would be likelier if "zz" were gone
+    assert tokens(smaller(tokenizer, texts), texts) == [["xa", "a"], ["aa"]]
+
+
+@pytest.mark.parametrize("kind", [wordpiece, byte_level, with_suffix, unigram])
+def test_new_words_of_known_letters_are_spelled(kind: Any) -> None:
+    tokenizer = trained(kind)
+    small = smaller(tokenizer, ["abba"])
+    assert small.unk_token_id not in small("cacbbc")["input_ids"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_pairs_and_special_tokens_survive_a_directory(kind: Any, tmp_path: Path) -> None:
+    tokenizer = trained(kind)
+    tokenizer.add_tokens(["<name>"])
+    tokenizer.padding_side, tokenizer.truncation_side = "left", "left"
+    small = smaller(tokenizer, ["abc ab", "cab"])
+    small.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    given: dict[str, Any] = {"padding": "max_length", "max_length": 12, "truncation": True}
+    old, new = (t("abc <name> ab", "cab", **given) for t in (tokenizer, loaded))
+    assert loaded.convert_ids_to_tokens(new["input_ids"]) == tokenizer.convert_ids_to_tokens(old["input_ids"])
+    assert {k: v for k, v in new.items() if k != "input_ids"} == {k: v for k, v in old.items() if k != "input_ids"}
+    assert loaded.model_max_length == 32
+    assert loaded.special_tokens_map == tokenizer.special_tokens_map
+    assert loaded.get_vocab() == small.get_vocab()
+
+
+OWN = {
+    "BertTokenizer": (wordpiece, SPECIAL),
+    "MPNetTokenizer": (wordpiece, ["<s>", "[UNK]", "<pad>", "</s>", "<mask>"]),
+    "RobertaTokenizer": (byte_level, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]),
+    "XLMRobertaTokenizer": (unigram, ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]),
+    "DebertaV2Tokenizer": (unigram, SPECIAL),
+    "T5Tokenizer": (unigram, ["<pad>", "</s>", "[UNK]"]),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_classes_that_build_their_tokenizer_themselves_can_lose_tokens(name: str) -> None:
+    kind, special = OWN[name]
+    made, trainer = kind()
+    trainer.special_tokens = special
+    made.train_from_iterator(CORPUS, trainer)
+    model = json.loads(made.to_str())["model"]
+    parts = {
+        "vocab": [tuple(entry) for entry in model["vocab"]] if isinstance(model["vocab"], list) else model["vocab"]
+    }
+    parts |= {"merges": [tuple(merge) for merge in model["merges"]]} if "merges" in model else {}
+    tokenizer = getattr(transformers, name)(**parts, unk_token=special[-2] if "<unk>" in special else "[UNK]")
+    texts = ["abc ab", "cab abba ☃"]
+    small = smaller(tokenizer, texts)
+    assert type(small) is type(tokenizer)
+    assert len(small) < len(tokenizer)
+    assert tokens(small, texts) == tokens(tokenizer, texts)
+    old, new = (t(*texts, return_token_type_ids=True)["token_type_ids"] for t in (tokenizer, small))
+    assert new == old
+
+
+def test_padding_that_is_set_in_the_tokenizer_pads_with_the_new_id() -> None:
+    tokenizer = trained(unigram)
+    tokenizer.add_tokens(["<fill>"])
+    used = tokenizer("abc")["input_ids"]
+    tokenizer.backend_tokenizer.enable_padding(pad_id=len(tokenizer) - 1, pad_token="<fill>", length=9)
+    small = with_tokens(tokenizer, needed_ids(tokenizer, used, ["abc"]))
+    assert small.backend_tokenizer.padding["pad_id"] == small.get_vocab()["<fill>"]
+
+
+def test_the_tokenizer_that_was_given_is_left_as_it_was() -> None:
+    tokenizer = trained(wordpiece)
+    before = tokenizer.backend_tokenizer.to_str()
+    smaller(tokenizer, ["abc"])
+    assert tokenizer.backend_tokenizer.to_str() == before
+
+
+def test_a_tokenizer_that_has_no_unknown_token_is_refused() -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE({"a": 0, "[PAD]": 1}, [])), pad_token="[PAD]"
+    )
+    with pytest.raises(TrimformerError, match="no token for what it does not know"):
+        check_tokenizer(tokenizer)
+
+
+def test_a_tokenizer_in_python_is_refused() -> None:
+    with pytest.raises(TrimformerError, match="CanineTokenizer runs in Python"):
+        check_tokenizer(transformers.CanineTokenizer())
+
+
+def test_what_is_no_tokenizer_is_refused() -> None:
+    with pytest.raises(TrimformerError, match="needs the model's tokenizer, not None"):
+        check_tokenizer(None)

@@ -1,0 +1,90 @@
+"""Multiple choice in the columns that data sets have."""
+
+import pytest
+import torch
+
+from tests.conftest import make_model, make_tokenizer
+from tests.data.tasks.test_images import task_of
+from trimformer.data.batches import make_batches, mean_length
+from trimformer.data.outputs import predict
+from trimformer.data.tasks import ChoiceTask
+from trimformer.errors import TrimformerError
+from trimformer.evaluation.scores import Scorer
+
+MODEL = make_model(head="ForMultipleChoice")
+SHAPES = {
+    "swag": {"sent1": "the film", "sent2": "it", **{f"ending{i}": w for i, w in enumerate(["good", "bad"])}},
+    "hellaswag": {"ctx": "the film", "endings": ["it good", "it bad"]},
+    "race": {"article": "the film", "question": "it", "options": ["good", "bad"]},
+    "arc": {"question": "the film", "choices": {"text": ["it good", "it bad"], "label": ["A", "B"]}},
+    "piqa": {"goal": "the film", "sol1": "it good", "sol2": "it bad"},
+    "copa": {"premise": "the film", "question": "it", "choice1": "good", "choice2": "bad"},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_row_becomes_one_pair_of_texts_per_choice(shape):
+    rows = [SHAPES[shape]]
+    task = task_of(MODEL, rows)
+    (feature,) = task.encode(rows, make_tokenizer(), MODEL.config)
+    decoded = [make_tokenizer().decode(ids) for ids in feature["input_ids"]]
+    assert decoded == ["[CLS] the film [SEP] it good [SEP]", "[CLS] the film [SEP] it bad [SEP]"]
+    assert (type(task), task.metric, "labels" in feature) == (ChoiceTask, None, False)
+
+
+@pytest.mark.parametrize("label", [1, "1", 1.0, "B", "b", "it bad"])
+def test_the_right_choice_has_a_position_a_letter_or_its_text(label):
+    rows = [{**SHAPES["arc"], "answerKey": label}]
+    task = task_of(MODEL, rows)
+    features = task.encode(rows, make_tokenizer(), MODEL.config)
+    assert features[0]["labels"] == 1
+    assert task.score([torch.tensor([0.0, 1.0])], features, rows)["accuracy"] == 1.0
+
+
+def test_names_of_choices_come_before_positions():
+    rows = [{"question": "a", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}]
+    assert task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)[0]["labels"] == 1
+
+
+def test_rows_of_as_many_choices_share_batches():
+    rows = [{"question": "a", "choices": ["film"] * n + ["good bad film"], "label": 0} for n in (1, 2, 1, 2, 2)]
+    scorer = Scorer("v", rows, task_of(MODEL, rows), MODEL, make_tokenizer())
+    assert [tuple(batch["input_ids"].shape) for batch in scorer.batches] == [(3, 3, 7), (2, 2, 7)]
+    assert [batch["labels"].shape for batch in scorer.batches] == [(3,), (2,)]
+    assert set(scorer(MODEL)[0]) == {"accuracy", "accuracy_ci95"}
+
+
+def test_a_sample_gives_the_same_in_any_batch():
+    rows = [{"question": "a " * n, "choices": ["film", "good " * n]} for n in range(1, 6)]
+    features = task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)
+    together, alone = make_batches(features, make_tokenizer(), 8), make_batches(features, make_tokenizer(), 1)
+    assert torch.allclose(predict(MODEL, together)[0], torch.cat(predict(MODEL, alone)), atol=1e-5)
+    assert [len(b["index"]) for b in make_batches(features, make_tokenizer(), 8, max_tokens=60)] == [2, 3]
+    assert mean_length(features) == sum(3 + 2 * n for n in range(1, 6)) / 5
+
+
+def test_named_columns_win():
+    rows = [{"a": "x", "b": ["y", "z"], "question": "no", "choices": ["no", "no"], "right": 1}]
+    task = task_of(MODEL, rows, text_columns=["a", "b"], label_column="right")
+    assert (task.context_column, task.choice_columns, task.label_column) == ("a", ("b",), "right")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "a", "choices": ["x"]}, "'choices' in row 1 is no list of two"),
+        ({"question": "a", "choices": 7}, "'choices' in row 1 is no list of two"),
+        ({"question": "a", "choices": ["x", "y"], "label": 2}, "label '2' in row 1 is none of its 2 choices"),
+        ({"question": "a", "choices": ["x", "y"], "label": -1}, "label '-1' in row 1"),
+        ({"question": "a", "label": 1}, "no column of choices found among question, label"),
+        ({"choices": ["x", "y"]}, "no column of questions found"),
+    ],
+)
+def test_bad_rows_are_named(row, words):
+    with pytest.raises(TrimformerError, match=words):
+        task_of(MODEL, [row]).encode([row], make_tokenizer(), MODEL.config)
+
+
+def test_one_named_column_is_too_few():
+    with pytest.raises(TrimformerError, match="'a' is one column; name two"):
+        task_of(MODEL, [{"a": "x"}], text_columns=["a"])

@@ -1,0 +1,49 @@
+import pytest
+import torch
+from transformers import BertConfig
+
+from tests.conftest import make_model, make_rows, make_tokenizer
+from trimformer import TrimformerError, prune
+from trimformer.data.tasks import infer_task
+
+CONFIG = BertConfig()
+PAIRS = [
+    {"sentence1": a["sentence"], "sentence2": b["sentence"], "score": i % 6 / 5}
+    for i, (a, b) in enumerate(zip(make_rows(30), make_rows(30, seed=1), strict=True))
+]
+
+
+def task(rows, **columns):
+    return infer_task("embedding", CONFIG, rows, **columns)
+
+
+def test_two_columns_are_two_texts_and_never_one_pair():
+    tokenizer, found = make_tokenizer(), task(PAIRS)
+    features = found.encode(PAIRS, tokenizer, CONFIG)
+    alone = [tokenizer(row[column])["input_ids"] for column in ("sentence1", "sentence2") for row in PAIRS]
+    assert [feature["input_ids"] for feature in features] == alone
+
+
+@pytest.mark.parametrize("columns", [("anchor", "positive", "negative"), ("Query", "Positive"), ("text",)])
+def test_columns_of_texts_are_told_by_their_usual_names(columns):
+    assert task([dict.fromkeys(columns, "the film")]).text_columns == columns
+
+
+def test_the_score_is_the_rank_correlation_of_cosines():
+    found = task(PAIRS)
+    outputs = [torch.tensor([1.0, 0.0])] * 30 + [torch.tensor([row["score"], 1.0]) for row in PAIRS]
+    assert found.score(outputs, [], PAIRS)["spearman"] == pytest.approx(1)
+
+
+def test_a_score_that_is_no_number_names_its_row():
+    rows = [*PAIRS[:3], {**PAIRS[3], "score": "much"}]
+    with pytest.raises(TrimformerError, match="'much' in column 'score' of row 4"):
+        task(rows).encode(rows, make_tokenizer(), CONFIG)
+
+
+def test_an_embedder_is_scored_by_correlation_divergence_and_neighbours():
+    result = prune(make_model(head="Model"), make_tokenizer(), PAIRS, 0.7, eval_dataset=PAIRS, device="cpu")
+    assert result.scores.dense.keys() == result.scores.pruned.keys() == {"spearman", "pearson"}
+    assert 0 < result.scores.divergence < 1
+    assert 0 < result.scores.neighbours <= 1
+    assert "nearest neighbours kept" in str(result)

@@ -1,0 +1,118 @@
+"""Samples that were encoded elsewhere give what their texts would."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
+
+from tests.conftest import make_model, make_rows, make_tokenizer
+from tests.data.made import RATE, audio_model, extractor, image_model, image_processor, make_pixels, make_wave
+from tests.data.tasks.test_images import task_of
+from trimformer.data.batches import make_batches
+from trimformer.data.splits import as_rows
+from trimformer.data.tasks import EncodedTask
+from trimformer.errors import TrimformerError
+
+MODEL = make_model()
+TEXTS = make_rows(10, labels=3)
+
+
+def tokenised(padding=False, side="right"):
+    tokenizer = make_tokenizer()
+    tokenizer.padding_side = side
+    encode = {"padding": "max_length", "max_length": 20} if padding else {}
+    return [{**tokenizer(row["sentence"], **encode), "label": row["label"]} for row in TEXTS]
+
+
+def batches_of(rows, model=MODEL, processor=None):
+    rows = as_rows(rows)
+    task = task_of(model, rows)
+    processor = processor or make_tokenizer()
+    return task, make_batches(task.encode(rows, processor, model.config), processor, 4)
+
+
+GIVEN = {
+    "lists": tokenised(),
+    "padded": tokenised(padding=True),
+    "padded on the left": tokenised(padding=True, side="left"),
+    "Dataset": datasets.Dataset.from_list(tokenised(padding=True)),
+    "Dataset of tensors": datasets.Dataset.from_list(tokenised(padding=True)).with_format("torch"),
+    "Dataset with its texts": datasets.Dataset.from_list([{**b, **a} for a, b in zip(tokenised(), TEXTS, strict=True)]),
+    "DataLoader": DataLoader(tokenised(), batch_size=3, collate_fn=DataCollatorWithPadding(make_tokenizer())),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_batches_are_those_of_the_texts(name):
+    task, batches = batches_of(GIVEN[name])
+    _, expected = batches_of(TEXTS)
+    assert (type(task), task.metric) == (EncodedTask, "accuracy")
+    for batch, other in zip(batches, expected, strict=True):
+        assert {k: v.tolist() for k, v in batch.items()} == {k: v.tolist() for k, v in other.items()}
+
+
+def test_labels_of_tokens_lose_their_padding_too():
+    model, tokenizer = make_model(head="ForTokenClassification"), make_tokenizer()
+    rows = [{**tokenizer("good " * n), "labels": [-100, *[n % 3] * n, -100]} for n in (1, 4)]
+    loader = DataLoader(rows, batch_size=2, collate_fn=DataCollatorForTokenClassification(tokenizer))
+    task, (batch,) = batches_of(loader, model)
+    assert batch["labels"].tolist() == [[-100, 1, 1, 1, 1, -100], [-100, 1, -100, -100, -100, -100]]
+    outputs = [torch.nn.functional.one_hot(torch.tensor([1] * n), 3).float() for n in (3, 6)]
+    features = task.encode(as_rows(loader), tokenizer, model.config)
+    assert task.score(outputs, features, [])["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_positions_of_spans_move_with_what_is_cut(side):
+    model, tokenizer = make_model(head="ForQuestionAnswering"), make_tokenizer()
+    tokenizer.padding_side = side
+    encoded = tokenizer("good film", padding="max_length", max_length=9)
+    start = encoded["input_ids"].index(tokenizer.convert_tokens_to_ids("film"))
+    task, (batch,) = batches_of([{**encoded, "start_positions": start, "end_positions": start}] * 2, model)
+    assert (batch["input_ids"].shape, batch["start_positions"].tolist()) == ((2, 4), [2, 2])
+    assert task.metric is None
+
+
+def test_choices_of_images_and_sounds_go_through_unchanged():
+    choice, tokenizer = make_model(head="ForMultipleChoice"), make_tokenizer()
+    rows = [{**tokenizer(["good", "good film"], ["it", "it"]), "label": 1}]
+    assert batches_of(rows, choice)[1][0]["input_ids"].shape == (1, 2, 6)
+    images = image_processor()([make_pixels(), make_pixels(1)], return_tensors="pt")
+    (batch,) = batches_of(DataLoader([images], batch_size=None), image_model(), image_processor())[1]
+    assert torch.equal(batch["pixel_values"], images["pixel_values"])
+    sounds = extractor()([make_wave(90), make_wave(70)], sampling_rate=RATE, padding=True, return_tensors="pt")
+    (batch,) = batches_of(DataLoader([sounds], batch_size=None), audio_model(), extractor())[1]
+    assert all(torch.equal(batch[key], sounds[key].to(batch[key].dtype)) for key in sounds)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"input_ids": [[3, 4]], "label": 0}, "'input_ids' of row 2 is not a list of token ids"),
+        ({"input_ids": [], "label": 0}, "'input_ids' of row 2 is not a list"),
+        ({"input_ids": ["a"], "label": 0}, "'input_ids' of row 2 holds no numbers"),
+        ({"input_ids": [3] * 65, "label": 0}, "row 2 has 65 tokens, but the model takes 64"),
+        ({"input_ids": [3]}, "no column 'label' in row 2"),
+        ({"input_ids": [3], "label": 7}, "label 7 in row 2 is outside"),
+        ({"label": 0}, "no column 'input_ids' in row 2"),
+    ],
+)
+def test_bad_samples_are_named(row, words):
+    with pytest.raises(TrimformerError, match=words):
+        batches_of([{"input_ids": [3, 4], "label": 1}, row])
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [(1, "row 1 is no list"), ([0], "2 tokens but 1 labels"), ([0, 9], "outside"), (["a", 0], "no whole|not a whole")],
+)
+def test_bad_labels_of_tokens_are_named(labels, words):
+    with pytest.raises(TrimformerError, match=words):
+        batches_of([{"input_ids": [3, 4], "labels": labels}], make_model(head="ForTokenClassification"))
+
+
+def test_encoded_images_that_lack_what_the_model_takes_are_an_error():
+    with pytest.raises(TrimformerError, match="no column 'pixel_values' in row 1"):
+        batches_of([{"input_ids": [3], "x": np.zeros(2)}], image_model(), image_processor())

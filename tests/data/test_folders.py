@@ -1,0 +1,85 @@
+"""Folders of images and sounds."""
+
+import datasets
+import pytest
+
+from tests.data.made import save_image, save_sound
+from trimformer.data.splits import read_splits
+from trimformer.errors import TrimformerError
+
+SAVE = {"image": (save_image, "png"), "audio": (save_sound, "wav")}
+
+MEDIA = pytest.mark.parametrize("column", SAVE)
+
+
+def fill(path, column, *names):
+    save, suffix = SAVE[column]
+    return [str(save(path / f"{name}.{suffix}")) for name in names]
+
+
+@MEDIA
+def test_classes_are_folders(tmp_path, column):
+    files = fill(tmp_path, column, "cat/0", "cat/1", "dog/0")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "README.md").write_text("not data")
+    (rows,) = read_splits(tmp_path).values()
+    assert rows == [{column: f, "label": name} for f, name in zip(files, ["cat", "cat", "dog"], strict=True)]
+
+
+@MEDIA
+def test_splits_are_folders_of_such_folders(tmp_path, column):
+    train, test = fill(tmp_path, column, "train/cat/0", "test/dog/0")
+    expected = {"train": [{column: train, "label": "cat"}], "test": [{column: test, "label": "dog"}]}
+    assert read_splits(tmp_path) == expected
+
+
+@MEDIA
+def test_a_flat_folder_has_no_labels(tmp_path, column):
+    files = fill(tmp_path, column, "b", "a")
+    assert read_splits(tmp_path) == {"all": [{column: file} for file in sorted(files)]}
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, "image", "train/0", "bus/0")
+    assert [row["label"] for row in read_splits(tmp_path)["all"]] == ["bus", "train"]
+
+
+def test_a_metadata_file_tells_what_the_files_are(tmp_path):
+    (file,) = fill(tmp_path, "image", "train/0")
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,caption\n0.png,a cat\n")
+    assert read_splits(tmp_path) == {"train": [{"image": file, "caption": "a cat"}]}
+
+
+def test_what_datasets_saved_stays_undecoded(tmp_path):
+    (file,) = fill(tmp_path, "audio", "0")
+    dataset = datasets.Dataset.from_dict({"audio": [file]}).cast_column("audio", datasets.Audio())
+    dataset.save_to_disk(tmp_path / "saved")
+    assert read_splits(tmp_path / "saved")["all"][0]["audio"]["path"]
+
+
+@pytest.mark.parametrize("column", SAVE)
+def test_a_parquet_file_holds_bytes(tmp_path, column):
+    fill(tmp_path, column, "0")
+    kind = {"image": datasets.Image(decode=False), "audio": datasets.Audio(decode=False)}[column]
+    content = (tmp_path / f"0.{SAVE[column][1]}").read_bytes()
+    dataset = datasets.Dataset.from_list([{column: {"bytes": content, "path": "0"}}])
+    dataset.cast_column(column, kind).to_parquet(tmp_path / "train.parquet")
+    assert read_splits(tmp_path) == {"train": [{column: {"bytes": content, "path": "0"}}]}
+
+
+@pytest.mark.parametrize(
+    ("names", "extra", "words"),
+    [
+        (["cat/0"], lambda path: (path / "dog").mkdir(), "class folder '.*dog' holds no image"),
+        (["cat/0"], lambda path: save_sound(path / "dog" / "0.wav"), "images and sounds"),
+        (["cat/0"], lambda path: save_image(path / "0.png"), "both files and folders of classes"),
+        (["0"], lambda path: (path / "metadata.csv").write_text("file_name\n1.png\n"), "row 1 .* names no image"),
+        ([], lambda path: (path / "cat").mkdir(), "no images or sounds"),
+    ],
+)
+def test_folders_that_cannot_be_meant_are_named(tmp_path, names, extra, words):
+    fill(tmp_path, "image", *names)
+    extra(tmp_path)
+    with pytest.raises(TrimformerError, match=words) as error:
+        read_splits(tmp_path)
+    assert str(tmp_path) in str(error.value)

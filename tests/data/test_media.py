@@ -1,0 +1,114 @@
+"""Images and sounds are decoded alike, wherever they come from."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from tests.data.made import RATE, make_pixels, make_wave, save_image, save_sound
+from trimformer.data import media
+from trimformer.data.media import open_image, open_sound
+from trimformer.errors import TrimformerError
+
+
+def test_an_image_is_the_same_from_wherever_it_comes(tmp_path):
+    path = save_image(tmp_path / "a.png")
+    content = path.read_bytes()
+    given = [path, str(path), content, {"bytes": content, "path": None}, {"bytes": None, "path": str(path)}]
+    for value in [*given, Image.open(path), make_pixels()]:
+        assert np.array_equal(np.asarray(open_image(value, "row 1")), make_pixels())
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("L", "png"), ("RGBA", "png"), ("P", "gif"), ("CMYK", "jpg"), ("1", "png"), ("LA", "png")]
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
+    image = open_image(save_image(tmp_path / f"a.{suffix}", mode=mode), "row 1")
+    assert (image.mode, image.size) == ("RGB", (30, 20))
+    assert np.asarray(image).std() > 1
+
+
+def test_16_bits_become_8(tmp_path):
+    grey = make_pixels()[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png", "row 1"))[..., 0], grey)
+
+
+def test_a_sound_is_the_same_from_wherever_it_comes(tmp_path):
+    path = save_sound(tmp_path / "a.wav")
+    content, wave = path.read_bytes(), make_wave()
+    given = [path, content, {"bytes": content}, {"path": path}, {"array": wave, "sampling_rate": RATE}]
+    for value in [*given, save_sound(tmp_path / "b.wav", channels=2), save_sound(tmp_path / "c.flac")]:
+        assert open_sound(value, "row 1", RATE) == pytest.approx(wave, abs=1e-4)
+    assert open_sound(wave.tolist(), "row 1", RATE, RATE) == pytest.approx(wave)
+
+
+@pytest.mark.parametrize("rate", [2000, 500, 441])
+def test_another_rate_is_resampled(rate):
+    tone, wanted = (np.sin(2 * np.pi * 20 * np.arange(r) / r).astype(np.float32) for r in (rate, RATE))
+    heard = open_sound({"array": tone, "sampling_rate": rate}, "row 1", RATE)
+    assert (len(heard), heard.dtype) == (RATE, np.float32)
+    assert heard[50:-50] == pytest.approx(wanted[50:-50], abs=0.02)
+
+
+def empty_wav():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(0, np.float32), RATE, format="WAV")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"no image", "cannot be read"),
+        ({"bytes": b"no image", "path": "cat.png"}, "'cat.png'"),
+        ({"bytes": None, "path": None}, "without 'bytes' and 'path'"),
+        ("nowhere.png", "'nowhere.png', which is no file"),
+        (7, "of type int"),
+        (np.zeros((3, 4, 5)), "is an array that is no image"),
+        (Image.new("F", (2, 2)), "fractions as pixels"),
+    ],
+)
+def test_what_is_no_image_is_an_error_that_names_the_row(value, words):
+    with pytest.raises(TrimformerError, match=words) as error:
+        open_image(value, "row 5")
+    assert "the image of row 5" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"no sound", "cannot be read"),
+        (empty_wav(), "is empty"),
+        (np.zeros(4), "has no sampling rate, but None"),
+        ({"array": [0.0], "sampling_rate": 0}, "no sampling rate"),
+        ({"array": [0.0, float("nan")], "sampling_rate": 9}, "no numbers"),
+        ({"array": np.zeros((1, 2, 3)), "sampling_rate": 9}, "3 dimensions"),
+        (["a"], "no array of samples"),
+        (7, "of type int"),
+        ("nowhere.wav", "which is no file"),
+    ],
+)
+def test_what_is_no_sound_is_an_error_that_names_the_row(value, words):
+    with pytest.raises(TrimformerError, match=words) as error:
+        open_sound(value, "row 5", RATE)
+    assert "the sound of row 5" in str(error.value)
+
+
+def test_a_truncated_image_is_named_with_its_file(tmp_path):
+    path = save_image(tmp_path / "cut.png")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(TrimformerError, match=r"row 5 \('.*cut.png'\) cannot be read"):
+        open_image(path, "row 5")
+
+
+@pytest.mark.parametrize(("package", "extra"), [("PIL", "vision"), ("soundfile", "audio")])
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, extra):
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(media, "find_spec", lambda name: None)
+    opener = {"PIL": lambda: open_image(b"", "row 1"), "soundfile": lambda: open_sound(b"", "row 1", RATE)}[package]
+    with pytest.raises(TrimformerError, match=rf"pip install 'trimformer\[{extra}\]'"):
+        opener()

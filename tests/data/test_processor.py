@@ -1,0 +1,76 @@
+"""The processor that a checkpoint comes with."""
+
+import pytest
+
+from tests.commands import problem_model, problem_rows
+from tests.conftest import make_model, make_tokenizer
+from tests.data.made import audio_model, clip_model, clip_processor, extractor, image_model, image_processor
+from trimformer.data import media
+from trimformer.data.processor import audio_part, image_part, load_processor, text_part
+from trimformer.data.splits import as_rows
+from trimformer.data.tasks import task_of
+from trimformer.errors import TrimformerError
+
+CHECKPOINTS = {
+    "tokenizer": (make_model, make_tokenizer, "PreTrainedTokenizerBase"),
+    "image processor": (image_model, image_processor, "ViTImageProcessorPil"),
+    "feature extractor": (audio_model, extractor, "Wav2Vec2FeatureExtractor"),
+    "processor": (clip_model, clip_processor, "CLIPProcessor"),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_directory_gives_the_processor_of_its_model(tmp_path, kind):
+    model, processor, name = CHECKPOINTS[kind]
+    model().save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    loaded = load_processor(tmp_path)
+    assert name in [base.__name__ for base in type(loaded).__mro__]
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_processor_that_is_missing_is_named_and_may_come_from_elsewhere(tmp_path, kind):
+    model, processor, _ = CHECKPOINTS[kind]
+    model().save_pretrained(tmp_path / "model")
+    with pytest.raises(TrimformerError, match=f"model' has no {kind}") as raised:
+        load_processor(tmp_path / "model")
+    assert "\n" not in str(raised.value)
+    processor().save_pretrained(tmp_path / "other")
+    model().save_pretrained(tmp_path / "other")
+    assert type(load_processor(tmp_path / "model", tmp_path / "other")) is type(load_processor(tmp_path / "other"))
+
+
+def test_a_broken_processor_is_one_sentence(tmp_path):
+    image_model().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(TrimformerError, match=r"the image processor in .* cannot be loaded"):
+        load_processor(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("image processor", "vision"), ("feature extractor", "audio")])
+def test_what_decodes_is_asked_for_first(tmp_path, monkeypatch, kind, extra):
+    monkeypatch.setattr(media, "find_spec", lambda name: None)
+    CHECKPOINTS[kind][0]().save_pretrained(tmp_path)
+    with pytest.raises(TrimformerError, match=rf"trimformer\[{extra}\]"):
+        load_processor(tmp_path)
+
+
+def test_parts_are_found_in_a_processor_and_alone():
+    both, tokenizer, images, sounds = clip_processor(), make_tokenizer(), image_processor(), extractor()
+    assert (text_part(both), image_part(both)) == (both.tokenizer, both.image_processor)
+    assert (text_part(tokenizer), image_part(images), audio_part(sounds)) == (tokenizer, images, sounds)
+    for part, wrong in ((text_part, images), (image_part, tokenizer), (audio_part, both), (text_part, None)):
+        with pytest.raises(TrimformerError, match="need the model's"):
+            part(wrong)
+
+
+@pytest.mark.parametrize("problem", ["single_label", "tokens", "span", "embedding"])
+@pytest.mark.parametrize("has_own", [False, True])
+def test_encoding_leaves_the_tokenizer_as_it_was(problem, has_own):
+    tokenizer, model, rows = make_tokenizer(), problem_model(problem), as_rows(problem_rows(problem))
+    if has_own:
+        tokenizer.backend_tokenizer.enable_truncation(33)
+        tokenizer.backend_tokenizer.enable_padding(pad_id=1, pad_token="[PAD]", length=40)
+    before = tokenizer.backend_tokenizer.to_str()
+    task_of(model, rows).encode(rows, tokenizer, model.config)
+    assert tokenizer.backend_tokenizer.to_str() == before

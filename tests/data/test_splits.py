@@ -1,0 +1,161 @@
+import json
+
+import datasets
+import pytest
+
+from trimformer.data.splits import Selection, find_splits, load_hub, numbered, read_rows, read_splits
+from trimformer.errors import TrimformerError
+
+ROWS = [{"text": "good film", "label": "1"}, {"text": "it's, well:\n“bad”", "label": "0"}]
+
+
+def write(path, rows=ROWS):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    else:
+        separator = "\t" if path.suffix == ".tsv" else ","
+        lines = [separator.join(f'"{value}"' for value in row) for row in [list(rows[0]), *(r.values() for r in rows)]]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, suffix):
+    assert list(read_rows(write(tmp_path / f"data.{suffix}"))) == ROWS
+    assert read_splits(tmp_path / f"data.{suffix}") == {"all": ROWS}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path, suffix):
+    path = write(tmp_path / f"data.{suffix}", [{"text": "a", "label": "b"}] * 2)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_rows(path) == [{"text": "a", "label": "b"}] * 2
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
+def test_json_lines_may_hold_what_unicode_calls_a_line_end(tmp_path, separator):
+    rows = [{"text": f"one{separator}two"}, {"text": "three"}]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=separator < "\x80") for row in rows), encoding="utf-8")
+    assert read_rows(path) == rows
+
+
+def test_a_folder_gives_its_files_as_splits(tmp_path):
+    write(tmp_path / "train.jsonl")
+    write(tmp_path / "validation.csv")
+    (tmp_path / "README.md").write_text("not data")
+    assert read_splits(tmp_path) == {"train": ROWS, "validation": ROWS}
+
+
+def test_shards_are_one_split(tmp_path):
+    for i in range(2):
+        write(tmp_path / f"train-0000{i}-of-00002.jsonl")
+    write(tmp_path / "validation-00000-of-00001.csv")
+    assert read_splits(tmp_path) == {"train": ROWS + ROWS, "validation": ROWS}
+
+
+def test_what_datasets_saved_is_read(tmp_path):
+    dataset = datasets.Dataset.from_list(ROWS)
+    dataset.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(tmp_path / "more")
+    assert list(read_splits(tmp_path / "one")["all"]) == ROWS
+    assert {name: list(rows) for name, rows in read_splits(tmp_path / "more").items()} == {"train": ROWS, "test": ROWS}
+
+
+BROKEN = {
+    "empty.jsonl": (b"", "is empty"),
+    "blank.jsonl": (b"\n \n", "is empty"),
+    "list.json": (b"[]", "is empty"),
+    "header.csv": (b"text,label\n", "is empty"),
+    "latin.jsonl": ('{"text": "caf\xe9"}'.encode("latin-1"), "not UTF-8"),
+    "latin.csv": (b"text\ncaf\xe9", "not UTF-8"),
+    "broken.jsonl": (b'{"a": 1}\n\n{"a": \n', "line 3"),
+    "broken.json": (b'[{"a": 1}, ', "cannot be read"),
+    "scalars.jsonl": (b'{"a": 1}\n7', "row 2"),
+    "scalars.json": (b"[1, 2]", "row 1"),
+    "long.csv": (b"text,label\na,b\na,b,c\n", "row 2"),
+    "short.tsv": (b"text\tlabel\na\n", "row 1"),
+    "quote.csv": (b'text,label\n"a,b\n', "cannot be read"),
+    "broken.parquet": (b"PAR1 no", "cannot be read"),
+    "data.xlsx": (b"x", "no known type"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_an_error_that_names_the_file(tmp_path, name):
+    content, words = BROKEN[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(TrimformerError, match=words) as error:
+        read_rows(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "nowhere", "empty"])
+def test_missing_files_and_empty_folders_are_errors_that_name_the_path(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrimformerError, match=name):
+        read_splits(tmp_path / name)
+
+
+def test_an_index_column_without_a_name_is_no_reason_to_refuse(tmp_path):
+    path = tmp_path / "pandas.csv"
+    path.write_text(",text,label\n0,good,1\n1,bad,0\n")
+    assert [row["text"] for row in read_rows(path)] == ["good", "bad"]
+
+
+@pytest.mark.parametrize("name", ["validation", "dev", "test"])
+def test_splits_that_are_there_are_taken_as_they_are(name):
+    assert find_splits({"train": ROWS, name: ROWS[:1]}) == (ROWS, {name: ROWS[:1]})
+
+
+def test_validation_goes_before_test_and_may_come_in_parts():
+    parts = {"validation_matched": ROWS[1:], "validation_mismatched": ROWS[:1]}
+    assert find_splits({"test": ROWS[:1], **parts, "train": ROWS}) == (ROWS, parts)
+
+
+@pytest.mark.parametrize("split", ["all", "train"])
+@pytest.mark.parametrize("count", [4, 7, 50])
+def test_rows_set_aside_are_disjoint_complete_and_repeat_with_the_seed(split, count):
+    rows = [{"text": str(i)} for i in range(count)]
+    train, validation = find_splits({split: rows}, seed=3)
+    (held_out,) = validation.values()
+    assert len(held_out) == max(1, round(count / 5))
+    assert sorted(int(row["text"]) for row in [*train, *held_out]) == list(range(count))
+    assert find_splits({split: rows}, seed=3) == (train, validation)
+    if count == 50:
+        assert find_splits({split: rows}, seed=4) != (train, validation)
+
+
+def test_all_rows_are_scored_where_none_are_trained_on():
+    assert find_splits({"all": ROWS}, need_train=False)[1] == {"all": ROWS}
+    assert find_splits({"test": ROWS}, need_train=False)[1] == {"test": ROWS}
+
+
+@pytest.mark.parametrize("splits", [{"test": ROWS, "dev": ROWS}, {"train": ROWS[:1], "dev": ROWS}, {"all": ROWS}])
+def test_without_enough_training_rows_the_error_names_the_splits_there_are(splits):
+    with pytest.raises(TrimformerError, match=rf"(no 'train' split|too few rows).*\b{min(splits)} \("):
+        find_splits(splits)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no network\nat all"), OSError()])
+def test_a_hub_that_cannot_be_reached_is_one_sentence_with_advice(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    for source in (("nyu-mll/glue", "sst2"), None):
+        with pytest.raises(TrimformerError, match="--data") as raised:
+            load_hub("sst2", source)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_selection_of_a_selection_knows_the_users_row_numbers():
+    rows = [{"text": str(i)} for i in range(10)]
+    chosen = Selection(Selection(rows, [9, 4, 2]), [2, 0])
+    assert [(number, row["text"]) for number, row in numbered(chosen)] == [(3, "2"), (10, "9")]
+    assert [number for number, _ in numbered(rows)] == list(range(1, 11))

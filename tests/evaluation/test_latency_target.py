@@ -1,0 +1,82 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import make_model, make_table, pruned, random_masks
+from trimformer.costs.cost_tables import Costs
+from trimformer.costs.measure_latency import random_inputs
+from trimformer.costs.timing import Timing
+from trimformer.evaluation import latency_target
+from trimformer.evaluation.latency_target import Comparison, LatencyTarget, compare_latency, corrected_costs
+from trimformer.models import find_sublayers
+
+MODEL = make_model()
+STUDENT = pruned(MODEL, random_masks(MODEL))
+UNITS = [s.num_units for s in find_sublayers(STUDENT)]
+COSTS = make_table(MODEL).costs(MODEL)
+
+
+@given(pruned_ms=st.floats(0.01, 1e4))
+@settings(max_examples=60, deadline=None)
+def test_corrected_costs_agree_with_what_was_measured_and_keep_their_proportions(pruned_ms):
+    costs = corrected_costs(COSTS, UNITS, pruned_ms)
+    assert costs.of(UNITS) == pytest.approx(pruned_ms)
+    assert costs.fixed / costs.dense == pytest.approx(COSTS.fixed / COSTS.dense)
+    assert costs.measured
+
+
+def test_costs_that_are_all_fixed_stay_usable():
+    flat = Costs([np.zeros(5), np.zeros(41)] * 3, 3.0, True)
+    assert corrected_costs(flat, UNITS, 8.0).of(UNITS) == pytest.approx(8.0)
+
+
+def timing(median, noise=0.01):
+    return Timing(median, median * (1 - noise), median * (1 + noise), 21)
+
+
+def ask(monkeypatch, dense_ms, pruned_ms, constraint, latency_ms=None):
+    """What the promise answers to these measurements."""
+    seen = Comparison(timing(dense_ms), timing(pruned_ms), timing(pruned_ms / dense_ms))
+    monkeypatch.setattr(latency_target, "compare_latency", lambda *_: seen)
+    asked = LatencyTarget(MODEL, COSTS, constraint, latency_ms, {}, "eager")
+    answer = asked(STUDENT)
+    assert asked.corrected == (answer is not None)
+    assert answer is None or answer[0] is asked.costs
+    return answer
+
+
+@pytest.mark.parametrize("pruned_ms", [5.0, 5.04, 4.96, 2.0])
+def test_a_promise_kept_within_the_noise_or_better_is_left_alone(monkeypatch, pruned_ms):
+    assert ask(monkeypatch, 10.0, pruned_ms, 0.5) is None
+    assert ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0) is None
+
+
+@pytest.mark.parametrize("pruned_ms", [5.2, 9.0, 12.0])
+def test_a_model_too_slow_is_searched_again(monkeypatch, pruned_ms):
+    costs, constraint = ask(monkeypatch, 10.0, pruned_ms, 0.5)
+    assert constraint == pytest.approx(min(1.0, 5.0 / costs.dense))
+    assert costs.of(UNITS) == pytest.approx(pruned_ms)
+    costs, constraint = ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0)
+    assert constraint == pytest.approx(min(1.0, 5.0 / costs.dense))
+    assert costs.of(UNITS) == pytest.approx(pruned_ms)
+
+
+def test_a_fraction_is_held_against_the_ratio_and_milliseconds_against_the_clock(monkeypatch):
+    # The machine is half as fast as when the table was measured.
+    assert ask(monkeypatch, 20.0, 10.0, 0.5) is None
+    assert ask(monkeypatch, 20.0, 10.0, 0.5, latency_ms=5.0) is not None
+
+
+def test_comparing_leaves_both_models_as_they_were():
+    model = copy.deepcopy(MODEL).train()
+    seen = compare_latency(model, STUDENT, random_inputs(model, 1, 4))
+    assert model.training
+    assert not STUDENT.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert seen.dense.count == seen.pruned.count == seen.ratio.count
+    assert min(seen.dense.median, seen.pruned.median, seen.ratio.median) > 0
+    assert torch.is_grad_enabled()

@@ -1,0 +1,113 @@
+"""Calibrations that are kept: the same result, found once, and never that of something else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import trimformer.pruner as stages
+from tests.commands import prune, run, tree
+from tests.conftest import make_batch, make_model
+from trimformer import METHODS, Pruner, Run, TrimformerError
+from trimformer.cli.main import main
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.importance.calibration_cache import check_calibration_dir
+from trimformer.models import find_sublayers
+
+
+@pytest.fixture
+def setting():
+    model = make_model()
+    return (
+        model,
+        [make_batch(), make_batch(seed=1)],
+        linear_costs(find_sublayers(model), "mac", [5.0] * len(find_sublayers(model))),
+    )
+
+
+def never(*_):
+    raise AssertionError("calibrated")
+
+
+@pytest.mark.parametrize("method", ["obs", "kwon2022", "magnitude", "random"])
+def test_a_kept_calibration_gives_the_same_model(setting, tmp_path, monkeypatch, method):
+    model, batches, costs = setting
+    anew = Pruner(model, batches, METHODS[method])(costs, 0.5)
+    run_ = Run(calibration_dir=tmp_path / "kept")
+    Pruner(model, batches, METHODS[method], run=run_)
+    monkeypatch.setitem(stages.CRITERIA, METHODS[method].criterion, never)
+    kept = Pruner(model, batches, METHODS[method], run=run_)(costs, 0.5)
+    for (name, a), b in zip(anew.model.state_dict().items(), kept.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert kept.predicted == anew.predicted
+
+
+@pytest.mark.parametrize("other", ["weights", "samples", "seed", "bf16", "objective", "a broken file"])
+def test_that_of_something_else_is_never_taken(setting, tmp_path, other):
+    model, batches, _ = setting
+    method, options = METHODS["obs"], {"calibration_dir": tmp_path}
+    Pruner(model, batches, method, run=Run(**options))
+    (first,) = tmp_path.iterdir()
+    before = first.read_bytes()
+    if other == "weights":
+        with torch.no_grad():
+            next(model.parameters())[0, 0] += 1
+    elif other == "samples":
+        batches = batches[:-1]
+    elif other == "objective":
+        method = replace(method, objective="labels")
+    elif other == "a broken file":
+        first.write_bytes(before[:-8])
+    else:
+        options[other] = 1 if other == "seed" else True
+    Pruner(model, batches, method, run=Run(**options))
+    files = list(tmp_path.iterdir())
+    if other == "a broken file":
+        assert [file.read_bytes() for file in files] == [before]
+    else:
+        assert len(files) == 2
+
+
+@pytest.mark.parametrize(("place", "says"), [("file", "no folder"), ("", "give the path"), (3, "give the path")])
+def test_a_folder_that_cannot_be_is_told_at_the_door(tmp_path, place, says):
+    (tmp_path / "file").touch()
+    with pytest.raises(TrimformerError, match=says):
+        check_calibration_dir(tmp_path / place if place == "file" else place)
+    assert check_calibration_dir(None) is None
+
+
+@pytest.mark.parametrize("place", ["file/below", "\0", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_told_before_the_calibration(setting, tmp_path, monkeypatch, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setitem(stages.CRITERIA, "obs", never)
+    with pytest.raises(TrimformerError, match=r"calibration_dir .* cannot be made"):
+        Pruner(*setting[:2], METHODS["obs"], run=Run(calibration_dir=tmp_path / place))
+
+
+def test_a_run_that_was_cut_short_goes_on_from_its_calibration(model_dir, data, tmp_path, monkeypatch, capsys):
+    words = ("prune", model_dir, "--data", data, "--constraint", "0.5")
+    assert run(main, *words, "--output", tmp_path / "whole", "--resume") == 0
+
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setitem(stages.UPDATES, "full", cut_short)
+        assert run(main, *words, "--output", tmp_path / "out", "--resume") == 130
+    assert {file.split("/")[0] for file in tree(tmp_path)} & {".out.trimformer-calibration"}
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setitem(stages.CRITERIA, "obs", never)
+    assert run(main, *words, "--output", tmp_path / "out") == 0  # the folder is found without being asked for
+    assert not list(tmp_path.glob(".out*"))
+    for name in ("model.safetensors", "head_mask.pt", "neuron_mask.pt"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_without_resume_nothing_is_kept(model_dir, data, tmp_path, monkeypatch):
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    before = tree(tmp_path)
+    monkeypatch.setitem(stages.UPDATES, "full", cut_short)
+    assert prune(model_dir, data, tmp_path / "out") == 130
+    assert tree(tmp_path) == before

@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from tests.conftest import FAMILIES, make_batch, make_model
+from trimformer.errors import TrimformerError
+from trimformer.importance.second_moments import collect_moments
+from trimformer.models import find_sublayers
+from trimformer.models.calls import model_inputs
+
+
+def collect(model, batches, token_weighting=True):
+    return collect_moments(model, batches, token_weighting=token_weighting)
+
+
+def tokens_of(model, batch, i):
+    """Per sublayer, inputs and output gradients of one sample's tokens: [length, n] each. Two classes."""
+    kept = int(batch["attention_mask"][i].sum())
+    seen, handles = [], []
+    for s in find_sublayers(model):
+        handles.append(s.projection.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out))))
+    z = model(**{key: value[i : i + 1, :kept] for key, value in model_inputs(batch).items()}).logits[0]
+    for handle in handles:
+        handle.remove()
+    loss = (z[1] - z[0]) * z.detach().softmax(0).prod().sqrt()
+    gradients = torch.autograd.grad(loss, [out for _, out in seen])
+    return [(x[0].detach().double(), g[0].double()) for (x, _), g in zip(seen, gradients, strict=True)]
+
+
+@pytest.mark.parametrize("token_weighting", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sums_equal_loops_over_samples_and_tokens(family, token_weighting):
+    model, batch = make_model(family, num_labels=2), make_batch(batch=4)
+    moments = collect(model, [batch], token_weighting)
+    samples = [tokens_of(model, batch, i) for i in range(4)]
+    for index, m in enumerate(moments):
+        inputs, gradients = torch.zeros_like(m.inputs), torch.zeros_like(m.gradients)
+        total = 0.0
+        for x, g in ((x, g) for sample in samples for x, g in zip(*sample[index], strict=True)):
+            weight = float(g @ g) if token_weighting else 1.0
+            inputs += weight * torch.outer(x, x)
+            gradients += torch.outer(g, g)
+            total += weight
+        torch.testing.assert_close(m.inputs, inputs, rtol=1e-4, atol=1e-7 if token_weighting else 1e-4)
+        torch.testing.assert_close(m.gradients, gradients, rtol=1e-4, atol=1e-7)
+        assert m.count == batch["attention_mask"].sum()
+        assert m.weight_sum == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("token_weighting", [True, False])
+def test_neither_batch_size_nor_padding_matters(token_weighting):
+    model, batch = make_model(), make_batch()
+    parts = []
+    for rows, padding in (([3, 0], 4), ([1, 4, 2], 9)):
+        part = {key: value[rows] for key, value in batch.items()}
+        part["input_ids"] = torch.nn.functional.pad(part["input_ids"], (0, padding), value=1)
+        part["attention_mask"] = torch.nn.functional.pad(part["attention_mask"], (0, padding))
+        parts.append(part)
+    for one, many in zip(collect(model, [batch], token_weighting), collect(model, parts, token_weighting), strict=True):
+        torch.testing.assert_close(one.inputs, many.inputs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one.gradients, many.gradients, rtol=1e-4, atol=1e-6)
+        assert one.count == many.count
+        assert one.weight_sum == pytest.approx(many.weight_sum, rel=1e-4)
+
+
+def test_token_norms_are_zero_on_padding_and_their_squares_sum_to_the_weight_sum():
+    batches = [make_batch(seed=0), make_batch(batch=3, length=7, seed=1)]
+    for m in collect(make_model(), batches):
+        for norms, batch in zip(m.token_norms, batches, strict=True):
+            assert norms.shape == batch["attention_mask"].shape
+            assert (norms[batch["attention_mask"] == 0] == 0).all()
+        assert float(sum(w.square().sum() for w in m.token_norms)) == pytest.approx(m.weight_sum, rel=1e-4)
+
+
+def test_only_the_first_token_weighs_in_a_classifiers_last_ffn():
+    *_, last = collect(make_model(), [make_batch()])
+    assert (last.token_norms[0][:, 1:] == 0).all()
+    assert (last.token_norms[0][:, 0] > 0).all()
+
+
+def test_the_model_is_left_as_it_was():
+    model, batch = make_model(), make_batch()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    collect(model, [batch])
+    with pytest.raises(TrimformerError, match="needs labels"):
+        collect_moments(
+            model, [{key: batch[key] for key in ("input_ids", "attention_mask", "index")}], objective="labels"
+        )
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_moment_that_is_not_finite_is_told():
+    model = make_model()
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight[0, 0] = torch.nan
+    with pytest.raises(TrimformerError, match="not finite"):
+        collect(model, [make_batch()])

@@ -1,0 +1,288 @@
+import copy
+from collections.abc import Iterator
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from tests.families import (
+    FAMILIES,
+    GRID,
+    LENGTH,
+    ONE_EACH,
+    REFUSED,
+    difference,
+    exists,
+    inputs,
+    make,
+    make_refused,
+    masked_is_shrunk,
+    no_unit_left,
+    one_head_left,
+    output,
+    pruned,
+    pruned_again,
+    random_masks,
+    saved_is_reloaded,
+)
+from trimformer.costs.macs import layer_lengths, model_macs, unit_parameters
+from trimformer.data.outputs import divergence, find_problem
+from trimformer.errors import TrimformerError
+from trimformer.models import families as table
+from trimformer.models import find_layers, find_sublayers, register_family, supported_layers
+from trimformer.models.calls import record_calls
+from trimformer.models.masking import frozen
+from trimformer.models.sublayer import attention, ffn, rows
+from trimformer.refit.reconstruct import reconstruct
+from trimformer.refit.walk import walk
+
+# One of each structure: what the costlier tests take when time is short.
+STRUCTURES = {
+    "Bert", "RoFormer", "RobertaPreLayerNorm", "Albert, two groups", "MPNet", "DebertaV2, own positions", "ModernBert",
+    "JinaEmbeddingsV3", "T5, gated", "UMT5", "ViT", "Dinov2, gated", "CLIP", "Whisper", "Wav2Vec2, stable", "Gemma2",
+    "GPT2", "GPTNeoX", "GPTNeoX, serial", "Phi",
+}  # fmt: skip
+# The bare encoder where there is one: what a refit changes is its output.
+BARE = [(name, "Model" if "Model" in row.heads else row.heads[0]) for name, row in FAMILIES.items()]
+
+
+@cache
+def dense(family: str, head: str, attention: str | None = None) -> PreTrainedModel:
+    """Shared by the tests, which change copies."""
+    if not exists(family, head):
+        pytest.skip("this version of transformers has no such model")
+    return make(family, head, attention)
+
+
+def parameters(models, quick):
+    """Models for a test; those for which `quick` is false are marked slow."""
+    return [
+        pytest.param(*model, id="-".join(model), marks=() if quick(*model) else pytest.mark.slow) for model in models
+    ]
+
+
+one_each = pytest.mark.parametrize(("family", "head"), parameters(ONE_EACH, lambda *_: True))
+structures = pytest.mark.parametrize(("family", "head"), parameters(BARE, lambda family, _: family in STRUCTURES))
+
+
+@pytest.mark.parametrize("check", [masked_is_shrunk, no_unit_left])
+@pytest.mark.parametrize(("family", "head"), parameters(GRID, lambda *model: model in ONE_EACH))
+def test_masked_is_shrunk(family, head, check):
+    assert check(dense(family, head)) < 1e-5
+
+
+@pytest.mark.parametrize("check", [one_head_left, pruned_again, saved_is_reloaded])
+@pytest.mark.parametrize(
+    ("family", "head"), parameters(GRID, lambda family, head: family in STRUCTURES and (family, head) in ONE_EACH)
+)
+def test_a_shrunk_model_is_a_model(family, head, check):
+    """With a single head, pruned in two steps, and saved and loaded: that to the last bit."""
+    assert check(dense(family, head)) <= (0 if check is saved_is_reloaded else 1e-5)
+
+
+@structures
+def test_a_copy_of_a_shrunk_model_computes_the_same_by_itself(family, head):
+    model = dense(family, head)
+    masks = random_masks(model)
+    masks[0][:] = 0
+    student, batch = pruned(model, masks), inputs(model)
+    expected = output(student, batch)
+    other = copy.deepcopy(student)
+    assert difference(output(other, batch), expected) == 0
+    with torch.no_grad():
+        for sublayer in find_sublayers(other):
+            sublayer.projection.weight.mul_(2)
+    assert difference(output(other, batch), expected) > 1e-5
+    assert difference(output(student, batch), expected) == 0
+
+
+@one_each
+def test_layers_are_found_in_the_order_in_which_they_run(family, head):
+    """Each tower's by themselves: which of two runs first differs."""
+    model = dense(family, head)
+    layers, ran = find_layers(model), []
+    handles = [layer.register_forward_pre_hook(lambda layer, _: ran.append(layer)) for layer in layers]
+    output(model, inputs(model))
+    for handle in handles:
+        handle.remove()
+    owner = {child: parent for parent in model.modules() for child in parent.children()}
+    for tower in {owner[layer] for layer in layers}:
+        expected = [layer for layer in layers if owner[layer] is tower]
+        assert [layer for layer in dict.fromkeys(ran) if owner[layer] is tower] == expected
+    visits = {layer: ran.count(layer) for layer in layers}
+    assert all(visits[s.module] == s.visits for s in find_sublayers(model))
+
+
+@structures
+def test_the_walk_meets_the_student_as_it_runs(family, head):
+    """What it says goes into each projection is what does so in the student's own forward, changed below."""
+    model = dense(family, head)
+    batch, masks = inputs(model, 9), random_masks(model)
+    masks[0][:] = 0
+    student = pruned(model, masks)
+    calls = record_calls(model, batch)
+    for step in walk(model, student, [batch]):
+        seen = []
+        projection = step.sublayer.projection
+        handle = projection.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        output(student, batch)
+        handle.remove()
+        source = find_sublayers(model)[step.index].module
+        masks = [call.mask for call in calls if call.layer is source]
+        total = sum(x[mask].double().sum(0) for x, mask in zip(seen, masks, strict=True))
+        torch.testing.assert_close(step.fit.x + step.held_out.x, total, atol=1e-3, rtol=1e-4)
+        projection.weight.mul_(1.2)
+
+
+def positions_macs(model, batch):
+    """MACs of scores of relative positions, which the costs leave out, for one sample."""
+    config, count = model.config, len(batch["index"])
+    if config.model_type == "bros":  # each query with each pair's position
+        return config.num_hidden_layers * LENGTH**2 * config.hidden_size
+    if config.model_type == "deberta-v2":  # each query and key with each position, which are projected once for a batch
+        buckets = getattr(config, "position_buckets", -1)
+        positions = 2 * (buckets if buckets > 0 else config.max_position_embeddings)
+        amounts = positions * (LENGTH * config.hidden_size + config.hidden_size**2 / count)
+        counted = 0 if config.share_att_key else LENGTH * config.hidden_size**2  # own projections, as of tokens
+        return config.num_hidden_layers * 2 * (amounts - counted)
+    return 0
+
+
+@one_each
+def test_macs_are_those_that_run(family, head):
+    model = dense(family, head, "eager")  # what SDPA does is not counted
+    batch, sublayers, counted, hidden = inputs(model), find_sublayers(model), 0, None
+    with frozen(model):
+        for call in record_calls(model, batch):
+            with FlopCounterMode(display=False) as counter:
+                hidden = call(hidden if call.start is None else call.start)
+            counted += counter.get_total_flops() / 2 / len(batch["index"])
+    expected = model_macs(sublayers, layer_lengths(model, sublayers, batch, LENGTH)) + positions_macs(model, batch)
+    assert counted == pytest.approx(expected, rel=1e-12)
+
+
+@structures
+def test_parameters_are_those_that_go(family, head):
+    model = dense(family, head)
+    sublayers = find_sublayers(model)
+    empty = pruned(model, [torch.zeros(s.num_units) for s in sublayers])
+    gone = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in empty.parameters())
+    assert gone == sum(s.num_units * unit_parameters(s) for s in sublayers)
+
+
+@structures
+def test_a_refit_brings_the_output_nearer(family, head):
+    model = dense(family, head)
+    problem, masks = find_problem(model), random_masks(model, share=0.5)
+    plain, refitted, fresh = pruned(model, masks), pruned(model, masks), inputs(model, 24, seed=3)
+    reconstruct(model, [refitted], [inputs(model, 24, seed=seed) for seed in (1, 2)])
+    expected = output(model, fresh)
+    before, after = (divergence(output(m, fresh), expected, fresh, problem).mean() for m in (plain, refitted))
+    assert after < before
+
+
+@pytest.mark.parametrize("layer", REFUSED)
+def test_a_layer_that_cannot_be_pruned_says_why_in_a_sentence(layer):
+    try:
+        model = make_refused(layer)
+    except AttributeError:
+        pytest.skip("this version of transformers has no such model")
+    with pytest.raises(TrimformerError) as caught:
+        find_sublayers(model)
+    assert str(caught.value) == f"layers of class {layer} cannot be pruned: {table.REFUSED[layer]}"
+
+
+def test_every_layer_that_is_known_or_refused_is_tested():
+    if not all(exists(*model) for model in ONE_EACH):
+        pytest.skip("this version of transformers lacks some of the models")
+    assert REFUSED.keys() == table.REFUSED.keys()
+    found = {type(layer).__name__ for model in ONE_EACH for layer in find_layers(dense(*model))}
+    assert found == set(supported_layers())
+
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "own"
+    problem_type = None
+
+
+class OwnLayer(nn.Module):
+    """A layer of nobody's family: query, key and value of all heads in one matrix, two heads of 4, 12 neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mixed, self.out = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.neurons = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+
+    def forward(self, x, attention_mask):
+        q, k, v = self.mixed(self.norm(x)).chunk(3, dim=-1)
+        q, k, v = (t.unflatten(-1, (-1, 4)).transpose(1, 2) for t in (q, k, v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.neurons(x)
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embeddings, self.layers = nn.Embedding(60, 8), nn.ModuleList(OwnLayer() for _ in range(2))
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask):
+        hidden, mask = self.embeddings(input_ids), attention_mask[:, None, None].bool()
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return BaseModelOutput(last_hidden_state=hidden)
+
+
+def own_family(layer) -> Iterator:
+    yield attention(rows(4, layer.mixed, blocks=3), layer.out, 4, entry=layer.norm)
+    yield ffn(rows(1, layer.neurons[1]), layer.neurons[3], entry=layer.neurons[0])
+
+
+@pytest.fixture
+def forget():
+    yield
+    table.LAYERS.pop("OwnLayer", None)
+
+
+def check_own():
+    torch.manual_seed(0)
+    model = OwnModel(OwnConfig()).eval()
+    for layer in model.layers:
+        for linear in (layer.mixed, layer.out, layer.neurons[1], layer.neurons[3]):
+            nn.init.normal_(linear.weight, std=0.5)
+    assert [s.num_units for s in find_sublayers(model)] == [2, 12, 2, 12]
+    assert masked_is_shrunk(model) < 1e-5
+    assert saved_is_reloaded(model) == 0
+    batch = inputs(model, 24)
+    masks = random_masks(model)
+    plain, refitted = pruned(model, masks), pruned(model, masks)
+    reconstruct(model, [refitted], [batch])
+    assert difference(output(refitted, batch), output(model, batch)) < difference(
+        output(plain, batch), output(model, batch)
+    )
+
+
+@pytest.mark.usefixtures("forget")
+def test_a_family_registered_from_outside():
+    with pytest.raises(TrimformerError, match=r"OwnModel .* has no layer that can be pruned"):
+        find_sublayers(OwnModel(OwnConfig()))
+    register_family("OwnLayer", own_family)
+    check_own()
+
+
+@pytest.mark.usefixtures("forget")
+def test_a_family_of_an_entry_point(monkeypatch):
+    point = SimpleNamespace(name="OwnLayer", load=lambda: own_family)
+    groups = {"trimformer.families": [point]}
+    monkeypatch.setattr(table, "entry_points", lambda group: groups[group])
+    table._load_entry_points.cache_clear()
+    check_own()

@@ -1,0 +1,459 @@
+import copy
+import logging
+import re
+from functools import partial
+
+import datasets
+import pytest
+import torch
+
+import trimformer
+from tests.commands import PROBLEMS, outputs, problem_model, problem_rows
+from tests.conftest import make_batch, make_table, make_tokenizer, without_intervals
+from trimformer import METHODS, Method, TrimformerError
+from trimformer.checkpoints.shrink import shrink
+from trimformer.costs.macs import model_macs
+from trimformer.costs.timing import Timing
+from trimformer.data.batches import make_batches
+from trimformer.evaluation.latency_target import Comparison, LatencyOptions
+from trimformer.models import find_sublayers
+from trimformer.models.calls import model_inputs
+from trimformer.models.masking import MaskUnits
+
+ROWS = problem_rows("single_label")
+BATCH = model_inputs(make_batch(labels=None))
+
+
+def prune(model=None, rows=ROWS, constraint=0.5, **options):
+    model = model if model is not None else problem_model("single_label")
+    options = {"batch_size": 8, "num_samples": len(rows) // 2, "neuron_multiple": 4, **options}
+    return trimformer.prune(model, make_tokenizer(), rows, constraint, **options)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    [(p, m) for p in PROBLEMS for m in ("obs", "kwon2022") if (p, m) != ("embedding", "kwon2022")],  # no labels there
+)
+def test_every_kind_of_model_can_be_pruned(problem, method):
+    model = problem_model(problem)
+    result = prune(model, problem_rows(problem), method=method)
+    assert result.task.problem == problem
+    assert 0.3 < result.sizes["pruned"].macs / result.sizes["dense"].macs <= 0.5
+    assert result.scores.dense.keys() == result.scores.pruned.keys()
+    assert bool(result.scores.dense) == (problem != "embedding")
+    assert 0 < result.scores.divergence < float("inf")
+    assert len(result.refits) == 6
+
+
+@pytest.mark.parametrize("family", ["Roberta", "DistilBert", "Electra"])
+def test_every_family_can_be_pruned(family):
+    result = prune(problem_model("single_label", family))
+    assert result.sizes["pruned"].parameters < result.sizes["dense"].parameters
+
+
+@pytest.mark.parametrize("constraint", [0.9, 0.5, 0.21, 0.08])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_budget_is_kept_and_the_masks_say_what_is_left(method, constraint):
+    model = problem_model("single_label")
+    result = prune(model, method=method, constraint=constraint)
+    widths = [s.num_units for s in find_sublayers(result.model)]
+    assert widths == [int(mask.count_nonzero()) for mask in result.masks]
+    dense = model_macs(find_sublayers(model), result.samples.seq_len)
+    assert 0 < result.sizes["pruned"].macs == model_macs(find_sublayers(result.model), result.samples.seq_len)
+    assert result.sizes["pruned"].macs <= constraint * dense * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("constraint", [0.8, 0.4, 0.15])
+@pytest.mark.parametrize("method", ["kwon2022", "magnitude", "random"])
+def test_masked_dense_model_equals_shrunk_model(method, constraint):
+    model = problem_model("single_label")
+    result = prune(model, method=method, constraint=constraint)
+    assert method != "kwon2022" or any(((m != 0) & (m != 1)).any() for m in result.masks)
+    with MaskUnits(find_sublayers(model), result.masks):
+        masked = outputs(model, BATCH)
+    torch.testing.assert_close(outputs(result.model, BATCH), masked, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["obs", "kwon2022"])
+def test_keeping_everything_changes_nothing(method):
+    model = problem_model("single_label")
+    result = prune(model, method=method, constraint=1.0)
+    assert all((mask != 0).all() for mask in result.masks)
+    torch.testing.assert_close(outputs(result.model, BATCH), outputs(model, BATCH), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_seed_decides_everything(method):
+    first, second = (prune(method=method, num_samples=12, seed=3) for _ in range(2))
+    assert same(first.model.state_dict().values(), second.model.state_dict().values())
+    assert same(first.masks, second.masks)
+    other = prune(method=method, num_samples=12, seed=4)
+    # magnitude looks at no samples
+    assert same(first.masks, other.masks) == (method == "magnitude") or first.metrics != other.metrics
+
+
+@pytest.mark.parametrize("method", ["obs", "kwon2022"])
+@pytest.mark.parametrize("problem", ["single_label", "tokens", "span"])
+def test_the_result_does_not_depend_on_the_batch_size(problem, method):
+    rows = problem_rows(problem)
+    results = [prune(problem_model(problem), rows, method=method, batch_size=size) for size in (1, 7, 64)]
+    for other in results[1:]:
+        for mask, reference in zip(other.masks, results[0].masks, strict=True):
+            assert torch.equal(mask != 0, reference != 0)
+            torch.testing.assert_close(mask, reference, atol=1e-3, rtol=1e-3)
+        ours, theirs = (outputs(result.model, BATCH) for result in (other, results[0]))
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["obs", "kwon2022"])
+def test_the_result_does_not_depend_on_the_tokens_of_a_batch(method, monkeypatch):
+    results = []
+    for max_tokens in (4096, 30, 1):
+        monkeypatch.setattr(
+            "trimformer.session.calibration_data.make_batches", partial(make_batches, max_tokens=max_tokens)
+        )
+        results.append(prune(method=method))
+    for other in results[1:]:
+        torch.testing.assert_close(other.masks, results[0].masks, atol=1e-5, rtol=1e-5)
+        ours, theirs = (outputs(result.model, BATCH) for result in (other, results[0]))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_given_is_left_as_it_was(method):
+    model = problem_model("single_label").train()
+    model.classifier.requires_grad_(False)
+    before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
+    prune(model, method=method)
+    assert same(model.state_dict().values(), before.values())
+    assert model.config.to_dict() == config
+    assert all(module.training for module in model.modules())
+    assert [p.requires_grad for p in model.classifier.parameters()] == [False, False]
+    assert all(p.requires_grad and p.grad is None for p in model.base_model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_failure_leaves_no_hook_behind():
+    model = problem_model("single_label")
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = torch.nan
+    with pytest.raises(TrimformerError, match="not finite"):
+        prune(model)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_obs_needs_no_labels_and_does_not_look_at_them():
+    unlabelled = [{"sentence": row["sentence"]} for row in ROWS]
+    result, labelled = prune(rows=unlabelled), prune()
+    assert same(result.masks, labelled.masks)
+    assert result.scores.dense == {}
+    assert result.task.score is None
+
+
+def test_the_papers_method_says_that_it_needs_labels():
+    with pytest.raises(TrimformerError, match="label"):
+        prune(rows=[{"sentence": row["sentence"]} for row in ROWS], method="kwon2022")
+
+
+@pytest.mark.parametrize("method", ["obs", "kwon2022"])
+def test_a_pruned_model_can_be_pruned_again(method):
+    first = prune(method=method, constraint=0.6)
+    second = prune(first.model, method=method, constraint=0.5)
+    assert second.sizes["dense"] == first.sizes["pruned"]
+    assert 0 < second.sizes["pruned"].macs <= 0.5 * first.sizes["pruned"].macs
+    assert outputs(second.model, BATCH)[0].isfinite().all()
+
+
+def test_a_sublayer_may_lose_all_its_units():
+    result = prune(method="obs", constraint=0.15)
+    widths = [s.num_units for s in find_sublayers(result.model)]
+    assert 0 in widths
+    assert max(widths) > 0
+    assert outputs(result.model, BATCH)[0].isfinite().all()
+
+
+def test_a_method_can_be_put_together():
+    result = prune(method=Method("magnitude", "dp", "full"))
+    assert any(refit.accepted for refit in result.refits)
+
+
+def test_too_few_samples_are_all_used_and_it_is_said(caplog):
+    with caplog.at_level(logging.WARNING, logger="trimformer"):
+        result = prune(num_samples=999)
+    assert result.samples.calibration == 32  # a fifth is set aside
+    assert "999" in caplog.text
+    assert "32" in caplog.text
+
+
+def test_evaluation_rows_are_not_calibrated_on():
+    seen = prune(rows=ROWS, eval_dataset=ROWS[:5], num_samples=999).samples
+    assert (seen.calibration, seen.evaluation) == (40, 5)
+
+
+def test_several_evaluation_sets_keep_their_names():
+    metrics = prune(eval_dataset={"validation": ROWS[:6], "other": ROWS[6:20]}).scores
+    assert set(without_intervals(metrics.dense)) == {"accuracy", "f1", "other_accuracy", "other_f1"}
+
+
+def test_models_of_halves_can_be_pruned_by_every_method():
+    for method in METHODS:
+        model = problem_model("single_label").to(torch.bfloat16)
+        result = prune(model, method=method)
+        assert {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
+        assert 0 < result.scores.divergence < 1
+
+
+def test_a_datasets_dataset_gives_what_its_rows_give():
+    assert same(prune(rows=datasets.Dataset.from_list(ROWS)).masks, prune().masks)
+
+
+def test_layer_refits_are_reported_in_order():
+    result = prune()
+    assert [refit.sublayer for refit in result.refits] == [s.name for s in find_sublayers(result.model)]
+    assert all(r.error_after < r.error_before for r in result.refits if r.accepted)
+    assert all(r.note for r in result.refits if not r.accepted)
+
+
+def test_every_stage_is_timed():
+    timings = prune().cost.seconds
+    assert list(timings) == ["data", "calibrate", "curves", "search", "shrink", "update", "evaluate", "timing"]
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+# Latency as the budget, by a table that was made by hand: what a tiny model takes is noise.
+
+
+def prune_to_latency(table=None, **options):
+    options = {"constraint": 0.5, "model": problem_model("single_label"), **options}
+    table = table or make_table(options["model"], elsewhere=True)
+    return prune(metric="latency", latency=LatencyOptions(2, 8, table=table), **options)
+
+
+@pytest.mark.parametrize("constraint", [0.8, 0.5, 0.25])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "kprune"])
+def test_a_latency_is_kept_to_by_every_method(method, constraint):
+    model = problem_model("single_label")
+    result = prune_to_latency(model=model, method=method, constraint=constraint)
+    budget, latency = result.budget, result.latency
+    assert 0 < budget.estimated_ms <= constraint * make_table(model).costs(model).dense
+    assert budget.asked_ms == pytest.approx(constraint * latency.dense_ms.median)
+    assert latency.pruned_ms.low <= latency.pruned_ms.median <= latency.pruned_ms.high
+    assert not budget.corrected
+
+
+@pytest.mark.parametrize("allocation", ["dp", "global", "uniform"])
+def test_milliseconds_are_kept_to_by_every_allocation(allocation):
+    budget = prune_to_latency(constraint=None, latency_ms=10, method=Method("magnitude", allocation, "none")).budget
+    assert budget.asked_ms == 10
+    assert 6 < budget.estimated_ms <= 10
+
+
+def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
+    seen = Timing(8.0, 7.9, 8.1, 9)
+    comparison = Comparison(Timing(10.0, 9.9, 10.1, 9), seen, Timing(0.8, 0.79, 0.81, 9))
+    monkeypatch.setattr("trimformer.evaluation.latency_target.compare_latency", lambda *_: comparison)
+    model = problem_model("single_label")
+    kept = prune_to_latency(make_table(model), model=model, constraint=0.8)
+    assert not kept.budget.corrected
+    slow = prune_to_latency(make_table(model), model=model, constraint=0.7)
+    assert slow.budget.corrected
+    assert slow.budget.estimated_ms <= 0.7 * 10
+    units = [sum(s.num_units for s in find_sublayers(result.model)) for result in (slow, kept)]
+    assert units[0] < units[1]
+
+
+def test_a_promise_that_cannot_be_kept_is_told_and_the_first_selection_stays(monkeypatch, caplog):
+    # Nothing is gained by pruning: all is overhead.
+    dense = Timing(10.0, 9.9, 10.1, 9)
+    comparison = Comparison(dense, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
+    monkeypatch.setattr("trimformer.evaluation.latency_target.compare_latency", lambda *_: comparison)
+    model = problem_model("single_label")
+    first = prune_to_latency(make_table(model, elsewhere=True), model=model, constraint=0.3)
+    with caplog.at_level(logging.WARNING, "trimformer"):
+        result = prune_to_latency(make_table(model), model=model, constraint=0.3)
+    assert "the first selection stays, though it misses the budget" in caplog.text
+    assert same(result.masks, first.masks)
+    assert result.budget.estimated_ms == pytest.approx(9.99)  # what was seen
+
+
+def test_a_table_of_a_shape_gives_the_report_its_shape():
+    model = problem_model("single_label")
+    table = make_table(model, elsewhere=True)
+    table.setting = {"batch_size": 1, "seq_len": 5, "backend": "eager"}
+    options = LatencyOptions(table=table, any_table=True)
+    latency = prune(model, latency=options).latency
+    assert (latency.batch_size, latency.seq_len) == (1, 5)
+
+
+def test_another_shape_than_the_tables_is_refused():
+    model = problem_model("single_label")
+    with pytest.raises(TrimformerError, match="measured with batch_size 2, not 1"):
+        prune(model, metric="latency", latency=LatencyOptions(batch_size=1, table=make_table(model)))
+
+
+@pytest.mark.parametrize("kind", ["attention", "ffn"])
+@pytest.mark.parametrize("metric", ["mac", "latency"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_lost_all_of_a_kind_is_pruned_again(method, metric, kind):
+    if (method, metric) == ("kprune", "latency"):
+        return
+    model = problem_model("single_label")
+    shrink(model, [torch.full((s.num_units,), float(s.kind != kind)) for s in find_sublayers(model)])
+    latency = LatencyOptions(table=make_table(model, elsewhere=True), batch_size=2, seq_len=8, any_table=True)
+    result = prune(model, metric=metric, latency=latency, method=method, constraint=0.6)
+    assert 0 < sum(s.num_units for s in find_sublayers(result.model)) < sum(s.num_units for s in find_sublayers(model))
+
+
+def test_in_bfloat16_the_result_is_nearly_the_same_and_weights_stay_as_they_are():
+    one, other = prune(), prune(bf16=True)
+    assert other.sizes["pruned"].macs <= 0.5 * other.sizes["dense"].macs
+    assert all(p.dtype == torch.float32 for p in other.model.parameters())
+    assert other.scores.divergence != one.scores.divergence  # it was used
+    assert other.scores.divergence == pytest.approx(one.scores.divergence, rel=0.5)
+
+
+def test_bfloat16_passes_of_a_half_precision_checkpoint_are_refused():
+    with pytest.raises(TrimformerError, match="needs a checkpoint in float32"):
+        prune(problem_model("single_label").half(), bf16=True)
+
+
+def test_a_model_that_nothing_moves_is_an_error():
+    model = problem_model("single_label")
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+    with pytest.raises(TrimformerError, match="the loss has no gradient"):
+        prune(model)
+
+
+def test_splits_by_name_are_taken_as_they_are():
+    splits = datasets.DatasetDict({k: datasets.Dataset.from_list(ROWS) for k in ("train", "validation")})
+    assert prune(rows=splits, num_samples=8).samples.evaluation == len(ROWS)
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(TrimformerError, match="metric 'macs' is unknown; known are mac, parameters, latency"):
+        prune(metric="macs")
+
+
+@pytest.mark.parametrize("allocation", ["dp", "global", "uniform"])
+def test_an_unreachable_latency_names_one_that_can_be_reached(allocation):
+    method = Method("magnitude", allocation, "none")
+    with pytest.raises(TrimformerError, match=r"smallest reachable is .* ms\)") as error:
+        prune_to_latency(constraint=None, latency_ms=1.0, method=method)
+    smallest = float(re.search(r"\(([\d.]+) ms\)", str(error.value))[1])
+    budget = prune_to_latency(constraint=None, latency_ms=smallest, method=method).budget
+    assert 1.0 < budget.estimated_ms <= smallest
+
+
+def test_budgets_that_make_no_sense_are_refused():
+    for words, options in {
+        "already; ask for less": {"constraint": None, "latency_ms": 1e6},
+        "either a constraint or a latency": {"latency_ms": 5.0},
+        "needs the metric 'latency', and to be a positive": {"constraint": None, "latency_ms": 0.0},
+        "'kprune' knows no latency table": {"method": "kprune"},
+    }.items():
+        with pytest.raises(TrimformerError, match=words):
+            prune_to_latency(**options)
+    with pytest.raises(TrimformerError, match="needs the metric 'latency'"):
+        prune(constraint=None, metric="mac", latency_ms=5.0)
+
+
+def test_kprune_in_bfloat16_is_refused():
+    with pytest.raises(TrimformerError, match="'kprune' runs in float32 only"):
+        prune(method="kprune", bf16=True)
+
+
+def test_a_table_of_another_model_is_refused():
+    with pytest.raises(TrimformerError, match="48 units"):
+        prune_to_latency(make_table(problem_model("single_label")), model=problem_model("tokens", intermediate_size=48))
+    with pytest.raises(TrimformerError, match="dtype 'float16'"):
+        prune_to_latency(make_table(problem_model("single_label"), dtype="float16"))
+
+
+@pytest.mark.parametrize("constraint", [0, -1, 1.5, float("nan"), float("inf")])
+def test_a_constraint_outside_of_the_range_is_an_error(constraint):
+    with pytest.raises(TrimformerError, match=r"outside \(0, 1\]"):
+        prune(constraint=constraint)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_smallest_reachable_constraint_is_told_and_can_be_reached(method):
+    with pytest.raises(TrimformerError, match="smallest reachable is") as error:
+        prune(method=method, constraint=1e-6)
+    smallest = float(str(error.value).split()[-1])
+    assert prune(method=method, constraint=smallest * 1.05).sizes["pruned"].macs > 0
+
+
+def test_fewer_batches_than_processes_are_an_error(monkeypatch):
+    monkeypatch.setattr("trimformer.session.calibration_data.count", lambda: 4)
+    with pytest.raises(TrimformerError, match="20 calibration samples make 3 batches, too few for 4 processes"):
+        prune()
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    with pytest.raises(TrimformerError, match="device 'nonsense'"):
+        prune(device="nonsense")
+
+
+def prune_to_quality(problem="single_label", count=400, **options):
+    rows, options = problem_rows(problem, count), {"num_samples": 60, **options}
+    return prune(problem_model(problem), rows, None, **options)
+
+
+@pytest.mark.parametrize(("problem", "target"), [
+    ("single_label", {"max_drop": 15.0}), ("tokens", {"max_drop": 15.0}), ("embedding", {"max_divergence": 0.2}),
+])  # fmt: skip
+def test_the_quality_asked_for_is_kept_by_the_smallest_that_was_seen_to_keep_it(problem, target):
+    result = prune_to_quality(problem, **target)
+    report, final = result.target, result.target.tried[-1]
+    assert report.bound == final.bound <= report.asked == next(iter(target.values()))
+    assert final.constraint == result.budget.constraint
+    assert result.budget.kept <= result.budget.constraint
+    assert all(v.constraint >= final.constraint for v in report.tried if v.keeps)
+    assert report.samples == 120
+
+
+def test_rows_that_judge_neither_calibrate_nor_are_scored_on(monkeypatch):
+    seen = {}
+    draw = trimformer.session.setup.draw_samples
+    monkeypatch.setattr("trimformer.session.setup.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
+    prune_to_quality(max_divergence=10.0)
+    data = seen["data"]
+    judged, scored = (set(rows.numbers) for rows in (data.judged.rows, data.scorers[0].rows))
+    assert not judged & scored
+    assert len(judged) == 120
+    assert len(data.features) == 60
+
+
+def test_rows_to_judge_by_may_be_given():
+    rows = problem_rows("single_label", 150)
+    result = prune_to_quality(max_divergence=1.0, judge_dataset=rows)
+    assert result.target.samples == 150
+    assert result.samples.calibration == 60
+    unlabelled = [{"sentence": row["sentence"]} for row in rows]
+    with pytest.raises(TrimformerError, match="needs labels"):
+        prune_to_quality(max_drop=10.0, judge_dataset=unlabelled)
+    with pytest.raises(TrimformerError, match="judge_dataset judges"):
+        prune(judge_dataset=rows)
+
+
+def test_a_quality_that_no_model_keeps_is_told():
+    with pytest.raises(TrimformerError, match="no model was found that keeps the divergence within 1e-06"):
+        prune_to_quality("embedding", max_divergence=1e-6)
+
+
+def test_targets_that_make_no_sense_are_refused():
+    for words, options in {
+        "max_drop and max_divergence are two targets": {"max_drop": 1.0, "max_divergence": 0.1},
+        "either a budget or the quality": {"max_drop": 1.0, "latency_ms": 4.0},
+        "max_drop is -1.0; give a number above 0": {"max_drop": -1.0},
+        "below what float32 can tell": {"max_divergence": 1e-12},
+        "needs labels": {"max_drop": 4.0, "problem": "embedding"},
+        "120 samples .* too few to promise a drop of 0.1 points .* it takes 2811": {"max_drop": 0.1},
+    }.items():
+        with pytest.raises(TrimformerError, match=words):
+            prune_to_quality(**options)

@@ -1,0 +1,198 @@
+"""Several processes give what one gives: two real ones, started by `torchrun` on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from tests.commands import prune, tree
+from trimformer import TrimformerError
+from trimformer.cli.main import guarded
+from trimformer.utils import distributed
+from trimformer.utils.outputs import write_directory
+
+WORDS = ("--batch-size", "4", "--neuron-multiple", "4", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the launched processes have: the number of threads changes the rounding of float32 sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def launch(*words):
+    """Two processes on a free port."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+
+
+def script(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def assert_same(one, two):
+    """Two output directories hold the same masks and weights."""
+    for name in ("head_mask.pt", "neuron_mask.pt"):
+        masks = [torch.load(out / name, weights_only=True) for out in (one, two)]
+        assert torch.equal(masks[0] != 0, masks[1] != 0)
+        torch.testing.assert_close(*masks, atol=1e-5, rtol=1e-5)
+    weights = [load_file(out / "model.safetensors") for out in (one, two)]
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-5)
+
+
+def test_two_processes_prune_as_one_does_and_one_of_them_writes(model_dir, data, tmp_path):
+    words = ["prune", model_dir, "--data", data, "--output", tmp_path / "two", "--constraint", "0.5", *WORDS]
+    done = launch("-m", "trimformer", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1
+    assert prune(model_dir, data, tmp_path / "one", *WORDS) == 0
+    assert_same(tmp_path / "one", tmp_path / "two")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    found = [json.loads((tmp_path / out / "results.json").read_text()) for out in ("one", "two")]
+    assert [results["machine"]["processes"] for results in found] == [1, 2]
+    assert found[0]["scores"]["pruned"] == found[1]["scores"]["pruned"]
+    for one, two in zip(*(results["sublayers"] for results in found), strict=True):
+        assert two["predicted_loss"] == pytest.approx(one["predicted_loss"], rel=1e-4)
+        assert two["refit"]["error_after"] == pytest.approx(one["refit"]["error_after"], rel=1e-4)
+
+
+SEVERAL = """
+import sys
+from trimformer.utils import distributed
+from trimformer.cli.main import main
+
+leave, distributed.leave = distributed.leave, lambda: None  # all runs in one pair of processes
+*words, output = sys.argv[1:]
+codes = [main([*words, "--method", m, "--output", f"{output}-{m}"]) for m in ("kwon2022", "kprune")]
+leave()
+sys.exit(max(codes))
+"""
+
+
+@pytest.mark.slow
+def test_the_other_methods_do_so_too(model_dir, data, tmp_path):
+    words = ["prune", model_dir, "--data", data, "--constraint", "0.5", *WORDS]
+    done = launch(script(tmp_path / "several.py", SEVERAL), *words, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    for method in ("kwon2022", "kprune"):
+        assert prune(model_dir, data, tmp_path / method, *WORDS, "--method", method) == 0
+        assert_same(tmp_path / method, tmp_path / f"two-{method}")
+
+
+@pytest.mark.slow
+def test_bad_input_is_told_once(model_dir, data, tmp_path):
+    words = ["prune", model_dir, "--data", data, "--output", tmp_path / "out", "--constraint", "2", *WORDS]
+    done = launch("-m", "trimformer", *words)
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
+        "error: constraint 2.0 is outside (0, 1]; 0.5 keeps half of the dense model's cost"
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+LOSE_ONE = """
+import os, sys
+from trimformer.importance import criteria
+from trimformer.cli.main import main
+
+if os.environ["RANK"] == "1":
+    criteria.each = lambda *_, **__: os._exit(1)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_ends_the_run_and_nothing_is_written(model_dir, data, tmp_path):
+    lose_one = script(tmp_path / "lose_one.py", LOSE_ONE)
+    before = tree(tmp_path)
+    done = launch(lose_one, "prune", model_dir, "--data", data, "--output", tmp_path / "out", "--constraint", 1, *WORDS)
+    assert done.returncode != 0
+    assert "written to" not in done.stdout
+    assert tree(tmp_path) == before
+
+
+def test_the_launchers_signal_leaves_nothing_half_written(tmp_path):
+    def write():
+        with write_directory(tmp_path / "out") as folder:
+            (folder / "half").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert guarded(write) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())
+
+
+@given(items=st.lists(st.integers()), count=st.integers(1, 5))
+def test_every_item_is_in_one_part(items, count):
+    parts = []
+    for rank in range(count):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed, "rank", lambda rank=rank: rank)
+            patch.setattr(distributed, "count", lambda: count)
+            parts.append(distributed.part(items))
+    assert sorted(item for part in parts for item in part) == sorted(items)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(costs=st.lists(st.integers(0, 9)), count=st.integers(2, 5))
+def test_every_item_is_computed_once_and_the_shares_cost_about_the_same(costs, count):
+    shares = []
+
+    def gather(parts, mine):
+        shares.append(mine)
+        parts[:] = [dict(enumerate(costs))] * count
+
+    for rank in range(count):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed, "rank", lambda rank=rank: rank)
+            patch.setattr(distributed, "count", lambda: count)
+            patch.setattr(distributed.dist, "all_gather_object", gather)
+            assert distributed.each(costs, lambda cost: cost, cost=float) == costs
+    assert sorted(i for share in shares for i in share) == list(range(len(costs)))
+    loads = [sum(share.values()) for share in shares]
+    assert max(loads) - min(loads) <= max(costs, default=0)
+
+
+def test_a_process_alone_does_everything_itself():
+    rows = torch.ones(2, 3)
+    distributed.add_up(rows)
+    assert torch.equal(rows, torch.ones(2, 3))
+    assert distributed.gathered(rows) is rows
+    assert distributed.part("abc") == ["a", "b", "c"]
+    assert distributed.each("abc", str.upper, cost=ord) == ["A", "B", "C"]
+    assert distributed.decide(lambda: 7) == 7
+    assert (distributed.rank(), distributed.count(), distributed.is_main(), distributed.launched()) == (
+        0,
+        1,
+        True,
+        False,
+    )
+    assert distributed.join("cuda:7") == "cuda:7"
+
+    def refuse():
+        raise TrimformerError("no")
+
+    with pytest.raises(TrimformerError, match="no"):
+        distributed.decide(refuse)
+    distributed.leave()
+
+
+def test_what_breaks_between_processes_is_a_lost_process():
+    for error in (RuntimeError("Connection\n closed by peer"), ConnectionResetError("gone")):
+        with pytest.raises(distributed.LostProcess, match="nothing is written"), distributed._together():
+            raise error

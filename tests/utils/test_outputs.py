@@ -1,0 +1,324 @@
+"""Outputs appear whole or not at all, one run at a time, and what a killed run left is cleared."""
+
+import json
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import tree
+from trimformer.errors import TrimformerError
+from trimformer.utils.output_lock import OutputLock
+from trimformer.utils.outputs import check_file, check_output, lock_file, lock_output, write_directory
+from trimformer.utils.temp_dirs import temporary_directory
+
+# Writes an output, and waits to be killed: in the work folder, while it is moved, or before the folder is removed.
+WRITER = """
+import os, sys, time
+from pathlib import Path
+place, moment = sys.argv[1:]
+sys.argv = ["trimformer"]  # as the command line, it imports nothing of PyTorch
+from trimformer.utils import output_lock
+from trimformer.utils.outputs import lock_output, write_directory
+def wait(*_):
+    print("ready", flush=True)
+    time.sleep(60)
+if moment == "moved":
+    rename = Path.rename
+    def once(self, target):
+        rename(self, target)
+        wait()
+    Path.rename = once
+if moment == "done":
+    output_lock.OutputLock.release = wait
+with lock_output(place):
+    with write_directory(place) as directory:
+        for name in "abc":
+            (directory / name).write_text(name * 1000)
+        if moment == "writing":
+            wait()
+"""
+
+
+def killed(place, moment):
+    """A run that was killed at that moment."""
+    words = [sys.executable, "-c", WRITER, str(place), moment]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "ready\n"
+    return run
+
+
+def kill(run):
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+
+
+def write(place, names="xy"):
+    with write_directory(place) as directory:
+        for name in names:
+            (directory / name).write_text(name)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("moment", ["writing", "moved"])
+def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path, exists, moment):
+    place = tmp_path / "out"
+    if exists:
+        place.mkdir()
+    run = killed(place, moment)
+    with pytest.raises(TrimformerError, match=r"another run|not empty"):
+        write(place)
+    kill(run)
+    if moment == "moved" and not exists:  # complete, but for what is hidden beside
+        with pytest.raises(TrimformerError, match="not empty"):
+            write(place)
+        assert tree(tmp_path) == {"out", "out/a", "out/b", "out/c"}
+        return
+    assert any(name.endswith(".trimformer-part") for name in tree(tmp_path))
+    check_output(place)
+    write(place)
+    assert tree(tmp_path) == {"out", "out/x", "out/y"}
+
+
+def test_two_runs_to_one_place_are_told_apart_before_the_work(tmp_path):
+    place = tmp_path / "a" / "out"
+    with lock_output(place):
+        found: list[str] = []
+
+        def other():
+            try:
+                with lock_output(place):
+                    found.append("both")
+            except TrimformerError as error:
+                found.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert "being written by another run" in found[0]
+        assert len(found) == 1
+        write(place)
+    assert tree(tmp_path) == {"a", "a/out", "a/out/x", "a/out/y"}
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_saves_at_once_one_wins_and_the_others_say_so(tmp_path, attempt):
+    barrier, won, lost = threading.Barrier(4), [], []
+
+    def save(name):
+        barrier.wait()
+        try:
+            with write_directory(tmp_path / "out") as directory:
+                (directory / name).write_text(name)
+                time.sleep(0.01)
+            won.append(name)
+        except TrimformerError as error:
+            lost.append(str(error))
+
+    threads = [threading.Thread(target=save, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert len(lost) == 3
+    assert all("another run" in told or "not empty" in told for told in lost)
+    assert tree(tmp_path) == {"out", f"out/{won[0]}"}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_nothing(tmp_path, exists, error):
+    place = tmp_path / "new" / "out"
+    if exists:
+        place.mkdir(parents=True)
+    before = tree(tmp_path)
+
+    def fail():
+        with lock_output(place), write_directory(place) as directory:
+            (directory / "a").write_text("a")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert tree(tmp_path) == before
+
+
+def test_an_error_while_it_is_moved_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    rename = Path.rename
+
+    def once(self, target):
+        monkeypatch.undo()
+        rename(self, target)
+        raise KeyboardInterrupt
+
+    def interrupted():
+        with write_directory(tmp_path / "out") as directory:
+            for name in "abc":
+                (directory / name).write_text(name)
+            monkeypatch.setattr(Path, "rename", once)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert tree(tmp_path) == {"out"}
+
+
+def test_a_config_is_moved_last_so_that_no_half_model_loads(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    order, rename = [], Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, target: (order.append(self.name), rename(self, target))[1])
+    write(tmp_path / "out", ["config.json", "model.safetensors", "a"])
+    assert order[-1] == "config.json"
+
+
+def test_while_it_grows_nobody_else_may_look(tmp_path):
+    with write_directory(tmp_path / "out") as directory:
+        assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_planted_link_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    (victim / "made").mkdir(parents=True)
+    work = OutputLock(tmp_path / "out", "directory").work
+    work.symlink_to(victim)
+    with pytest.raises(TrimformerError, match="is a link"):
+        write(tmp_path / "out")
+    assert tree(victim) == {"made"}
+
+
+def test_a_list_of_what_was_moved_removes_nothing_elsewhere(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "out").mkdir()
+    work = OutputLock(tmp_path / "out", "directory").work
+    work.mkdir()
+    (work / "moved").write_text(json.dumps(["../precious", "/etc/passwd", 7, "a"]))
+    write(tmp_path / "out")
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_names_of_every_kind_are_written(tmp_path):
+    for name in ("a b", "zwölf\nzeilen", "n" * 250, ".hidden", "-x"):
+        write(tmp_path / name)
+        assert tree(tmp_path / name) == {"x", "y"}
+    odd = os.fsdecode(b"caf\xe9")  # no Unicode, and so nothing for a tokenizer
+    with lock_file(tmp_path / odd) as give:
+        give("scores")
+    with pytest.raises(TrimformerError, match="no name in Unicode"):
+        write(tmp_path / f"{odd} too")
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("place", ["", "\0", "x" * 256])
+def test_a_place_without_a_name_is_refused_before_anything(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    for claim in (lock_output, lock_file):
+        with pytest.raises(TrimformerError), claim(place):
+            pytest.fail("locked_output")
+    for check in (check_output, check_file):
+        if place != "":
+            with pytest.raises(TrimformerError):
+                check(place)
+    assert not tree(tmp_path)
+
+
+def test_a_file_appears_whole_and_never_over_another(tmp_path):
+    place = tmp_path / "scores.json"
+    with lock_file(place) as give:
+        assert not place.exists()
+        give("one")
+    assert place.read_text() == "one"
+    assert tree(tmp_path) == {"scores.json"}
+    with pytest.raises(TrimformerError, match="exists already"), lock_file(place):
+        pytest.fail("locked_output")
+    assert place.read_text() == "one"
+
+
+def test_a_file_that_came_in_between_stays(tmp_path):
+    place = tmp_path / "scores.json"
+
+    def late():
+        with lock_file(place) as give:
+            place.write_text("theirs")
+            give("ours")
+
+    with pytest.raises(TrimformerError, match="exists already"):
+        late()
+    assert place.read_text() == "theirs"
+    assert tree(tmp_path) == {"scores.json"}
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+sys.argv = ["trimformer"]
+from trimformer.errors import TrimformerError
+from trimformer.utils.outputs import write_directory
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    with write_directory("out") as directory:
+        for _ in range(100):
+            with open(directory / "a", "ab") as file:
+                file.write(b"x" * 1000)
+except TrimformerError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)
+    done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "output directory 'out' cannot be written: file too large" in done.stdout, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert not tree(tmp_path)
+
+
+SCRATCH = """
+import sys, time
+sys.argv = ["trimformer"]
+from trimformer.utils.temp_dirs import temporary_directory
+with temporary_directory() as folder:
+    (folder / "spilled").write_bytes(b"x" * 1000)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_temporary_files_of_a_killed_run_go_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", SCRATCH]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert run.stdout.readline() == "ready\n"
+    with temporary_directory() as folder:  # a run beside it lets it be
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert len(list(tmp_path.iterdir())) == 2
+    kill(run)
+    assert len(list(tmp_path.iterdir())) == 1
+    with temporary_directory() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert not tree(tmp_path)
+
+
+def test_a_folder_that_only_has_such_a_name_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "trimformer-scratch-mine").mkdir()
+    (tmp_path / "trimformer-scratch-link").symlink_to(tmp_path)
+    with temporary_directory():
+        pass
+    assert tree(tmp_path) >= {"trimformer-scratch-mine", "trimformer-scratch-link"}
