@@ -20,14 +20,12 @@ from trimformer.options.budgets import BudgetRequest, check_asked
 from trimformer.options.methods import DEFAULT_METHOD, AnyMethod, Layout, find_method, with_layout
 from trimformer.options.polish_budget import DEFAULT_BUDGET
 from trimformer.options.quality_target import target_of
-from trimformer.polish.data import check_polish, polishes
+from trimformer.polish.data import check_polish
 from trimformer.pruner import Pruned
 from trimformer.results import PruningResult, QualityTargetReport
 from trimformer.session.measure import report
 from trimformer.session.session import Session
 from trimformer.utils.distributed import decide, is_main
-from trimformer.utils.progress import whole_run
-from trimformer.utils.stage_timer import plan_of
 
 logger = logging.getLogger(__name__)
 
@@ -127,42 +125,35 @@ def prune(
         check_asked(asked, metric)
     elif asked != BudgetRequest():
         raise TrimformerError("give either a budget or the quality to keep, max_drop or max_divergence")
-    plan = plan_of(
-        table=metric == "latency",
-        vocabulary=vocabulary is not None,
-        target=target is not None,
-        polish=polishes(method),
+    session = Session(
+        model,
+        processor,
+        dataset,
+        [method],
+        eval_dataset=eval_dataset,
+        judge_dataset=judge_dataset,
+        target=target,
+        task=task,
+        text_column=text_column,
+        label_column=label_column,
+        metric=metric,
+        latency=latency,
+        vocabulary=vocabulary,
+        polish_data=polish_data,
+        polish_budget=polish_budget,
+        polish_stoppable=polish_stoppable,
+        num_samples=num_samples,
+        batch_size=batch_size,
+        neuron_multiple=neuron_multiple,
+        seed=seed,
+        max_memory=max_memory,
+        bf16=bf16,
+        calibration_dir=calibration_dir,
+        device=device,
     )
-    with whole_run(plan):
-        session = Session(
-            model,
-            processor,
-            dataset,
-            [method],
-            eval_dataset=eval_dataset,
-            judge_dataset=judge_dataset,
-            target=target,
-            task=task,
-            text_column=text_column,
-            label_column=label_column,
-            metric=metric,
-            latency=latency,
-            vocabulary=vocabulary,
-            polish_data=polish_data,
-            polish_budget=polish_budget,
-            polish_stoppable=polish_stoppable,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            neuron_multiple=neuron_multiple,
-            seed=seed,
-            max_memory=max_memory,
-            bf16=bf16,
-            calibration_dir=calibration_dir,
-            device=device,
-        )
-        if target is None:
-            return session.prune(method, [asked])[0]
-        return _keep_quality(session, method)
+    if target is None:
+        return session.prune(method, [asked])[0]
+    return _keep_quality(session, method)
 
 
 def _keep_quality(session: Session, method: AnyMethod) -> PruningResult:

@@ -11,12 +11,10 @@ from trimformer.errors import TrimformerError
 from trimformer.options.budgets import BudgetRequest, budgets_of
 from trimformer.options.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_methods
 from trimformer.options.polish_budget import DEFAULT_BUDGET
-from trimformer.polish.data import check_polish, polishes
+from trimformer.polish.data import check_polish
 from trimformer.refit.walk import bytes_of_student
 from trimformer.results import PruningResult
 from trimformer.session.session import Session
-from trimformer.utils.progress import whole_run
-from trimformer.utils.stage_timer import plan_of
 
 TOGETHER = 3 * 2**30  # bytes, at most, of members that are refitted in one walk, for which the dense model runs once
 
@@ -110,9 +108,8 @@ def sweep(
     asked = options.get("polish_data"), options.get("polish_budget", DEFAULT_BUDGET)
     check_polish([member.method for member in members], *asked, options.get("polish_stoppable", False))
     found: dict[SweepMember, PruningResult] = {}
-    with whole_run(plan_for(members, metric)):
-        session = Session(model, processor, dataset, [m.method for m in members], metric=metric, **options)
-        prune_members(session, members, found.__setitem__)
+    session = Session(model, processor, dataset, [m.method for m in members], metric=metric, **options)
+    prune_members(session, members, found.__setitem__)
     return Family(members, [found[member] for member in members])
 
 
@@ -124,12 +121,6 @@ def members_of(methods: Sequence[str], budgets: Sequence[BudgetRequest], layout:
     """
     found = find_methods(methods, layout)
     return [SweepMember(name, method, asked) for name, method in found.items() for asked in budgets]
-
-
-def plan_for(members: Sequence[SweepMember], metric: Metric) -> dict[str, list[float]]:
-    """For the bar: how long the stages of their sweep take."""
-    methods = {member.method for member in members}
-    return plan_of(len(members), len(methods), table=metric == "latency", polish=any(map(polishes, methods)))
 
 
 def prune_members(

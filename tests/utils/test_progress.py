@@ -2,47 +2,42 @@ import sys
 
 import pytest
 
-from trimformer.utils import progress as shown
-from trimformer.utils.progress import progress, stage, whole_run
-from trimformer.utils.stage_timer import StageTimer, plan_of
+from trimformer.utils.progress import progress
+from trimformer.utils.stage_timer import StageTimer
 
 
-@pytest.fixture
-def terminal(monkeypatch):
+def test_each_loop_has_its_own_named_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-
-
-def test_one_bar_goes_over_all_stages_and_ends_full(terminal):
-    seen = []
-    with whole_run({"data": [1.0], "update": [2.0, 3.0]}):
-        bar = shown._current[-1]._bar
-        for name in ("data", "update", "update"):
-            with stage(name):
-                for _ in range(2):  # a stage may have several loops
-                    for _ in progress(range(3), "loop"):
-                        seen.append(bar.n)
-            assert shown.WORDS[name] in bar.desc
-        assert bar.n == pytest.approx(6.0)
-    assert seen == sorted(seen)
-    assert not shown._current
-
-
-def test_what_was_not_planned_takes_no_room(terminal):
-    with whole_run({"data": [1.0]}):
-        bar = shown._current[-1]._bar
-        for _ in range(2):
-            with stage("data"), stage("judge"):
-                assert list(progress([1, 2], "loop")) == [1, 2]
-        assert bar.n <= 1.0
+    for desc in ("calibrate", "update"):
+        assert list(progress(range(3), desc)) == [0, 1, 2]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "calibrate:" in err
+    assert "update:" in err
 
 
 def test_without_a_terminal_nothing_is_shown(capsys):
-    with whole_run(plan_of(target=True)), StageTimer()("data"):
-        list(progress(range(3), "loop"))
+    with StageTimer()("data"):
+        assert list(progress(range(3), "loop")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_is_gone_after_an_error():
-    with pytest.raises(KeyError), whole_run(plan_of()):
-        raise KeyError
-    assert not shown._current
+def test_other_processes_of_a_run_show_no_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("trimformer.utils.progress.is_main", lambda: False)
+    assert list(progress(range(3), "loop")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_timer_adds_up_repeated_stages(monkeypatch):
+    seconds = iter([0.0, 1.0, 10.0, 12.0, 20.0, 25.0])
+    monkeypatch.setattr("trimformer.utils.stage_timer.time.perf_counter", lambda: next(seconds))
+    timer = StageTimer()
+    with timer("data"):
+        pass
+    before = dict(timer.seconds)
+    for stage in ("data", "update"):
+        with timer(stage):
+            pass
+    assert timer.seconds == {"data": 3.0, "update": 5.0}
+    assert timer.since(before) == {"data": 2.0, "update": 5.0}

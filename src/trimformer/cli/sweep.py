@@ -24,11 +24,10 @@ from trimformer.reporting.page.sweep import family_page
 from trimformer.reporting.result_files import write_result
 from trimformer.results import PruningResult, aligned
 from trimformer.session.session import Session
-from trimformer.sweeping import SweepMember, mark_front, member_entry, members_of, plan_for, prune_members
+from trimformer.sweeping import SweepMember, mark_front, member_entry, members_of, prune_members
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import check_output, lock_output, replace_file
-from trimformer.utils.progress import whole_run
 from trimformer.version import __version__
 
 FAMILY, PAGE = "family.json", "report.html"
@@ -77,20 +76,19 @@ def _prune(
         command, sublayers = ["trimformer", *arguments.words], find_sublayers(model)
         write_result(result, result.processor, output / member.folder, sublayers, shown, kept_log.lines, command)
 
-    with whole_run(plan_for(members, arguments.metric)):
-        session = Session(
-            model,
-            processor,
-            train,
-            [member.method for member in members],
-            eval_dataset=validation,
-            task=task,
-            metric=arguments.metric,
-            latency=LatencyOptions(arguments.bs, arguments.seq_len, arguments.backend),
-            polish_data=read_polish_data(arguments.polish_data) if arguments.polish_data else None,
-            **calibration_options(arguments),
-        )
-        prune_members(session, members, write)
+    session = Session(
+        model,
+        processor,
+        train,
+        [member.method for member in members],
+        eval_dataset=validation,
+        task=task,
+        metric=arguments.metric,
+        latency=LatencyOptions(arguments.bs, arguments.seq_len, arguments.backend),
+        polish_data=read_polish_data(arguments.polish_data) if arguments.polish_data else None,
+        **calibration_options(arguments),
+    )
+    prune_members(session, members, write)
     return session.clock.seconds
 
 
