@@ -1,7 +1,5 @@
 import sys
 
-import pytest
-
 from trimformer.utils.progress import progress
 from trimformer.utils.stage_timer import StageTimer
 
