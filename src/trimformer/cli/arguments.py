@@ -82,7 +82,7 @@ def load_task_data(options: DataOptions, model: Any, need_train: bool = True) ->
     from trimformer.data.splits import find_splits, load_hub, read_splits
     from trimformer.data.tasks import find_task, task_of
     from trimformer.data.tasks.base import check_task
-    from trimformer.data.tasks.classes import check_labelled
+    from trimformer.data.tasks.sample_labels import check_labelled
 
     problem = find_problem(model)
     options.check()

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from trimformer.checkpoints.checkpoint import load, load_model, read_masks
 from trimformer.cli.arguments import DataOptions, load_task_data
 from trimformer.data.outputs import find_problem
-from trimformer.data.tasks.blank_rows import count_blank
+from trimformer.data.tasks.blank_rows import count_blank_rows
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
@@ -39,7 +39,7 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
     report: dict[str, Any] = {}
     for name, rows in validation.items():
-        count_blank(name, rows, task)
+        count_blank_rows(name, rows, task)
         scorer = Scorer(name, rows, task, model, processor, arguments.batch_size)
         with masking:
             scores, outputs = scorer(model)

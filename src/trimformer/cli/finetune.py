@@ -16,7 +16,7 @@ from trimformer.cli.training_flags import check_training
 from trimformer.data.processor import check_vocabulary
 from trimformer.data.splits import Rows, find_splits, load_hub, read_rows, read_splits
 from trimformer.data.tasks import Task, find_task, infer_task
-from trimformer.data.tasks.labels import guess_problem, known_problem, set_labels
+from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation.scores import Scorer
 from trimformer.finetuning import finetune, require_train_extra
@@ -163,7 +163,7 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Job:
     check_vocabulary(tokenizer, Path(source))
     check_config(config, Path(source))
     known = find_task(arguments.task_name) if arguments.task_name else None
-    problem, column = known_problem(known) if known else guess_problem(rows, arguments.label_column)
+    problem, column = problem_of(known) if known else guess_problem(rows, arguments.label_column)
     set_labels(config, problem, column, [*train, *(row for part in validation.values() for row in part)])
     task = known or infer_task(
         problem, config, rows, text_columns=arguments.text_column, label_column=arguments.label_column

@@ -12,7 +12,7 @@ from trimformer.data.batches import Features
 from trimformer.data.splits import Rows, numbered
 from trimformer.data.tasks import AudioTask, ChoiceTask, ImageTask, SpanTask, Task, TextTask, TokenTask
 from trimformer.data.tasks.squad_metrics import squad_f1
-from trimformer.data.tasks.tokens import UNLABELLED
+from trimformer.data.tasks.token_classification import UNLABELLED
 
 EXAMPLES = 20
 LONGEST = 300  # characters of a text that is shown

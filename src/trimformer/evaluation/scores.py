@@ -15,7 +15,7 @@ from trimformer.data.batches import make_batches, num_samples
 from trimformer.data.outputs import Problem, divergence, find_problem, predict
 from trimformer.data.splits import Rows
 from trimformer.data.tasks import Task
-from trimformer.data.tasks.classes import label_names
+from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.changed_predictions import ChangedReport, Told, find_changed

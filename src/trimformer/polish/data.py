@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
 from trimformer.data.splits import Rows, as_rows, find_splits, read_splits
 from trimformer.data.tasks import SpanTask, Task, task_of
-from trimformer.data.tasks.blank_rows import with_texts
+from trimformer.data.tasks.blank_rows import drop_blank_rows
 from trimformer.errors import TrimformerError
 from trimformer.models.calls import LABEL_KEYS, Batch
 from trimformer.options.methods import AnyMethod, Method
@@ -116,7 +116,7 @@ def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: 
                 raise TrimformerError(f"it holds samples of '{own.name}', and the model's are of '{task.name}'")
         if isinstance(own, SpanTask):
             rows = [{**row, "answers": None} for row in rows]
-        encoded = own.encode(with_texts(rows, own, "rows to polish on"), processor, model.config)
+        encoded = own.encode(drop_blank_rows(rows, own, "rows to polish on"), processor, model.config)
     except TrimformerError as error:
         raise TrimformerError(f"polish data cannot be used: {error}") from error
     return without_labels(encoded)

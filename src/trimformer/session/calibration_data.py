@@ -14,8 +14,8 @@ from trimformer.data.batches import Features, make_batches, mean_length, sample_
 from trimformer.data.batches import num_samples as num_samples_of
 from trimformer.data.splits import Rows, Selection, as_rows, check_sets, find_splits
 from trimformer.data.tasks import Task, task_of
-from trimformer.data.tasks.blank_rows import count_blank, with_texts
-from trimformer.data.tasks.classes import check_labelled
+from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
+from trimformer.data.tasks.sample_labels import check_labelled
 from trimformer.data.token_ids import check_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.quality_test import check_judges
@@ -102,11 +102,11 @@ def draw_samples(
     judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
     if target is not None and judged is None:
         train, judged = _set_aside(train, num_samples, seed)
-    blank = sum(count_blank(name, rows, task) for name, rows in sets.items())
+    blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
-        count_blank("judged", judged, task)
+        count_blank_rows("judged", judged, task)
     before = len(train)
-    train = with_texts(train, task)
+    train = drop_blank_rows(train, task)
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
         logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))

@@ -6,11 +6,10 @@ import torch
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Model, WhisperFeatureExtractor
 
 from tests.data.made import RATE, audio_model, extractor, image_processor, make_wave, save_sound
-from tests.data.tasks.test_images import task_of
 from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.outputs import predict
 from trimformer.data.splits import read_splits
-from trimformer.data.tasks import AudioTask
+from trimformer.data.tasks import AudioTask, task_of
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
 

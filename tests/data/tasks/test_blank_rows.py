@@ -4,7 +4,7 @@ import pytest
 
 from trimformer import TrimformerError
 from trimformer.data.tasks import ChoiceTask, EmbeddingTask, ImageTask, SpanTask, TextTask, TokenTask
-from trimformer.data.tasks.blank_rows import count_blank, with_texts
+from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 
 TEXT = TextTask(name="text", problem="single_label", text_columns=("text",))
 PAIR = TextTask(name="pair", problem="single_label", text_columns=("a", "b"))
@@ -40,9 +40,9 @@ def test_a_row_is_blank_where_none_of_its_texts_has_a_letter(name):
 
 def test_rows_that_are_left_keep_their_numbers_and_those_left_out_are_told(caplog):
     rows = [{"text": ""}, {"text": "a"}, {"text": " "}, {"text": "b"}]
-    left = with_texts(rows, TEXT)
+    left = drop_blank_rows(rows, TEXT)
     assert (list(left), left.numbers) == ([rows[1], rows[3]], [2, 4])
-    assert count_blank("mine", rows, TEXT) == 2
+    assert count_blank_rows("mine", rows, TEXT) == 2
     assert [record.getMessage() for record in caplog.records] == [
         "rows to calibrate on without a text, left out: 2 of 4",
         "rows of 'mine' without a text, scored like all others: 2 of 4",
@@ -51,14 +51,14 @@ def test_rows_that_are_left_keep_their_numbers_and_those_left_out_are_told(caplo
 
 def test_rows_that_all_have_a_text_are_left_as_they_are(caplog):
     rows = [{"text": "a"}, {"text": "b"}]
-    assert with_texts(rows, TEXT) is rows
-    assert count_blank("mine", rows, TEXT) == 0
+    assert drop_blank_rows(rows, TEXT) is rows
+    assert count_blank_rows("mine", rows, TEXT) == 0
     assert not caplog.records
 
 
 def test_where_no_row_has_a_text_another_column_is_asked_for():
     rows = [{"text": ""}, {"text": " "}]
     with pytest.raises(TrimformerError, match="all 2 rows to calibrate on are without a text"):
-        with_texts(rows, TEXT)
+        drop_blank_rows(rows, TEXT)
     with pytest.raises(TrimformerError, match="all 2 rows of 'mine' are without a text"):
-        count_blank("mine", rows, TEXT)
+        count_blank_rows("mine", rows, TEXT)

@@ -9,10 +9,9 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 
 from tests.conftest import make_model, make_rows, make_tokenizer
 from tests.data.made import RATE, audio_model, extractor, image_model, image_processor, make_pixels, make_wave
-from tests.data.tasks.test_images import task_of
 from trimformer.data.batches import make_batches
 from trimformer.data.splits import as_rows
-from trimformer.data.tasks import EncodedTask
+from trimformer.data.tasks import EncodedTask, task_of
 from trimformer.errors import TrimformerError
 
 MODEL = make_model()

@@ -8,16 +8,11 @@ from PIL import Image
 from tests.conftest import make_model, make_tokenizer, without_intervals
 from tests.data.made import clip_model, clip_processor, image_model, image_processor, make_pixels, save_image
 from trimformer.data.batches import make_batches, mean_length
-from trimformer.data.outputs import find_problem, predict
+from trimformer.data.outputs import predict
 from trimformer.data.splits import read_splits
-from trimformer.data.tasks import ImageTask, ImageTextTask, infer_task
+from trimformer.data.tasks import ImageTask, ImageTextTask, task_of
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
-
-
-def task_of(model, rows, **columns):
-    kinds = {"model_class_name": type(model).__name__, "main_input": model.main_input_name}
-    return infer_task(find_problem(model), model.config, rows, **kinds, **columns)
 
 
 def make_rows(count=5, **more):

@@ -10,15 +10,15 @@ from trimformer.data.processor import is_dual
 from trimformer.data.splits import Rows
 from trimformer.data.tasks.audio import AudioTask, audio_task
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns
-from trimformer.data.tasks.choice import ChoiceTask, choice_task
-from trimformer.data.tasks.classes import label_names
 from trimformer.data.tasks.embedding import EmbeddingTask, embedding_task
 from trimformer.data.tasks.encoded import EncodedTask, encoded_task, is_encoded
 from trimformer.data.tasks.glue import GLUE_TASKS
 from trimformer.data.tasks.images import ImageTask, ImageTextTask, image_task, image_text_task
-from trimformer.data.tasks.span import SPAN_TASKS, SpanTask, span_task
+from trimformer.data.tasks.multiple_choice import ChoiceTask, choice_task
+from trimformer.data.tasks.question_answering import SPAN_TASKS, SpanTask, span_task
+from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import TextTask, text_task
-from trimformer.data.tasks.tokens import TokenTask, are_plain_texts, token_task
+from trimformer.data.tasks.token_classification import TokenTask, plain_text_column, token_task
 from trimformer.errors import TrimformerError
 
 __all__ = [
@@ -118,7 +118,7 @@ def _task_of_texts(
     if head.endswith("ForMultipleChoice"):
         return choice_task(rows, text_columns=text_columns, label_column=label_column, max_length=limit)
     if problem == "tokens" and not head.endswith("ForMaskedLM"):
-        plain = are_plain_texts(rows, text_columns, label_column)
+        plain = plain_text_column(rows, text_columns, label_column)
         if plain is not None:
             return text_task(problem, rows, text_columns=[plain], max_length=limit)
         words = text_columns[0] if text_columns else None

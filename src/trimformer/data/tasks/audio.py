@@ -11,15 +11,15 @@ from trimformer.data.media import open_sound
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import audio_part
 from trimformer.data.splits import Rows, numbered
-from trimformer.data.tasks.base import NO_LIMIT, check_columns, name_it, usual_column
-from trimformer.data.tasks.classes import ClassTask, find_labels, label_names, with_labels
+from trimformer.data.tasks.base import NO_LIMIT, check_columns, guess_column, missing_column
+from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, with_labels
 from trimformer.errors import TrimformerError, one_sentence
 
 AUDIO_COLUMNS = ("audio", "sound", "speech", "wav", "waveform", "audio_path", "path", "file")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioTask(ClassTask):
+class AudioTask(LabelTask):
     """One sound per row, and at most one label (or list of labels).
 
     The feature extractor sees each sound alone, so that one is not normalised with another's padding.
@@ -79,8 +79,8 @@ def audio_task(
     Raises:
         TrimformerError: no column of sounds is named and none can be guessed.
     """
-    column = columns[0] if columns else usual_column(AUDIO_COLUMNS, rows[0])
+    column = columns[0] if columns else guess_column(AUDIO_COLUMNS, rows[0])
     if column is None:
-        raise name_it("audio column", rows[0])
-    found = find_labels(problem, rows, label_names(config), label_column, [column])
+        raise missing_column("audio column", rows[0])
+    found = label_fields(problem, rows, label_names(config), label_column, [column])
     return AudioTask(name="audio", audio_column=column, max_length=NO_LIMIT, **found)

@@ -17,7 +17,7 @@ from trimformer.data.splits import Rows, numbered
 from trimformer.errors import TrimformerError
 from trimformer.models import max_positions
 
-MANY = 30  # names are listed in a message
+MAX_LISTED = 30  # names are listed in a message
 
 _WHOLE = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes classes as 1.0 where some are missing
 
@@ -83,13 +83,13 @@ class Task(ABC):
         """Metrics of the model's outputs, one per feature; empty where the rows have no labels."""
 
 
-def usual_column(usual: Sequence[str], columns: Iterable[Any], taken: Sequence[str] = ()) -> str | None:
+def guess_column(usual: Sequence[str], columns: Iterable[Any], taken: Sequence[str] = ()) -> str | None:
     """The first of the usual names that is a column's, however it is written; None: there is none."""
     written = {str(column).strip().lower(): str(column) for column in columns if column not in taken}
     return next((written[name] for name in usual if name in written), None)
 
 
-def name_it(what: str, columns: Iterable[Any], *, labels: bool = False) -> TrimformerError:
+def missing_column(what: str, columns: Iterable[Any], *, labels: bool = False) -> TrimformerError:
     """The error of a column that cannot be guessed."""
     name = "label" if labels else "text"
     return TrimformerError(
@@ -125,8 +125,8 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
             return int(names[value])
         if not _WHOLE.fullmatch(value):
             known = sorted(map(str, names))
-            more = f" and {len(known) - MANY} more" if len(known) > MANY else ""
-            listed = ", ".join(known[:MANY]) + more
+            more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
+            listed = ", ".join(known[:MAX_LISTED]) + more
             raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {listed}")
     try:
         number = int(value.split(".")[0] if isinstance(value, str) else value)

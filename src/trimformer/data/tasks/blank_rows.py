@@ -9,7 +9,7 @@ from trimformer.errors import TrimformerError
 logger = logging.getLogger(__name__)
 
 
-def with_texts(rows: Rows, task: Task, what: str = "rows to calibrate on") -> Rows:
+def drop_blank_rows(rows: Rows, task: Task, what: str = "rows to calibrate on") -> Rows:
     """The rows that have a text; how many have none is logged.
 
     Raises:
@@ -23,7 +23,7 @@ def with_texts(rows: Rows, task: Task, what: str = "rows to calibrate on") -> Ro
     return Selection(rows, kept)
 
 
-def count_blank(name: str, rows: Rows, task: Task) -> int:
+def count_blank_rows(name: str, rows: Rows, task: Task) -> int:
     """Rows to score on that have no text, which is logged. They count, as wherever else the model is scored on them.
 
     Raises:

@@ -14,14 +14,14 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
 from trimformer.data.splits import Rows, numbered
-from trimformer.data.tasks.base import Task, check_columns, name_it, usual_column
-from trimformer.data.tasks.classes import LABEL_COLUMNS
+from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
+from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
-from trimformer.data.tasks.text_values import is_blank, texts_of
+from trimformer.data.tasks.text_values import column_texts, is_blank
 from trimformer.errors import TrimformerError
 
 # Columns that hold texts beside each other, in the order in which they are looked for.
-GROUPS = (
+TEXT_GROUPS = (
     ("sentence1", "sentence2"),
     ("text1", "text2"),
     ("question1", "question2"),
@@ -62,7 +62,7 @@ class EmbeddingTask(Task):
                         f"'{value}' in column '{self.score_column}' of row {number} is not a number; it says how alike "
                         "two texts are"
                     )
-        texts = [text for column in self.text_columns for text in texts_of(rows, column)]
+        texts = [text for column in self.text_columns for text in column_texts(rows, column)]
         return encode_texts([texts], self, processor, config)
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
@@ -88,9 +88,9 @@ def embedding_task(
     """
     texts = tuple(text_columns or _usual_texts(rows[0]))
     if not texts:
-        raise name_it("text column", rows[0])
+        raise missing_column("text column", rows[0])
     if score_column is None and len(texts) == 2:
-        column = usual_column(LABEL_COLUMNS, rows[0], texts)
+        column = guess_column(LABEL_COLUMNS, rows[0], texts)
         score_column = column if column is not None and _is_number(rows[0][column]) else None
     return EmbeddingTask(
         name="embedding",
@@ -104,8 +104,8 @@ def embedding_task(
 def _usual_texts(columns: Iterable[Any]) -> tuple[str, ...]:
     """The usual names of columns of texts, of several beside each other or of one."""
     columns = list(columns)
-    for group in (*GROUPS, *((name,) for name in TEXT_COLUMNS)):
-        found = [usual_column((name,), columns) for name in group]
+    for group in (*TEXT_GROUPS, *((name,) for name in TEXT_COLUMNS)):
+        found = [guess_column((name,), columns) for name in group]
         if all(found):
             return tuple(name for name in found if name)
     return ()

@@ -14,18 +14,18 @@ from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features
 from trimformer.data.outputs import Problem
 from trimformer.data.splits import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns
-from trimformer.data.tasks.classes import ClassTask, find_labels, label_names, read_label
-from trimformer.data.tasks.tokens import UNLABELLED, token_scores
+from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, read_label
+from trimformer.data.tasks.token_classification import UNLABELLED, token_scores
 from trimformer.errors import TrimformerError
 from trimformer.models import max_positions
 
-ENCODED = ("input_ids", "pixel_values", "input_values", "input_features")
+MODEL_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 
 _SPAN = ("start_positions", "end_positions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedTask(ClassTask):
+class EncodedTask(LabelTask):
     """Rows that hold a model's inputs; they are handed through, without the padding that `attention_mask` tells of.
 
     Attributes:
@@ -146,7 +146,7 @@ def _unpadded(sample: dict[str, Any]) -> dict[str, Any]:
 
 def is_encoded(rows: Rows) -> bool:
     """Whether the rows hold a model's inputs."""
-    return any(key in rows[0] for key in ENCODED)
+    return any(key in rows[0] for key in MODEL_INPUTS)
 
 
 def encoded_task(
@@ -163,7 +163,7 @@ def encoded_task(
         label_column: None: `labels` or `label`, where they are there.
     """
     is_choice, per_token = head.endswith("ForMultipleChoice"), head.endswith("ForTokenClassification")
-    found = find_labels(problem, rows, label_names(config), label_column)
+    found = label_fields(problem, rows, label_names(config), label_column)
     if per_token:
         column = label_column or next((name for name in ("labels", "label") if name in rows[0]), None)
         found |= {"label_column": column, "metric": "f1" if column else None}

@@ -11,17 +11,17 @@ from trimformer.data.media import open_image
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import image_part
 from trimformer.data.splits import Rows, numbered
-from trimformer.data.tasks.base import NO_LIMIT, check_columns, name_it, usual_column
-from trimformer.data.tasks.classes import ClassTask, find_labels, label_names, with_labels
+from trimformer.data.tasks.base import NO_LIMIT, check_columns, guess_column, missing_column
+from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, with_labels
 from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
-from trimformer.data.tasks.text_values import texts_of
+from trimformer.data.tasks.text_values import column_texts
 from trimformer.errors import TrimformerError, one_sentence
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo", "image_path", "pixels", "path", "file")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask(ClassTask):
+class ImageTask(LabelTask):
     """One image per row, and at most one label (or list of labels).
 
     Attributes:
@@ -60,11 +60,11 @@ class ImageTextTask(ImageTask):
     auto_class: ClassVar[str] = "AutoModel"
 
     def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
-        return super(ClassTask, self).length_limit(processor, config)
+        return super(LabelTask, self).length_limit(processor, config)
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         check_columns(rows, [self.image_column, self.text_column])
-        texts = encode_texts([texts_of(rows, self.text_column)], self, processor, config)
+        texts = encode_texts([column_texts(rows, self.text_column)], self, processor, config)
         images = encode_images(rows, self.image_column, processor, self._channels(config))
         return [{**text, **image} for text, image in zip(texts, images, strict=True)]
 
@@ -100,10 +100,10 @@ def image_task(
     Raises:
         TrimformerError: no image column is named and none can be guessed.
     """
-    column = columns[0] if columns else usual_column(IMAGE_COLUMNS, rows[0])
+    column = columns[0] if columns else guess_column(IMAGE_COLUMNS, rows[0])
     if column is None:
-        raise name_it("image column", rows[0])
-    found = find_labels(problem, rows, label_names(config), label_column, [column])
+        raise missing_column("image column", rows[0])
+    found = label_fields(problem, rows, label_names(config), label_column, [column])
     return ImageTask(name="image", image_column=column, max_length=NO_LIMIT, **found)
 
 
@@ -119,8 +119,8 @@ def image_text_task(rows: Rows, *, columns: Sequence[str] | None = None, max_len
         TrimformerError: a column is not named and cannot be guessed.
     """
     named = list(columns or ())
-    image = named[0] if len(named) == 2 else usual_column(IMAGE_COLUMNS, rows[0], named)
-    text = named[-1] if named else usual_column(("caption", "captions", *TEXT_COLUMNS), rows[0])
+    image = named[0] if len(named) == 2 else guess_column(IMAGE_COLUMNS, rows[0], named)
+    text = named[-1] if named else guess_column(("caption", "captions", *TEXT_COLUMNS), rows[0])
     if image is None or text is None:
         raise TrimformerError(
             f"no {'image' if image is None else 'text'} column found among {', '.join(rows[0])}; this model needs an "

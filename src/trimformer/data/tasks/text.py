@@ -9,9 +9,9 @@ from transformers import PreTrainedConfig
 from trimformer.data.batches import Features
 from trimformer.data.processor import text_part, tokenize
 from trimformer.data.splits import Rows
-from trimformer.data.tasks.base import Task, check_columns, name_it, usual_column
-from trimformer.data.tasks.classes import ClassTask, find_labels, with_labels
-from trimformer.data.tasks.text_values import is_blank, texts_of
+from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
+from trimformer.data.tasks.sample_labels import LabelTask, label_fields, with_labels
+from trimformer.data.tasks.text_values import column_texts, is_blank
 from trimformer.errors import TrimformerError
 
 TEXT_COLUMNS = (
@@ -32,11 +32,11 @@ PAIR_COLUMNS = (
 )
 
 # Their text tower was trained on texts padded to full length, and looks at the last token.
-_PADDED = ("siglip", "siglip2", "siglip_text_model", "siglip2_text_model")
+_FULL_LENGTH = ("siglip", "siglip2", "siglip_text_model", "siglip2_text_model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask(ClassTask):
+class TextTask(LabelTask):
     """One text or a pair per row, and at most one label (or list of labels).
 
     Attributes:
@@ -50,7 +50,7 @@ class TextTask(ClassTask):
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         check_columns(rows, self.text_columns)
         labels = self.labels(rows, config)
-        texts = [texts_of(rows, column) for column in self.text_columns]
+        texts = [column_texts(rows, column) for column in self.text_columns]
         return with_labels(encode_texts(texts, self, processor, config), labels)
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
@@ -71,7 +71,7 @@ def encode_texts(
     Raises:
         TrimformerError: the limit leaves no room for a text.
     """
-    padding = "max_length" if config.model_type in _PADDED else False
+    padding = "max_length" if config.model_type in _FULL_LENGTH else False
     limit = task.length_limit(processor, config)
     needed = text_part(processor).num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
     if limit < needed:
@@ -86,10 +86,10 @@ def guess_text_columns(columns: Iterable[str]) -> tuple[str, ...] | None:
     """The usual names of a pair of text columns, else of one, that are among `columns`, however they are written."""
     columns = list(columns)
     for pair in PAIR_COLUMNS:
-        found = [usual_column([name], columns) for name in pair]
+        found = [guess_column([name], columns) for name in pair]
         if all(found):
             return tuple(map(str, found))
-    single = usual_column(TEXT_COLUMNS, columns)
+    single = guess_column(TEXT_COLUMNS, columns)
     return (single,) if single else None
 
 
@@ -111,10 +111,10 @@ def text_task(
         raise TrimformerError("the data has no rows")
     texts = tuple(text_columns) if text_columns else guess_text_columns(rows[0])
     if texts is None:
-        raise name_it("text column", rows[0])
+        raise missing_column("text column", rows[0])
     return TextTask(
         name="text" if len(texts) == 1 else "pair",
         text_columns=texts,
         max_length=max_length,
-        **find_labels(problem, rows, label_names, label_column, texts),
+        **label_fields(problem, rows, label_names, label_column, texts),
     )

@@ -8,13 +8,13 @@ from trimformer.data.splits import Rows, numbered
 from trimformer.errors import TrimformerError
 
 
-def texts_of(rows: Rows, column: str) -> list[str]:
+def column_texts(rows: Rows, column: str) -> list[str]:
     """The texts of a column.
 
     Raises:
         TrimformerError: a row holds something else.
     """
-    return [text_of(row[column], f"column '{column}' in row {number}") for number, row in numbered(rows)]
+    return [as_text(row[column], f"column '{column}' in row {number}") for number, row in numbered(rows)]
 
 
 def is_blank(value: Any) -> bool:
@@ -22,7 +22,7 @@ def is_blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def text_of(value: Any, where: str) -> str:
+def as_text(value: Any, where: str) -> str:
     """A text, or a number as one.
 
     Raises:

@@ -16,7 +16,7 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import METRICS, confidence_interval
 from trimformer.data.outputs import Problem
 from trimformer.data.splits import Rows, numbered
-from trimformer.data.tasks.base import Task, check_columns, class_id, usual_column
+from trimformer.data.tasks.base import Task, check_columns, class_id, guess_column
 from trimformer.errors import TrimformerError
 
 LABEL_COLUMNS = (
@@ -26,7 +26,7 @@ LABEL_COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassTask(Task):
+class LabelTask(Task):
     """Samples with at most one label (or list of labels) each.
 
     Attributes:
@@ -80,10 +80,10 @@ def with_labels(features: Sequence[dict[str, Any]], labels: Sequence[Any] | None
     return features
 
 
-def find_labels(
+def label_fields(
     problem: Problem, rows: Rows, names: Sequence[str], column: str | None = None, taken: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The arguments of a `ClassTask` that say where the labels are, and how outputs are scored.
+    """The arguments of a `LabelTask` that say where the labels are, and how outputs are scored.
 
     Args:
         problem: kind of the model's output; only classes and numbers have labels here.
@@ -101,9 +101,9 @@ def find_labels(
     if not metrics:
         column = None
     elif column is None:
-        column = usual_column(LABEL_COLUMNS, rows[0], taken)
+        column = guess_column(LABEL_COLUMNS, rows[0], taken)
         if problem == "multi_label" and column is None:
-            found = [usual_column([name.strip().lower()], rows[0], taken) for name in names]
+            found = [guess_column([name.strip().lower()], rows[0], taken) for name in names]
             one_hot = tuple(name for name in found if name) if all(found) else ()
     return {
         "problem": problem,
@@ -120,7 +120,7 @@ def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
     Raises:
         TrimformerError: some rows have a label and some have none.
     """
-    column = task.label_column if isinstance(task, ClassTask) else None
+    column = task.label_column if isinstance(task, LabelTask) else None
     if column is None:
         return
     with_label = [any(column in row for row in rows) for rows in sets]

@@ -5,7 +5,7 @@ from transformers import BertConfig
 
 from trimformer import TrimformerError
 from trimformer.data.tasks import TASKS
-from trimformer.data.tasks.labels import guess_problem, known_problem, set_labels
+from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
 
 HEAD = "BertForSequenceClassification"
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_guessed_is_an_error(data, column, words):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_known_task_knows_its_labels(name):
-    problem, column = known_problem(TASKS[name])
+    problem, column = problem_of(TASKS[name])
     assert problem == {"stsb": "regression", "squad": "span", "squad_v2": "span"}.get(name, "single_label")
     assert column == (None if problem == "span" else "label")
 

@@ -189,7 +189,7 @@ def test_scores_do_not_depend_on_how_many_windows_go_at_once(tokenizer, monkeypa
     features = SMALL.encode(rows, tokenizer, CONFIG)
     outputs = random_outputs(features)
     expected = SMALL.predict_answers(outputs, features, rows)
-    monkeypatch.setattr("trimformer.data.tasks.span.SCORED_AT_ONCE", 3)
+    monkeypatch.setattr("trimformer.data.tasks.question_answering.WINDOWS_AT_ONCE", 3)
     assert SMALL.predict_answers(outputs, features, rows) == expected
 
 

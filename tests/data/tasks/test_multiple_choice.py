@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from tests.conftest import make_model, make_tokenizer
-from tests.data.tasks.test_images import task_of
 from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.outputs import predict
-from trimformer.data.tasks import ChoiceTask
+from trimformer.data.tasks import ChoiceTask, task_of
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
 

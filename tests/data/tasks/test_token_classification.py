@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import make_model, make_tokenizer
 from trimformer.data.tasks import TokenTask, infer_task
-from trimformer.data.tasks.tokens import token_task
+from trimformer.data.tasks.token_classification import token_task
 from trimformer.errors import TrimformerError
 
 ENTITIES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

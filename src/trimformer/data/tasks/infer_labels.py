@@ -8,18 +8,18 @@ from transformers import PreTrainedConfig
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import architecture_of
 from trimformer.data.splits import Rows
-from trimformer.data.tasks.base import Task, name_it, usual_column
-from trimformer.data.tasks.classes import LABEL_COLUMNS
+from trimformer.data.tasks.base import Task, guess_column, missing_column
+from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TextTask
-from trimformer.data.tasks.tokens import TAG_COLUMNS, WORD_COLUMNS
+from trimformer.data.tasks.token_classification import TAG_COLUMNS, WORD_COLUMNS
 from trimformer.errors import TrimformerError
 
-MOST_CLASSES = 100_000  # an id beyond makes a head that no memory holds
+MAX_CLASSES = 100_000  # an id beyond makes a head that no memory holds
 
 _HEADS = ("ForSequenceClassification", "ForTokenClassification")
 
 
-def known_problem(task: Task) -> tuple[Problem, str | None]:
+def problem_of(task: Task) -> tuple[Problem, str | None]:
     """Kind of output and label column of a task of the table."""
     return task.problem, task.label_column if isinstance(task, TextTask) else None
 
@@ -38,9 +38,9 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
     usual = TAG_COLUMNS if is_tokens else LABEL_COLUMNS
     if label_column is not None and label_column not in columns:
         raise TrimformerError(f"the data has no column '{label_column}'; its columns are {', '.join(columns)}")
-    label_column = label_column or usual_column(usual, columns)
+    label_column = label_column or guess_column(usual, columns)
     if label_column is None:
-        raise name_it("label column", columns, labels=True)
+        raise missing_column("label column", columns, labels=True)
     if is_tokens:
         return "tokens", label_column
     values = [row[label_column] for row in rows]
@@ -114,9 +114,9 @@ def _check_ids(found: set[Any], column: str) -> None:
     """
     for item in found:
         number = float(item) if not isinstance(item, int) else item
-        if not 0 <= number < MOST_CLASSES or number != int(number):
+        if not 0 <= number < MAX_CLASSES or number != int(number):
             raise TrimformerError(
-                f"column '{column}' holds the label {item}; number classes from 0 on, to {MOST_CLASSES - 1} at most"
+                f"column '{column}' holds the label {item}; number classes from 0 on, to {MAX_CLASSES - 1} at most"
             )
 
 

@@ -3,11 +3,10 @@
 import pytest
 
 from tests.conftest import make_model, make_tokenizer
-from tests.data.tasks.test_images import task_of
 from trimformer.data.batches import make_batches
 from trimformer.data.outputs import predict
 from trimformer.data.splits import as_rows
-from trimformer.data.tasks import SpanTask, TextTask, TokenTask
+from trimformer.data.tasks import SpanTask, TextTask, TokenTask, task_of
 from trimformer.errors import TrimformerError
 
 EMOTIONS = {"id2label": {0: "joy", 1: "fear", 2: "so so"}, "label2id": {"joy": 0, "fear": 1, "so so": 2}}

@@ -17,11 +17,11 @@ from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import text_part, tokenize
 from trimformer.data.splits import Rows, numbered
-from trimformer.data.tasks.base import Task, check_columns, class_id, name_it, usual_column
-from trimformer.data.tasks.classes import label_names
-from trimformer.data.tasks.span import check_tokenizer
+from trimformer.data.tasks.base import Task, check_columns, class_id, guess_column, missing_column
+from trimformer.data.tasks.question_answering import check_token_offsets
+from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import guess_text_columns
-from trimformer.data.tasks.text_values import is_blank, text_of
+from trimformer.data.tasks.text_values import as_text, is_blank
 from trimformer.errors import TrimformerError
 
 WORD_COLUMNS = ("tokens", "words")
@@ -51,12 +51,12 @@ class TokenTask(Task):
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         tokenizer = text_part(processor)
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
-        check_tokenizer(tokenizer)
+        check_token_offsets(tokenizer)
         words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
         encoded = tokenize(
             _with_leading_spaces(tokenizer),
             [
-                [text_of(word, f"a word of row {n}") for word in sample]
+                [as_text(word, f"a word of row {n}") for word in sample]
                 for (n, _), sample in zip(numbered(rows), words, strict=True)
             ],
             is_split_into_words=True,
@@ -153,10 +153,10 @@ def token_task(
     """
     if not len(rows):
         raise TrimformerError("the data has no rows")
-    words = words_column or usual_column(WORD_COLUMNS, rows[0])
+    words = words_column or guess_column(WORD_COLUMNS, rows[0])
     if words is None:
-        raise name_it("column of words", rows[0])
-    tags = tags_column or usual_column(TAG_COLUMNS, rows[0], [words])
+        raise missing_column("column of words", rows[0])
+    tags = tags_column or guess_column(TAG_COLUMNS, rows[0], [words])
     return TokenTask(
         name="tokens",
         words_column=words,
@@ -167,10 +167,10 @@ def token_task(
     )
 
 
-def are_plain_texts(rows: Rows, text_columns: Sequence[str] | None, tags_column: str | None) -> str | None:
+def plain_text_column(rows: Rows, text_columns: Sequence[str] | None, tags_column: str | None) -> str | None:
     """The column of texts of rows that have neither lists of words nor tags; None: they have."""
     column = text_columns[0] if text_columns else None
-    if tags_column or usual_column((*WORD_COLUMNS, *TAG_COLUMNS), rows[0], [column] if column else []):
+    if tags_column or guess_column((*WORD_COLUMNS, *TAG_COLUMNS), rows[0], [column] if column else []):
         return None
     column = column or next(iter(guess_text_columns(rows[0]) or ()), None)
     return column if column and isinstance(rows[0].get(column), str) else None

@@ -16,9 +16,9 @@ from trimformer.data.metrics import confidence_interval
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import text_part, tokenize
 from trimformer.data.splits import Rows, numbered
-from trimformer.data.tasks.base import Task, check_columns, name_it, usual_column
+from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.squad_metrics import squad_exact, squad_f1
-from trimformer.data.tasks.text_values import is_blank, text_of, texts_of
+from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
 from trimformer.errors import TrimformerError
 
 PAIR_COLUMNS = (
@@ -34,7 +34,7 @@ PAIR_COLUMNS = (
     ("text", "text_pair"),  # what tuples become
 )
 
-SCORED_AT_ONCE = 256  # windows: bounds the memory of scoring
+WINDOWS_AT_ONCE = 256  # windows: bounds the memory of scoring
 
 Span = tuple[int, int]
 
@@ -71,8 +71,8 @@ class SpanTask(Task):
         """
         tokenizer, labelled = text_part(processor), _has_answers(rows)
         check_columns(rows, (*self.pair_columns, *(["answers"] if labelled else [])))
-        check_tokenizer(tokenizer)
-        questions, contexts = (texts_of(rows, column) for column in self.pair_columns)
+        check_token_offsets(tokenizer)
+        questions, contexts = (column_texts(rows, column) for column in self.pair_columns)
         answers = [
             _first_answer(row, context, f"row {number}") if labelled else None
             for (number, row), context in zip(numbered(rows), contexts, strict=True)
@@ -116,8 +116,8 @@ class SpanTask(Task):
         """
         spans: list[Span] = [(0, 0)] * len(rows)
         best, null = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
-        for first in range(0, len(features), SCORED_AT_ONCE):
-            chunk = slice(first, first + SCORED_AT_ONCE)
+        for first in range(0, len(features), WINDOWS_AT_ONCE):
+            chunk = slice(first, first + WINDOWS_AT_ONCE)
             found = self._best_spans(outputs[chunk], features[chunk])
             for window, score, null_score, span in zip(features[chunk], *found, strict=True):
                 example = window["example"]
@@ -167,7 +167,7 @@ class SpanTask(Task):
         return metrics
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_token_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises:
     TrimformerError: the tokenizer cannot tell which token is where.
     """
@@ -191,7 +191,7 @@ def _first_answer(row: Mapping[str, Any], context: str, where: str) -> Span | No
         if not texts:
             return None
         first = texts[0], starts[0]
-        text, start = text_of(first[0], f"the answer of {where}"), int(first[1])
+        text, start = as_text(first[0], f"the answer of {where}"), int(first[1])
     except TrimformerError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -247,10 +247,10 @@ def span_task(rows: Rows, *, text_columns: Sequence[str] | None = None, max_leng
         TrimformerError: no pair of columns is named and none can be guessed.
     """
     if text_columns is None:
-        usual = ([usual_column([name], rows[0]) for name in pair] for pair in PAIR_COLUMNS)
+        usual = ([guess_column([name], rows[0]) for name in pair] for pair in PAIR_COLUMNS)
         text_columns = next(([str(name) for name in pair] for pair in usual if all(pair)), None)
     if text_columns is None:
-        raise name_it("columns of a question and its context", rows[0])
+        raise missing_column("columns of a question and its context", rows[0])
     if len(text_columns) != 2:
         raise TrimformerError(f"'{text_columns[0]}' is one column; name two: the question's and the context's")
     answers = [row["answers"] for row in rows if row.get("answers") is not None]

@@ -13,9 +13,9 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.outputs import Problem
 from trimformer.data.splits import Rows, numbered
-from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, name_it, usual_column
+from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import encode_texts
-from trimformer.data.tasks.text_values import is_blank, text_of
+from trimformer.data.tasks.text_values import as_text, is_blank
 from trimformer.errors import TrimformerError
 
 CONTEXT_COLUMNS = ("sent1", "article", "passage", "context", "ctx", "premise", "prompt", "goal")
@@ -59,7 +59,7 @@ class ChoiceTask(Task):
         counts, labels = [], []
         for number, row in numbered(rows):
             choices, names = self.choices(row, f"row {number}")
-            begins = [text_of(row[name], f"column '{name}' in row {number}") for name in beginnings]
+            begins = [as_text(row[name], f"column '{name}' in row {number}") for name in beginnings]
             texts[0].extend(begins[:1] * len(choices))
             texts[1].extend(" ".join([*begins[1:], choice]) for choice in choices)
             counts.append(len(choices))
@@ -83,7 +83,7 @@ class ChoiceTask(Task):
         values, names = self._values(row)
         if not isinstance(values, list | tuple) or len(values) < 2:
             raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is no list of two choices or more")
-        return [text_of(value, f"a choice of {where}") for value in values], names
+        return [as_text(value, f"a choice of {where}") for value in values], names
 
     def _values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """What stands where the choices should, and their names."""
@@ -152,15 +152,15 @@ def choice_task(
         context = text_columns[0]
         choices: tuple[str, ...] = (text_columns[1],)
     else:
-        context, question = usual_column(CONTEXT_COLUMNS, row), usual_column(QUESTION_COLUMNS, row)
+        context, question = guess_column(CONTEXT_COLUMNS, row), guess_column(QUESTION_COLUMNS, row)
         if context is None and question is None:
-            raise name_it("column of questions", row)
+            raise missing_column("column of questions", row)
         of_lists = [name for name in CHOICES_COLUMNS if not isinstance(row.get(name), str)]
-        single = usual_column(of_lists, row, [context or "", question or ""])
+        single = guess_column(of_lists, row, [context or "", question or ""])
         choices = (single,) if single else tuple(sorted(name for name in row if _NUMBERED.fullmatch(name)))
         if not choices:
-            raise name_it("column of choices", row)
-    label = label_column or usual_column(LABEL_COLUMNS, row, choices)
+            raise missing_column("column of choices", row)
+    label = label_column or guess_column(LABEL_COLUMNS, row, choices)
     return ChoiceTask(
         name="choice",
         context_column=context,
