@@ -81,7 +81,7 @@ def test_tokenizers_know_unicode_only_which_is_told_first(command, tmp_path, cap
     for words in tried:
         capsys.readouterr()
         assert run(main, *words) == 2
-        assert "no name in Unicode" in error_line(capsys.readouterr().err)
+        assert "name that is not Unicode" in error_line(capsys.readouterr().err)
     assert tree(tmp_path) == before
 
 

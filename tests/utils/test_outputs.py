@@ -1,5 +1,7 @@
 """Outputs appear whole or not at all, one run at a time, and what a killed run left is cleared."""
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -47,9 +49,17 @@ with lock_output(place):
 """
 
 
-def killed(place, moment):
-    """A run that was killed at that moment."""
-    words = [sys.executable, "-c", WRITER, str(place), moment]
+NO_FLOCK = """
+import errno, fcntl
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+fcntl.flock = refuse
+"""
+
+
+def killed(place, moment, program=WRITER):
+    """A run that waits at that moment, to be killed."""
+    words = [sys.executable, "-c", program, str(place), moment]
     run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert run.stdout.readline() == "ready\n"
     return run
@@ -59,6 +69,16 @@ def kill(run):
     run.send_signal(signal.SIGKILL)
     run.wait()
     run.stdout.close()
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """A file system without locks, as some network file systems are."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
 
 
 def write(place, names="xy"):
@@ -107,6 +127,36 @@ def test_two_runs_to_one_place_are_told_apart_before_the_work(tmp_path):
         assert len(found) == 1
         write(place)
     assert tree(tmp_path) == {"a", "a/out", "a/out/x", "a/out/y"}
+
+
+@pytest.mark.usefixtures("no_flock")
+@pytest.mark.parametrize("exists", [False, True])
+def test_without_locks_a_second_run_fails_and_nothing_hidden_stays(tmp_path, exists):
+    place = tmp_path / "out"
+    if exists:
+        place.mkdir()
+    with lock_output(place):
+        with pytest.raises(TrimformerError, match="may be another run's"):
+            OutputLock(place, "directory").acquire()
+        write(place)
+    assert tree(tmp_path) == {"out", "out/x", "out/y"}
+
+
+def test_without_locks_what_a_killed_run_left_is_cleared_by_the_next(tmp_path, no_flock):
+    run = killed(tmp_path / "out", "writing", NO_FLOCK + WRITER)
+    with pytest.raises(TrimformerError, match="may be another run's"):
+        write(tmp_path / "out")
+    kill(run)
+    write(tmp_path / "out")
+    assert tree(tmp_path) == {"out", "out/x", "out/y"}
+
+
+def test_without_locks_temporary_folders_work(tmp_path, monkeypatch, no_flock):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with temporary_directory() as first, temporary_directory() as second:
+        assert first.is_dir()
+        assert second.is_dir()
+    assert not tree(tmp_path)
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -219,7 +269,7 @@ def test_names_of_every_kind_are_written(tmp_path):
     odd = os.fsdecode(b"caf\xe9")  # no Unicode, and so nothing for a tokenizer
     with lock_file(tmp_path / odd) as give:
         give("scores")
-    with pytest.raises(TrimformerError, match="no name in Unicode"):
+    with pytest.raises(TrimformerError, match="name that is not Unicode"):
         write(tmp_path / f"{odd} too")
     assert len(list(tmp_path.iterdir())) == 6
 

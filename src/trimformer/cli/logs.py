@@ -83,18 +83,18 @@ def _told(run: Callable[[], int | None]) -> int:
     """Runs, and tells what ended it."""
     set_up_logging()
     signals.interrupted = signals.terminated = False
-    output_lock.complete.clear()
+    output_lock.completed.clear()
     try:
         with signals.heeded():
             return run() or 0
     except Terminated:
         return _terminated()
     except KeyboardInterrupt as error:
-        _say(str(error) or f"interrupted; {output_lock.told()}")
+        _say(str(error) or f"interrupted; {output_lock.describe_completed()}")
         return 130
     except Exception as error:
         if signals.interrupted:  # a library caught it, and told it as a trouble of its own
-            _say(f"interrupted; {output_lock.told()}")
+            _say(f"interrupted; {output_lock.describe_completed()}")
             return 130
         if signals.terminated:
             return _terminated()
@@ -111,7 +111,7 @@ def _told(run: Callable[[], int | None]) -> int:
 
 def _terminated() -> int:
     if is_main():
-        _say(f"terminated; {output_lock.told()}")
+        _say(f"terminated; {output_lock.describe_completed()}")
     return 143
 
 
@@ -139,7 +139,7 @@ def _unexpected(error: Exception) -> int:
         _say("error: out of memory; lower --batch-size or --bs, --num-samples or --max-length, or give --max-memory")
         return 2
     if output_lock.is_full(error):
-        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); {output_lock.told()}")
+        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); {output_lock.describe_completed()}")
         return 2
     reason = flat(error)[:300] or "no reason given"
     _say(f"error: unexpected {type(error).__name__}: {reason}; {_where_traced(error)}")

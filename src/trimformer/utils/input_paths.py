@@ -18,7 +18,7 @@ def check_model_place(name: str | Path) -> None:
     if found == "directory":
         if not is_unicode(told):
             raise TrimformerError(
-                f"model directory '{name}' has no name in Unicode, so no tokenizer is read; rename it"
+                f"model directory '{name}' has a name that is not Unicode, so no tokenizer can be read there; rename it"
             )
         if not os.access(told, os.R_OK | os.X_OK):
             raise TrimformerError(f"model directory '{name}' cannot be read: no access to it")

@@ -1,4 +1,4 @@
-"""Directories and files that appear only once complete, where nothing was before."""
+"""Writes directories and files that appear only once they are complete and never replace existing ones."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from trimformer.utils.output_lock import PART, OutputLock, locked_output
 
 
 def check_output(path: str | Path) -> Path:
-    """Looks whether a directory can be written, as each of several processes may; `lock_output` makes sure.
+    """Checks that a directory can be written, without locking it, as every process of a run may do.
 
     Raises:
-        TrimformerError: it is not empty, or cannot be written.
+        TrimformerError: the directory is not empty, or cannot be written.
     """
     OutputLock(path, "directory").check_empty()
     return Path(path)
@@ -19,16 +19,16 @@ def check_output(path: str | Path) -> Path:
 
 @contextmanager
 def lock_output(path: str | Path, wanted: bool = True) -> Iterator[None]:
-    """Keeps a place for `write_directory`, so that what stands in its way is told before the work.
+    """Locks an output directory for `write_directory`, so that problems with it show before the work starts.
 
-    Of two runs with one output, one gets it. What a killed run left there is removed.
+    A second run to the same output fails immediately. What a killed run left there is removed.
 
     Args:
-        path: of a directory that is empty or does not exist.
-        wanted: whether this process is the one that writes.
+        path: a directory that is empty or does not exist.
+        wanted: whether this process writes the output; if False, nothing is locked.
 
     Raises:
-        TrimformerError: it is not empty, cannot be written, or another run is writing it.
+        TrimformerError: the directory is not empty, cannot be written, or is being written by another run.
     """
     if not wanted:
         yield
@@ -39,17 +39,17 @@ def lock_output(path: str | Path, wanted: bool = True) -> Iterator[None]:
 
 @contextmanager
 def write_directory(path: str | Path) -> Iterator[Path]:
-    """A directory that becomes `path` if the body succeeds, else vanishes.
+    """Yields a directory that becomes `path` if the body succeeds and is removed otherwise.
 
     Raises:
-        TrimformerError: `path` is not empty, cannot be written, or another run is writing it.
+        TrimformerError: `path` is not empty, cannot be written, or is being written by another run.
     """
-    with locked_output(path, "directory") as claim, claim.written() as directory:
+    with locked_output(path, "directory") as lock, lock.write() as directory:
         yield directory
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a file that is whole at every moment, old or new; what a killed run left of it is written over."""
+    """Replaces the text of a file in one step, so that a reader sees the old or the new text, never a part."""
     part = path.with_name(f".{path.name}{PART}")
     part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(path)
@@ -57,28 +57,28 @@ def replace_file(path: Path, text: str) -> None:
 
 @contextmanager
 def lock_file(path: str | Path | None) -> Iterator[Callable[[str], None]]:
-    """Keeps a place for a text file, and gives what writes it; None: what does nothing.
+    """Locks a path for a text file and yields the function that writes it; without a path that does nothing.
 
     Raises:
-        TrimformerError: it exists, cannot be written, or another run is writing it.
+        TrimformerError: the file exists, cannot be written, or is being written by another run.
     """
     if path is None:
         yield lambda text: None
         return
-    with locked_output(path, "file") as claim:
+    with locked_output(path, "file") as lock:
 
         def write(text: str) -> None:
-            with claim.written() as file:
+            with lock.write() as file:
                 file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
         yield write
 
 
 def check_file(path: str | Path | None) -> None:
-    """Looks whether a file can be written; `lock_file` makes sure.
+    """Checks that a file can be written, without locking it.
 
     Raises:
-        TrimformerError: it exists, or cannot be written.
+        TrimformerError: the file exists, or cannot be written.
     """
     if path is not None:
         OutputLock(path, "file")

@@ -1,4 +1,4 @@
-"""Temporary folders that a killed run leaves no longer than until the next run."""
+"""Temporary folders; the next run removes those that a killed run left."""
 
 import os
 import shutil
@@ -7,34 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trimformer.utils.file_lock import lock
+from filelock import FileLock
 
 _PREFIX = "trimformer-scratch-"
 
 
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """A private folder, where temporary files belong (`TMPDIR`), that is gone on exit; those of killed runs go too."""
-    _sweep(Path(tempfile.gettempdir()))
+    """Yields a private temporary folder (in `TMPDIR`) and removes it on exit, with those that killed runs left."""
+    _remove_abandoned(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
-        descriptor = os.open(Path(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = _lock(Path(folder))
         try:
-            with suppress(OSError):  # a file system without locks: nothing there is ever swept, see below
-                lock(descriptor)
+            with suppress(OSError):  # without locks, `_remove_abandoned` removes nothing either
+                lock.acquire()
             yield Path(folder)
         finally:
-            os.close(descriptor)
+            lock.release()
 
 
-def _sweep(home: Path) -> None:
-    """Removes what killed runs of this user left: folders whose lock is there, and nobody's."""
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / "lock", timeout=0, mode=0o600, fallback_to_soft=False)
+
+
+def _remove_abandoned(home: Path) -> None:
+    """Removes this user's temporary folders whose lock file exists and is not locked."""
     for folder in home.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
                 continue
-            descriptor = os.open(folder / "lock", os.O_RDWR)
-            try:
-                lock(descriptor)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
+            if (folder / "lock").is_file():
+                with _lock(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
