@@ -39,7 +39,7 @@ from trimformer.data.splits import Rows, find_splits, read_rows, read_splits
 from trimformer.data.tasks import TASKS, Task, task_of
 from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.options.methods import find_method
 from trimformer.polish.data import draw_polishing
 from trimformer.utils.stage_timer import StageTimer

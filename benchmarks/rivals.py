@@ -28,8 +28,8 @@ from trimformer.cli.logs import set_up_logging
 from trimformer.data.batches import make_batches
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.importance.objective import supervised_losses
-from trimformer.models.calls import Batch
-from trimformer.models.find import find_layers
+from trimformer.models.discovery import find_layers
+from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
 from trimformer.options.methods import find_method
 from trimformer.polish.data import draw_polishing

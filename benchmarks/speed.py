@@ -33,7 +33,7 @@ from trimformer.data.batches import token_mask
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.importance.obs import importance_curve
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.calls import Batch, model_inputs
+from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import MaskUnits, frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import METHODS

@@ -21,7 +21,7 @@ from tests.conftest import enlarged, pruned
 from trimformer.data.outputs import find_problem, model_output, output_mask
 from trimformer.export.onnx.export import Written, export_onnx, quantize
 from trimformer.models import find_sublayers
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import MaskUnits
 
 LENGTH = 12  # tokens of the longest text

@@ -17,7 +17,7 @@ from trimformer.costs.timing import Timing
 from trimformer.data.batches import make_batches
 from trimformer.evaluation.latency_target import Comparison, LatencyOptions
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits
 
 ROWS = problem_rows("single_label")

@@ -23,7 +23,7 @@ from trimformer.data.tasks import infer_task
 from trimformer.export.onnx.export import export_onnx, quantize
 from trimformer.importance.criteria import CRITERIA
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.options.execution import ExecutionOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real model")]  # its fixtures are made once

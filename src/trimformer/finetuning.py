@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.data.batches import Features, collate
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.models.calls import LABEL_KEYS
+from trimformer.models.layer_calls import LABEL_KEYS
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from trimformer.allocation.search_mac import search_units
 from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.models import find_layers, find_sublayers
-from trimformer.models.calls import Stop, WatchLayers, arguments
+from trimformer.models.layer_calls import LayerObserver, StopForward, named_arguments
 from trimformer.models.masking import MaskUnits, frozen, register_mask, units_left
 from trimformer.refit.rescale import rescale_mask
 from trimformer.utils.linalg import closed_form_solver, lsmr_cupy_solver, lsmr_solver
@@ -89,11 +89,11 @@ def collect_layer_inputs(
     captured: list[LayerInput] = []
 
     def capture(_: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured.append(LayerInput(hidden, arguments(module, args, kwargs).get("attention_mask")))
-        raise Stop
+        captured.append(LayerInput(hidden, named_arguments(module, args, kwargs).get("attention_mask")))
+        raise StopForward
 
     for batch in batches:
-        with frozen(model), WatchLayers([module], capture), suppress(Stop):
+        with frozen(model), LayerObserver([module], capture), suppress(StopForward):
             model(**batch)
         yield captured.pop()
 

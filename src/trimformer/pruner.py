@@ -13,11 +13,11 @@ from trimformer.allocation.allocations import NEURON_MULTIPLE, select_masks
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import Costs
 from trimformer.errors import TrimformerError
-from trimformer.importance.calibration_cache import kept_ranking
+from trimformer.importance.calibration_cache import cached_ranking
 from trimformer.importance.criteria import CRITERIA, Ranking
 from trimformer.importance.obs import Curve
 from trimformer.models import find_sublayers
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import units_left
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod, Method, WholeMethod
@@ -120,7 +120,7 @@ class Pruner:
         if run.calibration_dir is None:
             return find(run)
         setting = f"{method.criterion} {method.objective} seed {run.seed} {'bf16' if run.bf16 else ''}"
-        return kept_ranking(run.calibration_dir, self.model, self.batches, setting, lambda: find(run))
+        return cached_ranking(run.calibration_dir, self.model, self.batches, setting, lambda: find(run))
 
     @property
     def curves(self) -> list[Curve]:
@@ -160,7 +160,7 @@ class Pruner:
         masks = [each for _, each, _ in shrunk]
         reached = [budget for _, _, budget in shrunk]
         predicted: list[list[float]] = [[] for _ in budgets]
-        if self._ranking.foretells:
+        if self._ranking.predicts_loss:
             predicted = [self._foretold(units_left(each)) for each in masks]
         twins = [copy.deepcopy(student) for student in students] if self._needs_twins else []
         given = Refitting(

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer.allocation.allocations import NEURON_MULTIPLE
-from trimformer.allocation.smallest_budget import smallest_that_keeps
+from trimformer.allocation.smallest_budget import budgets_within_target
 from trimformer.costs.cost_tables import Metric
 from trimformer.data.tasks import Task
 from trimformer.errors import TrimformerError
@@ -189,7 +189,7 @@ def _keep_quality(session: Session, method: AnyMethod) -> PruningResult:
             whole[constraint] = pruned
         return look(pruned, constraint, as_served=False).bound - target.most
 
-    candidates = smallest_that_keeps(excess, min(1.0, LOWEST * session.smallest(method)))
+    candidates = budgets_within_target(excess, min(1.0, LOWEST * session.smallest(method)))
     for constraint in [*candidates, *_larger(candidates)]:
         budget = session.budget(method, BudgetRequest(constraint))
         pruned = whole.get(constraint) or session.pruner(method).prune_all([budget])[0]

@@ -15,7 +15,7 @@ from trimformer.allocation.search_latency import search_latency
 from trimformer.allocation.search_mac import search_units
 from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
 from trimformer.errors import TrimformerError
-from trimformer.models.plain_config import may_lose_heads
+from trimformer.models.plain_config import supports_fewer_heads
 from trimformer.options.methods import Allocation
 
 pytestmark = pytest.mark.slow
@@ -157,7 +157,7 @@ def least_of_one_width(toy: Toy, budget: float) -> float:
     least = np.inf
     for gone, h, n in product(
         (set(order[:count]) for count in range(layers)),
-        range(1 if may_lose_heads(toy.sublayers[0]) else heads, heads + 1),
+        range(1 if supports_fewer_heads(toy.sublayers[0]) else heads, heads + 1),
         {*range(toy.multiple, neurons, toy.multiple), neurons},
     ):
         units = [0 if s.layer in gone else h if s.kind == "attention" else n for s in toy.sublayers]

@@ -14,7 +14,7 @@ from trimformer.checkpoints.checkpoint import file_size, load, read_masks, save
 from trimformer.checkpoints.shrink import shrink
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.models.mask_tensors import stack_masks
 
 

@@ -18,7 +18,7 @@ from tests import families
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import find_sublayers, load, save
 from trimformer.checkpoints.load_guard import ENTRY
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 
 
 @pytest.fixture

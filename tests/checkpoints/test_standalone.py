@@ -14,7 +14,7 @@ from tests.commands import prune
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import TrimformerError, find_sublayers, load, save, shrink
 from trimformer.checkpoints import standalone_template
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from trimformer.cli.arguments import memory
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits
 
 BATCH = model_inputs(make_batch(labels=None))

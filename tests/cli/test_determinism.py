@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.commands import outputs, save_model, write_jsonl
 from tests.conftest import make_batch, make_rows
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("determinism")]  # its fixture is made once
 

@@ -6,7 +6,7 @@ from tests.conftest import FAMILIES, make_batch, make_model, random_masks
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.macs import model_macs, unit_macs, unit_parameters
 from trimformer.models import find_layers, find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.models.mask_tensors import stack_masks
 from trimformer.paper import collect_layer_inputs, compute_mac, compute_mask_mac, mac_per_head, mac_per_neuron
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_tokenizer
 from trimformer.data.batches import collate, make_batches, mean_length, num_samples, sample_indices, token_mask
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 
 
 def features(lengths, *, per_token=False):

@@ -6,7 +6,7 @@ from trimformer.data.outputs import find_problem
 from trimformer.errors import TrimformerError
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits
 
 # problem: head, config

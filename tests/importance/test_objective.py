@@ -6,7 +6,7 @@ from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.data.outputs import divergence, find_problem, model_output
 from trimformer.errors import TrimformerError
 from trimformer.importance.objective import TEMPERATURE, curvature_losses, supervised_losses
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 
 SHAPES = {
     "single_label": (3,),

@@ -5,7 +5,7 @@ from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.errors import TrimformerError
 from trimformer.importance.second_moments import collect_moments
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 
 
 def collect(model, batches, token_weighting=True):

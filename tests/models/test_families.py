@@ -35,9 +35,9 @@ from trimformer.data.outputs import divergence, find_problem
 from trimformer.errors import TrimformerError
 from trimformer.models import families as table
 from trimformer.models import find_layers, find_sublayers, register_family, supported_layers
-from trimformer.models.calls import record_calls
+from trimformer.models.layer_calls import record_calls
 from trimformer.models.masking import frozen
-from trimformer.models.sublayer import attention, ffn, rows
+from trimformer.models.sublayer import attention, ffn, producers
 from trimformer.refit.reconstruct import reconstruct
 from trimformer.refit.walk import walk
 
@@ -115,7 +115,7 @@ def test_layers_are_found_in_the_order_in_which_they_run(family, head):
         expected = [layer for layer in layers if owner[layer] is tower]
         assert [layer for layer in dict.fromkeys(ran) if owner[layer] is tower] == expected
     visits = {layer: ran.count(layer) for layer in layers}
-    assert all(visits[s.module] == s.visits for s in find_sublayers(model))
+    assert all(visits[s.module] == s.calls_per_pass for s in find_sublayers(model))
 
 
 @structures
@@ -160,7 +160,7 @@ def test_macs_are_those_that_run(family, head):
     with frozen(model):
         for call in record_calls(model, batch):
             with FlopCounterMode(display=False) as counter:
-                hidden = call(hidden if call.start is None else call.start)
+                hidden = call(hidden if call.first_hidden is None else call.first_hidden)
             counted += counter.get_total_flops() / 2 / len(batch["index"])
     expected = model_macs(sublayers, layer_lengths(model, sublayers, batch, LENGTH)) + positions_macs(model, batch)
     assert counted == pytest.approx(expected, rel=1e-12)
@@ -243,8 +243,8 @@ class OwnModel(PreTrainedModel):
 
 
 def own_family(layer) -> Iterator:
-    yield attention(rows(4, layer.mixed, blocks=3), layer.out, 4, entry=layer.norm)
-    yield ffn(rows(1, layer.neurons[1]), layer.neurons[3], entry=layer.neurons[0])
+    yield attention(producers(4, layer.mixed, blocks=3), layer.out, 4, entry=layer.norm)
+    yield ffn(producers(1, layer.neurons[1]), layer.neurons[3], entry=layer.neurons[0])
 
 
 @pytest.fixture

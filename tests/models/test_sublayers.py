@@ -5,7 +5,7 @@ from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.errors import TrimformerError
 from trimformer.models import find_layers, find_sublayers
-from trimformer.models.calls import forward, record_calls
+from trimformer.models.layer_calls import forward, record_calls
 from trimformer.models.linear import matrix
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
@@ -19,7 +19,7 @@ def test_layers_run_one_by_one_equal_the_model(family, attention):
     hidden = None
     with torch.no_grad():
         for call in record_calls(model, batch):
-            hidden = call(call.start if hidden is None else hidden)
+            hidden = call(call.first_hidden if hidden is None else hidden)
         torch.testing.assert_close(hidden, forward(model, batch).last_hidden_state)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from tests.conftest import pruned
 from tests.families import FAMILIES, inputs, make, random_masks
-from trimformer.models.find import find_layers
+from trimformer.models.discovery import find_layers
 from trimformer.options.polish_budget import PolishBudget
 from trimformer.polish.train import polish, trainable
 

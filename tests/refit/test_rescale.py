@@ -5,7 +5,7 @@ import torch
 
 from tests.conftest import FAMILIES, make_batch, make_model, pruned, random_masks
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits
 from trimformer.refit.regression_moments import MomentSums
 from trimformer.refit.rescale import rescale_mask, rescale_system

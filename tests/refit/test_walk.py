@@ -7,7 +7,7 @@ import torch
 from tests.conftest import FAMILIES, make_batch, make_model, random_masks
 from trimformer.checkpoints.shrink import shrink
 from trimformer.models import find_sublayers
-from trimformer.models.calls import model_inputs
+from trimformer.models.layer_calls import model_inputs
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.regression_moments import MomentSums
 from trimformer.refit.walk import HELD_OUT_EVERY, walk

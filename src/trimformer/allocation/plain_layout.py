@@ -8,7 +8,7 @@ from trimformer.costs.cost_tables import Costs, Floats
 from trimformer.errors import TrimformerError
 from trimformer.importance.obs import Curve
 from trimformer.models import Sublayer
-from trimformer.models.plain_config import may_lose_heads, removable_layers
+from trimformer.models.plain_config import removable_layers, supports_fewer_heads
 
 
 def search_plain(
@@ -59,7 +59,7 @@ def _grid(
     """(predicted losses, costs) [numbers of heads, widths], and what these numbers are."""
     first = {s.kind: s for s in reversed(sublayers)}
     heads, neurons = first["attention"].num_units, first["ffn"].num_units
-    fewest = 1 if may_lose_heads(first["attention"]) else heads
+    fewest = 1 if supports_fewer_heads(first["attention"]) else heads
     sizes = {
         "attention": list(range(fewest, heads + 1)),
         "ffn": sorted({*range(min(neuron_multiple, neurons), neurons, neuron_multiple), neurons}),

@@ -10,7 +10,7 @@ STEP = 0.6  # from one look to the next, as long as all keep the promise
 NEAR = 1.06  # budgets of this ratio are as good as equal
 
 
-def smallest_that_keeps(excess: Callable[[float], float], lowest: float, looks: int = LOOKS) -> list[float]:
+def budgets_within_target(excess: Callable[[float], float], lowest: float, looks: int = LOOKS) -> list[float]:
     """Looks at some budgets between the lowest and the whole; the wider, the better they keep the promise.
 
     Args:

@@ -119,8 +119,8 @@ def _narrowed(model: PreTrainedModel) -> dict[str, nn.Module]:
     found: set[nn.Module] = set()
     for sublayer in find_sublayers(model):
         found |= {sublayer.projection, *(producer.linear for producer in sublayer.producers)}
-        found |= {module for module, _ in sublayer.counts}
-        found |= {sublayer.per_head[0]} if sublayer.per_head else set()
+        found |= {module for module, _ in sublayer.count_attributes}
+        found |= {sublayer.head_selector[0]} if sublayer.head_selector else set()
     return {name: module for name, module in model.named_modules() if module in found}
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.measure_latency import random_inputs
 from trimformer.errors import TrimformerError
-from trimformer.models.calls import forward
+from trimformer.models.layer_calls import forward
 from trimformer.models.masking import frozen
 
 

@@ -27,7 +27,7 @@ from trimformer.export.onnx.serve import open_session as onnx_session
 from trimformer.export.openvino.export import check_openvino, write_openvino
 from trimformer.export.openvino.serve import open_session as openvino_session
 from trimformer.models import max_positions
-from trimformer.models.calls import Batch, forward, model_inputs
+from trimformer.models.layer_calls import Batch, forward, model_inputs
 from trimformer.reporting.cards.card import export_card
 from trimformer.reporting.cards.source import CARD, last_part
 from trimformer.utils.outputs import lock_output, write_directory

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from trimformer.models import Sublayer
-from trimformer.models.calls import Batch, record_calls
+from trimformer.models.layer_calls import Batch, record_calls
 from trimformer.models.linear import matrix
 from trimformer.models.masking import frozen
 
@@ -23,7 +23,7 @@ def unit_macs(sublayer: Sublayer, seq_len: float) -> float:
     macs = seq_len * (rows + sublayer.unit_size * sublayer.hidden_size)
     if sublayer.kind == "attention":
         macs += 2 * seq_len**2 * sublayer.unit_size
-    return sublayer.visits * macs
+    return sublayer.calls_per_pass * macs
 
 
 def unit_parameters(sublayer: Sublayer) -> int:

@@ -26,7 +26,7 @@ from trimformer.costs.memory_check import check_room
 from trimformer.costs.timing import Stopwatch, Timing
 from trimformer.errors import TrimformerError
 from trimformer.models import KINDS, Kind, Sublayer, find_sublayers, max_positions
-from trimformer.models.calls import Call, forward, record_calls
+from trimformer.models.layer_calls import LayerCall, forward, record_calls
 from trimformer.models.masking import frozen
 from trimformer.models.removal import keep_units
 from trimformer.utils.environment import versions
@@ -99,13 +99,13 @@ def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:
     return small
 
 
-def check_uniform(model: PreTrainedModel, calls: Sequence[Call]) -> None:
+def check_uniform(model: PreTrainedModel, calls: Sequence[LayerCall]) -> None:
     """Raises:
     TrimformerError: the model has two towers, or layers of several shapes, which one table for all cannot tell apart.
     """
     sublayers = find_sublayers(model)
-    shapes = [{(s.hidden_size, s.unit_size, s.visits) for s in sublayers if s.kind == kind} for kind in KINDS]
-    if sum(call.start is not None for call in calls) > 1 or any(len(of_kind) > 1 for of_kind in shapes):
+    shapes = [{(s.hidden_size, s.unit_size, s.calls_per_pass) for s in sublayers if s.kind == kind} for kind in KINDS]
+    if sum(call.first_hidden is not None for call in calls) > 1 or any(len(of_kind) > 1 for of_kind in shapes):
         raise TrimformerError(
             f"{type(model).__name__} has two towers or layers of several sizes, for which there is no latency table; "
             "use the metric 'mac', or prune each tower by itself"
@@ -121,7 +121,7 @@ class _OneLayer(nn.Module):
     """A layer as a module of its own, for backends that compile or export one; what it is given but the hidden states
     stays what the model gave it."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: LayerCall) -> None:
         super().__init__()
         self.layer, self._call = call.layer, call
 
@@ -182,7 +182,7 @@ class _Bench:
         batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}
         self.calls = record_calls(model, batch)
         check_uniform(model, self.calls)
-        start = self.calls[0].start
+        start = self.calls[0].first_hidden
         assert start is not None
         self.hidden = start
         self.rng, self.watch = np.random.default_rng(seed), Stopwatch(model.device)
@@ -265,7 +265,7 @@ class _Bench:
             laps = iter([*self.watch.laps(), 0.0])
             times = [0.0] * len(sublayers)
             for own in layers.values():
-                for _ in range(sublayers[own[0]].visits):
+                for _ in range(sublayers[own[0]].calls_per_pass):
                     for i in own:
                         times[i] += next(laps)
                     next(laps)  # between this layer and the next
@@ -292,7 +292,7 @@ class _Bench:
             small = resized(self.model, [kept if i == index else 0 for i in range(len(self.sublayers))])
             layer = find_sublayers(small)[index].module
             call = next(call for call in self.calls if call.layer is self.sublayers[index].module)
-            module = _OneLayer(call.of(layer)).eval()
+            module = _OneLayer(call.with_layer(layer)).eval()
             self._prepared[kind, kept] = prepare(module, {"hidden": self.hidden}, self.backend, small)
             self._prepared[kind, kept]()
         return self._prepared[kind, kept]

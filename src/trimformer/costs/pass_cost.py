@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from trimformer.costs.timing import Stopwatch
-from trimformer.models.calls import Batch, forward
+from trimformer.models.layer_calls import Batch, forward
 from trimformer.models.masking import frozen
 
 SHARE = 16

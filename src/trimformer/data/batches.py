@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trimformer.data.processor import audio_part, text_part
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.models.calls import LABEL_KEYS, Batch
+from trimformer.models.layer_calls import LABEL_KEYS, Batch
 
 INPUT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 IMAGE_KEYS = ("pixel_values", "pixel_mask", "pixel_attention_mask", "spatial_shapes")

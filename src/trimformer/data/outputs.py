@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from trimformer.data.batches import token_mask
 from trimformer.data.sentence_embedding import head_of
 from trimformer.errors import TrimformerError
-from trimformer.models.calls import Batch, forward, position_mask
+from trimformer.models.layer_calls import Batch, forward, position_mask
 from trimformer.models.masking import frozen
 
 Problem = Literal["single_label", "multi_label", "regression", "tokens", "span", "embedding"]

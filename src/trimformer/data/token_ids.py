@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 
 
 def check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:

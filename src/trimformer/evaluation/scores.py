@@ -19,7 +19,7 @@ from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.changed_predictions import ChangedReport, Told, find_changed
-from trimformer.models.calls import LABEL_KEYS, Batch
+from trimformer.models.layer_calls import LABEL_KEYS, Batch
 from trimformer.utils.progress import progress
 
 

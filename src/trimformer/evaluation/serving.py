@@ -17,7 +17,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
 from trimformer.export.onnx.export import MODEL, QUANTIZED, write_files
 from trimformer.export.onnx.serve import open_session, served
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 
 EXAMPLES = 256  # samples at most, on which a file is compared with PyTorch
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from trimformer.errors import TrimformerError, flat
 from trimformer.importance.criteria import Ranking
 from trimformer.importance.obs import Curve
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.utils.distributed import add_up, count, rank
 from trimformer.version import __version__
 
@@ -36,7 +36,7 @@ def check_calibration_dir(folder: str | Path | None) -> Path | None:
     return Path(folder)
 
 
-def kept_ranking(
+def cached_ranking(
     folder: Path, model: PreTrainedModel, batches: Sequence[Batch], setting: str, find: Callable[[], Ranking]
 ) -> Ranking:
     """The ranking of this model by these samples: the one in the folder, or what `find` gives, which is kept there.
@@ -85,7 +85,7 @@ def _fingerprint(model: PreTrainedModel, batches: Sequence[Batch], setting: str)
 
 
 def _tensors(ranking: Ranking) -> dict[str, Tensor]:
-    found = {"foretells": torch.tensor(ranking.foretells)}
+    found = {"foretells": torch.tensor(ranking.predicts_loss)}
     for i, curve in enumerate(ranking.curves):
         found |= {f"order.{i}": curve.order, f"error.{i}": curve.error}
     found |= {f"grads.{i}": grads for i, grads in enumerate(ranking.grads)}

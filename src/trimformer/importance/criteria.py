@@ -11,7 +11,7 @@ from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.importance.obs import Curve, importance_curve, obs_curve
 from trimformer.importance.second_moments import collect_moments
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Criterion, Objective
@@ -26,13 +26,13 @@ class Ranking:
         curves: one per sublayer; they serve every budget.
         grads: mask gradients [samples, units] of each sublayer, for the paper's rearrangement; empty without.
         token_norms: weights of tokens for the refit, of each sublayer and batch; empty: all weigh the same.
-        foretells: whether the curves are losses, and not only an order.
+        predicts_loss: whether the curves are losses, and not only an order.
     """
 
     curves: list[Curve]
     grads: list[Tensor] = field(default_factory=list)
     token_norms: list[list[Tensor]] = field(default_factory=list)
-    foretells: bool = False
+    predicts_loss: bool = False
 
 
 Rank = Callable[[PreTrainedModel, Sequence[Batch], Objective, ExecutionOptions], Ranking]
@@ -75,7 +75,7 @@ def obs(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, 
 
     with run.clock("curves"):
         curves = each(range(len(sublayers)), curve, cost=lambda i: sublayers[i].channels ** 3)
-    return Ranking(curves, token_norms=[m.token_norms for m in moments], foretells=True)
+    return Ranking(curves, token_norms=[m.token_norms for m in moments], predicts_loss=True)
 
 
 CRITERIA: dict[Criterion, Rank] = {"magnitude": magnitude, "random": random, "fisher": fisher, "obs": obs}

@@ -11,7 +11,7 @@ from trimformer.data.outputs import Problem, find_problem, model_output
 from trimformer.errors import TrimformerError
 from trimformer.importance.objective import curvature_losses, supervised_losses
 from trimformer.models import find_sublayers
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import MaskUnits, frozen
 from trimformer.options.methods import Objective
 from trimformer.utils.distributed import add_up

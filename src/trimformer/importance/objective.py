@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from trimformer.data.outputs import Problem, find_problem, model_output, output_mask, span_log_probs
 from trimformer.errors import TrimformerError
 from trimformer.models import find_layers
-from trimformer.models.calls import Batch, first
+from trimformer.models.layer_calls import Batch, hidden_states
 from trimformer.models.masking import frozen
 
 # Of the curvature of several classes: a model is over-sure of the texts that it was trained on.
@@ -23,7 +23,7 @@ def reads_first_token(model: PreTrainedModel, batch: Batch) -> bool:
     seen: list[Tensor] = []
 
     def watch(_: Any, inputs: Any, output: Any) -> Any:
-        hidden = first(output).detach().requires_grad_()
+        hidden = hidden_states(output).detach().requires_grad_()
         seen.append(hidden)
         return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 

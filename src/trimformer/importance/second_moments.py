@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.importance.fisher import Loss, check_finite, sample_losses
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.calls import Batch, WatchMasks
+from trimformer.models.layer_calls import Batch, PaddingTracker
 from trimformer.models.masking import frozen
 from trimformer.utils.distributed import add_up
 from trimformer.utils.gram import SPARSE, gram
@@ -123,7 +123,7 @@ class _Sums:
         return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms)
 
 
-class _Watch(WatchMasks):
+class _Watch(PaddingTracker):
     """Context manager: every backward pass adds to the sums of all sublayers."""
 
     def __init__(self, model: nn.Module, sublayers: Sequence[Sublayer], sums: Sequence[_Sums]) -> None:

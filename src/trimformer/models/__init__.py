@@ -1,7 +1,7 @@
 """Where a model's sublayers are, how they are watched, masked and cut: all that knows of families."""
 
+from trimformer.models.discovery import find_layers, find_sublayers, max_positions
 from trimformer.models.families import register_family, supported_layers
-from trimformer.models.find import find_layers, find_sublayers, max_positions
 from trimformer.models.sublayer import KINDS, Kind, Producer, Sublayer
 
 __all__ = [

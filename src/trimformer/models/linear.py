@@ -21,7 +21,7 @@ def matrix(linear: Linear) -> Tensor:
     return weight.T if isinstance(linear, Conv1D) else weight
 
 
-def replace(linear: Linear, weight: Tensor, bias: Tensor | None) -> None:
+def replace_weights(linear: Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Gives a layer a weight [outputs, inputs] and a bias [outputs] of another size, in place."""
     transposed = isinstance(linear, Conv1D)
     given = weight.T if transposed else weight
@@ -36,7 +36,7 @@ def replace(linear: Linear, weight: Tensor, bias: Tensor | None) -> None:
 
 
 @torch.no_grad()
-def assign(linear: Linear, weight: Tensor, bias: Tensor | None) -> None:
+def write_weights(linear: Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Writes a weight [outputs, inputs] and a bias into a layer, in its own dtype; one without a bias gets none."""
     matrix(linear).copy_(weight)
     if linear.bias is not None and bias is not None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from trimformer.errors import TrimformerError
-from trimformer.models.find import find_layers, find_sublayers
+from trimformer.models.discovery import find_layers, find_sublayers
 from trimformer.models.sublayer import Sublayer
 
 
@@ -50,7 +50,7 @@ def _check_weights(model: nn.Module) -> None:
         for linear in _linears(sublayer):
             weight = linear.weight
             owner = owners.setdefault(id(weight), sublayer.name)
-            if owner != sublayer.name and not sublayer.visits > 1:
+            if owner != sublayer.name and not sublayer.calls_per_pass > 1:
                 raise TrimformerError(
                     f"{sublayer.name} and {owner} share a weight, so one cannot be cut without the other; give each "
                     "layer weights of its own"

@@ -16,7 +16,7 @@ _DEPTH = ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers", "n_la
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 
 
-def check_plain(model: PreTrainedModel, sublayers: Sequence[Sublayer]) -> None:
+def check_plain_layout(model: PreTrainedModel, sublayers: Sequence[Sublayer]) -> None:
     """Makes sure that the config can say how wide the feed-forward networks are and how many layers there are.
 
     Raises:
@@ -28,7 +28,7 @@ def check_plain(model: PreTrainedModel, sublayers: Sequence[Sublayer]) -> None:
     if len(widths) > 1 or len(heads) > 1:
         raise TrimformerError(f"layers of {name} differ in size, which no plain config can say; use the layout 'free'")
     says = widths and heads and _key(config, _WIDTH, widths.pop()) and _key(config, _DEPTH, _depth(sublayers))
-    if not says or {s.visits for s in sublayers} != {1}:
+    if not says or {s.calls_per_pass for s in sublayers} != {1}:
         raise TrimformerError(
             f"the config of {name} has no entry for the width of its layers or for their number; use the layout 'free'"
         )
@@ -42,7 +42,7 @@ def _key(config: Any, names: Sequence[str], value: int) -> str | None:
     return next((name for name in names if getattr(config, name, None) == value), None)
 
 
-def may_lose_heads(sublayer: Sublayer) -> bool:
+def supports_fewer_heads(sublayer: Sublayer) -> bool:
     """Whether the config has an entry for the size of a head, so that there may be fewer of them."""
     configs = (getattr(module, "config", None) for module in sublayer.module.modules())
     return any("head_dim" in vars(config) for config in configs if config is not None)
@@ -85,5 +85,5 @@ def write_sizes(model: PreTrainedModel, before: Sequence[Sublayer], after: Seque
 
 def _named(config: Any, names: Sequence[str], value: int) -> str:
     key = _key(config, names, value)
-    assert key is not None, "checked by check_plain"
+    assert key is not None, "checked by check_plain_layout"
     return key

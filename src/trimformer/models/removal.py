@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimformer.models.linear import matrix, replace
+from trimformer.models.linear import matrix, replace_weights
 from trimformer.models.sublayer import Producer, Sublayer
 
 
@@ -37,28 +37,28 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     units = units.to(sublayer.device)
     for producer in sublayer.producers:
         linear, index = producer.linear, unit_rows(producer, units, num_units)
-        replace(linear, matrix(linear)[index], None if linear.bias is None else linear.bias[index])
+        replace_weights(linear, matrix(linear)[index], None if linear.bias is None else linear.bias[index])
     columns = matrix(sublayer.projection)[:, unit_channels(units, sublayer.unit_size)]
-    replace(sublayer.projection, columns, None)
-    for (module, name), per_unit in sublayer.counts.items():
+    replace_weights(sublayer.projection, columns, None)
+    for (module, name), per_unit in sublayer.count_attributes.items():
         setattr(module, name, max(len(units), 1) * per_unit)
-    if sublayer.per_head is not None:
-        module, narrowed = sublayer.per_head
+    if sublayer.head_selector is not None:
+        module, narrowed = sublayer.head_selector
         before: list[int] = getattr(module, "kept", list(range(num_units)))
         module.kept = [before[i] for i in names]  # type: ignore[assignment]
         module.__class__ = narrowed
     if num_units and not len(units):
         for producer in sublayer.producers:
             width = producer.size * producer.blocks
-            producer.linear.register_forward_hook(partial(_one_unit_of_zeros, width, sublayer.told))
+            producer.linear.register_forward_hook(partial(_one_unit_of_zeros, width, sublayer.has_fixed_unit_count))
         sublayer.projection.register_forward_pre_hook(_no_channels)
 
 
 def kept_heads(sublayer: Sublayer) -> list[int] | None:
     """The heads of the dense model that are left, where the family has tensors with an entry for each of them."""
-    if sublayer.per_head is None:
+    if sublayer.head_selector is None:
         return None
-    return getattr(sublayer.per_head[0], "kept", list(range(sublayer.num_units)))
+    return getattr(sublayer.head_selector[0], "kept", list(range(sublayer.num_units)))
 
 
 def _one_unit_of_zeros(width: int, needed: bool, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:

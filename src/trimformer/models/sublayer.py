@@ -24,13 +24,13 @@ class Producer:
         size: rows that belong to one unit in one block.
         blocks: equal runs of rows, each with all units in order: 3 for fused query, key and value, 2 for
             fused gate and up.
-        reads: whether it reads what the sublayer reads and nothing else, so that a linear map may be folded into it.
+        reads_only_hidden: whether its only input is the sublayer's input, so that a linear map can be folded into it.
     """
 
     linear: Linear
     size: int
     blocks: int = 1
-    reads: bool = True
+    reads_only_hidden: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +48,10 @@ class Sublayer:
         entry: a leaf whose input is the residual stream before the sublayer: a norm, or a producer.
         output: a leaf whose output is added to the stream; None: the projection itself.
         gain: factor, [hidden], between the projection and what is added (LayerScale).
-        beside: reads the same stream as the sublayer before it, whose output is added with its own (parallel layers).
-        visits: calls of the layer in one forward pass (more than one where layers share their weights).
-        counts: module attributes that say how many units there are: (module, name) -> amount per unit.
-        per_head: an attention that is handed a tensor with an entry per head, and the class that picks the entries
+        parallel: reads the same stream as the sublayer before it, whose output is added with its own (parallel layers).
+        calls_per_pass: calls of the layer in one forward pass (more than one where layers share their weights).
+        count_attributes: module attributes that say how many units there are: (module, name) -> amount per unit.
+        head_selector: an attention that is handed a tensor with an entry per head, and the class that picks the entries
             of heads that are left; see `keep_units`.
         layer: index of the layer in the order in which they run.
         module: the layer itself.
@@ -64,10 +64,10 @@ class Sublayer:
     entry: nn.Module
     output: nn.Module | None = None
     gain: nn.Parameter | None = None
-    beside: bool = False
-    visits: int = 1
-    counts: Mapping[tuple[nn.Module, str], int] = field(default_factory=dict)
-    per_head: tuple[nn.Module, type[nn.Module]] | None = None
+    parallel: bool = False
+    calls_per_pass: int = 1
+    count_attributes: Mapping[tuple[nn.Module, str], int] = field(default_factory=dict)
+    head_selector: tuple[nn.Module, type[nn.Module]] | None = None
     layer: int = 0
     module: nn.Module = field(default_factory=nn.Identity)
 
@@ -92,9 +92,9 @@ class Sublayer:
         return f"layer {self.layer} {self.kind}"
 
     @property
-    def told(self) -> bool:
+    def has_fixed_unit_count(self) -> bool:
         """Whether the layer's forward is told how many units there are, and takes no other number."""
-        return bool(self.counts) or self.per_head is not None
+        return bool(self.count_attributes) or self.head_selector is not None
 
 
 def attention(
@@ -109,12 +109,12 @@ def ffn(producers: tuple[Producer, ...], projection: Linear, entry: nn.Module, *
     return Sublayer("ffn", producers, projection, 1, entry, **more)
 
 
-def rows(size: int, *linears: Linear, blocks: int = 1) -> tuple[Producer, ...]:
+def producers(size: int, *linears: Linear, blocks: int = 1) -> tuple[Producer, ...]:
     """Producers that have `size` rows for a unit in each block."""
     return tuple(Producer(linear, size, blocks) for linear in linears)
 
 
-def counts_read(heads: nn.Module, **per_unit: int) -> dict[tuple[nn.Module, str], int]:
+def used_count_attributes(heads: nn.Module, **per_unit: int) -> dict[tuple[nn.Module, str], int]:
     """Those of an attention's counts that its forward goes by; others take what the matrices give.
 
     Args:

@@ -14,7 +14,7 @@ from trimformer.data.splits import Rows, as_rows, find_splits, read_splits
 from trimformer.data.tasks import SpanTask, Task, task_of
 from trimformer.data.tasks.blank_rows import drop_blank_rows
 from trimformer.errors import TrimformerError
-from trimformer.models.calls import LABEL_KEYS, Batch
+from trimformer.models.layer_calls import LABEL_KEYS, Batch
 from trimformer.options.methods import AnyMethod, Method
 from trimformer.options.polish_budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
 from trimformer.refit.walk import HELD_OUT_EVERY

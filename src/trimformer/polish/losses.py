@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trimformer.data.outputs import Problem, divergence
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 
 
 def output_loss(output: Tensor, target: Tensor, batch: Batch, problem: Problem, scale: float) -> Tensor:

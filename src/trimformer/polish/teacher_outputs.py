@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem, model_output
-from trimformer.models.calls import Batch, first, has_mask, model_inputs, position_mask
-from trimformer.models.find import find_layers
+from trimformer.models.discovery import find_layers
+from trimformer.models.layer_calls import Batch, has_attention_mask, hidden_states, model_inputs, position_mask
 from trimformer.models.masking import Hooks, frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.spill_files import BatchTensors
@@ -60,7 +60,7 @@ class Watch(Hooks):
         return self
 
     def _keep(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._seen.append((first(output), has_mask(layer, args[1:], kwargs)))
+        self._seen.append((hidden_states(output), has_attention_mask(layer, args[1:], kwargs)))
 
     def __call__(self, batch: Batch) -> Seen:
         """The model's answer."""

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from trimformer.data.batches import num_samples
 from trimformer.data.outputs import Problem, divergence, find_problem, model_output
-from trimformer.models.calls import Batch
-from trimformer.models.find import find_layers
+from trimformer.models.discovery import find_layers
+from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.polish_budget import PolishBudget, epochs_of_passes, steps_of_seconds

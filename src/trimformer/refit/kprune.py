@@ -19,8 +19,8 @@ from trimformer.costs.cost_tables import Costs
 from trimformer.data.outputs import divergence, find_problem, predict
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.calls import Batch, WatchMasks, forward
-from trimformer.models.linear import assign, matrix
+from trimformer.models.layer_calls import Batch, PaddingTracker, forward
+from trimformer.models.linear import matrix, write_weights
 from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.reconstruct import refit
@@ -76,9 +76,9 @@ def kprune(
         if solution is not None:
             weight = torch.zeros_like(dense, dtype=torch.float64)
             weight[:, channels] = solution[0]
-            assign(projection, weight, solution[1])
+            write_weights(projection, weight, solution[1])
         else:
-            assign(projection, masked, projection.bias)
+            write_weights(projection, masked, projection.bias)
         after = moments.error(dense, projection.bias)
         refits.append(Refit(sublayer.name, int(keep.sum()), solution is not None, before, after, RIDGE))
         masks.append(keep.float())
@@ -116,7 +116,7 @@ def _scores(
 def _square_sums(student: PreTrainedModel, sublayers: Sequence[Sublayer], batches: Sequence[Batch]) -> list[Tensor]:
     """Per sublayer [channels]: sum over tokens that are not padding of the squared input of the projection."""
     sums = [torch.zeros(s.channels, dtype=torch.float64, device=s.device) for s in sublayers]
-    with frozen(student), WatchMasks(student) as watch:
+    with frozen(student), PaddingTracker(student) as watch:
 
         def add(total: Tensor, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             total += inputs[0][watch.mask].square().sum(0)

@@ -20,9 +20,9 @@ from trimformer.data.outputs import find_problem, predict
 from trimformer.data.sentence_embedding import attach, head_of
 from trimformer.errors import TrimformerError
 from trimformer.models import find_layers, find_sublayers
-from trimformer.models.calls import Batch, WatchMasks, first, forward
+from trimformer.models.layer_calls import Batch, PaddingTracker, forward, hidden_states
 from trimformer.models.masking import frozen
-from trimformer.models.plain_config import check_plain, may_lose_heads, removable_layers, write_sizes
+from trimformer.models.plain_config import check_plain_layout, removable_layers, supports_fewer_heads, write_sizes
 from trimformer.utils.distributed import add_up
 
 TOLERANCE = 1e-4  # relative, between what is written and what was measured
@@ -61,11 +61,11 @@ def rehearse(model: PreTrainedModel, batch: Batch) -> None:
         TrimformerError: its config cannot say such sizes.
     """
     sublayers = find_sublayers(model)
-    check_plain(model, sublayers)
+    check_plain_layout(model, sublayers)
     removable, masks = removable_layers(sublayers), []
     for s in sublayers:
         mask = torch.ones(s.num_units)
-        if s.kind == "ffn" or may_lose_heads(s):
+        if s.kind == "ffn" or supports_fewer_heads(s):
             mask[(s.num_units + 1) // 2 :] = 0
         masks.append(mask * (s.layer not in removable[-1:]))
     student = copy.deepcopy(model).eval()
@@ -88,7 +88,7 @@ def _hand_down(student: PreTrainedModel, batches: Sequence[Batch], empty: set[in
         _apply(student, indices[0] - 1, sums.norm, factor, shift)
 
 
-class _Sums(WatchMasks):
+class _Sums(PaddingTracker):
     """Context manager: sums over tokens of what goes into a run of layers, x, and what comes out of it, y, by channel.
 
     Attributes:
@@ -117,14 +117,14 @@ class _Sums(WatchMasks):
         self._norms[module] = output
 
     def _see_input(self, _: nn.Module, inputs: Any, output: Any) -> None:
-        self._x = first(output)
+        self._x = hidden_states(output)
         if not len(self._sums):
             makers = [m for m, made in self._norms.items() if torch.equal(made, self._x)]
             self.norm = makers[-1] if makers else None
         self._norms.clear()
 
     def _see_output(self, _: nn.Module, inputs: Any, output: Any) -> None:
-        x, y = self._x[self.mask].double(), first(output)[self.mask].double()  # [tokens, hidden]
+        x, y = self._x[self.mask].double(), hidden_states(output)[self.mask].double()  # [tokens, hidden]
         ones = torch.ones_like(x)
         parts = torch.stack([part.sum(0) for part in (ones, x, y, x * x, x * y)])
         self._sums = parts if not len(self._sums) else self._sums + parts

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.models.calls import Batch
-from trimformer.models.linear import assign, matrix
+from trimformer.models.layer_calls import Batch
+from trimformer.models.linear import matrix, write_weights
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.regression_moments import Moments
 from trimformer.refit.walk import Refit, Step, TokenWeights, walk
@@ -155,7 +155,7 @@ def reconstruct(
     alignments: dict[tuple[int, int], Refit] = {}
 
     def align(step: Step) -> None:
-        readers = [p.linear for p in step.sublayer.producers if p.reads]
+        readers = [p.linear for p in step.sublayer.producers if p.reads_only_hidden]
         identity = torch.eye(len(step.fit.y), device=step.fit.y.device)
         # Where only some have a bias (all but the key), the others' would change nothing.
         may_shift = any(linear.bias is not None for linear in readers)
@@ -166,7 +166,7 @@ def reconstruct(
             for linear in readers:
                 w = matrix(linear).double()
                 bias = None if linear.bias is None or shift is None else linear.bias + w @ shift
-                assign(linear, w @ change, bias)
+                write_weights(linear, w @ change, bias)
 
     refits: list[list[Refit]] = [[] for _ in students]
     for step in walk(teacher, students, batches, token_weights=token_weights, align=align, run=run, desc="reconstruct"):
@@ -176,7 +176,7 @@ def reconstruct(
             step, weight, bias, ridges, may_shift=bias is not None, apart=step.student in apart
         )
         if solution is not None:
-            assign(projection, *solution)
+            write_weights(projection, *solution)
         report.alignment = alignments.get((step.student, step.index))
         refits[step.student].append(report)
     return refits

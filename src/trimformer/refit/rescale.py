@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from trimformer.checkpoints.shrink import shrink
 from trimformer.models import Kind, find_sublayers
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.regression_moments import Moments

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.importance.objective import reads_first_token
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Update
 from trimformer.refit.reconstruct import reconstruct

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.calls import Batch, Call, Stop, Tap, record_calls, replayed
+from trimformer.models.layer_calls import Batch, LayerCall, LeafRecorder, StopForward, record_calls, replay_sublayers
 from trimformer.models.linear import matrix
 from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
@@ -85,16 +85,16 @@ class _Side:
     def __init__(self, new: Callable[[], BatchTensors], batches: int) -> None:
         self.hidden = new()  # per batch [batch, length, hidden]
         self.settled: list[tuple[Sublayer, BatchTensors]] = []
-        self.calls: list[list[Call]] = [[] for _ in range(batches)]
+        self.calls: list[list[LayerCall]] = [[] for _ in range(batches)]
 
-    def enter(self, calls: list[list[Call]], bottom: BatchTensors | None) -> None:
+    def enter(self, calls: list[list[LayerCall]], bottom: BatchTensors | None) -> None:
         """Goes on to the next layer; `bottom` are its hidden states where it is the first of a tower."""
         self.calls, self.settled = calls, []
         if bottom is not None:
             for i in range(len(calls)):
                 self.hidden[i] = bottom[i]
 
-    def run(self, i: int, *taps: Tap, answer: tuple[Sublayer, Tensor] | None = None) -> Tensor:
+    def run(self, i: int, *taps: LeafRecorder, answer: tuple[Sublayer, Tensor] | None = None) -> Tensor:
         """The layer's output for a batch, settled sublayers replayed; where a tap stops it, what went in.
 
         Args:
@@ -106,10 +106,10 @@ class _Side:
         answers = [(sublayer, _answer(outputs[i])) for sublayer, outputs in self.settled]
         if answer is not None:
             answers.append((answer[0], _answer(answer[1])))
-        with replayed(answers), ExitStack() as stack:
+        with replay_sublayers(answers), ExitStack() as stack:
             for tap in taps:
                 stack.enter_context(tap)
-            with suppress(Stop):
+            with suppress(StopForward):
                 for call in self.calls[i]:
                     hidden = call(hidden)
         return hidden
@@ -166,14 +166,17 @@ def walk(
         for index, source in enumerate(run.progress(sources, desc)):
             stage = _Stage(index, source, shrunk[index], above, below, batches, new)
             if index == 0 or sources[index - 1].module is not source.module:
-                layer_calls, bottom = [c[start : start + source.visits] for c in calls], bottoms.pop(start, None)
-                start += source.visits
+                layer_calls, bottom = (
+                    [c[start : start + source.calls_per_pass] for c in calls],
+                    bottoms.pop(start, None),
+                )
+                start += source.calls_per_pass
                 above.enter(layer_calls, bottom)
                 for side, sublayer in zip(below, shrunk[index], strict=True):
-                    side.enter([[call.of(sublayer.module) for call in part] for part in layer_calls], bottom)
-                stage.is_bottom = bottom is not None and source.visits == 1
+                    side.enter([[call.with_layer(sublayer.module) for call in part] for part in layer_calls], bottom)
+                stage.is_bottom = bottom is not None and source.calls_per_pass == 1
             stage.is_last = index + 1 == len(sources) or sources[index + 1].module is not source.module
-            stage.beside = (sources[index - 1], *shrunk[index - 1]) if source.beside else None
+            stage.parallel = (sources[index - 1], *shrunk[index - 1]) if source.parallel else None
             if align is not None and not stage.is_bottom and stage.reader is not None:
                 for step in stage.alignments():
                     align(step)
@@ -198,16 +201,16 @@ def _positions(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
 
 def _record(
     model: PreTrainedModel, batches: Sequence[Batch], new: Callable[[], BatchTensors]
-) -> tuple[list[list[Call]], dict[int, BatchTensors]]:
+) -> tuple[list[list[LayerCall]], dict[int, BatchTensors]]:
     """The calls of each batch, and by the number of a call the hidden states at the bottom of each tower."""
-    calls: list[list[Call]] = []
+    calls: list[list[LayerCall]] = []
     bottoms: dict[int, BatchTensors] = {}
     for i, batch in enumerate(batches):
         calls.append(record_calls(model, batch))
         for k, call in enumerate(calls[-1]):
-            if call.start is not None:
-                bottoms.setdefault(k, new())[i] = call.start
-                call.start = None
+            if call.first_hidden is not None:
+                bottoms.setdefault(k, new())[i] = call.first_hidden
+                call.first_hidden = None
     return calls, bottoms
 
 
@@ -227,10 +230,10 @@ class _Stage:
         self.index, self.source, self.sublayers = index, source, sublayers
         self.above, self.below, self.new = above, below, new
         self.is_bottom = self.is_last = False
-        self.is_single = source.visits == 1
-        self.beside: tuple[Sublayer, ...] | None = None  # the teacher's neighbour, and each student's
+        self.is_single = source.calls_per_pass == 1
+        self.parallel: tuple[Sublayer, ...] | None = None  # the teacher's neighbour, and each student's
         self.samples = [batch["index"] for batch in batches]
-        self.reader = next((k for k, p in enumerate(source.producers) if p.reads), None)
+        self.reader = next((k for k, p in enumerate(source.producers) if p.reads_only_hidden), None)
         self.kept: list[list[Tensor]] = [[] for _ in sublayers]
 
     def alignments(self) -> list[Step]:
@@ -241,12 +244,12 @@ class _Stage:
         width = matrix(source).shape[1]
         sums = {k: SplitSums(width, width, self.source.device) for k in leaves}
         for i in range(len(self.samples) if leaves else 0):
-            wanted = Tap(source, stop=self.source.visits)
+            wanted = LeafRecorder(source, stop=self.source.calls_per_pass)
             self.above.run(i, wanted)
             for k, leaf in leaves.items():
-                read = Tap(leaf, stop=self.source.visits)
+                read = LeafRecorder(leaf, stop=self.source.calls_per_pass)
                 self.below[k].run(i, read)
-                for visit, (y, x) in enumerate(zip(wanted.seen, read.seen, strict=True)):
+                for visit, (y, x) in enumerate(zip(wanted.tensors, read.tensors, strict=True)):
                     mask = self.above.calls[i][visit].mask
                     sums[k].add(x, y, mask, self._held_out(i, len(x)))
         return [Step(self.index, k, self.sublayers[k], *total.moments()) for k, total in sums.items()]
@@ -259,14 +262,17 @@ class _Stage:
             targets, given = self._watch_teacher(i)
             weights = self._weights(token_weights, i)
             for k, sublayer in enumerate(self.sublayers):
-                entry, channels = Tap(sublayer.entry), Tap(sublayer.projection, stop=self.source.visits)
+                entry, channels = (
+                    LeafRecorder(sublayer.entry),
+                    LeafRecorder(sublayer.projection, stop=self.source.calls_per_pass),
+                )
                 beside = self._beside(1 + k)
                 self.below[k].run(i, entry, channels, *beside)
-                for visit, x in enumerate(channels.seen):
-                    stream = sum((tap.seen[visit] for tap in beside), entry.seen[visit])
+                for visit, x in enumerate(channels.tensors):
+                    stream = sum((tap.tensors[visit] for tap in beside), entry.tensors[visit])
                     sums[k].add(x, targets[visit](stream, sublayer), weights[visit], self._held_out(i, len(x)))
                 if keeps_channels and self.is_single:
-                    self.kept[k].append(channels.seen[0])
+                    self.kept[k].append(channels.tensors[0])
             if not self.is_last:
                 settled[i] = given
         if self.is_single and not self.is_last:
@@ -281,26 +287,26 @@ class _Stage:
 
         At a layer's last sublayer the teacher goes on to the next layer.
         """
-        source, last_call = self.source, 0 if self.is_last else self.source.visits
-        entry, given = Tap(source.entry), Tap(source.projection, outputs=True)
-        added = given if source.output is None else Tap(source.output, outputs=True)
+        source, last_call = self.source, 0 if self.is_last else self.source.calls_per_pass
+        entry, given = LeafRecorder(source.entry), LeafRecorder(source.projection, outputs=True)
+        added = given if source.output is None else LeafRecorder(source.output, outputs=True)
         added.stop = last_call
         beside = self._beside(0)
         output = self.above.run(i, *dict.fromkeys((entry, given, added, *beside)))
         if self.is_last:
             self.above.hidden[i] = output
         targets = []
-        for visit, given_now in enumerate(given.seen):
-            total = sum((tap.seen[visit] for tap in beside), entry.seen[visit] + added.seen[visit])
+        for visit, given_now in enumerate(given.tensors):
+            total = sum((tap.tensors[visit] for tap in beside), entry.tensors[visit] + added.tensors[visit])
             targets.append(self._target(total, given_now))
-        return targets, given.seen[-1]
+        return targets, given.tensors[-1]
 
-    def _beside(self, side: int) -> list[Tap]:
+    def _beside(self, side: int) -> list[LeafRecorder]:
         """A tap on what the sublayer beside this one adds, of the teacher (0) or a student; none where none is."""
-        if self.beside is None:
+        if self.parallel is None:
             return []
-        neighbour = self.beside[side]
-        return [Tap(neighbour.output or neighbour.projection, outputs=True)]
+        neighbour = self.parallel[side]
+        return [LeafRecorder(neighbour.output or neighbour.projection, outputs=True)]
 
     def _target(self, total: Tensor, given: Tensor) -> Callable[[Tensor, Sublayer], Tensor]:
         """The projection's target by a student's stream.
@@ -330,9 +336,9 @@ class _Stage:
                 if kept:
                     output, kept[i] = sublayer.projection(kept[i]), kept[i].new_empty(0)
                 elif self.is_single and not self.is_last:
-                    tap = Tap(sublayer.projection, outputs=True, stop=1)
+                    tap = LeafRecorder(sublayer.projection, outputs=True, stop=1)
                     side.run(i, tap)
-                    output = tap.seen[0]
+                    output = tap.tensors[0]
                 if self.is_last:
                     side.hidden[i] = side.run(i, answer=None if output is None else (sublayer, output))
                 elif output is not None:

@@ -22,7 +22,7 @@ from trimformer.evaluation.quality_test import check_judges
 from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.smaller_vocabulary import RetoldScorer
 from trimformer.models import find_sublayers
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.options.quality_target import QualityTarget
 from trimformer.utils.distributed import count, part
 

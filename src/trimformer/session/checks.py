@@ -9,7 +9,7 @@ from trimformer.costs.cost_tables import Costs
 from trimformer.data.tasks import Task
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.latency_target import LatencyOptions
-from trimformer.models.calls import LABEL_KEYS
+from trimformer.models.layer_calls import LABEL_KEYS
 from trimformer.options.methods import AnyMethod, Method
 
 

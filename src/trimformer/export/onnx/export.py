@@ -18,7 +18,7 @@ from trimformer.export.onnx.files import (
     write,
 )
 from trimformer.export.onnx.serve import open_session
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 from trimformer.options.choices import OPSETS as OPSETS
 
 # The names of a folder `onnx` that Transformers.js, optimum and sentence-transformers know.

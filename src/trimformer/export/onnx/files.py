@@ -19,7 +19,7 @@ from trimformer.errors import TrimformerError, one_sentence
 from trimformer.export.onnx.serve import served
 from trimformer.export.onnx.trace import token_axis
 from trimformer.models import max_positions
-from trimformer.models.calls import Batch, forward
+from trimformer.models.layer_calls import Batch, forward
 from trimformer.models.masking import frozen
 
 EMBEDDING = "sentence_embedding"  # the output that a model itself does not give

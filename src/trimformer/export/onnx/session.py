@@ -16,7 +16,7 @@ from trimformer.export.onnx.graph import optimize
 from trimformer.export.onnx.int8 import quantize_weights
 from trimformer.export.onnx.serve import open_session
 from trimformer.export.onnx.trace import BudgetRequest, trace, trace_layer
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 
 
 def model_graph(model: PreTrainedModel, batch: Batch, opset: int = OPSET, embedding: bool = False) -> ir.Model:

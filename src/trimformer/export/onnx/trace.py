@@ -16,7 +16,7 @@ from trimformer.data.outputs import find_problem, model_output
 from trimformer.errors import TrimformerError
 from trimformer.export.onnx.attention import OPSET, one_node
 from trimformer.models import find_sublayers, max_positions
-from trimformer.models.calls import Batch, forward, model_inputs, replayed
+from trimformer.models.layer_calls import Batch, forward, model_inputs, replay_sublayers
 from trimformer.models.masking import frozen
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def token_axis(inputs: Mapping[str, Tensor], value: Tensor) -> int:
 def _without_the_empty(model: PreTrainedModel) -> Iterator[None]:
     """A sublayer without units answers with its projection's bias, and nothing of it is computed."""
     empty = [s for s in find_sublayers(model) if not s.num_units]
-    with replayed([(s, partial(_bias, s.projection)) for s in empty]):
+    with replay_sublayers([(s, partial(_bias, s.projection)) for s in empty]):
         yield
 
 

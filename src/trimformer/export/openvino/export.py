@@ -18,7 +18,7 @@ from trimformer.export.onnx.files import (
     write,
 )
 from trimformer.export.openvino.serve import open_session
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 
 # The names of a folder `openvino` that optimum and sentence-transformers know.
 MODEL, QUANTIZED = "openvino_model.xml", "openvino_model_qint8_quantized.xml"

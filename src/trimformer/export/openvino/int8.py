@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trimformer.models.calls import Batch
+from trimformer.models.layer_calls import Batch
 
 
 def static(graph: Any, batches: Sequence[Batch]) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trimformer.errors import TrimformerError
-from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
@@ -15,6 +15,6 @@ def sublayers(layer: Any) -> Iterator[Sublayer]:
             "one layer and of equal depth can be pruned"
         )
     size, visits = heads.attention_head_size, config.num_hidden_layers // config.num_hidden_groups
-    producers = rows(size, heads.query, heads.key, heads.value)
-    yield attention(producers, heads.dense, size, entry=heads.query, visits=visits)
-    yield ffn(rows(1, layer.ffn), layer.ffn_output, entry=layer.ffn, visits=visits)
+    qkv = producers(size, heads.query, heads.key, heads.value)
+    yield attention(qkv, heads.dense, size, entry=heads.query, calls_per_pass=visits)
+    yield ffn(producers(1, layer.ffn), layer.ffn_output, entry=layer.ffn, calls_per_pass=visits)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from trimformer.models.sublayer import Sublayer, attention, counts_read, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers, used_count_attributes
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
@@ -24,7 +24,7 @@ def pre_norm(layer: Any) -> Iterator[Sublayer]:
 
 def _sublayers(layer: Any, first: nn.Module, second: nn.Module) -> Iterator[Sublayer]:
     heads, size = layer.attention.self, layer.attention.self.attention_head_size
-    counts = counts_read(heads, all_head_size=size, num_attention_heads=1)
-    producers = rows(size, heads.query, heads.key, heads.value)
-    yield attention(producers, layer.attention.output.dense, size, entry=first, counts=counts)
-    yield ffn(rows(1, layer.intermediate.dense), layer.output.dense, entry=second)
+    counts = used_count_attributes(heads, all_head_size=size, num_attention_heads=1)
+    qkv = producers(size, heads.query, heads.key, heads.value)
+    yield attention(qkv, layer.attention.output.dense, size, entry=first, count_attributes=counts)
+    yield ffn(producers(1, layer.intermediate.dense), layer.output.dense, entry=second)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     heads, size = layer.self_attn, layer.self_attn.head_dim
-    producers = rows(size, heads.q_proj, heads.k_proj, heads.v_proj)
-    yield attention(producers, heads.out_proj, size, entry=layer.layer_norm1)
-    yield ffn(rows(1, layer.mlp.fc1), layer.mlp.fc2, entry=layer.layer_norm2)
+    qkv = producers(size, heads.q_proj, heads.k_proj, heads.v_proj)
+    yield attention(qkv, heads.out_proj, size, entry=layer.layer_norm1)
+    yield ffn(producers(1, layer.mlp.fc1), layer.mlp.fc2, entry=layer.layer_norm2)

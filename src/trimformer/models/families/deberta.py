@@ -3,19 +3,23 @@
 from collections.abc import Iterator
 from typing import Any
 
-from trimformer.models.sublayer import Producer, Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Producer, Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     heads, size = layer.attention.self, layer.attention.self.attention_head_size
     shared = heads.relative_attention and heads.share_att_key
-    producers = [Producer(linear, size, reads=not shared) for linear in (heads.query_proj, heads.key_proj)]
+    qkv = [Producer(linear, size, reads_only_hidden=not shared) for linear in (heads.query_proj, heads.key_proj)]
     positions = [getattr(heads, name) for name in ("pos_key_proj", "pos_query_proj") if hasattr(heads, name)]
     yield attention(
-        (Producer(heads.value_proj, size), *producers, *(Producer(linear, size, reads=False) for linear in positions)),
+        (
+            Producer(heads.value_proj, size),
+            *qkv,
+            *(Producer(linear, size, reads_only_hidden=False) for linear in positions),
+        ),
         layer.attention.output.dense,
         size,
         entry=heads.value_proj,
-        counts={(heads, "num_attention_heads"): 1},
+        count_attributes={(heads, "num_attention_heads"): 1},
     )
-    yield ffn(rows(1, layer.intermediate.dense), layer.output.dense, entry=layer.intermediate.dense)
+    yield ffn(producers(1, layer.intermediate.dense), layer.output.dense, entry=layer.intermediate.dense)

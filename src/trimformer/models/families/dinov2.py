@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
-from trimformer.models.sublayer import Sublayer, attention, counts_read, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers, used_count_attributes
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     heads, mlp, size = layer.attention, layer.mlp, layer.attention.head_dim
     yield attention(
-        rows(size, heads.q_proj, heads.k_proj, heads.v_proj),
+        producers(size, heads.q_proj, heads.k_proj, heads.v_proj),
         heads.o_proj,
         size,
         entry=layer.norm1,
         output=layer.layer_scale1,
         gain=layer.layer_scale1.lambda1,
-        counts=counts_read(heads, num_heads=1, num_attention_heads=1),
+        count_attributes=used_count_attributes(heads, num_heads=1, num_attention_heads=1),
     )
     if hasattr(mlp, "fc1"):
         inner, projection = [mlp.fc1], mlp.fc2
@@ -25,7 +25,7 @@ def sublayers(layer: Any) -> Iterator[Sublayer]:
             mlp.down_proj,
         )
     yield ffn(
-        rows(1, *inner),
+        producers(1, *inner),
         projection,
         entry=layer.norm2,
         output=layer.layer_scale2,

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from trimformer.models.sublayer import Producer, Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Producer, Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
@@ -30,7 +30,7 @@ def _sublayers(
 ) -> Iterator[Sublayer]:
     heads, mlp = layer.self_attn, layer.mlp
     size = heads.head_dim * getattr(heads, "num_key_value_groups", 1)
-    producers = (Producer(heads.q_proj, size), *rows(heads.head_dim, heads.k_proj, heads.v_proj))
-    yield attention(producers, heads.o_proj, size, entry=first, output=outputs[0])
+    qkv = (Producer(heads.q_proj, size), *producers(heads.head_dim, heads.k_proj, heads.v_proj))
+    yield attention(qkv, heads.o_proj, size, entry=first, output=outputs[0])
     inner, projection = ((mlp.fc1,), mlp.fc2) if hasattr(mlp, "fc1") else ((mlp.gate_proj, mlp.up_proj), mlp.down_proj)
-    yield ffn(rows(1, *inner), projection, entry=second, output=outputs[1])
+    yield ffn(producers(1, *inner), projection, entry=second, output=outputs[1])

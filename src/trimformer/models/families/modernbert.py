@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     heads, size = layer.attn, layer.attn.head_dim
-    yield attention(rows(size, heads.Wqkv, blocks=3), heads.Wo, size, entry=layer.attn_norm)
-    yield ffn(rows(1, layer.mlp.Wi, blocks=2), layer.mlp.Wo, entry=layer.mlp_norm)
+    yield attention(producers(size, heads.Wqkv, blocks=3), heads.Wo, size, entry=layer.attn_norm)
+    yield ffn(producers(1, layer.mlp.Wi, blocks=2), layer.mlp.Wo, entry=layer.mlp_norm)

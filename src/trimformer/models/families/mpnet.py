@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
-from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 class KeptHeads(MPNetSelfAttention):  # type: ignore[misc]
@@ -29,11 +29,11 @@ class KeptHeads(MPNetSelfAttention):  # type: ignore[misc]
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     heads, size = layer.attention.attn, layer.attention.attn.attention_head_size
     yield attention(
-        rows(size, heads.q, heads.k, heads.v),
+        producers(size, heads.q, heads.k, heads.v),
         heads.o,
         size,
         entry=heads.q,
-        counts={(heads, "all_head_size"): size},
-        per_head=(heads, KeptHeads),
+        count_attributes={(heads, "all_head_size"): size},
+        head_selector=(heads, KeptHeads),
     )
-    yield ffn(rows(1, layer.intermediate.dense), layer.output.dense, entry=layer.intermediate.dense)
+    yield ffn(producers(1, layer.intermediate.dense), layer.output.dense, entry=layer.intermediate.dense)

@@ -8,7 +8,7 @@ from transformers.models.mt5.modeling_mt5 import MT5Attention
 from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.umt5.modeling_umt5 import UMT5Attention
 
-from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 class _KeptHeads:
@@ -53,7 +53,7 @@ def sublayers(layer: Any) -> Iterator[Sublayer]:
     heads, neurons, entry = layer.layer[0].SelfAttention, layer.layer[-1].DenseReluDense, layer.layer[0].layer_norm
     size = heads.key_value_proj_dim
     narrowed = _NARROWED.get(type(heads), type(heads))  # one that was pruned is so already
-    producers, told = rows(size, heads.q, heads.k, heads.v), {(heads, "n_heads"): 1}
-    yield attention(producers, heads.o, size, entry, counts=told, per_head=(heads, narrowed))
+    qkv, count_attributes = producers(size, heads.q, heads.k, heads.v), {(heads, "n_heads"): 1}
+    yield attention(qkv, heads.o, size, entry, count_attributes=count_attributes, head_selector=(heads, narrowed))
     inner = (neurons.wi_0, neurons.wi_1) if hasattr(neurons, "wi_0") else (neurons.wi,)
-    yield ffn(rows(1, *inner), neurons.wo, entry=layer.layer[-1].layer_norm)
+    yield ffn(producers(1, *inner), neurons.wo, entry=layer.layer[-1].layer_norm)

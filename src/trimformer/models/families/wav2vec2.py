@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from trimformer.errors import TrimformerError
-from trimformer.models.sublayer import Sublayer, attention, ffn, rows
+from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
@@ -23,5 +23,5 @@ def pre_norm(layer: Any) -> Iterator[Sublayer]:
 
 def _sublayers(layer: Any, first: nn.Module, second: nn.Module) -> Iterator[Sublayer]:
     heads, neurons, size = layer.attention, layer.feed_forward, layer.attention.head_dim
-    yield attention(rows(size, heads.q_proj, heads.k_proj, heads.v_proj), heads.out_proj, size, entry=first)
-    yield ffn(rows(1, neurons.intermediate_dense), neurons.output_dense, entry=second)
+    yield attention(producers(size, heads.q_proj, heads.k_proj, heads.v_proj), heads.out_proj, size, entry=first)
+    yield ffn(producers(1, neurons.intermediate_dense), neurons.output_dense, entry=second)

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from trimformer.errors import TrimformerError
-from trimformer.models.find import find_sublayers
+from trimformer.models.discovery import find_sublayers
 from trimformer.models.masking import Hooks
 from trimformer.models.sublayer import Producer, Sublayer
 
 Batch = Mapping[str, Tensor]
 
 LABEL_KEYS = ("labels", "start_positions", "end_positions")
-NOT_INPUTS = (*LABEL_KEYS, "index")
+NON_INPUT_KEYS = (*LABEL_KEYS, "index")
 
 
 @dataclass
-class Call:
+class LayerCall:
     """One call of a layer within a forward pass.
 
     Attributes:
@@ -34,38 +34,37 @@ class Call:
         args: its positional arguments after the hidden states.
         kwargs: its keyword arguments.
         mask: [batch, length], true at positions that are not padding.
-        start: the hidden states [batch, length, hidden] where they are no other layer's output: at the bottom of a
-            tower; else None.
+        first_hidden: hidden states [batch, length, hidden] that enter the first layer of a tower; None elsewhere.
     """
 
     layer: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     mask: Tensor
-    start: Tensor | None
+    first_hidden: Tensor | None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """The layer's output for these hidden states."""
-        return first(self.layer(hidden, *self.args, **self.kwargs))
+        return hidden_states(self.layer(hidden, *self.args, **self.kwargs))
 
-    def of(self, layer: nn.Module) -> "Call":
+    def with_layer(self, layer: nn.Module) -> "LayerCall":
         """The same call of another model's layer."""
-        return Call(layer, self.args, self.kwargs, self.mask, self.start)
+        return LayerCall(layer, self.args, self.kwargs, self.mask, self.first_hidden)
 
 
-def first(output: Any) -> Tensor:
+def hidden_states(output: Any) -> Tensor:
     """The hidden states of a layer's output, which may be a tuple."""
     hidden: Tensor = output if isinstance(output, Tensor) else output[0]
     return hidden
 
 
-class Stop(Exception):
+class StopForward(Exception):
     """Ends a forward pass where all that was wanted has been seen."""
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
     """What the model's forward takes: no labels, no sample index."""
-    return {key: value for key, value in batch.items() if key not in NOT_INPUTS}
+    return {key: value for key, value in batch.items() if key not in NON_INPUT_KEYS}
 
 
 def forward(model: nn.Module, batch: Batch) -> Any:
@@ -95,7 +94,7 @@ def position_mask(model: nn.Module, batch: Batch, hidden: Tensor, has_mask: bool
     return mask.bool()
 
 
-class WatchLayers(Hooks):
+class LayerObserver(Hooks):
     """Context manager: `see` is called before every call of a layer that holds sublayers.
 
     Args:
@@ -127,17 +126,17 @@ def _parameters(layer_class: type[nn.Module]) -> list[str]:
     return list(inspect.signature(layer_class.forward).parameters)[2:]  # after self and the hidden states
 
 
-def arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def named_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """A layer's arguments by name; `args` are those after the hidden states."""
     return {**dict(zip(_parameters(type(layer)), args, strict=False)), **kwargs}  # type: ignore[arg-type]
 
 
-def has_mask(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def has_attention_mask(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a layer is given an attention mask."""
-    return arguments(layer, args, kwargs).get("attention_mask") is not None
+    return named_arguments(layer, args, kwargs).get("attention_mask") is not None
 
 
-class WatchMasks(WatchLayers):
+class PaddingTracker(LayerObserver):
     """Context manager that knows which positions of the layer that runs are no padding.
 
     Args:
@@ -155,11 +154,11 @@ class WatchMasks(WatchLayers):
         self.mask = torch.empty(0)
 
     def _keep_mask(self, layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.mask = position_mask(self._model, self.batch, hidden, has_mask(layer, args, kwargs))
+        self.mask = position_mask(self._model, self.batch, hidden, has_attention_mask(layer, args, kwargs))
 
 
 @torch.no_grad()
-def record_calls(model: nn.Module, batch: Batch) -> list[Call]:
+def record_calls(model: nn.Module, batch: Batch) -> list[LayerCall]:
     """The calls of the model's layers for a batch, in the order of `find_sublayers`.
 
     That is the order in which they happen, but for towers: which of two runs first is their model's affair.
@@ -175,9 +174,9 @@ def record_calls(model: nn.Module, batch: Batch) -> list[Call]:
     """
     sublayers = find_sublayers(model)
     layers = list(dict.fromkeys(s.module for s in sublayers))
-    visits = sum({id(s.module): s.visits for s in sublayers}.values())
+    visits = sum({id(s.module): s.calls_per_pass for s in sublayers}.values())
     owner = {id(child): parent for parent in model.modules() for child in parent.children()}
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
     last: list[Any] = [None]  # the latest output of a layer
 
     def see(layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -187,18 +186,18 @@ def record_calls(model: nn.Module, batch: Batch) -> list[Call]:
                 f"{type(model).__name__} works on the hidden states between its layers (a convolution?); such models "
                 "cannot be refitted layer by layer"
             )
-        mask = position_mask(model, batch, hidden, has_mask(layer, args, kwargs))
-        calls.append(Call(layer, args, kwargs, mask, None if goes_on else hidden))
+        mask = position_mask(model, batch, hidden, has_attention_mask(layer, args, kwargs))
+        calls.append(LayerCall(layer, args, kwargs, mask, None if goes_on else hidden))
         if len(calls) == visits:
-            raise Stop
+            raise StopForward
 
     def keep(_: nn.Module, inputs: Any, output: Any) -> None:
-        last[0] = first(output)
+        last[0] = hidden_states(output)
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     nothing = [(s, partial(_zeros, s.hidden_size)) for s in sublayers]
     try:
-        with suppress(Stop), WatchLayers(layers, see), replayed(nothing):
+        with suppress(StopForward), LayerObserver(layers, see), replay_sublayers(nothing):
             forward(model, batch)
     finally:
         for handle in handles:
@@ -212,7 +211,7 @@ def _zeros(width: int, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def replayed(answers: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+def replay_sublayers(answers: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
     """Leaves the work of sublayers out: their producers make zeros, their projections give the answers.
 
     Args:
@@ -234,11 +233,11 @@ def replayed(answers: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor]]]) -> 
 
 def _shown(sublayer: Sublayer, producer: Producer) -> int:
     """Channels that a layer is shown in place of a producer's: those of one unit where it takes any number."""
-    units = sublayer.num_units if sublayer.told else 1
+    units = sublayer.num_units if sublayer.has_fixed_unit_count else 1
     return max(units, 1) * producer.size * producer.blocks
 
 
-class Tap(Hooks):
+class LeafRecorder(Hooks):
     """Context manager: keeps the inputs, or the outputs, of one leaf, and may stop the pass there.
 
     Args:
@@ -250,9 +249,9 @@ class Tap(Hooks):
     def __init__(self, leaf: nn.Module, *, outputs: bool = False, stop: int = 0) -> None:
         super().__init__()
         self._leaf, self._outputs, self.stop = leaf, outputs, stop
-        self.seen: list[Tensor] = []
+        self.tensors: list[Tensor] = []
 
-    def __enter__(self) -> "Tap":
+    def __enter__(self) -> "LeafRecorder":
         if self._outputs:
             self._handles.append(self._leaf.register_forward_hook(lambda _, inputs, output: self._see(output)))
         else:
@@ -260,6 +259,6 @@ class Tap(Hooks):
         return self
 
     def _see(self, tensor: Tensor) -> None:
-        self.seen.append(tensor)
-        if len(self.seen) == self.stop:
-            raise Stop
+        self.tensors.append(tensor)
+        if len(self.tensors) == self.stop:
+            raise StopForward
