@@ -91,7 +91,7 @@ def make_data(samples: int, length: int, options: argparse.Namespace) -> list[Ba
         }
         batches.append({key: value.to(options.device) for key, value in batch.items()})
         start += len(rows)
-    return distributed.part(batches)
+    return distributed.shard(batches)
 
 
 @contextmanager
@@ -269,13 +269,14 @@ def main() -> None:
     for run in runs:
         records += measure(*run, options)
         if distributed.is_main():
-            result = {"device": describe_device(options.device), "processes": distributed.count(), **versions()}
+            result = {"device": describe_device(options.device), "processes": distributed.world_size(), **versions()}
             options.output.with_suffix(".json").write_text(json.dumps(result | {"records": records}, indent=1) + "\n")
     if distributed.is_main():
         table = exponents(records) if options.scaling else to_markdown(records)
         options.output.with_suffix(".md").write_text(table + "\n")
         print(
-            f"{describe_device(options.device)}, {distributed.count()} processes; stages in forward passes\n\n{table}"
+            f"{describe_device(options.device)}, {distributed.world_size()} processes; stages in forward passes"
+            f"\n\n{table}"
         )
     distributed.leave()
 

@@ -10,19 +10,19 @@ sys.path.insert(0, sys.argv[1])
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.utils import distributed
-from trimformer.utils.distributed import gathered, is_main, join, leave
+from trimformer.utils.distributed import gather_rows, is_main, join, leave
 
 device = join("cpu")
 rows = problem_rows("embedding", 120)
 options = {"batch_size": 8, "neuron_multiple": 4, "method": "obs-polish", "polish_budget": "200x", "device": device}
 result = trimformer.prune(problem_model("embedding"), make_tokenizer(), rows, 0.3, **options)
-weights = gathered(torch.cat([p.detach().flatten() for p in result.model.parameters()]).unsqueeze(0))
+weights = gather_rows(torch.cat([p.detach().flatten() for p in result.model.parameters()]).unsqueeze(0))
 assert torch.equal(weights[0], weights[1])
 polish = result.polish
 assert polish.accepted and polish.after < polish.before, polish
 assert (polish.samples, polish.held_out) == (80, 12), polish
 if is_main():
-    print("polished by", distributed.count())
+    print("polished by", distributed.world_size())
 leave()
 """
 

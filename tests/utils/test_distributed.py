@@ -143,8 +143,8 @@ def test_every_item_is_in_one_part(items, count):
     for rank in range(count):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(distributed, "rank", lambda rank=rank: rank)
-            patch.setattr(distributed, "count", lambda: count)
-            parts.append(distributed.part(items))
+            patch.setattr(distributed, "world_size", lambda: count)
+            parts.append(distributed.shard(items))
     assert sorted(item for part in parts for item in part) == sorted(items)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -160,9 +160,9 @@ def test_every_item_is_computed_once_and_the_shares_cost_about_the_same(costs, c
     for rank in range(count):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(distributed, "rank", lambda rank=rank: rank)
-            patch.setattr(distributed, "count", lambda: count)
+            patch.setattr(distributed, "world_size", lambda: count)
             patch.setattr(distributed.dist, "all_gather_object", gather)
-            assert distributed.each(costs, lambda cost: cost, cost=float) == costs
+            assert distributed.compute_shared(costs, lambda cost: cost, cost=float) == costs
     assert sorted(i for share in shares for i in share) == list(range(len(costs)))
     loads = [sum(share.values()) for share in shares]
     assert max(loads) - min(loads) <= max(costs, default=0)
@@ -172,11 +172,11 @@ def test_a_process_alone_does_everything_itself():
     rows = torch.ones(2, 3)
     distributed.add_up(rows)
     assert torch.equal(rows, torch.ones(2, 3))
-    assert distributed.gathered(rows) is rows
-    assert distributed.part("abc") == ["a", "b", "c"]
-    assert distributed.each("abc", str.upper, cost=ord) == ["A", "B", "C"]
+    assert distributed.gather_rows(rows) is rows
+    assert distributed.shard("abc") == ["a", "b", "c"]
+    assert distributed.compute_shared("abc", str.upper, cost=ord) == ["A", "B", "C"]
     assert distributed.decide(lambda: 7) == 7
-    assert (distributed.rank(), distributed.count(), distributed.is_main(), distributed.launched()) == (
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main(), distributed.launched()) == (
         0,
         1,
         True,
@@ -194,5 +194,5 @@ def test_a_process_alone_does_everything_itself():
 
 def test_what_breaks_between_processes_is_a_lost_process():
     for error in (RuntimeError("Connection\n closed by peer"), ConnectionResetError("gone")):
-        with pytest.raises(distributed.LostProcess, match="nothing is written"), distributed._together():
+        with pytest.raises(distributed.LostProcess, match="nothing is written"), distributed._one_sentence_if_lost():
             raise error

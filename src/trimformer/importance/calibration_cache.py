@@ -17,7 +17,7 @@ from trimformer.errors import TrimformerError, flat
 from trimformer.importance.criteria import Ranking
 from trimformer.importance.obs import Curve
 from trimformer.models.layer_calls import Batch
-from trimformer.utils.distributed import add_up, count, rank
+from trimformer.utils.distributed import add_up, rank, world_size
 from trimformer.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def cached_ranking(
     ranking = _read(file, model.device)
     known = torch.tensor(float(ranking is not None), device=model.device)
     add_up(known)  # all processes calibrate together, or none does
-    if ranking is not None and known == count():
+    if ranking is not None and known == world_size():
         logger.info("what calibration found is in %s: taken from there", file)
         return ranking
     try:
@@ -74,7 +74,7 @@ def cached_ranking(
 def _fingerprint(model: PreTrainedModel, batches: Sequence[Batch], setting: str) -> str:
     """Of the model's config and weights, all samples' tensors, the setting and the versions that computed."""
     digest = hashlib.sha256()
-    versions = (__version__, torch.__version__, transformers.__version__, torch.get_num_threads(), count())
+    versions = (__version__, torch.__version__, transformers.__version__, torch.get_num_threads(), world_size())
     for text in (setting, versions, model.device, model.config.to_json_string()):
         digest.update(f"{text}\n".encode())
     named = [*model.state_dict().items(), *((k, v) for batch in batches for k, v in sorted(batch.items()))]

@@ -15,7 +15,7 @@ from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Criterion, Objective
-from trimformer.utils.distributed import each, gathered
+from trimformer.utils.distributed import compute_shared, gather_rows
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def fisher(model: PreTrainedModel, batches: Sequence[Batch], objective: Objectiv
     """Squared mask gradients (Kwon et al., section 4.1)."""
     with run.clock("calibrate"), run.precision(model.device):
         shown = run.progress(batches, "calibrate")
-        grads = [gathered(g) for g in collect_mask_grads(model, shown, objective=objective, seed=run.seed)]
+        grads = [gather_rows(g) for g in collect_mask_grads(model, shown, objective=objective, seed=run.seed)]
     with run.clock("curves"):
         return Ranking([importance_curve(compute_fisher_info(grad)) for grad in grads], grads)
 
@@ -74,7 +74,7 @@ def obs(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, 
         return replace(found, error=found.error * (moments[i].count / max(moments[0].count, 1)))
 
     with run.clock("curves"):
-        curves = each(range(len(sublayers)), curve, cost=lambda i: sublayers[i].channels ** 3)
+        curves = compute_shared(range(len(sublayers)), curve, cost=lambda i: sublayers[i].channels ** 3)
     return Ranking(curves, token_norms=[m.token_norms for m in moments], predicts_loss=True)
 
 

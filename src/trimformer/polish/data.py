@@ -18,7 +18,7 @@ from trimformer.models.layer_calls import LABEL_KEYS, Batch
 from trimformer.options.methods import AnyMethod, Method
 from trimformer.options.polish_budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
 from trimformer.refit.walk import HELD_OUT_EVERY
-from trimformer.utils.distributed import count, part
+from trimformer.utils.distributed import shard, world_size
 
 # Where a task says which column holds labels, and what it says where none does.
 _NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "one_hot": ()}
@@ -91,12 +91,14 @@ def draw_polishing(
             "as polish data, or lower the batch size"
         )
     batches, held_out = (make_batches(of, processor, batch_size, model.device) for of in (chosen, left))
-    if min(len(batches), len(held_out)) < count():
+    if min(len(batches), len(held_out)) < world_size():
         raise TrimformerError(
             f"{len(samples)} different samples to polish on make {len(held_out)} held-out batches, too few for "
-            f"{count()} processes; lower the batch size"
+            f"{world_size()} processes; lower the batch size"
         )
-    return Polishing(part(batches)[: len(batches) // count()], part(held_out), spend, only_calibration=data is None)
+    return Polishing(
+        shard(batches)[: len(batches) // world_size()], shard(held_out), spend, only_calibration=data is None
+    )
 
 
 def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: Any) -> list[Features]:
@@ -178,7 +180,7 @@ def check_polish(methods: Sequence[AnyMethod], data: Any, budget: str, stoppable
     parse_budget(budget)
     if not any(map(polishes, methods)) and (data is not None or budget != DEFAULT_BUDGET or stoppable):
         raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
-    if stoppable and count() > 1:
+    if stoppable and world_size() > 1:
         raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
 
 

@@ -27,7 +27,7 @@ from trimformer.options.polish_budget import PolishBudget, epochs_of_passes, ste
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.result import PolishReport
 from trimformer.polish.teacher_outputs import Targets, Watch, counterparts, targets_of
-from trimformer.utils.distributed import add_up, count, decide
+from trimformer.utils.distributed import add_up, decide, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -237,10 +237,10 @@ class _Training:
         loss = loss + HIDDEN_WEIGHT * hidden_loss(seen.hidden, hidden, seen.masks, targets.variances)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if count() > 1:
+        if world_size() > 1:
             gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
             add_up(*gradients)
-            torch._foreach_div_(gradients, count())
+            torch._foreach_div_(gradients, world_size())
         norm = nn.utils.clip_grad_norm_(self._parameters, MAX_NORM)
         if not torch.isfinite(norm):
             return False

@@ -24,7 +24,7 @@ from trimformer.evaluation.smaller_vocabulary import RetoldScorer
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.options.quality_target import QualityTarget
-from trimformer.utils.distributed import count, part
+from trimformer.utils.distributed import shard, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +166,9 @@ def _are_splits(data: Any) -> bool:
 
 def _share(batches: list[Batch]) -> list[Batch]:
     """This process's part of the batches."""
-    if len(batches) < count():
+    if len(batches) < world_size():
         raise TrimformerError(
-            f"{num_samples_of(batches)} calibration samples make {len(batches)} batches, too few for {count()} "
+            f"{num_samples_of(batches)} calibration samples make {len(batches)} batches, too few for {world_size()} "
             "processes; lower the batch size"
         )
-    return part(batches)
+    return shard(batches)

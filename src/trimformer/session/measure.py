@@ -26,7 +26,7 @@ from trimformer.results import (
     VocabularyReport,
 )
 from trimformer.session.setup import Prepared
-from trimformer.utils.distributed import count, is_main
+from trimformer.utils.distributed import is_main, world_size
 from trimformer.utils.environment import describe_device, versions
 
 PRUNING = ("calibrate", "curves", "search", "shrink", "update", "judge")
@@ -66,7 +66,7 @@ def report(
             given.seconds_per_pass,
             peak_memory(given.model.device),
         ),
-        machine=MachineReport(describe_device(given.model.device), count(), versions()),
+        machine=MachineReport(describe_device(given.model.device), world_size(), versions()),
         refits=pruned.refits,
         predicted=pruned.predicted,
         kinds=[s.kind for s in find_sublayers(given.model)],

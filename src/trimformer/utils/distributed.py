@@ -1,7 +1,7 @@
-"""Several processes that share the calibration samples, started by `accelerate launch` or `torchrun`.
+"""Functions for a run of several processes, started by `accelerate launch` or `torchrun`, that share the samples.
 
-Each holds the whole model and its part of the samples; sums are added up over all, what has to be the same
-everywhere is decided by the main process, and only that one writes. With one process nothing here does anything.
+Every process holds the whole model and a part of the samples. Sums are added up over all processes, the main process
+takes decisions that must be the same everywhere, and only it writes. In a single process these functions do nothing.
 """
 
 import logging
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trimformer.errors import TrimformerError
 
-# Processes wait for the main one while it measures a latency table.
+# Long, because the other processes wait while the main one measures a latency table.
 TIMEOUT = timedelta(hours=2)
 
 S = TypeVar("S")
@@ -25,94 +25,103 @@ T = TypeVar("T")
 
 
 def launched() -> bool:
-    """Whether a launcher started several processes.
+    """Returns whether a launcher started several processes.
 
     Raises:
-        TrimformerError: what it set in the environment is not that of a launcher.
+        TrimformerError: WORLD_SIZE in the environment is not a number of processes.
     """
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal() or not int(size):
-        raise TrimformerError(f"WORLD_SIZE is '{size}', no number of processes; unset it, or start by torchrun")
+        raise TrimformerError(f"WORLD_SIZE is '{size}', not a number of processes; unset it, or start with torchrun")
     return int(size) > 1
 
 
 def join(device: str) -> str:
-    """Joins the other processes; only the main one goes on logging.
+    """Joins the other processes of the run and silences the log of all but the main one.
 
     Args:
-        device: as asked for on the command line.
+        device: device named on the command line.
 
     Returns:
-        This process's own device.
+        The device of this process.
 
     Raises:
-        TrimformerError: accelerate is missing, or the environment is not that of a launcher.
+        TrimformerError: accelerate is missing, or the launcher's environment variables are missing or wrong.
     """
     if not launched():
         return device
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
-            raise TrimformerError(f"WORLD_SIZE is set, but not {name}; unset it, or start by torchrun")
+            raise TrimformerError(f"WORLD_SIZE is set, but {name} is not; unset it, or start with torchrun")
         if name != "MASTER_ADDR" and not os.environ[name].isdecimal():
-            raise TrimformerError(f"{name} is '{os.environ[name]}', no number; start by torchrun")
+            raise TrimformerError(f"{name} is '{os.environ[name]}', not a number; start with torchrun")
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise TrimformerError("several processes need accelerate: pip install 'trimformer[train]'") from error
     cpu = device == "cpu" or not torch.cuda.is_available()
-    own = str(PartialState(cpu=cpu, timeout=TIMEOUT).device)
+    process_device = str(PartialState(cpu=cpu, timeout=TIMEOUT).device)
     if not is_main():
         logging.getLogger("trimformer").setLevel(logging.ERROR)
-    return own
+    return process_device
 
 
 def leave() -> None:
-    """Leaves the other processes, at the end of the run."""
+    """Leaves the other processes at the end of the run."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
+    """Returns the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
+    """Returns the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Returns whether this is the main process."""
     return rank() == 0
 
 
-def part(items: Sequence[T]) -> list[T]:
-    """This process's share of the items."""
-    return list(items[rank() :: count()])
+def shard(items: Sequence[T]) -> list[T]:
+    """Returns this process's share of the items."""
+    return list(items[rank() :: world_size()])
 
 
-def each(items: Sequence[S], compute: Callable[[S], T], cost: Callable[[S], float]) -> list[T]:
-    """The results for all items, on every process; each computes a share of about the same cost.
+def compute_shared(items: Sequence[S], compute: Callable[[S], T], cost: Callable[[S], float]) -> list[T]:
+    """Computes a result for every item, with the work shared among the processes.
 
-    Tensors in the results should be on the CPU.
+    Args:
+        items: the same in every process.
+        compute: gives the result of an item; tensors in it should be on the CPU.
+        cost: relative time that an item takes; the processes get shares of about the same cost.
+
+    Returns:
+        The results of all items, in every process.
     """
-    loads, owners = [0.0] * count(), [0] * len(items)
+    loads, owners = [0.0] * world_size(), [0] * len(items)
     for i in sorted(range(len(items)), key=lambda i: -cost(items[i])):
         owners[i] = loads.index(min(loads))
         loads[owners[i]] += cost(items[i])
     mine = {i: compute(item) for i, item in enumerate(items) if owners[i] == rank()}
-    parts: list[Any] = [mine] * count()
-    if count() > 1:
-        with _together():
+    parts: list[Any] = [mine] * world_size()
+    if world_size() > 1:
+        with _one_sentence_if_lost():
             dist.all_gather_object(parts, mine)
     return [parts[owners[i]][i] for i in range(len(items))]
 
 
 class LostProcess(TrimformerError):
-    """Another process is gone."""
+    """Another process of the run has ended."""
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """A process that is gone ends the others with one sentence."""
+def _one_sentence_if_lost() -> Iterator[None]:
+    """Turns the errors of a lost process into a `LostProcess`."""
     try:
         yield
     except (RuntimeError, ConnectionError) as error:
@@ -122,28 +131,36 @@ def _together() -> Iterator[None]:
 
 def add_up(*tensors: Tensor) -> None:
     """Adds each tensor up over all processes, in place."""
-    if count() > 1:
-        with _together():
+    if world_size() > 1:
+        with _one_sentence_if_lost():
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
 
-def gathered(rows: Tensor) -> Tensor:
-    """The rows of all processes [all rows, n], on every one."""
-    if count() == 1:
+def gather_rows(rows: Tensor) -> Tensor:
+    """Returns the rows of all processes, [all rows, n], in every process.
+
+    Args:
+        rows: rows of this process, [rows, n].
+    """
+    if world_size() == 1:
         return rows
-    parts: list[Any] = [None] * count()
-    with _together():
+    parts: list[Any] = [None] * world_size()
+    with _one_sentence_if_lost():
         dist.all_gather_object(parts, rows.cpu())
     return torch.cat(parts).to(rows.device)
 
 
 def decide(choose: Callable[[], T]) -> T:
-    """What the main process chooses, on all processes; an error that it meets is raised on all.
+    """Calls `choose` in the main process and returns its result in all processes.
 
-    Tensors in it should be on the CPU.
+    Args:
+        choose: gives the result; tensors in it should be on the CPU.
+
+    Raises:
+        TrimformerError: `choose` raised it; every process raises the same.
     """
-    if count() == 1:
+    if world_size() == 1:
         return choose()
     box: list[Any] = [None, None]
     if is_main():
@@ -151,7 +168,7 @@ def decide(choose: Callable[[], T]) -> T:
             box[0] = choose()
         except TrimformerError as error:
             box[1] = str(error)
-    with _together():
+    with _one_sentence_if_lost():
         dist.broadcast_object_list(box)
     if box[1] is not None:
         raise TrimformerError(box[1])
