@@ -41,7 +41,7 @@ from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.options.methods import find_method
-from trimformer.polish.data import draw_polishing
+from trimformer.polish.data import draw_polish_inputs
 from trimformer.utils.stage_timer import StageTimer
 
 EMBEDDER = "embedder"
@@ -112,7 +112,7 @@ def _run_task(
                     yield {**point, "asked": 0, "samples": 0, "budget": "", **score(pruned.model)}
                     continue
                 added = more[: max(0, samples - len(features))]
-                given = draw_polishing(model, processor, task, features, added or None, budget, options.batch_size)
+                given = draw_polish_inputs(model, processor, task, features, added or None, budget, options.batch_size)
                 method = find_method("obs-polish")
                 pruned = Pruner(model, batches, method, polishing=given, run=run)(costs, constraint)
                 assert pruned.polish is not None

@@ -26,7 +26,7 @@ from trimformer.evaluation.serving import write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session, served
 from trimformer.options.methods import Layout, find_method, with_layout
-from trimformer.polish.data import draw_polishing
+from trimformer.polish.data import draw_polish_inputs
 
 FILES = {"float32": MODEL, "int8": QUANTIZED}
 
@@ -49,7 +49,7 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
     metric, references = str(task.metric), None
     features, more, batches, costs = calibration(model, processor, task, train, options, options.seed)
     added = more[: max(0, options.samples - len(features))]
-    given = draw_polishing(model, processor, task, features, added or None, options.budget, options.batch_size)
+    given = draw_polish_inputs(model, processor, task, features, added or None, options.budget, options.batch_size)
 
     def models() -> Iterator[tuple[str, str, Any]]:
         yield "dense", "", model

@@ -32,7 +32,7 @@ from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
 from trimformer.options.methods import find_method
-from trimformer.polish.data import draw_polishing
+from trimformer.polish.data import draw_polish_inputs
 from trimformer.polish.train import MAX_NORM, learning_rate, polish, trainable
 
 
@@ -104,7 +104,7 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
             labelled = [*features, *task.encode(added, processor, model.config)] if added else features
             with_labels = make_batches(labelled, processor, options.batch_size, model.device)
             for text in options.budgets:
-                given = draw_polishing(model, processor, task, features, added or None, text, options.batch_size)
+                given = draw_polish_inputs(model, processor, task, features, added or None, text, options.batch_size)
                 assert given.budget.seconds is not None
                 trained = copy.deepcopy(student)
                 polish(model, trained, given.batches, given.held_out, budget=given.budget, kept_layers=kept, run=run)

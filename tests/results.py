@@ -10,7 +10,7 @@ from trimformer.costs.timing import Timing
 from trimformer.evaluation.scores import Scores
 from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
-from trimformer.refit.walk import Refit
+from trimformer.refit.result import Refit
 from trimformer.results import (
     BudgetReport,
     CostReport,

@@ -21,13 +21,13 @@ from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import units_left
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod, Method, WholeMethod
-from trimformer.polish.data import Polishing, check_polishing
+from trimformer.polish.data import PolishInputs, check_polish_inputs
 from trimformer.polish.result import PolishReport
 from trimformer.polish.train import polish
 from trimformer.refit.kprune import kprune
-from trimformer.refit.plain_layout import make_plain, rehearse
-from trimformer.refit.updates import UPDATES, Refitting
-from trimformer.refit.walk import Refit
+from trimformer.refit.plain_layout import check_plain_layout, make_plain
+from trimformer.refit.result import Refit
+from trimformer.refit.updates import UPDATES, UpdateInputs
 from trimformer.utils.distributed import decide
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Pruner:
         method: AnyMethod,
         *,
         neuron_multiple: int = NEURON_MULTIPLE,
-        polishing: Polishing | None = None,
+        polishing: PolishInputs | None = None,
         run: ExecutionOptions | None = None,
     ) -> None:
         self.model, self.batches, self.method = model, batches, method
@@ -105,9 +105,9 @@ class Pruner:
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
             return
-        check_polishing(method, polishing)
+        check_polish_inputs(method, polishing)
         if method.allocation == "plain":
-            rehearse(model, batches[0])
+            check_plain_layout(model, batches[0])
         self._ranking = self._calibrate(method)
         if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(
@@ -163,15 +163,15 @@ class Pruner:
         if self._ranking.predicts_loss:
             predicted = [self._foretold(units_left(each)) for each in masks]
         twins = [copy.deepcopy(student) for student in students] if self._needs_twins else []
-        given = Refitting(
+        given = UpdateInputs(
             self.model,
             [*students, *twins],
             self.batches[::every],
             masks + masks[: len(twins)],
             [norms[::every] for norms in self._ranking.token_norms],
-            milder_masks=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
+            teacher_masks_of=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
             run=self._run,
-            apart=range(len(students), len(students) + len(twins)),
+            without_held_out=range(len(students), len(students) + len(twins)),
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
             refits = UPDATES[self.method.update](given)[: len(students)]
@@ -235,7 +235,7 @@ class Pruner:
             shrink(student, masks)
         return masks, student
 
-    def _polish(self, given: Polishing, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport:
+    def _polish(self, given: PolishInputs, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport:
         kept = None
         if self.method.allocation == "plain":  # type: ignore[union-attr]
             kept = sorted({s.layer for s, mask in zip(find_sublayers(self.model), masks, strict=True) if mask.any()})
@@ -247,7 +247,7 @@ class Pruner:
                 given.held_out,
                 budget=given.budget,
                 kept_layers=kept,
-                worth=WORTH if self._needs_twins else 1.0,
+                accept_below=WORTH if self._needs_twins else 1.0,
                 run=self._run,
             )
 

@@ -19,7 +19,7 @@ from trimformer.models.masking import units_left
 from trimformer.options.methods import AnyMethod
 from trimformer.options.quality_target import QualityTarget
 from trimformer.polish.result import PolishReport
-from trimformer.refit.walk import Refit
+from trimformer.refit.result import Refit
 
 DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
 

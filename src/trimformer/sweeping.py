@@ -12,7 +12,7 @@ from trimformer.options.budgets import BudgetRequest, budgets_of
 from trimformer.options.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_methods
 from trimformer.options.polish_budget import DEFAULT_BUDGET
 from trimformer.polish.data import check_polish
-from trimformer.refit.walk import bytes_of_student
+from trimformer.refit.walk import bytes_per_student
 from trimformer.results import PruningResult
 from trimformer.session.session import Session
 
@@ -147,7 +147,7 @@ def at_once(session: Session, method: AnyMethod) -> int:
     if isinstance(method, WholeMethod) or method.polish:
         return 1
     bound = min(TOGETHER, session.run.max_memory)
-    return max(1, int(bound // bytes_of_student(session.model, session.data.batches)))
+    return max(1, int(bound // bytes_per_student(session.model, session.data.batches)))
 
 
 def member_entry(folder: str, name: str, figures: Mapping[str, Any]) -> dict[str, Any]:

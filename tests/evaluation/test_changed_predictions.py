@@ -7,7 +7,7 @@ from tests.commands import PROBLEMS, problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.data.batches import num_samples
 from trimformer.data.tasks import ChoiceTask, ImageTask, TextTask, infer_task
-from trimformer.evaluation.changed_predictions import EXAMPLES, LONGEST, Told, find_changed
+from trimformer.evaluation.changed_predictions import EXAMPLES, LONGEST, SampleOutputs, find_changed
 from trimformer.evaluation.scores import Scorer, compare, score
 
 NAMES = ("bad", "good")
@@ -26,7 +26,7 @@ def changed(problem, rows=None, seeds=(0, 1), batch_size=4):
 def classified(dense, pruned, labels=(), names=NAMES, task=None, rows=None):
     """What is told of logits that were made by hand."""
     features = [{"labels": label} for label in labels] or [{} for _ in dense]
-    told = [Told([torch.tensor(row, dtype=torch.float) for row in side], features) for side in (dense, pruned)]
+    told = [SampleOutputs([torch.tensor(row, dtype=torch.float) for row in side], features) for side in (dense, pruned)]
     rows = rows or [{"text": f"text {i}"} for i in range(len(dense))]
     return find_changed(task or TextTask(name="text", problem="single_label"), rows, names, *told)
 

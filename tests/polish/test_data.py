@@ -7,7 +7,7 @@ from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.data.batches import num_samples
 from trimformer.data.tasks import TASKS, task_of
-from trimformer.polish.data import check_polish, draw_polishing, encode_unlabelled, read_polish_data
+from trimformer.polish.data import check_polish, draw_polish_inputs, encode_unlabelled, read_polish_data
 
 LABELS = ("label", "ner_tags", "answers")
 
@@ -69,7 +69,7 @@ def test_an_eighth_is_held_out_and_never_trained_on(problem, more):
     task = task_of(model, rows)
     features = task.encode(rows[:40], make_tokenizer(), model.config)
     data = (rows * 2)[40 : 40 + more] or None  # the calibration samples come again at its end
-    given = draw_polishing(model, make_tokenizer(), task, features, data, batch_size=8)
+    given = draw_polish_inputs(model, make_tokenizer(), task, features, data, batch_size=8)
     trained, held = (
         {
             str(ids[mask.bool()].tolist())
@@ -91,7 +91,7 @@ def test_fewer_samples_than_a_batch_are_told():
     task = task_of(model, rows)
     features = task.encode(rows[:30], make_tokenizer(), model.config)
     with pytest.raises(TrimformerError, match=r"different samples.*fewer than a batch of 32"):
-        draw_polishing(model, make_tokenizer(), task, features)
+        draw_polish_inputs(model, make_tokenizer(), task, features)
 
 
 def test_a_file_or_a_folder_with_a_training_split_is_read(tmp_path):

@@ -15,8 +15,8 @@ from trimformer.data.tasks import task_of
 from trimformer.evaluation.scores import divergences
 from trimformer.options.polish_budget import PolishBudget
 from trimformer.polish import train
-from trimformer.polish.data import draw_polishing
-from trimformer.polish.teacher_outputs import Watch, counterparts
+from trimformer.polish.data import draw_polish_inputs
+from trimformer.polish.teacher_outputs import Watch, matching_teacher_layers
 from trimformer.polish.train import polish, trainable
 
 
@@ -27,7 +27,7 @@ def make(problem, rows=80, batch_size=8, family="Bert", **overrides):
     data = problem_rows(problem, rows)
     task = task_of(teacher, data)
     features = task.encode(data, make_tokenizer(), teacher.config)
-    return teacher, student, draw_polishing(teacher, make_tokenizer(), task, features, batch_size=batch_size)
+    return teacher, student, draw_polish_inputs(teacher, make_tokenizer(), task, features, batch_size=batch_size)
 
 
 def run_polish(teacher, student, given, budget="6x", **options):
@@ -258,7 +258,7 @@ def test_each_layer_follows_the_one_after_which_the_stream_is_at_the_same_point(
     teacher = problem_model("single_label")
     layers = list(teacher.base_model.encoder.layer)
     expected = {None: [0, 1, 2], (0,): [2], (0, 2): [1, 2], (1, 2): [1, 2], (0, 1, 2): [0, 1, 2]}
-    found = counterparts(teacher, kept)
+    found = matching_teacher_layers(teacher, kept)
     assert [layers.index(layer) for layer in found] == expected[None if kept is None else tuple(kept)]
 
 
@@ -273,7 +273,7 @@ def test_a_layer_that_runs_at_several_depths_is_seen_at_each():
     teacher = enlarged(AlbertForSequenceClassification(config).eval())
     student = pruned(teacher, random_masks(teacher))
     _, _, given = make("single_label")
-    with Watch(teacher, counterparts(teacher)) as watch:
+    with Watch(teacher, matching_teacher_layers(teacher)) as watch:
         assert len(watch(given.batches[0]).hidden) == 3
     report = run_polish(teacher, student, given)
     assert report.after <= report.before

@@ -89,7 +89,7 @@ def test_held_out_samples_have_no_part_in_a_refit_apart_from_them(apart):
         held_out = batch["index"] % HELD_OUT_EVERY == 0
         batch["input_ids"][held_out] = other["input_ids"][held_out]
         refitted.append(pruned(teacher, masks))
-        reports = reconstruct(teacher, [refitted[-1]], [batch], ridges=[0.1], apart=[0] if apart else [])[0]
+        reports = reconstruct(teacher, [refitted[-1]], [batch], ridges=[0.1], without_held_out=[0] if apart else [])[0]
         assert any(report.accepted for report in reports)
     weights = [find_sublayers(model)[1].projection.weight for model in refitted]
     assert torch.allclose(*weights, atol=1e-4) == apart  # sums are of all samples less those held out

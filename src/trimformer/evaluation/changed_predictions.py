@@ -61,7 +61,7 @@ class ChangedReport:
 
 
 @dataclass(frozen=True)
-class Told:
+class SampleOutputs:
     """A model's outputs on a set, one a feature, and the features."""
 
     outputs: Sequence[Tensor]
@@ -80,7 +80,9 @@ class _Found:
     word: str | None = None
 
 
-def find_changed(task: Task, rows: Rows, names: Sequence[str], dense: Told, pruned: Told) -> ChangedReport | None:
+def find_changed(
+    task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
+) -> ChangedReport | None:
     """Compares what two models say of the same rows.
 
     Args:
@@ -114,13 +116,15 @@ def find_changed(task: Task, rows: Rows, names: Sequence[str], dense: Told, prun
     return ChangedReport(None if task.problem == "regression" else len(found), len(rows), examples)
 
 
-def _pairs(dense: Told, pruned: Told) -> Iterator[tuple[int, Tensor, Tensor, Any]]:
+def _pairs(dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[tuple[int, Tensor, Tensor, Any]]:
     """(index, both outputs, label or None) of each sample."""
     for i, (one, other, feature) in enumerate(zip(dense.outputs, pruned.outputs, dense.features, strict=True)):
         yield i, one.float(), other.float(), feature.get("labels")
 
 
-def _classes(task: Task, rows: Rows, names: Sequence[str], dense: Told, pruned: Told) -> Iterator[_Found]:
+def _classes(
+    task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
+) -> Iterator[_Found]:
     for i, one, other, label in _pairs(dense, pruned):
         first, second = int(one.argmax()), int(other.argmax())
         if first == second:
@@ -131,7 +135,9 @@ def _classes(task: Task, rows: Rows, names: Sequence[str], dense: Told, pruned: 
         yield _Found(float(a[first] - b[first]), i, gold, _said(own, a, first), _said(own, b, second))
 
 
-def _several(task: Task, rows: Rows, names: Sequence[str], dense: Told, pruned: Told) -> Iterator[_Found]:
+def _several(
+    task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
+) -> Iterator[_Found]:
     for i, one, other, label in _pairs(dense, pruned):
         flipped = (one > 0) != (other > 0)
         if not flipped.any():
@@ -143,7 +149,9 @@ def _several(task: Task, rows: Rows, names: Sequence[str], dense: Told, pruned: 
         yield _Found(float((a[k] - b[k]).abs()), i, gold, _said(names, a, k), _said(names, b, k))
 
 
-def _numbers(task: Task, rows: Rows, names: Sequence[str], dense: Told, pruned: Told) -> Iterator[_Found]:
+def _numbers(
+    task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
+) -> Iterator[_Found]:
     for i, one, other, label in _pairs(dense, pruned):
         # The first number is the one that is scored.
         gold = None if label is None else f"{float(torch.as_tensor(label).flatten()[0]):.4g}"
@@ -151,7 +159,9 @@ def _numbers(task: Task, rows: Rows, names: Sequence[str], dense: Told, pruned: 
         yield _Found(abs(a - b), i, gold, Prediction(f"{a:.4g}"), Prediction(f"{b:.4g}"))
 
 
-def _words(task: TokenTask, rows: Rows, names: Sequence[str], dense: Told, pruned: Told) -> Iterator[_Found]:
+def _words(
+    task: TokenTask, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
+) -> Iterator[_Found]:
     sides = zip(_of_words(dense), _of_words(pruned), dense.features, rows, strict=True)
     for i, (one, other, feature, row) in enumerate(sides):
         count = min(len(one), len(other))  # another tokenizer may cut elsewhere
@@ -169,14 +179,14 @@ def _words(task: TokenTask, rows: Rows, names: Sequence[str], dense: Told, prune
         )
 
 
-def _of_words(told: Told) -> Iterator[Tensor]:
+def _of_words(told: SampleOutputs) -> Iterator[Tensor]:
     """[words, classes] of each sample, by each word's first token."""
     for output, feature in zip(told.outputs, told.features, strict=True):
         labels = torch.as_tensor(feature["labels"])
         yield output[: len(labels)][labels != UNLABELLED].float()
 
 
-def _spans(task: SpanTask, rows: Rows, dense: Told, pruned: Told) -> Iterator[_Found]:
+def _spans(task: SpanTask, rows: Rows, dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[_Found]:
     answers = [task.predict_answers(told.outputs, told.features, rows) for told in (dense, pruned)]
     for i, (one, other, row) in enumerate(zip(*answers, rows, strict=True)):
         if one != other:

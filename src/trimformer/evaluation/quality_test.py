@@ -69,7 +69,7 @@ class QualityTest:
     ) -> None:
         self.target, self.samples, self._backend = target, len(scorer.rows), backend
         self._scorer, self._retold = scorer, retold or scorer
-        check_judges(target, scorer)
+        check_test_samples(target, scorer)
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
         self._dense = self._scores(scorer, self._references) if target.kind == "drop" else np.zeros(1)
@@ -115,7 +115,7 @@ def fewest(target: QualityTarget) -> int:
     return max(2 * GROUPS, math.ceil(100 * _Z**2 / target.most) if target.kind == "drop" else 0)
 
 
-def check_judges(target: QualityTarget, scorer: Scorer) -> None:
+def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
     """Raises:
     TrimformerError: nothing can be promised on so few samples, or they lack the labels that it takes.
     """

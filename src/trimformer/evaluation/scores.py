@@ -18,7 +18,7 @@ from trimformer.data.tasks import Task
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.changed_predictions import ChangedReport, Told, find_changed
+from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
 from trimformer.utils.progress import progress
 
@@ -135,9 +135,9 @@ class Scorer:
             parts[feature.get("example", i)].append(i)
         return parts
 
-    def told(self, outputs: Sequence[Tensor]) -> Told:
+    def told(self, outputs: Sequence[Tensor]) -> SampleOutputs:
         """Outputs of a model, one a feature, with the features."""
-        return Told(unbatch(outputs, self.batches), self.features)
+        return SampleOutputs(unbatch(outputs, self.batches), self.features)
 
     def samples(self, outputs: Sequence[Tensor]) -> Tensor:
         """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""

@@ -13,7 +13,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer, unbatch
 
 
-class RetoldScorer(Scorer):
+class SmallVocabularyScorer(Scorer):
     """Rows of another scorer, encoded by the tokenizer that has lost tokens.
 
     Args:

@@ -25,7 +25,7 @@ _NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_
 
 
 @dataclass(frozen=True)
-class Polishing:
+class PolishInputs:
     """What a polish works on.
 
     Attributes:
@@ -54,7 +54,7 @@ class Polishing:
             epochs_of_passes(self.budget, share)
 
 
-def draw_polishing(
+def draw_polish_inputs(
     model: PreTrainedModel,
     processor: Any,
     task: Task,
@@ -63,7 +63,7 @@ def draw_polishing(
     budget: str = DEFAULT_BUDGET,
     batch_size: int = 32,
     stoppable: bool = False,
-) -> Polishing:
+) -> PolishInputs:
     """Batches of the calibration samples and of more data, every eighth sample held out; equal ones count once.
 
     Args:
@@ -96,7 +96,7 @@ def draw_polishing(
             f"{len(samples)} different samples to polish on make {len(held_out)} held-out batches, too few for "
             f"{world_size()} processes; lower the batch size"
         )
-    return Polishing(
+    return PolishInputs(
         shard(batches)[: len(batches) // world_size()], shard(held_out), spend, only_calibration=data is None
     )
 
@@ -184,7 +184,7 @@ def check_polish(methods: Sequence[AnyMethod], data: Any, budget: str, stoppable
         raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
 
 
-def check_polishing(method: Method, polishing: Polishing | None) -> None:
+def check_polish_inputs(method: Method, polishing: PolishInputs | None) -> None:
     """Raises:
     TrimformerError: the method polishes and there is nothing to polish on, or the other way round.
     """

@@ -70,7 +70,7 @@ class Watch(Hooks):
         return Seen(output, [hidden for hidden, _ in self._seen], masks)
 
 
-def counterparts(teacher: nn.Module, kept: Sequence[int] | None = None) -> list[nn.Module]:
+def matching_teacher_layers(teacher: nn.Module, kept: Sequence[int] | None = None) -> list[nn.Module]:
     """The dense model's layer for each of a student's: the one after which the student should be at the same point.
 
     Args:

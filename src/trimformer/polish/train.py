@@ -26,7 +26,7 @@ from trimformer.options.execution import ExecutionOptions
 from trimformer.options.polish_budget import PolishBudget, epochs_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.result import PolishReport
-from trimformer.polish.teacher_outputs import Targets, Watch, counterparts, targets_of
+from trimformer.polish.teacher_outputs import Targets, Watch, matching_teacher_layers, targets_of
 from trimformer.utils.distributed import add_up, decide, world_size
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def polish(
     *,
     budget: PolishBudget,
     kept_layers: Sequence[int] | None = None,
-    worth: float = 1.0,
+    accept_below: float = 1.0,
     run: ExecutionOptions | None = None,
 ) -> PolishReport:
     """Trains the student in place towards the dense model's outputs and hidden states.
@@ -65,7 +65,7 @@ def polish(
         held_out: samples to measure on, this process's part.
         budget: passes or seconds to spend at most.
         kept_layers: indices of the dense model's layers that the student has; None: all.
-        worth: the held-out divergence must fall below this share of what it was.
+        accept_below: the held-out divergence must fall below this share of what it was.
         run: bounds the memory of the dense model's answers, which go to temporary files beyond it.
 
     Raises:
@@ -75,7 +75,7 @@ def polish(
     start = time.perf_counter()
     share = _weights(student) / _weights(teacher)
     steps = 0 if budget.passes is None else math.floor(epochs_of_passes(budget, share) * len(batches))
-    layers = counterparts(teacher, kept_layers)
+    layers = matching_teacher_layers(teacher, kept_layers)
     with targets_of(teacher, batches, run, layers) as targets, targets_of(teacher, held_out, run) as answers:
         teacher_seconds = time.perf_counter() - start
         measure, original = partial(_measure, student, held_out, answers, run), _state(student.parameters())
@@ -89,7 +89,7 @@ def polish(
             history, taken, note = training.train(steps, stoppable=budget.stoppable)
             student.zero_grad(set_to_none=True)
         after = measure()
-    accepted = after < worth * before
+    accepted = after < accept_below * before
     if not accepted:
         _restore(student.parameters(), original)
         gained = "nothing" if after >= before else "too little"

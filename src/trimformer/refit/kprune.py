@@ -25,7 +25,8 @@ from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.reconstruct import refit
 from trimformer.refit.regression_moments import Moments
-from trimformer.refit.walk import Refit, walk
+from trimformer.refit.result import Refit
+from trimformer.refit.walk import walk
 from trimformer.utils.distributed import add_up, decide
 
 TEMPERATURE = 2.0

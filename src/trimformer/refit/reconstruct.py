@@ -12,7 +12,8 @@ from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix, write_weights
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.regression_moments import Moments
-from trimformer.refit.walk import Refit, Step, TokenWeights, walk
+from trimformer.refit.result import Refit
+from trimformer.refit.walk import Step, TokenWeights, walk
 from trimformer.utils.linalg import closed_form_solver
 
 # Weight [hidden, channels] and bias [hidden], or None without.
@@ -82,7 +83,7 @@ def lowest(value: Callable[[int], float], count: int) -> int:
 
 
 def best_refit(
-    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, may_shift: bool, apart: bool
+    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, may_shift: bool, without_held_out: bool
 ) -> tuple[Refit, Solution | None]:
     """Tries ridges on the samples to fit on and takes the one of least error on the held-out ones, which is taken to
     fall and then rise with the ridge.
@@ -93,7 +94,7 @@ def best_refit(
         bias: current bias, [hidden].
         ridges: candidates, ascending.
         may_shift: whether a bias may be fitted.
-        apart: leave the held-out samples out of the last refit too.
+        without_held_out: leave the held-out samples out of the last refit too.
 
     Returns:
         The report, and weight and bias refitted on all samples; None where no ridge lowers the held-out error.
@@ -115,7 +116,7 @@ def best_refit(
         report.note = "no ridge lowered the held-out error"
         return report, None
     report.error_after, report.ridge = error(best), ridges[best]
-    moments = step.fit if apart else step.fit + step.held_out
+    moments = step.fit if without_held_out else step.fit + step.held_out
     solution = refit(moments, weight, ridges[best], bias=may_shift)
     report.accepted = solution is not None
     return report, solution
@@ -128,7 +129,7 @@ def reconstruct(
     *,
     token_weights: TokenWeights | None = None,
     ridges: Sequence[float] = RIDGES,
-    apart: Collection[int] = (),
+    without_held_out: Collection[int] = (),
     run: ExecutionOptions | None = None,
 ) -> list[list[Refit]]:
     """Refits students, from the bottom up, in place: two linear maps for each sublayer.
@@ -146,7 +147,7 @@ def reconstruct(
         batches: calibration samples.
         token_weights: see `walk`; for the projections.
         ridges: candidates, ascending, relative to the mean diagonal of the inputs' second moments.
-        apart: positions of students that are refitted without the held-out samples, which can judge them then.
+        without_held_out: positions of students that are refitted without the held-out samples.
         run: see `walk`.
 
     Returns:
@@ -159,7 +160,9 @@ def reconstruct(
         identity = torch.eye(len(step.fit.y), device=step.fit.y.device)
         # Where only some have a bias (all but the key), the others' would change nothing.
         may_shift = any(linear.bias is not None for linear in readers)
-        report, solution = best_refit(step, identity, None, ridges, may_shift=may_shift, apart=step.student in apart)
+        report, solution = best_refit(
+            step, identity, None, ridges, may_shift=may_shift, without_held_out=step.student in without_held_out
+        )
         alignments[step.student, step.index] = report
         if solution is not None:
             change, shift = solution
@@ -173,7 +176,7 @@ def reconstruct(
         projection = step.sublayer.projection
         weight, bias = matrix(projection), projection.bias
         report, solution = best_refit(
-            step, weight, bias, ridges, may_shift=bias is not None, apart=step.student in apart
+            step, weight, bias, ridges, may_shift=bias is not None, without_held_out=step.student in without_held_out
         )
         if solution is not None:
             write_weights(projection, *solution)

@@ -13,7 +13,8 @@ from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.regression_moments import Moments
-from trimformer.refit.walk import Refit, walk
+from trimformer.refit.result import Refit
+from trimformer.refit.walk import walk
 from trimformer.utils.linalg import lsmr_cupy_solver
 
 Solver = Callable[[Tensor, Tensor], tuple[Tensor, bool]]

@@ -12,12 +12,12 @@ from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Update
 from trimformer.refit.reconstruct import reconstruct
 from trimformer.refit.rescale import rescale_mask
-from trimformer.refit.walk import Refit
+from trimformer.refit.result import Refit
 from trimformer.utils.distributed import decide
 
 
 @dataclass(frozen=True)
-class Refitting:
+class UpdateInputs:
     """What an update works on: one student for each budget.
 
     Attributes:
@@ -26,9 +26,9 @@ class Refitting:
         batches: calibration samples.
         masks: of each student, what is left of each sublayer; an update may write scales into them.
         token_norms: weights of tokens, of each sublayer and batch; empty: all weigh the same.
-        milder_masks: of a student, those of the square root of its constraint, for the paper's teacher.
+        teacher_masks_of: of a student, those of the square root of its constraint, for the paper's teacher.
         run: memory and progress.
-        apart: positions of students that no held-out sample may have a part in.
+        without_held_out: positions of the students that are refitted without the held-out samples.
     """
 
     teacher: PreTrainedModel
@@ -36,17 +36,17 @@ class Refitting:
     batches: Sequence[Batch]
     masks: Sequence[list[Tensor]]
     token_norms: list[list[Tensor]]
-    milder_masks: Callable[[int], list[Tensor]]
+    teacher_masks_of: Callable[[int], list[Tensor]]
     run: ExecutionOptions
-    apart: Collection[int] = ()
+    without_held_out: Collection[int] = ()
 
 
-def leave(given: Refitting) -> list[list[Refit]]:
+def leave(given: UpdateInputs) -> list[list[Refit]]:
     """Nothing."""
     return [[] for _ in given.students]
 
 
-def scale(given: Refitting) -> list[list[Refit]]:
+def scale(given: UpdateInputs) -> list[list[Refit]]:
     """One factor per unit (Kwon et al., section 4.3); each student has a teacher of its own."""
     reads_first = decide(lambda: reads_first_token(given.teacher, given.batches[0]))
     reports = []
@@ -55,7 +55,7 @@ def scale(given: Refitting) -> list[list[Refit]]:
             given.teacher,
             student,
             given.batches,
-            teacher_masks=given.milder_masks(k),
+            teacher_masks=given.teacher_masks_of(k),
             first_token_last=reads_first,
             run=given.run,
         )
@@ -65,7 +65,7 @@ def scale(given: Refitting) -> list[list[Refit]]:
     return reports
 
 
-def full(given: Refitting) -> list[list[Refit]]:
+def full(given: UpdateInputs) -> list[list[Refit]]:
     """All kept weights of the output projections, and what sublayers read."""
     norms = given.token_norms
     return reconstruct(
@@ -73,9 +73,9 @@ def full(given: Refitting) -> list[list[Refit]]:
         given.students,
         given.batches,
         token_weights=(lambda sublayer, batch, _: norms[sublayer][batch]) if norms else None,
-        apart=given.apart,
+        without_held_out=given.without_held_out,
         run=given.run,
     )
 
 
-UPDATES: dict[Update, Callable[[Refitting], list[list[Refit]]]] = {"none": leave, "scale": scale, "full": full}
+UPDATES: dict[Update, Callable[[UpdateInputs], list[list[Refit]]]] = {"none": leave, "scale": scale, "full": full}

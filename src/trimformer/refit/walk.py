@@ -33,31 +33,6 @@ _STATES = 2  # kept of each model and position: what goes into a layer, and what
 
 
 @dataclass
-class Refit:
-    """What became of one sublayer's refit. Errors are mean squared errors per token of the projection's output.
-
-    Attributes:
-        sublayer: its name.
-        units: units kept.
-        accepted: whether the projection was changed.
-        error_before: with the weights as they were.
-        error_after: with the new weights, or the old ones where there are none.
-        ridge: relative ridge that was used, None without.
-        note: why nothing was changed, or empty.
-        alignment: the same of what the sublayer reads, where that was aligned with the teacher's.
-    """
-
-    sublayer: str
-    units: int
-    accepted: bool
-    error_before: float
-    error_after: float
-    ridge: float | None = None
-    note: str = ""
-    alignment: "Refit | None" = None
-
-
-@dataclass
 class Step:
     """One sublayer of the walk, and the moments of what goes into a linear map and what should come out.
 
@@ -184,7 +159,7 @@ def walk(
             stage.settle()
 
 
-def bytes_of_student(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
+def bytes_per_student(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
     """Memory that a walk takes at most for each student of this model, its weights and moments aside."""
     sources = find_sublayers(model)
     widths = _STATES * max(s.hidden_size for s in sources) + max(s.channels for s in sources)

@@ -18,9 +18,9 @@ from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.tasks.sample_labels import check_labelled
 from trimformer.data.token_ids import check_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.quality_test import check_judges
+from trimformer.evaluation.quality_test import check_test_samples
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.smaller_vocabulary import RetoldScorer
+from trimformer.evaluation.smaller_vocabulary import SmallVocabularyScorer
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.options.quality_target import QualityTarget
@@ -66,8 +66,8 @@ class Samples:
     lengths: list[float]
     judged: Scorer | None = None
     vocabulary: Vocabulary | None = None
-    retold: Sequence[RetoldScorer] = ()
-    judged_retold: RetoldScorer | None = None
+    retold: Sequence[SmallVocabularyScorer] = ()
+    judged_retold: SmallVocabularyScorer | None = None
 
 
 def draw_samples(
@@ -119,7 +119,7 @@ def draw_samples(
     lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
     judges = Scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
     if target is not None and judges is not None:
-        check_judges(target, judges)
+        check_test_samples(target, judges)
     return Samples(
         task=task,
         sets=[train, *([judged] if judged else []), *sets.values()],
@@ -141,8 +141,8 @@ def with_fewer_tokens(model: PreTrainedModel, processor: Any, data: Samples, tex
     check_texts(data.task)
     vocabulary = of_rows(model, processor, data.sets, data.task) if texts is None else of_texts(model, processor, texts)
     logger.info("%d of %d tokens stay", len(vocabulary.kept), vocabulary.of)
-    retold = [RetoldScorer(scorer, vocabulary, model) for scorer in data.scorers]
-    judged = RetoldScorer(data.judged, vocabulary, model) if data.judged else None
+    retold = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in data.scorers]
+    judged = SmallVocabularyScorer(data.judged, vocabulary, model) if data.judged else None
     return replace(data, vocabulary=vocabulary, retold=retold, judged_retold=judged)
 
 

@@ -32,7 +32,7 @@ from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod
 from trimformer.options.polish_budget import DEFAULT_BUDGET
 from trimformer.options.quality_target import QualityTarget
-from trimformer.polish.data import draw_polishing, polishes
+from trimformer.polish.data import draw_polish_inputs, polishes
 from trimformer.session.calibration_data import draw_samples, with_fewer_tokens
 from trimformer.session.checks import as_the_table, check_given, check_labels
 from trimformer.session.unit_costs import price
@@ -162,7 +162,7 @@ class Prepared:
             self.polishing = None
             if any(map(polishes, methods)):
                 task, features = self.data.task, self.data.features
-                self.polishing = draw_polishing(
+                self.polishing = draw_polish_inputs(
                     self.model, processor, task, features, polish_data, polish_budget, batch_size, polish_stoppable
                 )
         if vocabulary is not None:
