@@ -25,7 +25,7 @@ from trimformer.polish.data import PolishInputs, check_polish_inputs
 from trimformer.polish.result import PolishReport
 from trimformer.polish.train import polish
 from trimformer.refit.kprune import kprune
-from trimformer.refit.plain_layout import check_plain_layout, make_plain
+from trimformer.refit.plain_layout import try_plain_layout, make_plain
 from trimformer.refit.result import Refit
 from trimformer.refit.updates import UPDATES, UpdateInputs
 from trimformer.utils.distributed import decide
@@ -107,7 +107,7 @@ class Pruner:
             return
         check_polish_inputs(method, polishing)
         if method.allocation == "plain":
-            check_plain_layout(model, batches[0])
+            try_plain_layout(model, batches[0])
         self._ranking = self._calibrate(method)
         if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(

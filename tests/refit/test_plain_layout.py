@@ -18,7 +18,7 @@ from trimformer.costs.cost_tables import linear_costs
 from trimformer.importance.obs import importance_curve
 from trimformer.models import find_sublayers
 from trimformer.models.plain_config import removable_layers
-from trimformer.refit.plain_layout import check_plain_layout, make_plain
+from trimformer.refit.plain_layout import try_plain_layout, make_plain
 
 REFUSED = {"Albert", "DINOv3ViT", "Dinov2", "Dinov2WithRegisters", "Esm", "Pixio", "SiglipVision", "Siglip2Vision"}
 TOWERS = {"AltCLIP", "ChineseCLIP", "CLIP", "MetaClip2", "Siglip", "Siglip2"}
@@ -80,7 +80,7 @@ def test_the_norm_below_takes_over_what_a_layer_without_units_did():
 def test_what_a_config_cannot_say_is_told_before_the_long_work(family):
     model = families.make(family, families.FAMILIES[family].heads[0])
     with pytest.raises(TrimformerError, match=r"config .* use the layout 'free'"):
-        check_plain_layout(model, samples(model))
+        try_plain_layout(model, samples(model))
 
 
 def test_a_model_of_several_widths_is_refused():
@@ -88,7 +88,7 @@ def test_a_model_of_several_widths_is_refused():
     masks = [torch.ones(s.num_units) for s in find_sublayers(model)]
     masks[1][0] = 0
     with pytest.raises(TrimformerError, match="differ in size"):
-        check_plain_layout(pruned(model, masks), make_batch())
+        try_plain_layout(pruned(model, masks), make_batch())
 
 
 @settings(max_examples=30, deadline=None)

@@ -50,7 +50,7 @@ def make_plain(student: PreTrainedModel, dense: PreTrainedModel, batches: Sequen
     _check(student, batches[0])
 
 
-def check_plain_layout(model: PreTrainedModel, batch: Batch) -> None:
+def try_plain_layout(model: PreTrainedModel, batch: Batch) -> None:
     """Tries on a copy whether layers of the model can be narrowed and left out, before the long work.
 
     Args:
