@@ -25,7 +25,7 @@ from trimformer.polish.data import PolishInputs, check_polish_inputs
 from trimformer.polish.result import PolishReport
 from trimformer.polish.train import polish
 from trimformer.refit.kprune import kprune
-from trimformer.refit.plain_layout import try_plain_layout, make_plain
+from trimformer.refit.plain_layout import make_plain, try_plain_layout
 from trimformer.refit.result import Refit
 from trimformer.refit.updates import UPDATES, UpdateInputs
 from trimformer.utils.distributed import decide

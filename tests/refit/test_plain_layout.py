@@ -18,7 +18,7 @@ from trimformer.costs.cost_tables import linear_costs
 from trimformer.importance.obs import importance_curve
 from trimformer.models import find_sublayers
 from trimformer.models.plain_config import removable_layers
-from trimformer.refit.plain_layout import try_plain_layout, make_plain
+from trimformer.refit.plain_layout import make_plain, try_plain_layout
 
 REFUSED = {"Albert", "DINOv3ViT", "Dinov2", "Dinov2WithRegisters", "Esm", "Pixio", "SiglipVision", "Siglip2Vision"}
 TOWERS = {"AltCLIP", "ChineseCLIP", "CLIP", "MetaClip2", "Siglip", "Siglip2"}
