@@ -211,7 +211,7 @@ HOSTILE = {
     "a letter that moves the cursor": (tampered("\x1b[2J"), ["unrecognized arguments: \\x1b[2J"]),
     "two budgets": (tampered("--max-drop", "1"), ["cannot be run here", "leave out --constraint"]),
     "model is gone": (command(*PRUNE, "./no", *DATA[1:]), ["cannot be run here", "./no", "does not exist"]),
-    "data are gone": (gone("rows.jsonl"), ["--data 'rows.jsonl' does not exist", "the folder where it ran"]),
+    "data are gone": (gone("rows.jsonl"), ["--data 'rows.jsonl' does not exist", "the folder where the command ran"]),
     "table is gone": (tampered("--lut", "luts"), ["--lut 'luts' does not exist"]),
     "texts are gone": (tampered("--vocabulary", "texts"), ["--vocabulary 'texts' does not exist"]),
     "weights are gone": (lambda f: (f / "out" / WEIGHTS).unlink(), ["holds no weights"]),

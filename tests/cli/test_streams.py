@@ -16,7 +16,7 @@ import torch
 from tests.commands import ROOT, prune, run, tree
 from trimformer.cli import logs
 from trimformer.cli.main import COMMANDS, guarded, main
-from trimformer.cli.streams import Patient
+from trimformer.cli.streams import TolerantStream
 from trimformer.errors import TrimformerError
 from trimformer.utils.outputs import write_directory
 
@@ -39,20 +39,20 @@ def ascii_only():
 
 def test_letters_that_are_not_there_are_spelled():
     stream = ascii_only()
-    patient = Patient(stream)
-    print("± 3 ms", file=patient)
-    patient.flush()
+    tolerant = TolerantStream(stream)
+    print("± 3 ms", file=tolerant)
+    tolerant.flush()
     assert stream.buffer.getvalue() == b"\\xb1 3 ms\n"
-    assert not patient.failure
+    assert not tolerant.failure
 
 
 @pytest.mark.parametrize(("stream", "says"), [(Full(), "no space left"), (Broken(), ""), (None, "closed")])
 def test_what_cannot_be_printed_ends_no_run(stream, says):
-    patient = Patient(stream)
-    print("text", file=patient)
-    patient.flush()
-    assert says in patient.failure
-    assert bool(says) == bool(patient.failure)
+    tolerant = TolerantStream(stream)
+    print("text", file=tolerant)
+    tolerant.flush()
+    assert says in tolerant.failure
+    assert bool(says) == bool(tolerant.failure)
 
 
 @pytest.mark.parametrize(("stream", "code"), [(Full(), 1), (Broken(), 0), (ascii_only(), 0)])

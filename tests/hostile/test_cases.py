@@ -34,7 +34,3 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(name, root, tmp_path, 
     sentence = refusal([word.replace("{}", str(tmp_path)) for word in case.words.split(" ")], capsys)
     assert all(part in sentence for part in case.says), sentence
     assert snapshot(tmp_path) == before
-
-
-def test_there_are_many():
-    assert len(CASES) >= 800

@@ -1,4 +1,4 @@
-"""The log, and the outermost layer of every command: exit codes and one sentence for bad input."""
+"""Sets up the log, and turns every error of a command into one sentence and an exit code."""
 
 import logging
 import os
@@ -11,23 +11,28 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 from trimformer.cli.signals import Terminated, is_main, signals
-from trimformer.cli.streams import Patient
+from trimformer.cli.streams import TolerantStream
 from trimformer.errors import TrimformerError, flat
 from trimformer.utils import output_lock
 
 logger = logging.getLogger("trimformer")
 
-DEBUG = "TRIMFORMER_DEBUG"  # set, it shows where an unexpected error came from
+DEBUG = "TRIMFORMER_DEBUG"  # environment variable that prints the traceback of an unexpected error
 
 
 class KeptLog(logging.Handler):
-    """Keeps the log for `log.txt`, which is written with the rest once the run succeeds."""
+    """Collects the log lines for `log.txt`, which is written with the other results.
+
+    Attributes:
+        lines: formatted log lines of the run so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Adds a log line."""
         self.lines.append(self.format(record))
 
 
@@ -35,7 +40,7 @@ kept_log = KeptLog()
 
 
 def set_up_logging() -> None:
-    """Our log on standard error and kept for `log.txt`; libraries' chatter silenced."""
+    """Logs to standard error and to `kept_log`, and silences other libraries."""
     logger.setLevel(logging.INFO)
     logger.handlers.clear()
     kept_log.lines.clear()
@@ -50,7 +55,7 @@ def set_up_logging() -> None:
 
 
 def quieten() -> None:
-    """Silences Transformers: whoever runs a command calls it once that is imported."""
+    """Silences Transformers; call it after a command has imported it."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -58,107 +63,119 @@ def quieten() -> None:
 
 
 def guarded(run: Callable[[], int | None]) -> int:
-    """Exit code of a command: its own, or 2 with one sentence for bad input, no traceback, whatever happens.
+    """Runs a command and returns its exit code; bad input gives one sentence without a traceback, and code 2.
 
-    What standard output cannot take (closed, full, of few letters) ends no run.
+    Standard output that is closed, full or not UTF-8 does not end the run.
+
+    Args:
+        run: the command; returns its exit code, or None for 0.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    printed, told = Patient(sys.stdout), Patient(sys.stderr)
+    output, errors = TolerantStream(sys.stdout), TolerantStream(sys.stderr)
     try:
-        with redirect_stdout(printed), redirect_stderr(told):
-            code = _told(run)
-            printed.flush()
-            if printed.failure and code == 0:
-                print(f"error: standard output cannot be written ({printed.failure}); the run is complete", file=told)
+        with redirect_stdout(output), redirect_stderr(errors):
+            code = _run_with_exit_code(run)
+            output.flush()
+            if output.failure and code == 0:
+                print(f"error: standard output cannot be written ({output.failure}); the run is complete", file=errors)
                 code = 1
-            told.flush()
+            errors.flush()
             return code
     finally:
-        printed.leave()
-        told.leave()
+        output.detach_if_broken()
+        errors.detach_if_broken()
 
 
-def _told(run: Callable[[], int | None]) -> int:
-    """Runs, and tells what ended it."""
+def _run_with_exit_code(run: Callable[[], int | None]) -> int:
+    """Runs a command; prints a sentence for any exception and returns the exit code."""
     set_up_logging()
     signals.interrupted = signals.terminated = False
     output_lock.completed.clear()
     try:
-        with signals.heeded():
+        with signals.as_exceptions():
             return run() or 0
     except Terminated:
-        return _terminated()
+        return _report_terminated()
     except KeyboardInterrupt as error:
-        _say(str(error) or f"interrupted; {output_lock.describe_completed()}")
+        _print_error(str(error) or f"interrupted; {output_lock.describe_completed()}")
         return 130
     except Exception as error:
-        if signals.interrupted:  # a library caught it, and told it as a trouble of its own
-            _say(f"interrupted; {output_lock.describe_completed()}")
+        if signals.interrupted:  # a library caught the interrupt and raised its own error
+            _print_error(f"interrupted; {output_lock.describe_completed()}")
             return 130
         if signals.terminated:
-            return _terminated()
+            return _report_terminated()
         if isinstance(error, TrimformerError):
-            if _speaks(error):
-                _say(f"error: {flat(error)}")
+            if _prints_error(error):
+                _print_error(f"error: {flat(error)}")
             return 2
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        return _unexpected(error)
+        return _report_unexpected(error)
     finally:
         _leave_processes()
 
 
-def _terminated() -> int:
+def _report_terminated() -> int:
+    """Prints in the main process that SIGTERM ended the run; returns the exit code."""
     if is_main():
-        _say(f"terminated; {output_lock.describe_completed()}")
+        _print_error(f"terminated; {output_lock.describe_completed()}")
     return 143
 
 
-def _say(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def _speaks(error: TrimformerError) -> bool:
-    """Whether this process tells the error: the main one, or any where another was lost."""
+def _prints_error(error: TrimformerError) -> bool:
+    """Returns whether this process prints the error: the main one does, and any that lost another process."""
     if is_main() or type(error).__name__ == "LostProcess":
         return True
-    time.sleep(3)  # the first to leave ends the others: the main one speaks first
+    time.sleep(3)  # the first process to end stops the others, so the main one must print before
     return False
 
 
 def _leave_processes() -> None:
-    processes = sys.modules.get("trimformer.utils.distributed")
-    if processes is not None:
-        processes.leave()
+    """Leaves the other processes of the run, if it imported `torch.distributed` at all."""
+    distributed = sys.modules.get("trimformer.utils.distributed")
+    if distributed is not None:
+        distributed.leave()
 
 
-def _unexpected(error: Exception) -> int:
-    """One sentence for what a library raised, and its trace in a file."""
-    if _out_of_memory(error):
-        _say("error: out of memory; lower --batch-size or --bs, --num-samples or --max-length, or give --max-memory")
+def _report_unexpected(error: Exception) -> int:
+    """Prints one sentence for another library's error, with the file of its traceback; returns the exit code."""
+    if _is_out_of_memory(error):
+        _print_error(
+            "error: out of memory; lower --batch-size or --bs, --num-samples or --max-length, or give --max-memory"
+        )
         return 2
     if output_lock.is_full(error):
-        _say(f"error: a disk, a quota or a limit is full ({flat(error)[:200]}); {output_lock.describe_completed()}")
+        _print_error(
+            f"error: a disk, a quota or a file size limit is full ({flat(error)[:200]}); "
+            f"{output_lock.describe_completed()}"
+        )
         return 2
     reason = flat(error)[:300] or "no reason given"
-    _say(f"error: unexpected {type(error).__name__}: {reason}; {_where_traced(error)}")
+    _print_error(f"error: unexpected {type(error).__name__}: {reason}; {_write_traceback(error)}")
     return 1
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
+    """Returns whether the error means that the CPU's or the GPU's memory is full."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    said = str(error)
+    message = str(error)
     return bool({"MemoryError", "OutOfMemoryError"} & names) or (
-        "can't allocate memory" in said or "not enough memory" in said
+        "can't allocate memory" in message or "not enough memory" in message
     )
 
 
-def _where_traced(error: Exception) -> str:
+def _write_traceback(error: Exception) -> str:
+    """Writes the traceback to a file that only the user can read, and returns the words that name it."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix="trimformer-error-", suffix=".txt")  # for the user's eyes only
+        descriptor, name = tempfile.mkstemp(prefix="trimformer-error-", suffix=".txt")
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             traceback.print_exception(error, file=file)
     except OSError:
-        return f"run it with {DEBUG}=1 to see where"
-    return f"where it came from is in {name}"
+        return f"run it with {DEBUG}=1 to see the traceback"
+    return f"the traceback is in {name}"

@@ -1,4 +1,4 @@
-"""`--resume`: what calibration found stays beside the output, hidden, until that is complete."""
+"""`--resume`: keeps the calibration in a hidden folder next to the output until the output is complete."""
 
 import argparse
 import os
@@ -11,21 +11,22 @@ SUFFIX = ".trimformer-calibration"
 
 
 def calibration_dir(arguments: argparse.Namespace) -> Path | None:
-    """The folder, where `--resume` asks for one or a run that was cut short left one."""
-    folder = _place(arguments.output)
-    return folder if arguments.resume or _is_ours(folder) else None
+    """Returns the calibration folder if `--resume` is given or an interrupted run left one, else None."""
+    folder = _folder_of(arguments.output)
+    return folder if arguments.resume or _is_own(folder) else None
 
 
 def forget_calibration(output: str | Path) -> None:
-    """Removes the folder, where there is one."""
-    shutil.rmtree(_place(output), ignore_errors=True)
+    """Removes the calibration folder of an output if there is one."""
+    shutil.rmtree(_folder_of(output), ignore_errors=True)
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether it is there, and this user's: in a folder that many may write to, others' is not read unasked."""
+def _is_own(folder: Path) -> bool:
+    """Returns whether the folder exists and belongs to this user; another user's is not read without `--resume`."""
     return folder.is_dir() and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid())
 
 
-def _place(output: str | Path) -> Path:
-    place = Path(os.path.realpath(output))
-    return place.parent / hidden_name(place.name, SUFFIX)
+def _folder_of(output: str | Path) -> Path:
+    """Returns the path of the calibration folder of an output."""
+    resolved = Path(os.path.realpath(output))
+    return resolved.parent / hidden_name(resolved.name, SUFFIX)

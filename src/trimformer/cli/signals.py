@@ -1,6 +1,7 @@
-"""Ctrl-C and SIGTERM: nothing half-written, and neither is lost where a library catches it.
+"""Handles Ctrl-C and SIGTERM: both end a command without half-written output.
 
-Some libraries take whatever goes wrong while they are imported for a package that is missing, an interrupt too.
+A signal also counts if a library catches the exception that it raises. Some libraries treat any error while they are
+imported, even an interrupt, as a missing package.
 """
 
 import os
@@ -13,20 +14,20 @@ from types import FrameType
 
 
 class Terminated(SystemExit):
-    """SIGTERM, by which a launcher ends its processes."""
+    """Raised by SIGTERM, the signal with which a launcher ends its processes."""
 
 
 def is_main() -> bool:
-    """Whether of several processes this one speaks: by what the launcher says, as flags come before they join."""
+    """Returns whether this is the main process, from the launcher's variables; flags are checked before it joins."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 class Signals:
-    """What a command does about signals.
+    """Turns signals into exceptions and remembers them.
 
     Attributes:
-        interrupted: Ctrl-C was pressed, whether or not it arrived where it should.
-        terminated: the same of SIGTERM.
+        interrupted: Ctrl-C was pressed, even if a library caught the exception.
+        terminated: SIGTERM arrived, even if a library caught the exception.
     """
 
     def __init__(self) -> None:
@@ -34,22 +35,22 @@ class Signals:
         self._importing = False
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Both end what runs inside by an exception; what was in force before is again afterwards."""
-        before = {}
+    def as_exceptions(self) -> Iterator[None]:
+        """Lets both signals raise an exception in the body; restores the previous handlers afterwards."""
+        previous = {}
         if threading.current_thread() is threading.main_thread():
-            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
+            previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
-                before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+                previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     @contextmanager
     def importing(self) -> Iterator[None]:
-        """Both end the process at once inside, where there is nothing to clear up."""
+        """Lets both signals end the process at once in the body, which imports and leaves nothing to clean up."""
         self._importing = True
         try:
             yield
@@ -57,6 +58,7 @@ class Signals:
             self._importing = False
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Handles SIGINT."""
         self.interrupted = True
         if self._importing:
             print("interrupted; nothing was written", file=sys.stderr, flush=True)
@@ -64,6 +66,7 @@ class Signals:
         raise KeyboardInterrupt
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
+        """Handles SIGTERM."""
         self.terminated = True
         if self._importing:
             if is_main():

@@ -1,17 +1,17 @@
-"""Standard output and error as they are found: closed, full, a pipe that nobody reads, of few letters."""
+"""Writes to standard output and error even if they are closed, full or not UTF-8."""
 
 import os
 from typing import Any, TextIO
 
 
-class Patient:
-    """A stream whose troubles are kept and told at the end, rather than ending the run that prints.
+class TolerantStream:
+    """A text stream whose write errors are recorded instead of raised, so that printing never ends a run.
 
     Args:
-        stream: standard output or error; None where it is closed.
+        stream: standard output or error; None if it is closed.
 
     Attributes:
-        failure: why something could not be written; "" where all was, or where the reader of a pipe had enough.
+        failure: why some text could not be written; "" if all was, or if the reader of a pipe closed it.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -20,32 +20,35 @@ class Patient:
         self._broken = stream is None
 
     def write(self, text: str) -> int:
+        """Writes the text; escapes characters that the stream's encoding lacks."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
-            letters = self._stream.encoding or "ascii"
-            self.write(text.encode(letters, "backslashreplace").decode(letters))
+            encoding = self._stream.encoding or "ascii"
+            self.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except (OSError, ValueError, AttributeError) as error:
-            self._fail(error)
+            self._record(error)
         return len(text)
 
     def flush(self) -> None:
+        """Flushes the stream."""
         try:
             self._stream.flush()
         except (OSError, ValueError, AttributeError) as error:
-            self._fail(error)
+            self._record(error)
 
-    def leave(self) -> None:
-        """Keeps the interpreter from complaining, at its end, of what could not be written."""
+    def detach_if_broken(self) -> None:
+        """Redirects a broken stream to the null device, so that the interpreter's last flush succeeds."""
         if self._broken and self._stream is not None:
             try:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
+                null_device = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null_device, self._stream.fileno())
+                os.close(null_device)
             except (OSError, ValueError):
-                return  # no file stands behind it, so nothing is flushed to one
+                return  # the stream has no file descriptor
 
-    def _fail(self, error: Exception) -> None:
+    def _record(self, error: Exception) -> None:
+        """Keeps the first error, unless it only means that a pipe was closed."""
         self._broken = True
         if not isinstance(error, BrokenPipeError) and not self.failure:
             self.failure = (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,4 +1,4 @@
-"""Where a figure was taken: device, threads, versions."""
+"""Describes the machine: device, threads and library versions."""
 
 import platform
 import re
@@ -12,10 +12,10 @@ from trimformer.version import __version__
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" is the GPU where there is one.
+    """Returns the device of a name; "auto" is the GPU if there is one, else the CPU.
 
     Raises:
-        TrimformerError: the device does not exist here.
+        TrimformerError: this machine cannot use the device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -33,7 +33,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, with the threads PyTorch uses on a CPU."""
+    """Returns the model name of a device; for a CPU also the number of threads that PyTorch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpu_info = Path("/proc/cpuinfo")
@@ -42,12 +42,12 @@ def describe_device(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what can move a figure."""
+    """Returns the versions of Python and of the libraries that can change a result."""
     import numpy
     import scipy
     import tokenizers
 
-    libraries = (torch, transformers, tokenizers, numpy, scipy)  # those that only pruning needs are there by now
+    libraries = (torch, transformers, tokenizers, numpy, scipy)
     return {
         "trimformer": __version__,
         **{library.__name__: library.__version__ for library in libraries},

@@ -1,4 +1,4 @@
-"""Streaming sums of products over tokens: float32 within a batch, float64 across."""
+"""Sums x^T y over batches of tokens: float32 products within a batch, float64 sums across batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +9,18 @@ from torch import Tensor
 
 BLOCKS, SMALLEST_BLOCK = 8, 192
 
-# Where fewer tokens than this share have any weight, the others are left out; else keeping them is cheaper.
+# Below this share of tokens with a non-zero weight, leaving out the others is faster than multiplying by zero.
 SPARSE = 0.5
 
 
 class ProductSum:
-    """Sum of x^T y over batches of tokens, [n, m].
+    """Running sum of x^T y over batches of tokens, [n, m].
 
     Args:
         n: width of x.
         m: width of y.
-        device: where it is kept.
-        symmetric: y is x: only blocks on and above the diagonal are computed, a little over half of the work.
+        device: device of the sum.
+        symmetric: whether y is x; then only the blocks on and above the diagonal are computed, just over half the work.
     """
 
     def __init__(self, n: int, m: int, device: torch.device, symmetric: bool = False) -> None:
@@ -38,10 +38,10 @@ class ProductSum:
 
     @property
     def value(self) -> Tensor:
-        """The sum so far, [n, m], float64; what is added later goes into the same memory."""
+        """Sum so far, [n, m], float64; `add` changes the same memory later."""
         if self._symmetric:
             for start, stop in zip(self._edges, self._edges[1:], strict=False):
-                block = self._total[start:stop, start:stop]  # whole, but for rounding
+                block = self._total[start:stop, start:stop]  # symmetric except for rounding
                 block.copy_(block.triu() + block.triu(1).T)
                 self._total[stop:, start:stop] = self._total[start:stop, stop:].T
         return self._total
@@ -49,7 +49,7 @@ class ProductSum:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Products of float32 matrices in full, whatever is switched on: TF32 keeps ten bits, bfloat16 seven."""
+    """Turns off TF32 and bfloat16 products of float32 matrices, which keep only 10 and 7 bits of the mantissa."""
     switches: list[Any] = [torch.backends.cuda.matmul]
     name: str = "allow_tf32"
     full: Any = False
@@ -67,5 +67,5 @@ def full_float32() -> Iterator[None]:
 
 
 def gram(n: int, device: torch.device) -> ProductSum:
-    """Sum of x^T x, [n, n]; add(x, x)."""
+    """Returns a sum of x^T x, [n, n]; call `add(x, x)`."""
     return ProductSum(n, n, device, symmetric=True)

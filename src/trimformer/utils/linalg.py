@@ -1,4 +1,4 @@
-"""Solvers for the small dense systems of rescaling and reconstruction. All run in float64."""
+"""Solves the small dense linear systems of rescaling and reconstruction, in float64."""
 
 import importlib.util
 import logging
@@ -12,16 +12,16 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# scipy and CuPy both report stop codes 0 to 2 for a solution found, 3 and above for a limit reached.
+# The LSMR of scipy and CuPy stops with code 0 to 2 at a solution, 3 and above at a limit.
 _FIRST_FAILURE = 3
 
 
 def lsmr_solver(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
-    """Solves matrix @ x = target near x = 1: damped LSMR for x - 1 (section 4.3, damp 1), on scipy.
+    """Solves matrix @ x = target near x = 1 by damped LSMR for x - 1 (section 4.3 of the paper, damp 1), with scipy.
 
     Args:
-        matrix: normal equations' matrix A^T A, [units, units].
-        target: A^T b, [units].
+        matrix: matrix of the normal equations, A^T A, [units, units].
+        target: right side of the normal equations, A^T b, [units].
 
     Returns:
         x [units], float64, on the device of `matrix`, and whether LSMR converged.
@@ -32,8 +32,8 @@ def lsmr_solver(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
 
 
 def lsmr_cupy_solver(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
-    """`lsmr_solver` on the GPU by CuPy; on scipy, with one log line, where CuPy or a GPU is missing."""
-    if not _has_cupy() or len(target) == 1:  # CuPy's LSMR takes no system of one unknown
+    """Like `lsmr_solver`, but on the GPU with CuPy; without CuPy or a GPU it logs a line and uses scipy."""
+    if not _has_cupy() or len(target) == 1:  # CuPy's LSMR cannot solve for one unknown
         return lsmr_solver(matrix, target)
     import cupy
     from cupyx.scipy.sparse.linalg import lsmr as cupy_lsmr
@@ -45,6 +45,7 @@ def lsmr_cupy_solver(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
 
 @cache
 def _has_cupy() -> bool:
+    """Returns whether CuPy and a CUDA device are available."""
     if importlib.util.find_spec("cupy") is not None and torch.cuda.is_available():
         return True
     logger.info("no CuPy with a CUDA device: LSMR runs on the CPU with scipy")
@@ -55,12 +56,12 @@ def closed_form_solver(matrix: Tensor, target: Tensor, ridge: float = 1e-6) -> t
     """Solves matrix @ x = target by Cholesky, with `ridge` times the mean diagonal added to the diagonal.
 
     Args:
-        matrix: symmetric positive semi-definite, [n, n].
-        target: [n] or [n, m].
-        ridge: relative to the mean of the diagonal.
+        matrix: symmetric positive semi-definite matrix, [n, n].
+        target: right side, [n] or [n, m].
+        ridge: ridge relative to the mean of the diagonal.
 
     Returns:
-        x of the shape of `target`, float64, and whether the factorisation succeeded.
+        x of the shape of `target`, float64, and whether the factorisation succeeded; zeros if not.
     """
     columns = target.double().reshape(len(target), -1)
     factor, info = torch.linalg.cholesky_ex(add_ridge(matrix, ridge))
@@ -71,7 +72,7 @@ def closed_form_solver(matrix: Tensor, target: Tensor, ridge: float = 1e-6) -> t
 
 
 def add_ridge(matrix: Tensor, ridge: float) -> Tensor:
-    """`matrix` in float64 with `ridge` times its mean diagonal on the diagonal; 1 if the diagonal is 0."""
+    """Returns `matrix` in float64 plus `ridge` times its mean diagonal on the diagonal, or plus 1 if that mean is 0."""
     matrix = matrix.double().clone()
     if len(matrix):
         mean = matrix.diagonal().mean()
