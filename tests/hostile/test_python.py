@@ -102,7 +102,7 @@ def wrapped_by_peft(model):
 MODELS = {
     "one matrix in two layers": (tie_modules, "share a weight"),
     "one weight in two layers": (tie_weights, "share a weight"),
-    "one layer twice": (tie_layers, "one layer"),
+    "one layer twice": (tie_layers, "the same layer"),
     "an adapter": (adapted, "adapter"),
     "weight_norm": (lambda m: parametrizations.weight_norm(layers(m)[0].output.dense) and None, "parametrized"),
     "old weight_norm": (lambda m: nn.utils.weight_norm(layers(m)[0].output.dense) and None, "norm of its weights"),

@@ -32,7 +32,7 @@ def test_units_account_for_every_channel_of_projection_and_producers(family):
         assert {len(matrix(p.linear)) for p in s.producers} == {s.num_units * s.unit_size} == {s.channels}
 
 
-def test_every_head_of_a_family_shows_the_same_layers():
+def test_every_head_of_a_family_has_the_same_layers():
     for head in ("Model", "ForTokenClassification", "ForQuestionAnswering"):
         model = make_model("Roberta", head)
         assert find_layers(model) == list(model.base_model.encoder.layer)
@@ -43,16 +43,16 @@ def test_a_model_without_known_layers_is_an_error_that_lists_them():
         find_sublayers(torch.nn.Linear(2, 2))
 
 
-def test_a_layer_that_cannot_be_pruned_says_why():
+def test_a_layer_that_cannot_be_pruned_is_rejected_with_the_reason():
     model = SwinModel(SwinConfig(image_size=8, patch_size=2, embed_dim=4, depths=[1], num_heads=[2], window_size=2))
     with pytest.raises(TrimformerError, match="SwinLayer cannot be pruned: its windows"):
         find_sublayers(model)
 
 
-def test_a_config_that_lies_about_its_head_size_is_told():
+def test_a_config_with_a_wrong_head_size_is_rejected():
     model = make_model()
     model.bert.encoder.layer[1].attention.self.attention_head_size = 7
-    with pytest.raises(TrimformerError, match=r"layer 1 attention has 24 channels .* not units of 7"):
+    with pytest.raises(TrimformerError, match=r"layer 1 attention has 24 input channels.* not match units of 7"):
         find_sublayers(model)
 
 

@@ -1,4 +1,4 @@
-"""Where a model's sublayers are, how they are watched, masked and cut: all that knows of families."""
+"""Finds, observes, masks and prunes the sublayers of a model; the only package that knows model families."""
 
 from trimformer.models.discovery import find_layers, find_sublayers, max_positions
 from trimformer.models.families import register_family, supported_layers

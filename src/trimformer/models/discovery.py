@@ -1,4 +1,4 @@
-"""Finds a model's layers by their class, and the sublayers in them."""
+"""Finds the layers of a model by class name, and their sublayers."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,12 +12,12 @@ from trimformer.models.sublayer import Sublayer
 
 
 def find_sublayers(model: nn.Module) -> list[Sublayer]:
-    """All sublayers in the order in which they run: attention and feed-forward of each layer, tower after tower.
+    """Finds all sublayers in execution order: attention and feed-forward of each layer, tower after tower.
 
     Raises:
-        TrimformerError: the model has no layer that can be pruned, or one whose shapes contradict its config.
+        TrimformerError: the model has no layer that can be pruned, or a layer's shapes contradict the config.
     """
-    found: list[Sublayer] = []
+    all_sublayers: list[Sublayer] = []
     index = 0
     for module in model.modules():
         family = find_family(type(module).__name__)
@@ -28,52 +28,60 @@ def find_sublayers(model: nn.Module) -> list[Sublayer]:
             sublayers = [replace(s, layer=index, module=module) for s in family(module)]
         except AttributeError as error:
             raise TrimformerError(
-                f"a layer of class {type(module).__name__} is not built as expected ({error}); this version of "
-                "transformers may be too old or too new"
+                f"a layer of class {type(module).__name__} is not built as expected ({error}); use another version of "
+                "transformers, as this one may be too old or too new"
             ) from error
         for sublayer in sublayers:
             _check_shapes(sublayer)
         index += bool(sublayers)
-        found += sublayers
-    if not found:
+        all_sublayers += sublayers
+    if not all_sublayers:
         raise TrimformerError(
             f"{type(model).__name__} (model type '{getattr(getattr(model, 'config', None), 'model_type', None)}') has "
             f"no layer that can be pruned; known are {', '.join(supported_layers())}"
         )
-    return found
+    return all_sublayers
 
 
 def find_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that hold the model's sublayers, in the order in which they run.
+    """Finds the layers that contain the model's sublayers, in execution order.
 
     Raises:
-        TrimformerError: as `find_sublayers`.
+        TrimformerError: see `find_sublayers`.
     """
     return list(dict.fromkeys(s.module for s in find_sublayers(model)))
 
 
 def max_positions(config: Any, default: int) -> int:
-    """Tokens of the longest sequence that a model takes; `default` where its config names no limit."""
+    """Returns the longest sequence, in tokens, that a model accepts; `default` if its config sets no limit."""
     config = getattr(config, "text_config", config)
     offset = 2 if config.model_type in POSITIONS_AFTER_PADDING else 0
     return (getattr(config, "max_position_embeddings", None) or default + offset) - offset
 
 
 def _check_layer(layer: Any) -> None:
-    """Raises:
-    TrimformerError: the layer is set up in a way that cannot be pruned.
+    """Checks that a layer is configured as an encoder layer without chunking.
+
+    Raises:
+        TrimformerError: the layer cannot be pruned with this config.
     """
     name = type(layer).__name__
     cross = getattr(layer, "add_cross_attention", False)
-    if cross or (getattr(layer, "is_decoder", False) and not hasattr(layer, "layer")):  # T5 says so of its blocks
-        raise TrimformerError(f"this model's {name} is set up as a decoder; only encoders of its kind can be pruned")
+    if cross or (
+        getattr(layer, "is_decoder", False) and not hasattr(layer, "layer")
+    ):  # T5's family skips decoder blocks itself
+        raise TrimformerError(
+            f"{name} of this model is configured as a decoder; give a model that uses it as an encoder"
+        )
     if getattr(layer, "chunk_size_feed_forward", 0):
         raise TrimformerError("the model's config sets chunk_size_feed_forward; set it to 0 before pruning")
 
 
 def _check_shapes(sublayer: Sublayer) -> None:
-    """Raises:
-    TrimformerError: the sublayer's matrices are not those of whole units.
+    """Checks that the sublayer's matrices consist of whole units.
+
+    Raises:
+        TrimformerError: a module is not linear, or its shape does not match the number of units.
     """
 
     def size(linear: Linear, dim: int) -> int:
@@ -82,10 +90,10 @@ def _check_shapes(sublayer: Sublayer) -> None:
         return matrix(linear).shape[dim]
 
     channels, units = size(sublayer.projection, 1), size(sublayer.projection, 1) // sublayer.unit_size
-    found = [(size(p.linear, 0), units * p.size * p.blocks) for p in sublayer.producers]
-    if channels != units * sublayer.unit_size or any(there != expected for there, expected in found):
+    fits = all(size(p.linear, 0) == units * p.size * p.blocks for p in sublayer.producers)
+    if channels != units * sublayer.unit_size or not fits:
         raise TrimformerError(
-            f"{sublayer.name} has {channels} channels in its output projection, which are not units of "
-            f"{sublayer.unit_size}, or its other matrices have another number of them; the config's head size or "
-            "number of heads is not that of the weights"
+            f"the output projection of {sublayer.name} has {channels} input channels, which do not match units of "
+            f"{sublayer.unit_size} or the sublayer's other matrices; make the config's head size and number of heads "
+            "those of the weights"
         )

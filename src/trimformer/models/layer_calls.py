@@ -1,13 +1,13 @@
-"""Layers run by their own forward, with what the real model gave them, and watched at their leaves.
+"""Records and repeats the calls of a model's layers, and observes leaf modules inside them.
 
-Nothing of a family's forward is written again. A sublayer that needs not be computed is *replayed*: its projection
-answers with what is known, and what makes its channels answers with zeros.
+Layers always run by their own `forward()`, with the arguments that the model passed, so no forward is reimplemented.
+A sublayer whose output is known is *replayed*: its projection returns that output, its producers return zeros.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Self
 
@@ -30,9 +30,9 @@ class LayerCall:
     """One call of a layer within a forward pass.
 
     Attributes:
-        layer: what was called.
-        args: its positional arguments after the hidden states.
-        kwargs: its keyword arguments.
+        layer: the layer.
+        args: positional arguments after the hidden states.
+        kwargs: keyword arguments.
         mask: [batch, length], true at positions that are not padding.
         first_hidden: hidden states [batch, length, hidden] that enter the first layer of a tower; None elsewhere.
     """
@@ -44,69 +44,71 @@ class LayerCall:
     first_hidden: Tensor | None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """The layer's output for these hidden states."""
+        """Runs the layer on hidden states [batch, length, hidden] and returns its output of that shape."""
         return hidden_states(self.layer(hidden, *self.args, **self.kwargs))
 
-    def with_layer(self, layer: nn.Module) -> "LayerCall":
-        """The same call of another model's layer."""
-        return LayerCall(layer, self.args, self.kwargs, self.mask, self.first_hidden)
+    def with_layer(self, layer: nn.Module) -> Self:
+        """Returns the same call for a layer of another model."""
+        return replace(self, layer=layer)
 
 
 def hidden_states(output: Any) -> Tensor:
-    """The hidden states of a layer's output, which may be a tuple."""
+    """Returns the hidden states of a layer's output, which may be a tuple."""
     hidden: Tensor = output if isinstance(output, Tensor) else output[0]
     return hidden
 
 
 class StopForward(Exception):
-    """Ends a forward pass where all that was wanted has been seen."""
+    """Ends a forward pass early, once everything needed was recorded."""
 
 
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
-    """What the model's forward takes: no labels, no sample index."""
+    """Returns the arguments of the model's forward: the batch without labels and sample index."""
     return {key: value for key, value in batch.items() if key not in NON_INPUT_KEYS}
 
 
 def forward(model: nn.Module, batch: Batch) -> Any:
-    """Runs a model on a batch, without the cache of keys and values that decoders would keep."""
-    cached = getattr(model.config, "use_cache", None) and not getattr(model.config, "is_encoder_decoder", False)
-    return model(**model_inputs(batch), **({"use_cache": False} if cached else {}))
+    """Runs a model on a batch, without a decoder's key-value cache."""
+    has_cache = getattr(model.config, "use_cache", None) and not getattr(model.config, "is_encoder_decoder", False)
+    return model(**model_inputs(batch), **({"use_cache": False} if has_cache else {}))
 
 
 def position_mask(model: nn.Module, batch: Batch, hidden: Tensor, has_mask: bool = True) -> Tensor:
-    """[rows, length], true at positions of hidden states that are not padding.
+    """Returns a mask [rows, length], true at positions of hidden states that are not padding.
 
     Args:
-        model: whose layers see the hidden states.
-        batch: of samples.
-        hidden: [rows, length, hidden].
-        has_mask: whether the layer is given a mask at all; else it attends everywhere, and all positions count.
+        model: the model that is running.
+        batch: its batch.
+        hidden: hidden states [rows, length, hidden] of one of its layers.
+        has_mask: whether the layer receives an attention mask; without one it attends to all positions.
     """
     mask = batch.get("attention_mask")
     if mask is None or not has_mask:
         return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
     mask = mask.reshape(-1, mask.shape[-1])
-    if mask.shape[1] != hidden.shape[1]:  # audio: the mask is of samples, the layers see frames
-        of_frames = getattr(model, "_get_feature_vector_attention_mask", None)
-        if of_frames is None:
+    if mask.shape[1] != hidden.shape[1]:  # audio: the mask covers samples, the layers process frames
+        to_frame_mask = getattr(model, "_get_feature_vector_attention_mask", None)
+        if to_frame_mask is None:
             return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        mask = of_frames(hidden.shape[1], mask)
+        mask = to_frame_mask(hidden.shape[1], mask)
     return mask.bool()
 
 
 class LayerObserver(Hooks):
-    """Context manager: `see` is called before every call of a layer that holds sublayers.
+    """Context manager that runs a callback before every call of some layers.
 
     Args:
-        layers: what to watch.
-        see: (layer, hidden states, arguments after them, keyword arguments).
+        layers: the layers to observe.
+        callback: takes the layer, its hidden states, the other positional arguments, and the keyword arguments.
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], see: Callable[[nn.Module, Tensor, tuple[Any, ...], dict[str, Any]], None]
+        self,
+        layers: Iterable[nn.Module],
+        callback: Callable[[nn.Module, Tensor, tuple[Any, ...], dict[str, Any]], None],
     ) -> None:
         super().__init__()
-        self._layers, self._see = list(layers), see
+        self._layers, self._callback = list(layers), callback
 
     def __enter__(self) -> Self:
         for layer in self._layers:
@@ -115,10 +117,10 @@ class LayerObserver(Hooks):
 
     def _hook(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if args:
-            self._see(layer, args[0], args[1:], kwargs)
+            self._callback(layer, args[0], args[1:], kwargs)
         else:
             rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-            self._see(layer, kwargs["hidden_states"], (), rest)
+            self._callback(layer, kwargs["hidden_states"], (), rest)
 
 
 @cache
@@ -127,77 +129,76 @@ def _parameters(layer_class: type[nn.Module]) -> list[str]:
 
 
 def named_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer's arguments by name; `args` are those after the hidden states."""
+    """Returns a layer's arguments by name; `args` are those after the hidden states."""
     return {**dict(zip(_parameters(type(layer)), args, strict=False)), **kwargs}  # type: ignore[arg-type]
 
 
 def has_attention_mask(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a layer is given an attention mask."""
+    """Returns whether a layer receives an attention mask."""
     return named_arguments(layer, args, kwargs).get("attention_mask") is not None
 
 
 class PaddingTracker(LayerObserver):
-    """Context manager that knows which positions of the layer that runs are no padding.
+    """Context manager that tracks which positions of the running layer are not padding.
 
     Args:
-        model: to be run on `batch`, which is set before each pass.
+        model: the model to run.
 
     Attributes:
-        batch: of the pass.
-        mask: [batch, length] of the layer that was called last.
+        batch: the current batch; set it before each forward pass.
+        mask: [batch, length], true at positions that are not padding, for the layer that was called last.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(dict.fromkeys(s.module for s in find_sublayers(model)), self._keep_mask)
+        super().__init__(dict.fromkeys(s.module for s in find_sublayers(model)), self._update_mask)
         self._model = model
         self.batch: Batch = {}
         self.mask = torch.empty(0)
 
-    def _keep_mask(self, layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _update_mask(self, layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.mask = position_mask(self._model, self.batch, hidden, has_attention_mask(layer, args, kwargs))
 
 
 @torch.no_grad()
 def record_calls(model: nn.Module, batch: Batch) -> list[LayerCall]:
-    """The calls of the model's layers for a batch, in the order of `find_sublayers`.
+    """Records the calls of a model's layers for a batch, in the order of `find_sublayers`.
 
-    That is the order in which they happen, but for towers: which of two runs first is their model's affair.
-
-    Sublayers are replayed with zeros on the way, so this costs next to nothing.
+    All sublayers are replayed with zeros, so this is cheap. Within a tower the order is that of execution.
 
     Args:
-        model: in evaluation mode.
-        batch: of samples.
+        model: a model in evaluation mode.
+        batch: a batch of samples.
 
     Raises:
-        TrimformerError: the model works on the hidden states between its layers.
+        TrimformerError: the model changes the hidden states between its layers.
     """
     sublayers = find_sublayers(model)
     layers = list(dict.fromkeys(s.module for s in sublayers))
-    visits = sum({id(s.module): s.calls_per_pass for s in sublayers}.values())
-    owner = {id(child): parent for parent in model.modules() for child in parent.children()}
+    num_calls = sum({id(s.module): s.calls_per_pass for s in sublayers}.values())
+    parents = {id(child): parent for parent in model.modules() for child in parent.children()}
     calls: list[LayerCall] = []
-    last: list[Any] = [None]  # the latest output of a layer
+    last_output: Tensor | None = None
 
-    def see(layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        goes_on = hidden is last[0]
-        if calls and not goes_on and owner[id(layer)] is owner[id(calls[-1].layer)]:
+    def record(layer: nn.Module, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        continues = hidden is last_output
+        if calls and not continues and parents[id(layer)] is parents[id(calls[-1].layer)]:
             raise TrimformerError(
-                f"{type(model).__name__} works on the hidden states between its layers (a convolution?); such models "
-                "cannot be refitted layer by layer"
+                f"{type(model).__name__} changes the hidden states between its layers (with a convolution?), so it "
+                "cannot be refitted layer by layer; choose another model"
             )
         mask = position_mask(model, batch, hidden, has_attention_mask(layer, args, kwargs))
-        calls.append(LayerCall(layer, args, kwargs, mask, None if goes_on else hidden))
-        if len(calls) == visits:
+        calls.append(LayerCall(layer, args, kwargs, mask, None if continues else hidden))
+        if len(calls) == num_calls:
             raise StopForward
 
-    def keep(_: nn.Module, inputs: Any, output: Any) -> None:
-        last[0] = hidden_states(output)
+    def keep_output(_: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal last_output
+        last_output = hidden_states(output)
 
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    nothing = [(s, partial(_zeros, s.hidden_size)) for s in sublayers]
+    handles = [layer.register_forward_hook(keep_output) for layer in layers]
+    outputs = [(s, partial(_zeros, s.hidden_size)) for s in sublayers]
     try:
-        with suppress(StopForward), LayerObserver(layers, see), replay_sublayers(nothing):
+        with suppress(StopForward), LayerObserver(layers, record), replay_sublayers(outputs):
             forward(model, batch)
     finally:
         for handle in handles:
@@ -211,19 +212,19 @@ def _zeros(width: int, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def replay_sublayers(answers: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
-    """Leaves the work of sublayers out: their producers make zeros, their projections give the answers.
+def replay_sublayers(outputs: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+    """Skips the computation of sublayers: producers return zeros, projections return a given output.
 
     Args:
-        answers: sublayers, and what their projection says to the zeros that reach it.
+        outputs: sublayers, each with a function from its projection's input (zeros) to its projection's output.
     """
     leaves: list[nn.Module] = []
     try:
-        for sublayer, answer in answers:
+        for sublayer, output in outputs:
             for producer in sublayer.producers:
-                vars(producer.linear)["forward"] = partial(_zeros, _shown(sublayer, producer))
+                vars(producer.linear)["forward"] = partial(_zeros, _placeholder_width(sublayer, producer))
                 leaves.append(producer.linear)
-            vars(sublayer.projection)["forward"] = answer
+            vars(sublayer.projection)["forward"] = output
             leaves.append(sublayer.projection)
         yield
     finally:
@@ -231,19 +232,22 @@ def replay_sublayers(answers: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor
             vars(leaf).pop("forward", None)
 
 
-def _shown(sublayer: Sublayer, producer: Producer) -> int:
-    """Channels that a layer is shown in place of a producer's: those of one unit where it takes any number."""
+def _placeholder_width(sublayer: Sublayer, producer: Producer) -> int:
+    """Returns the width of a replayed producer's output: that of one unit where the layer accepts any number."""
     units = sublayer.num_units if sublayer.has_fixed_unit_count else 1
     return max(units, 1) * producer.size * producer.blocks
 
 
 class LeafRecorder(Hooks):
-    """Context manager: keeps the inputs, or the outputs, of one leaf, and may stop the pass there.
+    """Context manager that records the inputs or outputs of a leaf module and may stop the forward pass there.
 
     Args:
-        leaf: a module that takes one tensor and gives one.
-        outputs: keep what it gives, not what it takes.
+        leaf: a module that takes and returns a single tensor.
+        outputs: whether to record outputs instead of inputs.
         stop: end the pass at this call of the leaf (1: the first); 0: never.
+
+    Attributes:
+        tensors: one entry per call.
     """
 
     def __init__(self, leaf: nn.Module, *, outputs: bool = False, stop: int = 0) -> None:
@@ -251,14 +255,14 @@ class LeafRecorder(Hooks):
         self._leaf, self._outputs, self.stop = leaf, outputs, stop
         self.tensors: list[Tensor] = []
 
-    def __enter__(self) -> "LeafRecorder":
+    def __enter__(self) -> Self:
         if self._outputs:
-            self._handles.append(self._leaf.register_forward_hook(lambda _, inputs, output: self._see(output)))
+            self._handles.append(self._leaf.register_forward_hook(lambda _, inputs, output: self._record(output)))
         else:
-            self._handles.append(self._leaf.register_forward_pre_hook(lambda _, inputs: self._see(inputs[0])))
+            self._handles.append(self._leaf.register_forward_pre_hook(lambda _, inputs: self._record(inputs[0])))
         return self
 
-    def _see(self, tensor: Tensor) -> None:
+    def _record(self, tensor: Tensor) -> None:
         self.tensors.append(tensor)
         if len(self.tensors) == self.stop:
             raise StopForward

@@ -1,7 +1,7 @@
-"""Masks as forward pre-hooks on the output projections: nothing of the model itself is changed.
+"""Applies masks with forward pre-hooks on the output projections; the model itself is not changed.
 
-A mask holds one factor per unit. Multiplying the projection's input by it is the paper's head and
-neuron mask (section 3.1), and works alike with eager, SDPA and flash attention.
+A mask has one factor per unit. Multiplying the projection's input by it equals the paper's head and neuron mask
+(section 3.1) and works with eager, SDPA and flash attention.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from trimformer.models.sublayer import Sublayer
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with no parameter gradients; on exit every flag is what it was."""
+    """Sets evaluation mode and turns parameter gradients off; restores all flags on exit."""
     training = {module: module.training for module in model.modules()}
     requires_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval().requires_grad_(False)
@@ -42,7 +42,7 @@ def register_mask(module: nn.Module, mask: Tensor, unit_size: int = 1) -> Remova
 
     def scale_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         factors = mask.to(inputs[0]).repeat_interleave(unit_size, dim=-1)
-        if factors.dim() == 3:  # of one sample a layer may see several rows: the choices of a question
+        if factors.dim() == 3:  # a sample may have several rows: the choices of a question
             factors = factors.repeat_interleave(len(inputs[0]) // len(factors), dim=0)
         return (inputs[0] * factors, *inputs[1:])
 
@@ -50,7 +50,7 @@ def register_mask(module: nn.Module, mask: Tensor, unit_size: int = 1) -> Remova
 
 
 class Hooks:
-    """Context manager that removes its hooks on exit, after an exception too."""
+    """Context manager that removes its hooks on exit, also after an exception."""
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
@@ -66,10 +66,10 @@ class Hooks:
 
 
 class MaskUnits(Hooks):
-    """Context manager: masks on the sublayers inside, none left behind after.
+    """Context manager that masks the units of sublayers.
 
     Args:
-        sublayers: where to put the masks.
+        sublayers: the sublayers to mask.
         masks: one mask per sublayer, [units] or [batch, 1, units].
     """
 
@@ -84,10 +84,10 @@ class MaskUnits(Hooks):
 
 
 def units_left(masks: Iterable[Tensor]) -> list[int]:
-    """How many units each mask keeps."""
+    """Counts the nonzero entries of each mask."""
     return [int(mask.count_nonzero()) for mask in masks]
 
 
 def dense_masks(sublayers: Iterable[Sublayer]) -> list[Tensor]:
-    """Masks of ones, one per sublayer, on the sublayer's own device."""
+    """Returns a mask of ones [units] for each sublayer, on the sublayer's device."""
     return [torch.ones(s.num_units, device=s.device) for s in sublayers]

@@ -1,4 +1,4 @@
-"""Models whose structure makes pruning them wrong, told before anything is computed; they are left as they were."""
+"""Rejects models that cannot be pruned correctly, before any computation; never changes a model."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,10 +13,10 @@ from trimformer.models.sublayer import Sublayer
 
 
 def check_model(model: Any) -> None:
-    """Checks that a model can be watched, cut and saved: what stands around it, and what its layers are made of.
+    """Checks that a model can be observed, pruned and saved: its wrapper, its config and its modules.
 
     Raises:
-        TrimformerError: it cannot, and why.
+        TrimformerError: the model is wrapped, quantized, parametrized, masked or otherwise not a plain model.
     """
     _check_wrapped(model)
     for name, module in model.named_modules():
@@ -28,13 +28,13 @@ def check_model(model: Any) -> None:
         if getattr(config, switch, False):
             raise TrimformerError(f"the model's config sets {switch}; set it to False before pruning")
     if torch.is_inference_mode_enabled():
-        raise TrimformerError("prune outside of torch.inference_mode(), as calibration needs gradients")
+        raise TrimformerError("calibration needs gradients, but torch.inference_mode() is on; call prune outside of it")
     names: dict[nn.Module, str] = {}
     layers = set(find_layers(model))
     for name, module in model.named_modules(remove_duplicate=False):
-        before = names.setdefault(module, name)
-        if before != name and module in layers and before.rpartition(".")[0] == name.rpartition(".")[0]:
-            raise TrimformerError(f"{before} and {name} are one layer; give each place in the model a layer of its own")
+        first_name = names.setdefault(module, name)
+        if first_name != name and module in layers and first_name.rpartition(".")[0] == name.rpartition(".")[0]:
+            raise TrimformerError(f"{first_name} and {name} are the same layer; give each its own copy")
     for layer in layers:
         for module in layer.modules():
             _check_plain(names[module], module)
@@ -42,8 +42,10 @@ def check_model(model: Any) -> None:
 
 
 def _check_weights(model: nn.Module) -> None:
-    """Raises:
-    TrimformerError: layers share weights, or they are of no floating point type.
+    """Checks that layers own their weights and that these are floating point.
+
+    Raises:
+        TrimformerError: layers share weights, or weights are not floating point or not writable.
     """
     owners: dict[int, str] = {}
     for sublayer in find_sublayers(model):
@@ -52,13 +54,15 @@ def _check_weights(model: nn.Module) -> None:
             owner = owners.setdefault(id(weight), sublayer.name)
             if owner != sublayer.name and not sublayer.calls_per_pass > 1:
                 raise TrimformerError(
-                    f"{sublayer.name} and {owner} share a weight, so one cannot be cut without the other; give each "
-                    "layer weights of its own"
+                    f"{sublayer.name} and {owner} share a weight, so neither can be pruned alone; give each layer its "
+                    "own weights"
                 )
             if not weight.is_floating_point():
-                raise TrimformerError(f"the weights of {sublayer.name} are {weight.dtype}; give a model in float32")
+                raise TrimformerError(f"the weights of {sublayer.name} are {weight.dtype}; load the model in float32")
             if weight.is_inference():
-                raise TrimformerError("the model was made under torch.inference_mode(), where nothing can change it")
+                raise TrimformerError(
+                    "the model was created under torch.inference_mode(), so it is read-only; load it outside of it"
+                )
 
 
 def _linears(sublayer: Sublayer) -> Iterator[Any]:
@@ -73,43 +77,47 @@ def _hook_name(hook: Callable[..., Any]) -> str:
 def _check_wrapped(model: Any) -> None:
     names = {kind.__name__ for kind in type(model).__mro__}
     if {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "OptimizedModule"} & names:
-        raise TrimformerError(f"model is wrapped in {type(model).__name__}; give the model inside of it")
+        raise TrimformerError(f"model is wrapped in {type(model).__name__}; pass the model inside it")
     if {"ScriptModule", "GraphModule"} & names:
-        raise TrimformerError(f"model is a traced {type(model).__name__}; give the model that it was traced from")
+        raise TrimformerError(f"model is a traced {type(model).__name__}; pass the original model")
     if any(name.startswith("PeftModel") for name in names):
-        raise TrimformerError("model is wrapped by PEFT; give what its merge_and_unload() returns")
+        raise TrimformerError("model is wrapped by PEFT; pass the result of its merge_and_unload()")
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise TrimformerError(
-            f"model is a {type(model).__name__}; give a PreTrainedModel, as trimformer.load returns it"
+            f"model is a {type(model).__name__}; pass a PreTrainedModel, such as trimformer.load returns"
         )
 
 
 def _check_module(name: str, module: nn.Module) -> None:
     kinds = {kind.__name__ for kind in type(module).__mro__}
     if "BaseTunerLayer" in kinds or any("lora" in kind.lower() for kind in kinds):
-        raise TrimformerError(f"{name} carries an adapter ({type(module).__name__}); merge it into the model first")
+        raise TrimformerError(f"{name} has an adapter ({type(module).__name__}); merge it into the model first")
     if kinds & {"Linear4bit", "Linear8bitLt", "QuantLinear"} or "quantized" in type(module).__module__.split("."):
-        raise TrimformerError(f"{name} is quantized ({type(module).__name__}); give the model it was made from")
+        raise TrimformerError(f"{name} is quantized ({type(module).__name__}); pass the model before quantization")
     for key, tensor in module.named_parameters(recurse=False):
         if tensor.is_meta:
-            raise TrimformerError(f"{name}.{key} is on the meta device and holds no values; load the model first")
+            raise TrimformerError(f"{name}.{key} is on the meta device and has no values; load the weights first")
         if tensor.is_quantized or type(tensor.data).__module__.startswith("torchao"):
-            raise TrimformerError(f"{name}.{key} is quantized; give the model it was made from")
+            raise TrimformerError(f"{name}.{key} is quantized; pass the model before quantization")
 
 
 def _check_plain(name: str, module: nn.Module) -> None:
-    """A module of a layer, whose weights must be its own and no function of others."""
+    """Checks that a module's weights are plain parameters, not computed from others by a hook or parametrization."""
     if parametrize.is_parametrized(module):
         raise TrimformerError(
-            f"{name} is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
+            f"{name} is parametrized; call torch.nn.utils.parametrize.remove_parametrizations on it first"
         )
     for hook in module._forward_pre_hooks.values():
         kinds = {kind.__name__ for kind in type(hook).__mro__}
         if "BasePruningMethod" in kinds:
-            raise TrimformerError(f"{name} is pruned by torch.nn.utils.prune; make it plain with its remove()")
+            raise TrimformerError(
+                f"{name} is pruned by torch.nn.utils.prune; call torch.nn.utils.prune.remove on it first"
+            )
         if kinds & {"WeightNorm", "SpectralNorm"}:
             raise TrimformerError(
-                f"{name} has a norm of its weights; make it plain with remove_weight_norm or the like"
+                f"{name} has a norm of its weights; call torch.nn.utils.remove_weight_norm or remove_spectral_norm"
             )
         if _hook_name(hook).startswith("register_mask"):
-            raise TrimformerError(f"{name} is masked already; remove the masks, or shrink by them first")
+            raise TrimformerError(
+                f"{name} is masked already; remove the masks, or call trimformer.shrink with them first"
+            )

@@ -1,4 +1,4 @@
-"""Physical removal of units from one sublayer, whatever its family."""
+"""Physical removal of units from one sublayer of any family."""
 
 from functools import partial
 from typing import Any
@@ -11,12 +11,12 @@ from trimformer.models.sublayer import Producer, Sublayer
 
 
 def unit_channels(units: Tensor, unit_size: int) -> Tensor:
-    """Indices of the channels of units, [units * unit_size]."""
+    """Returns the channel indices of units, [units * unit_size]."""
     return (units.unsqueeze(1) * unit_size + torch.arange(unit_size, device=units.device)).flatten()
 
 
 def unit_rows(producer: Producer, units: Tensor, num_units: int) -> Tensor:
-    """Indices of a producer's rows that belong to units, block by block."""
+    """Returns the row indices of units in a producer, block by block, [blocks * units * size]."""
     block = unit_channels(units, producer.size)
     starts = torch.arange(producer.blocks, device=units.device) * (num_units * producer.size)
     return (starts.unsqueeze(1) + block).flatten()
@@ -24,16 +24,16 @@ def unit_rows(producer: Producer, units: Tensor, num_units: int) -> Tensor:
 
 @torch.no_grad()
 def keep_units(sublayer: Sublayer, units: Tensor) -> None:
-    """Keeps only these units of the sublayer, in place: rows of its producers, columns of its projection.
+    """Removes all other units from the sublayer, in place: rows of its producers, columns of its projection.
 
-    A sublayer that loses all of them answers with its projection's bias. A layer that does not run without units is
-    shown one of zeros; no later result depends on it, so every family runs, and exporters leave the rest out.
+    A sublayer without units outputs its projection's bias. If its layer cannot run with zero units, the producers
+    output one unit of zeros, which the projection drops again.
 
     Args:
         sublayer: changed in place.
-        units: indices of the units to keep, in order, [kept], on any device that holds values. It may be empty.
+        units: indices of the units to keep, [kept], ascending, on any device but meta. It may be empty.
     """
-    num_units, names = sublayer.num_units, units.tolist()
+    num_units, kept_units = sublayer.num_units, units.tolist()
     units = units.to(sublayer.device)
     for producer in sublayer.producers:
         linear, index = producer.linear, unit_rows(producer, units, num_units)
@@ -43,10 +43,10 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     for (module, name), per_unit in sublayer.count_attributes.items():
         setattr(module, name, max(len(units), 1) * per_unit)
     if sublayer.head_selector is not None:
-        module, narrowed = sublayer.head_selector
-        before: list[int] = getattr(module, "kept", list(range(num_units)))
-        module.kept = [before[i] for i in names]  # type: ignore[assignment]
-        module.__class__ = narrowed
+        module, selector_class = sublayer.head_selector
+        dense_heads: list[int] = getattr(module, "kept", list(range(num_units)))
+        module.kept = [dense_heads[i] for i in kept_units]  # type: ignore[assignment]
+        module.__class__ = selector_class
     if num_units and not len(units):
         for producer in sublayer.producers:
             width = producer.size * producer.blocks
@@ -55,14 +55,14 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
 
 
 def kept_heads(sublayer: Sublayer) -> list[int] | None:
-    """The heads of the dense model that are left, where the family has tensors with an entry for each of them."""
+    """Returns the dense indices of the remaining heads; None if the family has no tensor with an entry per head."""
     if sublayer.head_selector is None:
         return None
     return getattr(sublayer.head_selector[0], "kept", list(range(sublayer.num_units)))
 
 
-def _one_unit_of_zeros(width: int, needed: bool, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
-    if needed or output.is_cuda:  # kernels of GPUs may not take attention without heads
+def _one_unit_of_zeros(width: int, always: bool, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
+    if always or output.is_cuda:  # GPU kernels may reject attention without heads
         return output.new_zeros(*output.shape[:-1], width)
     return None
 

@@ -1,4 +1,4 @@
-"""What every later stage knows of a model: its sublayers, told by the leaf modules in which they can be watched."""
+"""Describes a sublayer by the modules where its input and output can be observed."""
 
 import inspect
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, eq=False)
 class Producer:
-    """A linear layer whose output rows are channels of a sublayer, or what its channels are made of.
+    """A linear layer that computes the channels of a sublayer, or an operand of them (query, key, gate).
 
     Attributes:
         linear: the layer (query, key, value, fc1, a fused projection, ...).
-        size: rows that belong to one unit in one block.
-        blocks: equal runs of rows, each with all units in order: 3 for fused query, key and value, 2 for
+        size: output rows per unit and block.
+        blocks: consecutive blocks of rows, each with all units in order: 3 for fused query, key and value, 2 for
             fused gate and up.
         reads_only_hidden: whether its only input is the sublayer's input, so that a linear map can be folded into it.
     """
@@ -37,24 +37,24 @@ class Producer:
 class Sublayer:
     """An attention or feed-forward sublayer. Its units are groups of `unit_size` input channels of `projection`.
 
-    It is never computed by itself: the layer's own forward runs, and these leaves are watched in it.
+    A sublayer is never computed in isolation: the layer's own forward runs, and hooks observe these leaf modules.
 
     Attributes:
         kind: "attention" (a unit is a head, in grouped-query attention a key-value head with its queries) or
             "ffn" (a unit is a neuron).
-        producers: what makes the channels.
-        projection: the output projection; its input channels are what pruning removes.
+        producers: the linear layers that compute the channels.
+        projection: the output projection; pruning removes its input channels.
         unit_size: channels per unit: the head size, or 1.
-        entry: a leaf whose input is the residual stream before the sublayer: a norm, or a producer.
-        output: a leaf whose output is added to the stream; None: the projection itself.
-        gain: factor, [hidden], between the projection and what is added (LayerScale).
-        parallel: reads the same stream as the sublayer before it, whose output is added with its own (parallel layers).
-        calls_per_pass: calls of the layer in one forward pass (more than one where layers share their weights).
-        count_attributes: module attributes that say how many units there are: (module, name) -> amount per unit.
-        head_selector: an attention that is handed a tensor with an entry per head, and the class that picks the entries
-            of heads that are left; see `keep_units`.
-        layer: index of the layer in the order in which they run.
-        module: the layer itself.
+        entry: a leaf module whose input is the residual stream before the sublayer: a norm, or a producer.
+        output: a leaf module whose output is added to the residual stream; None where that is the projection.
+        gain: factor [hidden] applied after the projection (LayerScale).
+        parallel: whether it reads the same residual stream as the sublayer before it (parallel layers).
+        calls_per_pass: calls of the layer in one forward pass (more than one where depths share a layer).
+        count_attributes: module attributes that store the number of units: (module, name) -> amount per unit.
+        head_selector: an attention module that receives a tensor with one entry per head, and its subclass that
+            selects the entries of the remaining heads; see `keep_units`.
+        layer: index of the layer, in execution order.
+        module: the layer.
     """
 
     kind: Kind
@@ -73,53 +73,61 @@ class Sublayer:
 
     @property
     def num_units(self) -> int:
+        """Number of heads or neurons."""
         return self.channels // self.unit_size
 
     @property
     def channels(self) -> int:
+        """Number of input channels of the output projection."""
         return matrix(self.projection).shape[1]
 
     @property
     def hidden_size(self) -> int:
+        """Width of the residual stream."""
         return matrix(self.projection).shape[0]
 
     @property
     def device(self) -> torch.device:
+        """Device of the output projection."""
         return self.projection.weight.device
 
     @property
     def name(self) -> str:
+        """Name for messages, such as "layer 3 attention"."""
         return f"layer {self.layer} {self.kind}"
 
     @property
     def has_fixed_unit_count(self) -> bool:
-        """Whether the layer's forward is told how many units there are, and takes no other number."""
+        """Whether `forward()` reads the number of units from an attribute or an argument."""
         return bool(self.count_attributes) or self.head_selector is not None
 
 
 def attention(
-    producers: tuple[Producer, ...], projection: Linear, head_size: int, entry: nn.Module, **more: Any
+    producers: tuple[Producer, ...], projection: Linear, head_size: int, entry: nn.Module, **options: Any
 ) -> Sublayer:
-    """An attention sublayer; see `Sublayer` for `more`."""
-    return Sublayer("attention", producers, projection, head_size, entry, **more)
+    """Describes an attention sublayer; `options` are further attributes of `Sublayer`."""
+    return Sublayer("attention", producers, projection, head_size, entry, **options)
 
 
-def ffn(producers: tuple[Producer, ...], projection: Linear, entry: nn.Module, **more: Any) -> Sublayer:
-    """A feed-forward sublayer; see `Sublayer` for `more`."""
-    return Sublayer("ffn", producers, projection, 1, entry, **more)
+def ffn(producers: tuple[Producer, ...], projection: Linear, entry: nn.Module, **options: Any) -> Sublayer:
+    """Describes a feed-forward sublayer; `options` are further attributes of `Sublayer`."""
+    return Sublayer("ffn", producers, projection, 1, entry, **options)
 
 
 def producers(size: int, *linears: Linear, blocks: int = 1) -> tuple[Producer, ...]:
-    """Producers that have `size` rows for a unit in each block."""
+    """Describes linear layers that have `size` rows per unit and block."""
     return tuple(Producer(linear, size, blocks) for linear in linears)
 
 
 def used_count_attributes(heads: nn.Module, **per_unit: int) -> dict[tuple[nn.Module, str], int]:
-    """Those of an attention's counts that its forward goes by; others take what the matrices give.
+    """Selects the attributes that the attention's `forward()` reads; other classes infer sizes from their weights.
 
     Args:
-        heads: the attention.
-        **per_unit: attribute -> amount for each unit.
+        heads: the attention module.
+        **per_unit: attribute name -> amount per head.
+
+    Returns:
+        A value for `Sublayer.count_attributes`.
     """
-    read = inspect.unwrap(type(heads).forward).__code__.co_names
-    return {(heads, name): amount for name, amount in per_unit.items() if name in read}
+    names_used = inspect.unwrap(type(heads).forward).__code__.co_names
+    return {(heads, name): amount for name, amount in per_unit.items() if name in names_used}

@@ -1,8 +1,8 @@
-"""The model families: which function describes the sublayers of which layer class.
+"""Model families: for each layer class, the function that describes its sublayers.
 
-Layers are found by the name of their class, whatever model they stand in and under whatever path. A family is a
-function from a layer to its sublayers, in the order in which they run; one of a package outside is registered by
-`register_family`, or by an entry point of the group `trimformer.families` whose name is the layer's class.
+Layers are found by class name, in any model and under any path. A family is a function from a layer to its sublayers in
+execution order. Other packages add families with `register_family`, or with an entry point of the group
+`trimformer.families` that is named after the layer class.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from trimformer.models.sublayer import Sublayer
 
 Family = Callable[[Any], Iterable[Sublayer]]
 
-# file of this folder and its function -> layer classes without the ending "Layer", "EncoderLayer", ...
+# "module:function" in this package -> names of layer classes
 _TABLE = {
     "bert:sublayers": "BertLayer RobertaLayer XLMRobertaLayer CamembertLayer ElectraLayer ErnieLayer RemBertLayer "
     "LayoutLMLayer SplinterLayer Data2VecTextLayer RoFormerLayer MarkupLMLayer RoCBertLayer BertGenerationLayer "
@@ -48,35 +48,35 @@ _TABLE = {
 
 LAYERS: dict[str, str | Family] = {name: place for place, names in _TABLE.items() for name in names.split()}
 
-# Layers that would be asked for, and why they cannot be pruned.
+# Layer classes that cannot be pruned, and why.
 REFUSED = {
-    "BeitLayer": "its attention keeps a table of positions for each head",
-    "Data2VecVisionLayer": "its attention keeps a table of positions for each head",
-    "LayoutLMv3Layer": "its attention is handed two tables of positions for each head",
-    "WavLMEncoderLayer": "its attention gates positions for each head by what it reads",
-    "WavLMEncoderLayerStableLayerNorm": "its attention gates positions for each head by what it reads",
-    "ConvBertLayer": "its attention holds a convolution",
-    "SwinLayer": "its windows and widths change from stage to stage",
-    "Swinv2Layer": "its windows and widths change from stage to stage",
+    "BeitLayer": "its attention has a table of positions for each head",
+    "Data2VecVisionLayer": "its attention has a table of positions for each head",
+    "LayoutLMv3Layer": "its attention receives two tables of positions for each head",
+    "WavLMEncoderLayer": "its attention gates position scores for each head by its input",
+    "WavLMEncoderLayerStableLayerNorm": "its attention gates position scores for each head by its input",
+    "ConvBertLayer": "its attention contains a convolution",
+    "SwinLayer": "its windows and widths differ between stages",
+    "Swinv2Layer": "its windows and widths differ between stages",
     "DebertaLayer": "its fused projection interleaves heads; DeBERTa v2 and v3 are supported",
-    "MLCDEncoderLayer": "its attention swaps samples and positions before its output projection",
-    "EsmcLayer": "its attention norms queries and keys over all heads together",
-    "LukeLayer": "its attention has queries of its own for entities",
-    "LiltLayer": "it runs text and layout side by side",
-    "XmodLayer": "it holds an adapter for each language",
-    "MobileBertLayer": "it is a bottleneck with several feed-forward networks",
-    "FunnelLayer": "its attention keeps biases for each head",
-    "XLNetLayer": "its attention keeps biases for each head",
-    "NystromformerLayer": "its attention holds a convolution",
-    "Wav2Vec2ConformerEncoderLayer": "it holds a convolution and two feed-forward networks",
-    "LongformerLayer": "its attention has projections of its own for global tokens",
-    "BigBirdLayer": "its attention is sparse in blocks of fixed heads",
+    "MLCDEncoderLayer": "its attention transposes samples and positions before its output projection",
+    "EsmcLayer": "its attention normalizes queries and keys over all heads together",
+    "LukeLayer": "its attention has separate queries for entities",
+    "LiltLayer": "it runs text and layout in parallel",
+    "XmodLayer": "it contains an adapter for each language",
+    "MobileBertLayer": "it has a bottleneck and several feed-forward networks",
+    "FunnelLayer": "its attention has biases for each head",
+    "XLNetLayer": "its attention has biases for each head",
+    "NystromformerLayer": "its attention contains a convolution",
+    "Wav2Vec2ConformerEncoderLayer": "it contains a convolution and two feed-forward networks",
+    "LongformerLayer": "its attention has separate projections for global tokens",
+    "BigBirdLayer": "its attention uses sparse blocks with a fixed number of heads",
     "MixtralDecoderLayer": "it is a mixture of experts",
     "Qwen2MoeDecoderLayer": "it is a mixture of experts",
     "Qwen3MoeDecoderLayer": "it is a mixture of experts",
 }
 
-# Models whose first position is one after that of the padding token: they take two tokens less than they have.
+# Model types that number positions from the padding index + 1: they accept two tokens fewer than they have positions.
 POSITIONS_AFTER_PADDING = {
     "camembert", "data2vec-text", "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl",
@@ -84,11 +84,11 @@ POSITIONS_AFTER_PADDING = {
 
 
 def register_family(layer_class: str, family: Family) -> None:
-    """Teaches trimformer a layer of your own.
+    """Adds a layer class to the families that can be pruned.
 
     Args:
-        layer_class: name of the layer's class.
-        family: layer -> its sublayers, in the order in which they run; see `trimformer.models.sublayer`.
+        layer_class: name of the layer class.
+        family: function from a layer to its sublayers in execution order; see `trimformer.models.sublayer`.
     """
     LAYERS[layer_class] = family
 
@@ -100,23 +100,23 @@ def _load_entry_points() -> None:
 
 
 def find_family(layer_class: str) -> Family | None:
-    """The family of a layer class, None where it is no layer that is known.
+    """Returns the family of a layer class; None if the class is unknown.
 
     Raises:
-        TrimformerError: it is one that cannot be pruned.
+        TrimformerError: the layer class cannot be pruned.
     """
     _load_entry_points()
     if layer_class in REFUSED and layer_class not in LAYERS:
         raise TrimformerError(f"layers of class {layer_class} cannot be pruned: {REFUSED[layer_class]}")
     place = LAYERS.get(layer_class)
     if isinstance(place, str):
-        file, function = place.split(":")
-        family: Family = getattr(importlib.import_module(f"{__name__}.{file}"), function)
+        module, function = place.split(":")
+        family: Family = getattr(importlib.import_module(f"{__name__}.{module}"), function)
         LAYERS[layer_class] = place = family
     return place
 
 
 def supported_layers() -> list[str]:
-    """Names of the layer classes that can be pruned."""
+    """Returns the names of the layer classes that can be pruned, sorted."""
     _load_entry_points()
     return sorted(LAYERS)

@@ -1,4 +1,4 @@
-"""BERT, and all who share its modules: the norm stands after the residual sum, or before the sublayer."""
+"""BERT and the models that share its modules, with post-norm or pre-norm layers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +9,12 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers, used
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
-    """Norm after the sum."""
+    """Describes a post-norm layer."""
     yield from _sublayers(layer, layer.attention.self.query, layer.intermediate.dense)
 
 
 def pre_norm(layer: Any) -> Iterator[Sublayer]:
-    """Norm before the sublayer, under the name that each family gives it."""
+    """Describes a pre-norm layer; the name of the norm depends on the model."""
     names = ("self_attn_layer_norm", "ln", "LayerNorm")  # XLM-RoBERTa-XL, Megatron, RoBERTa-PreLayerNorm and ESM
     first = next(getattr(layer.attention, name) for name in names if hasattr(layer.attention, name))
     places = ((part, name) for part in (layer, layer.intermediate) for name in names)

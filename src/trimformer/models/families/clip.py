@@ -1,4 +1,4 @@
-"""CLIP and its kin, SigLIP and SigLIP 2: the text tower, the vision tower, or both in one model."""
+"""CLIP, SigLIP and similar models: the text tower, the vision tower, or both."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,7 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `CLIPEncoderLayer`."""
     heads, size = layer.self_attn, layer.self_attn.head_dim
     qkv = producers(size, heads.q_proj, heads.k_proj, heads.v_proj)
     yield attention(qkv, heads.out_proj, size, entry=layer.layer_norm1)

@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3: query and key, or projections of their own, also read relative positions."""
+"""DeBERTa v2 and v3: query and key projections, or separate ones, also read relative position embeddings."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,16 +7,14 @@ from trimformer.models.sublayer import Producer, Sublayer, attention, ffn, produ
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `DebertaV2Layer`."""
     heads, size = layer.attention.self, layer.attention.self.attention_head_size
     shared = heads.relative_attention and heads.share_att_key
-    qkv = [Producer(linear, size, reads_only_hidden=not shared) for linear in (heads.query_proj, heads.key_proj)]
-    positions = [getattr(heads, name) for name in ("pos_key_proj", "pos_query_proj") if hasattr(heads, name)]
+    qk = (Producer(linear, size, reads_only_hidden=not shared) for linear in (heads.query_proj, heads.key_proj))
+    names = ("pos_key_proj", "pos_query_proj")
+    positions = (Producer(getattr(heads, n), size, reads_only_hidden=False) for n in names if hasattr(heads, n))
     yield attention(
-        (
-            Producer(heads.value_proj, size),
-            *qkv,
-            *(Producer(linear, size, reads_only_hidden=False) for linear in positions),
-        ),
+        (Producer(heads.value_proj, size), *qk, *positions),
         layer.attention.output.dense,
         size,
         entry=heads.value_proj,

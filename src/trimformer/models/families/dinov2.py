@@ -1,4 +1,4 @@
-"""DINOv2, with and without registers, and DINOv3: plain or gated neurons, and a factor for what each sublayer adds."""
+"""DINOv2, with and without registers, and DINOv3: plain or gated neurons, and LayerScale after each sublayer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,7 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers, used
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `Dinov2Layer` or `DINOv3ViTLayer`."""
     heads, mlp, size = layer.attention, layer.mlp, layer.attention.head_dim
     yield attention(
         producers(size, heads.q_proj, heads.k_proj, heads.v_proj),
@@ -20,10 +21,8 @@ def sublayers(layer: Any) -> Iterator[Sublayer]:
     if hasattr(mlp, "fc1"):
         inner, projection = [mlp.fc1], mlp.fc2
     else:
-        inner, projection = (
-            [getattr(mlp, name) for name in ("gate_proj", "up_proj") if hasattr(mlp, name)],
-            mlp.down_proj,
-        )
+        inner = [getattr(mlp, name) for name in ("gate_proj", "up_proj") if hasattr(mlp, name)]
+        projection = mlp.down_proj
     yield ffn(
         producers(1, *inner),
         projection,

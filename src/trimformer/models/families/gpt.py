@@ -1,4 +1,4 @@
-"""GPT-2 (transposed linear layers), GPT-NeoX and Phi (attention and neurons side by side)."""
+"""GPT-2 (transposed linear layers), GPT-NeoX and Phi (parallel attention and FFN)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,7 @@ from trimformer.models.sublayer import Producer, Sublayer, attention, ffn, produ
 
 
 def gpt2(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `GPT2Block`."""
     heads, size = layer.attn, layer.attn.head_dim
     counts = {(heads, "split_size"): size}
     yield attention(
@@ -16,15 +17,16 @@ def gpt2(layer: Any) -> Iterator[Sublayer]:
 
 
 def gpt_neox(layer: Any) -> Iterator[Sublayer]:
-    """Query, key and value are interleaved head by head: one block of three times the head's size."""
+    """Describes a `GPTNeoXLayer`; its fused projection interleaves query, key and value head by head."""
     heads, size = layer.attention, layer.attention.head_size
     yield attention(producers(3 * size, heads.query_key_value), heads.dense, size, entry=layer.input_layernorm)
     neurons = producers(1, layer.mlp.dense_h_to_4h)
-    beside = layer.use_parallel_residual
-    yield ffn(neurons, layer.mlp.dense_4h_to_h, entry=layer.post_attention_layernorm, parallel=beside)
+    parallel = layer.use_parallel_residual
+    yield ffn(neurons, layer.mlp.dense_4h_to_h, entry=layer.post_attention_layernorm, parallel=parallel)
 
 
 def phi(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `PhiDecoderLayer`."""
     heads, size = layer.self_attn, layer.self_attn.head_dim * layer.self_attn.num_key_value_groups
     qkv = (Producer(heads.q_proj, size), *producers(heads.head_dim, heads.k_proj, heads.v_proj))
     yield attention(qkv, heads.dense, size, entry=layer.input_layernorm)

@@ -1,4 +1,4 @@
-"""Llama and its kin: grouped queries (a unit is a key-value head with its queries) and gated neurons."""
+"""Llama and similar models: grouped-query attention (a unit is a key-value head with its queries) and gated neurons."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,18 +9,18 @@ from trimformer.models.sublayer import Producer, Sublayer, attention, ffn, produ
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
-    """Llama, Qwen, Mistral, EuroBERT, UltraBERT."""
+    """Describes a pre-norm layer: Llama, Qwen, Mistral, EuroBERT, UltraBERT."""
     yield from _sublayers(layer, layer.input_layernorm, layer.post_attention_layernorm)
 
 
 def post_norm(layer: Any) -> Iterator[Sublayer]:
-    """Nomic-BERT, GTE, Jina embeddings v3: norms after the sums, neurons gated or plain."""
-    first_of_neurons = layer.mlp.fc1 if hasattr(layer.mlp, "fc1") else layer.mlp.gate_proj
-    yield from _sublayers(layer, layer.self_attn.q_proj, first_of_neurons)
+    """Describes a post-norm layer with gated or plain neurons: Nomic-BERT, GTE, Jina embeddings v3."""
+    ffn_input = layer.mlp.fc1 if hasattr(layer.mlp, "fc1") else layer.mlp.gate_proj
+    yield from _sublayers(layer, layer.self_attn.q_proj, ffn_input)
 
 
 def sandwich(layer: Any) -> Iterator[Sublayer]:
-    """Gemma 2 and 3: a norm before each sublayer, and one of what it adds."""
+    """Describes a layer with a norm before and after each sublayer: Gemma 2 and 3."""
     outputs = (layer.post_attention_layernorm, layer.post_feedforward_layernorm)
     yield from _sublayers(layer, layer.input_layernorm, layer.pre_feedforward_layernorm, outputs)
 

@@ -1,4 +1,4 @@
-"""MPNet: a bias for each head and distance is made once, and handed to every layer."""
+"""MPNet: the model computes one position bias per head and passes it to every layer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 class KeptHeads(MPNetSelfAttention):  # type: ignore[misc]
-    """Picks the position bias of the heads that are left."""
+    """Attention that selects the position bias of the remaining heads."""
 
     kept: list[int]
 
@@ -21,12 +21,14 @@ class KeptHeads(MPNetSelfAttention):  # type: ignore[misc]
         position_bias: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
+        """Runs MPNet's attention; `position_bias` is that of all dense heads."""
         if position_bias is not None:
             position_bias = position_bias[:, self.kept or [0]]  # [batch, heads, length, length]
         return super().forward(hidden_states, attention_mask, position_bias, **kwargs)
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Describes an `MPNetLayer`."""
     heads, size = layer.attention.attn, layer.attention.attn.attention_head_size
     yield attention(
         producers(size, heads.q, heads.k, heads.v),

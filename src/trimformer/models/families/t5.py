@@ -1,4 +1,4 @@
-"""Encoders of T5 and mT5 (the first layer makes a bias for each head and distance, which all hand on) and of umT5."""
+"""Encoders of T5 and mT5, whose first layer computes a position bias per head for all layers, and of umT5."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,48 +12,51 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 class _KeptHeads:
-    """Picks the position bias of the heads that are left; hands on that of all."""
+    """Attention that selects the position bias of the remaining heads and returns the bias of all dense heads."""
 
     kept: list[int]
 
     def forward(
         self, hidden_states: Tensor, mask: Tensor | None = None, position_bias: Tensor | None = None, **kwargs: Any
     ) -> Any:
+        """Runs T5's attention; `position_bias` is that of all dense heads."""
         if position_bias is None and self.has_relative_attention_bias:  # type: ignore[attr-defined]
             length = hidden_states.shape[1]
             position_bias = self.compute_bias(length, length, device=hidden_states.device)  # type: ignore[attr-defined]
-        chosen = None if position_bias is None else position_bias[:, self.kept or [0]]
-        output = super().forward(hidden_states, mask=mask, position_bias=chosen, **kwargs)  # type: ignore[misc]
+        selected = None if position_bias is None else position_bias[:, self.kept or [0]]
+        output = super().forward(hidden_states, mask=mask, position_bias=selected, **kwargs)  # type: ignore[misc]
         return (output[0], position_bias, *output[2:])
 
 
 class T5KeptHeads(_KeptHeads, T5Attention):  # type: ignore[misc]
-    """See `_KeptHeads`."""
+    """T5's attention with the remaining heads."""
 
 
 class MT5KeptHeads(_KeptHeads, MT5Attention):  # type: ignore[misc]
-    """See `_KeptHeads`."""
+    """mT5's attention with the remaining heads."""
 
 
 class UMT5KeptHeads(UMT5Attention):  # type: ignore[misc]
-    """Every layer makes its own bias."""
+    """umT5's attention with the remaining heads; every layer computes its own position bias."""
 
     kept: list[int]
 
     def compute_bias(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Computes the position bias of the remaining heads."""
         return super().compute_bias(*args, **kwargs)[:, self.kept or [0]]
 
 
-_NARROWED = {T5Attention: T5KeptHeads, MT5Attention: MT5KeptHeads, UMT5Attention: UMT5KeptHeads}
+_SELECTORS = {T5Attention: T5KeptHeads, MT5Attention: MT5KeptHeads, UMT5Attention: UMT5KeptHeads}
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Describes the encoder block of a T5, mT5 or umT5; decoder blocks have no sublayers to prune."""
     if layer.is_decoder:
-        return  # of an encoder-decoder only the encoder is pruned
+        return
     heads, neurons, entry = layer.layer[0].SelfAttention, layer.layer[-1].DenseReluDense, layer.layer[0].layer_norm
     size = heads.key_value_proj_dim
-    narrowed = _NARROWED.get(type(heads), type(heads))  # one that was pruned is so already
-    qkv, count_attributes = producers(size, heads.q, heads.k, heads.v), {(heads, "n_heads"): 1}
-    yield attention(qkv, heads.o, size, entry, count_attributes=count_attributes, head_selector=(heads, narrowed))
+    selector = _SELECTORS.get(type(heads), type(heads))  # a pruned attention is a selector already
+    qkv, counts = producers(size, heads.q, heads.k, heads.v), {(heads, "n_heads"): 1}
+    yield attention(qkv, heads.o, size, entry, count_attributes=counts, head_selector=(heads, selector))
     inner = (neurons.wi_0, neurons.wi_1) if hasattr(neurons, "wi_0") else (neurons.wi,)
     yield ffn(producers(1, *inner), neurons.wo, entry=layer.layer[-1].layer_norm)

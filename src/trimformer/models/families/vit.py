@@ -1,4 +1,4 @@
-"""ViT, and all who share its modules: DeiT, ViT-MAE, ViT-MSN, the audio spectrogram transformer, ViViT."""
+"""ViT and the models that share its modules: DeiT, ViT-MAE, ViT-MSN, the audio spectrogram transformer, ViViT."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,7 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `ViTLayer`."""
     heads, size = layer.attention, layer.attention.head_dim
     qkv = producers(size, heads.q_proj, heads.k_proj, heads.v_proj)
     yield attention(qkv, heads.o_proj, size, entry=layer.layernorm_before)

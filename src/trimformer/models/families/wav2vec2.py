@@ -1,4 +1,4 @@
-"""wav2vec 2.0, HuBERT, UniSpeech, SEW: norms after the sums, or before the sublayers (the "stable" layers)."""
+"""wav2vec 2.0, HuBERT, UniSpeech and SEW, with post-norm or pre-norm ("stable layer norm") layers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,20 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
-    """Norm after the sum."""
+    """Describes a post-norm layer."""
     yield from _sublayers(layer, layer.attention.q_proj, layer.feed_forward.intermediate_dense)
 
 
 def pre_norm(layer: Any) -> Iterator[Sublayer]:
-    """Norm before the sublayer."""
+    """Describes a pre-norm layer.
+
+    Raises:
+        TrimformerError: the layer has a language adapter.
+    """
     if getattr(layer, "adapter_layer", None) is not None:
-        raise TrimformerError("this model has language adapters in its layers, which pruning does not know; merge them")
+        raise TrimformerError(
+            "layers of this model have language adapters, which cannot be pruned; use a model without them"
+        )
     yield from _sublayers(layer, layer.layer_norm, layer.final_layer_norm)
 
 

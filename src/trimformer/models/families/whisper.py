@@ -7,6 +7,7 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers
 
 
 def sublayers(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `WhisperEncoderLayer`."""
     heads, size = layer.self_attn, layer.self_attn.head_dim
     yield attention(
         producers(size, heads.q_proj, heads.k_proj, heads.v_proj),
