@@ -35,7 +35,9 @@ from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost_tables import Costs, linear_costs
 from trimformer.costs.macs import layer_lengths
 from trimformer.data.batches import make_batches, mean_length, sample_indices
-from trimformer.data.splits import Rows, find_splits, read_rows, read_splits
+from trimformer.data.files import read_rows
+from trimformer.data.rows import Rows
+from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import TASKS, Task, task_of
 from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers

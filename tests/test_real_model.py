@@ -18,7 +18,7 @@ from trimformer.checkpoints.checkpoint import load
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.data.batches import make_batches, mean_length
-from trimformer.data.splits import read_rows
+from trimformer.data.files import read_rows
 from trimformer.data.tasks import infer_task
 from trimformer.export.onnx.export import export_onnx, quantize
 from trimformer.importance.criteria import CRITERIA

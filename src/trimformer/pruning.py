@@ -71,7 +71,7 @@ def prune(
         processor: its tokenizer; of a model of images or sounds its image processor, feature extractor or processor;
             None: the tokenizer that a SentenceTransformer or CrossEncoder has.
         dataset: examples to calibrate on: texts, dictionaries, tuples, a `datasets.Dataset`, a pandas DataFrame, a
-            dictionary of columns, or any iterable of these; see `trimformer.data.splits.as_rows`.
+            dictionary of columns, or any iterable of these; see `trimformer.data.rows.as_rows`.
         constraint: MACs (or what `metric` names) to keep, as a fraction in (0, 1] of the model's own; 0.5 if nothing
             else is asked for.
         latency_ms: milliseconds to keep to instead.

@@ -127,7 +127,7 @@ def test_a_model_of_images_is_refused() -> None:
 def test_minilm_reads_reviews_as_before(tmp_path: Path) -> None:
     from assets import minilm, movie_reviews
 
-    from trimformer.data.splits import read_rows
+    from trimformer.data.files import read_rows
 
     model, tokenizer = load(minilm())
     texts = [row["sentence"] for row in read_rows(movie_reviews() / "validation.jsonl")]

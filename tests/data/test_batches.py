@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_tokenizer
-from trimformer.data.batches import collate, make_batches, mean_length, num_samples, sample_indices, token_mask
+from trimformer.data.batches import collate, count_samples, make_batches, mean_length, sample_indices, token_mask
 from trimformer.models.layer_calls import model_inputs
 
 
@@ -45,7 +45,7 @@ def test_batches_hold_every_sample_once_with_its_own_tokens_and_label(lengths, b
             assert label == index
             seen.append(int(index))
     assert sorted(seen) == list(range(len(lengths)))
-    assert num_samples(batches) == len(lengths)
+    assert count_samples(batches) == len(lengths)
     assert all(len(batch["index"]) <= batch_size for batch in batches)
 
 

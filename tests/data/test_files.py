@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from trimformer.data.splits import read_rows, read_splits
+from trimformer.data.files import read_rows
+from trimformer.data.splits import read_splits
 from trimformer.errors import TrimformerError
 
 ROWS = [{"utterance": "a, b; c", "intent": "one"}, {"utterance": "d", "intent": "two"}]

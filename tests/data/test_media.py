@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from tests.data.made import RATE, make_pixels, make_wave, save_image, save_sound
+from tests.data.media_fixtures import RATE, make_pixels, make_wave, save_image, save_sound
 from trimformer.data import media
 from trimformer.data.media import open_image, open_sound
 from trimformer.errors import TrimformerError

@@ -4,10 +4,10 @@ import pytest
 
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model, make_tokenizer
-from tests.data.made import audio_model, clip_model, clip_processor, extractor, image_model, image_processor
+from tests.data.media_fixtures import audio_model, clip_model, clip_processor, extractor, image_model, image_processor
 from trimformer.data import media
-from trimformer.data.processor import audio_part, image_part, load_processor, text_part
-from trimformer.data.splits import as_rows
+from trimformer.data.processor import feature_extractor_of, image_processor_of, load_processor, tokenizer_of
+from trimformer.data.rows import as_rows
 from trimformer.data.tasks import task_of
 from trimformer.errors import TrimformerError
 
@@ -57,9 +57,14 @@ def test_what_decodes_is_asked_for_first(tmp_path, monkeypatch, kind, extra):
 
 def test_parts_are_found_in_a_processor_and_alone():
     both, tokenizer, images, sounds = clip_processor(), make_tokenizer(), image_processor(), extractor()
-    assert (text_part(both), image_part(both)) == (both.tokenizer, both.image_processor)
-    assert (text_part(tokenizer), image_part(images), audio_part(sounds)) == (tokenizer, images, sounds)
-    for part, wrong in ((text_part, images), (image_part, tokenizer), (audio_part, both), (text_part, None)):
+    assert (tokenizer_of(both), image_processor_of(both)) == (both.tokenizer, both.image_processor)
+    for part, right, wrong in (
+        (tokenizer_of, tokenizer, images),
+        (tokenizer_of, tokenizer, None),
+        (image_processor_of, images, tokenizer),
+        (feature_extractor_of, sounds, both),
+    ):
+        assert part(right) is right
         with pytest.raises(TrimformerError, match="need the model's"):
             part(wrong)
 

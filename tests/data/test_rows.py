@@ -10,8 +10,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
-from tests.data.made import make_pixels
-from trimformer.data.splits import Selection, as_rows
+from tests.data.media_fixtures import make_pixels
+from trimformer.data.rows import Selection, as_rows
 from trimformer.errors import TrimformerError
 
 ROWS = [{"text": "good film", "label": 1}, {"text": "bad", "label": 0}]

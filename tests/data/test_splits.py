@@ -3,7 +3,9 @@ import json
 import datasets
 import pytest
 
-from trimformer.data.splits import Selection, find_splits, load_hub, numbered, read_rows, read_splits
+from trimformer.data.files import read_rows
+from trimformer.data.rows import Selection, numbered
+from trimformer.data.splits import find_splits, load_hub, read_splits
 from trimformer.errors import TrimformerError
 
 ROWS = [{"text": "good film", "label": "1"}, {"text": "it's, well:\n“bad”", "label": "0"}]

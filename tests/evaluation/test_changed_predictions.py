@@ -5,7 +5,7 @@ import torch
 
 from tests.commands import PROBLEMS, problem_model, problem_rows
 from tests.conftest import make_tokenizer
-from trimformer.data.batches import num_samples
+from trimformer.data.batches import count_samples
 from trimformer.data.tasks import ChoiceTask, ImageTask, TextTask, infer_task
 from trimformer.evaluation.changed_predictions import EXAMPLES, LONGEST, SampleOutputs, find_changed
 from trimformer.evaluation.scores import Scorer, compare, score
@@ -18,7 +18,7 @@ def changed(problem, rows=None, seeds=(0, 1), batch_size=4):
     rows = rows or problem_rows(problem)
     task = infer_task(problem, models[0].config, rows)
     scorer = Scorer("validation", rows, task, models[0], make_tokenizer(), batch_size)
-    assert num_samples(scorer.batches) == len(rows)
+    assert count_samples(scorer.batches) == len(rows)
     dense, pruned = (score([scorer], model, "") for model in models)
     return compare([scorer], dense, pruned).changed
 

@@ -15,7 +15,7 @@ from tests.conftest import make_model, make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.costs.backends import check_backend
-from trimformer.data.splits import check_sets
+from trimformer.data.splits import check_evaluation_sets
 from trimformer.models import find_sublayers
 from trimformer.models.masking import register_mask
 from trimformer.models.model_checks import check_model
@@ -238,7 +238,7 @@ def test_a_name_is_no_processor_and_no_task(processor, task, says):
 @pytest.mark.parametrize("sets", [{}, {"validation": []}, {"a": problem_rows("single_label", 3), "b": []}])
 def test_a_set_without_rows_is_no_set(sets):
     with pytest.raises(TrimformerError, match="eval_dataset"):
-        check_sets(sets)
+        check_evaluation_sets(sets)
 
 
 @pytest.mark.parametrize("name", METHODS)

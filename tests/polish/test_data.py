@@ -5,7 +5,7 @@ import pytest
 from tests.commands import PROBLEMS, problem_model, problem_rows, write_jsonl
 from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
-from trimformer.data.batches import num_samples
+from trimformer.data.batches import count_samples
 from trimformer.data.tasks import TASKS, task_of
 from trimformer.polish.data import check_polish, draw_polish_inputs, encode_unlabelled, read_polish_data
 
@@ -81,7 +81,7 @@ def test_an_eighth_is_held_out_and_never_trained_on(problem, more):
     everything = encode_unlabelled(model, make_tokenizer(), task, rows[: 40 + min(more, 20)])
     assert trained | held == {str(sample["input_ids"]) for sample in everything}
     assert not trained & held
-    assert num_samples(given.batches) + num_samples(given.held_out) == len(trained | held)
+    assert count_samples(given.batches) + count_samples(given.held_out) == len(trained | held)
     assert 0.05 < len(held) / len(trained | held) < 0.2
     assert not any("labels" in batch for batch in (*given.batches, *given.held_out))
 

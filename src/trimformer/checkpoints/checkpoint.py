@@ -34,7 +34,12 @@ from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard
 from trimformer.checkpoints.shrink import resize
 from trimformer.checkpoints.standalone import leave_carried_code, write_standalone
 from trimformer.data.processor import architecture_of, load_processor
-from trimformer.data.sentence_embedding import attach, head_of, read_head, transformer_folder
+from trimformer.data.sentence_transformers import (
+    attach_sentence_head,
+    read_sentence_head,
+    sentence_head_of,
+    transformer_folder,
+)
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import KINDS, find_sublayers
 from trimformer.models.mask_tensors import unstack_masks
@@ -154,7 +159,7 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
     """Loads a model without its tokenizer; see `load`."""
     path = find_directory(path)
     folder = transformer_folder(path)
-    head, path = read_head(path), folder
+    head, path = read_sentence_head(path), folder
     if not any(path.iterdir()):
         raise TrimformerError(f"model directory '{path}' is empty")
     if not (path / "config.json").is_file():
@@ -199,7 +204,7 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
         )
     check_unexpected(info["unexpected_keys"], skeleton, path)
     check_finite(model, f"the weights in '{path}'")
-    attach(model, head)
+    attach_sentence_head(model, head)
     return model
 
 
@@ -214,9 +219,9 @@ def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, stan
             )
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
-    head = head_of(model)
+    head = sentence_head_of(model)
     if head is not None:
-        head.carry(directory)
+        head.copy_files(directory)
     if standalone:
         write_standalone(model, directory)
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.checkpoints.token_embeddings import check_outputs, last_before_positions, named_ids, with_rows, words
 from trimformer.checkpoints.tokenizer_trimming import AT_ONCE, check_tokenizer, needed_ids, with_tokens
 from trimformer.data.files import read_texts
-from trimformer.data.processor import is_dual, tokenize
-from trimformer.data.splits import Rows, Selection, numbered
+from trimformer.data.processor import is_dual_encoder, tokenize
+from trimformer.data.rows import Rows, Selection, numbered
 from trimformer.data.tasks import EncodedTask, Task
 from trimformer.errors import TrimformerError
 
@@ -73,7 +73,7 @@ def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
     TrimformerError: the model or its tokenizer cannot lose tokens.
     """
     config: Any = model.config
-    if model.main_input_name != "input_ids" or is_dual(config, model.main_input_name):
+    if model.main_input_name != "input_ids" or is_dual_encoder(config, model.main_input_name):
         raise TrimformerError(f"{type(model).__name__} is no model of texts alone; leave out the vocabulary")
     tokenizer, table = check_tokenizer(processor), words(model)
     if not isinstance(table, nn.Embedding) or table.num_embeddings != getattr(config, "vocab_size", None):

@@ -24,7 +24,7 @@ from trimformer.options.polish_budget import DEFAULT_BUDGET
 from trimformer.utils.input_paths import check_readable
 
 if TYPE_CHECKING:
-    from trimformer.data.splits import Rows
+    from trimformer.data.rows import Rows
     from trimformer.data.tasks import Task
 
 

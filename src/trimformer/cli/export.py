@@ -19,7 +19,7 @@ from trimformer.costs.measure_latency import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices
 from trimformer.data.outputs import find_problem
-from trimformer.data.sentence_embedding import head_of
+from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.evaluation.serving import EXAMPLES, feeds
 from trimformer.export.onnx.export import check_onnx, write_files
 from trimformer.export.onnx.files import Written
@@ -118,9 +118,9 @@ def _write_beside(model: PreTrainedModel, processor: Any, directory: Path) -> No
     config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
     processor.save_pretrained(directory)
-    head = head_of(model)
+    head = sentence_head_of(model)
     if head is not None:
-        head.carry(directory)
+        head.copy_files(directory)
 
 
 def format_files(model: PreTrainedModel, files: Sequence[Written], sessions: Sequence[Any], inputs: Batch) -> str:

@@ -13,8 +13,10 @@ from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrained
 
 from trimformer.checkpoints.checkpoint_checks import check_config, check_finite, check_layers_loaded
 from trimformer.cli.training_flags import check_training
+from trimformer.data.files import read_rows
 from trimformer.data.processor import check_vocabulary
-from trimformer.data.splits import Rows, find_splits, load_hub, read_rows, read_splits
+from trimformer.data.rows import Rows
+from trimformer.data.splits import find_splits, load_hub, read_splits
 from trimformer.data.tasks import Task, find_task, infer_task
 from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
 from trimformer.errors import TrimformerError, one_sentence

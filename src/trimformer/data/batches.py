@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from trimformer.data.processor import audio_part, text_part
+from trimformer.data.processor import feature_extractor_of, tokenizer_of
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
 
@@ -133,7 +133,7 @@ def _pad_texts(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]
     choices = _choices(samples[0])
     if choices:
         inputs = [{key: sample[key][i] for key in sample} for sample in inputs for i in range(choices)]
-    tokenizer = text_part(processor)
+    tokenizer = tokenizer_of(processor)
     if tokenizer.pad_token is None and len({len(sample["input_ids"]) for sample in inputs}) > 1:
         raise TrimformerError("the tokenizer has no padding token; name one in its tokenizer_config.json (pad_token)")
     with one_sentence("the tokenizer cannot pad these texts"):
@@ -160,7 +160,7 @@ def _pad_sounds(samples: Sequence[Features], key: str, processor: Any) -> dict[s
     else:
         inputs = [{name: np.asarray(sample[name]) for name in keys} for sample in samples]
         with one_sentence(f"'{key}' of different lengths cannot be padded"):
-            batch = dict(audio_part(processor).pad(inputs, padding=True, return_tensors="pt"))
+            batch = dict(feature_extractor_of(processor).pad(inputs, padding=True, return_tensors="pt"))
     return {name: value.long() if name == "attention_mask" else value for name, value in batch.items()}
 
 
@@ -171,7 +171,7 @@ def token_mask(batch: Batch) -> Tensor:
     return batch["attention_mask"].bool()
 
 
-def num_samples(batches: Iterable[Batch]) -> int:
+def count_samples(batches: Iterable[Batch]) -> int:
     return sum(len(batch["index"]) for batch in batches)
 
 

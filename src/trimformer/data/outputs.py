@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import token_mask
-from trimformer.data.sentence_embedding import head_of
+from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import Batch, forward, position_mask
 from trimformer.models.masking import frozen
@@ -83,7 +83,7 @@ def _embedding(model: PreTrainedModel, batch: Batch, output: Any) -> Tensor:
     projected = [output.get(name) for name in ("text_embeds", "image_embeds")]
     if any(value is not None for value in projected):
         return torch.cat([value for value in projected if value is not None], dim=-1)
-    head = head_of(model)
+    head = sentence_head_of(model)
     if head is not None:
         return head(output.last_hidden_state, position_mask(model, batch, output.last_hidden_state))
     pooled = output.get("pooler_output")

@@ -25,7 +25,7 @@ _TOKENIZER_FILES = (
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def text_part(processor: Any) -> PreTrainedTokenizerBase:
+def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
     """The tokenizer: the processor itself, or what it holds.
 
     Raises:
@@ -53,7 +53,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) ->
             backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
-def image_part(processor: Any) -> Any:
+def image_processor_of(processor: Any) -> Any:
     """The image processor: the processor itself, or what it holds.
 
     Raises:
@@ -68,7 +68,7 @@ def image_part(processor: Any) -> Any:
     return part
 
 
-def audio_part(processor: Any) -> Any:
+def feature_extractor_of(processor: Any) -> Any:
     """The feature extractor: the processor itself, or what it holds.
 
     Raises:
@@ -87,7 +87,7 @@ def _name(processor: Any) -> str:
     return "None" if processor is None else type(processor).__name__
 
 
-def is_dual(config: PreTrainedConfig, main_input: str) -> bool:
+def is_dual_encoder(config: PreTrainedConfig, main_input: str) -> bool:
     """Whether a model takes an image and a text at once, as CLIP does."""
     return main_input == "input_ids" and all(
         getattr(config, name, None) is not None for name in ("text_config", "vision_config")
@@ -119,11 +119,11 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
         config = AutoConfig.from_pretrained(path)
     model_class = getattr(transformers, architecture_of(config), None)
     main_input = getattr(model_class, "main_input_name", "input_ids")
-    if is_dual(config, main_input):
+    if is_dual_encoder(config, main_input):
         require("PIL")
         processor = _load(AutoProcessor.from_pretrained, path, fallback, _PROCESSOR_FILES, "processor")
-        image_part(processor)
-        check_vocabulary(text_part(processor), path)
+        image_processor_of(processor)
+        check_vocabulary(tokenizer_of(processor), path)
         return processor
     if main_input == "pixel_values":
         require("PIL")

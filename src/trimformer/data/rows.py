@@ -56,7 +56,7 @@ def as_rows(data: Any, name: str = "dataset") -> Rows:
     if data is None or isinstance(data, str | bytes):
         what = "None" if data is None else f"'{data[:50]!s}', a single {type(data).__name__}"
         raise TrimformerError(
-            f"{name} is {what}; give a list of texts or of dictionaries (trimformer.data.splits.read_rows: a file)"
+            f"{name} is {what}; give a list of texts or of dictionaries (trimformer.data.files.read_rows: a file)"
         )
     of_datasets = _of_datasets(data, name)
     if of_datasets is not None:

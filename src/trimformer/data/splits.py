@@ -7,15 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from trimformer.data.files import SUFFIXES, is_data_file, kind_of, read_rows
-from trimformer.data.folders import read_media
-from trimformer.data.rows import Rows, Selection, as_rows, numbered, undecoded
+from trimformer.data.media_folders import read_media
+from trimformer.data.rows import Rows, Selection, undecoded
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.utils.input_paths import check_readable
-
-__all__ = [
-    "SUFFIXES", "Rows", "Selection", "as_rows", "check_sets", "find_splits", "load_hub", "numbered", "read_all",
-    "read_rows", "read_splits",
-]  # fmt: skip
 
 _TRAIN_NAMES = ("train", "training")
 _SHARD = re.compile(r"-\d+-of-\d+$")  # of a file that holds a part of a split, as on the hub
@@ -103,7 +98,7 @@ def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows
     return {name: undecoded(rows) for name, rows in splits.items()}
 
 
-def check_sets(sets: Mapping[str, Rows]) -> None:
+def check_evaluation_sets(sets: Mapping[str, Rows]) -> None:
     """Raises:
     TrimformerError: a set to score on has no rows.
     """

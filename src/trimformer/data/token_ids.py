@@ -9,7 +9,7 @@ from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import Batch
 
 
-def check_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     """Raises:
     TrimformerError: the samples hold ids that the model has no embedding of.
     """

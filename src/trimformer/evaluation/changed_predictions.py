@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trimformer.data.batches import Features
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks import AudioTask, ChoiceTask, ImageTask, SpanTask, Task, TextTask, TokenTask
 from trimformer.data.tasks.squad_metrics import squad_f1
 from trimformer.data.tasks.token_classification import UNLABELLED

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import make_batches, num_samples
+from trimformer.data.batches import count_samples, make_batches
 from trimformer.data.outputs import Problem, divergence, find_problem, predict
-from trimformer.data.splits import Rows
+from trimformer.data.rows import Rows
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.sample_labels import label_names
-from trimformer.data.token_ids import check_ids
+from trimformer.data.token_ids import check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
@@ -25,7 +25,7 @@ from trimformer.utils.progress import progress
 
 def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
     """One output per sample on the CPU, in the order of the features; tokens keep their padding."""
-    samples: list[Tensor] = [torch.empty(0)] * num_samples(batches)
+    samples: list[Tensor] = [torch.empty(0)] * count_samples(batches)
     for output, batch in zip(outputs, batches, strict=True):
         for sample, index in zip(output.float().cpu(), batch["index"].tolist(), strict=True):
             samples[index] = sample
@@ -80,7 +80,7 @@ class Scorer:
         self.features = task.encode(rows, processor, model.config)
         self.batches = make_batches(self.features, processor, batch_size)
         self.names = label_names(model.config)
-        check_ids(model, self.batches)
+        check_token_ids(model, self.batches)
         self._problem = find_problem(model)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
@@ -101,7 +101,7 @@ class Scorer:
         bad = [_overflows(output, batch).sum().item() for output, batch in zip(outputs, self.batches, strict=True)]
         if any(bad):
             raise TrimformerError(
-                f"the model's outputs are not finite for {sum(bad):.0f} of {num_samples(self.batches)} samples of "
+                f"the model's outputs are not finite for {sum(bad):.0f} of {count_samples(self.batches)} samples of "
                 f"'{self.name}': it overflows in {str(model.dtype).removeprefix('torch.')}; save it in "
                 f"{'bfloat16 or float32' if model.dtype == torch.float16 else 'a higher precision, or mend it'}"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.data.batches import num_samples
+from trimformer.data.batches import count_samples
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
 from trimformer.export.onnx.export import MODEL, QUANTIZED, write_files
@@ -47,7 +47,7 @@ class Served:
 
 def examples(batches: Sequence[Batch]) -> list[Batch]:
     """Some of the batches, of all lengths, with no more samples than are needed to compare files."""
-    return list(batches[:: max(1, num_samples(batches) // EXAMPLES)])
+    return list(batches[:: max(1, count_samples(batches) // EXAMPLES)])
 
 
 def write_served(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: bool) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
-from trimformer.data.splits import Rows, as_rows, find_splits, read_splits
+from trimformer.data.rows import Rows, as_rows
+from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import SpanTask, Task, task_of
 from trimformer.data.tasks.blank_rows import drop_blank_rows
 from trimformer.errors import TrimformerError

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import num_samples
+from trimformer.data.batches import count_samples
 from trimformer.data.outputs import Problem, divergence, find_problem, model_output
 from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch
@@ -97,7 +97,7 @@ def polish(
         told = f"held-out samples gained {gained}, so the model is as it was pruned"
         note = f"{note}; {told}" if note else told
     logger.info("polish: held-out divergence %.4g -> %.4g after %d steps", before, after, taken)
-    totals = torch.tensor([num_samples(batches), num_samples(held_out)], device=student.device)
+    totals = torch.tensor([count_samples(batches), count_samples(held_out)], device=student.device)
     add_up(totals)
     return PolishReport(
         samples=int(totals[0]),

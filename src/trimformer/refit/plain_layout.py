@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from trimformer.checkpoints.shrink import shrink
 from trimformer.data.outputs import find_problem, predict
-from trimformer.data.sentence_embedding import attach, head_of
+from trimformer.data.sentence_transformers import attach_sentence_head, sentence_head_of
 from trimformer.errors import TrimformerError
 from trimformer.models import find_layers, find_sublayers
 from trimformer.models.layer_calls import Batch, PaddingTracker, forward, hidden_states
@@ -184,7 +184,7 @@ def _check(student: PreTrainedModel, batch: Batch) -> None:
     except (RuntimeError, ValueError) as error:
         raise refusal from error
     made.to(student.device)  # type: ignore[arg-type]
-    attach(made, head_of(student))
+    attach_sentence_head(made, sentence_head_of(student))
     assert find_problem(made) == find_problem(student)
     [expected], [found] = predict(student, [batch]), predict(made, [batch])
     if not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * float(expected.abs().max())):

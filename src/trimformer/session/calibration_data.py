@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from trimformer.checkpoints.vocabulary import Vocabulary, check_texts, of_rows, of_texts
 from trimformer.costs.macs import layer_lengths
-from trimformer.data.batches import Features, make_batches, mean_length, sample_indices
-from trimformer.data.batches import num_samples as num_samples_of
-from trimformer.data.splits import Rows, Selection, as_rows, check_sets, find_splits
+from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
+from trimformer.data.rows import Rows, Selection, as_rows
+from trimformer.data.splits import check_evaluation_sets, find_splits
 from trimformer.data.tasks import Task, task_of
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.tasks.sample_labels import check_labelled
-from trimformer.data.token_ids import check_ids
+from trimformer.data.token_ids import check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.quality_test import check_test_samples
 from trimformer.evaluation.scores import Scorer
@@ -96,7 +96,7 @@ def draw_samples(
         train = as_rows(dataset)
         named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
-    check_sets(sets)
+    check_evaluation_sets(sets)
     task = task or task_of(model, train, **columns)
     check_labelled(task, [train, *sets.values()])
     judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
@@ -114,7 +114,7 @@ def draw_samples(
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     features = task.encode(Selection(train, chosen), processor, model.config)
     batches = _share(make_batches(features, processor, batch_size, model.device))
-    check_ids(model, batches)
+    check_token_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
     judges = Scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
@@ -168,7 +168,7 @@ def _share(batches: list[Batch]) -> list[Batch]:
     """This process's part of the batches."""
     if len(batches) < world_size():
         raise TrimformerError(
-            f"{num_samples_of(batches)} calibration samples make {len(batches)} batches, too few for {world_size()} "
+            f"{count_samples(batches)} calibration samples make {len(batches)} batches, too few for {world_size()} "
             "processes; lower the batch size"
         )
     return shard(batches)

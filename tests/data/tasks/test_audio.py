@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Model, WhisperFeatureExtractor
 
-from tests.data.made import RATE, audio_model, extractor, image_processor, make_wave, save_sound
+from tests.data.media_fixtures import RATE, audio_model, extractor, image_processor, make_wave, save_sound
 from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.outputs import predict
 from trimformer.data.splits import read_splits

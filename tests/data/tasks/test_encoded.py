@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
 from tests.conftest import make_model, make_rows, make_tokenizer
-from tests.data.made import RATE, audio_model, extractor, image_model, image_processor, make_pixels, make_wave
+from tests.data.media_fixtures import RATE, audio_model, extractor, image_model, image_processor, make_pixels, make_wave
 from trimformer.data.batches import make_batches
-from trimformer.data.splits import as_rows
+from trimformer.data.rows import as_rows
 from trimformer.data.tasks import EncodedTask, task_of
 from trimformer.errors import TrimformerError
 

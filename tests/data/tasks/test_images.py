@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import make_model, make_tokenizer, without_intervals
-from tests.data.made import clip_model, clip_processor, image_model, image_processor, make_pixels, save_image
+from tests.data.media_fixtures import clip_model, clip_processor, image_model, image_processor, make_pixels, save_image
 from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.outputs import predict
 from trimformer.data.splits import read_splits

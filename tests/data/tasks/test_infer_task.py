@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import make_model, make_tokenizer
 from trimformer.data.batches import make_batches
 from trimformer.data.outputs import predict
-from trimformer.data.splits import as_rows
+from trimformer.data.rows import as_rows
 from trimformer.data.tasks import SpanTask, TextTask, TokenTask, task_of
 from trimformer.errors import TrimformerError
 

@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 from tests.checkpoints.test_sentence_transformers import sentence_model
 from tests.commands import problem_rows, prune, run, save_model, write_jsonl
 from tests.conftest import make_model
-from tests.data.made import audio_model, clip_model, image_model
+from tests.data.media_fixtures import audio_model, clip_model, image_model
 from tests.results import make_result
 from trimformer import model_card
 from trimformer.cli.main import main

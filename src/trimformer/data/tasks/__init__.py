@@ -6,8 +6,8 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from trimformer.data.outputs import Problem, find_problem
-from trimformer.data.processor import is_dual
-from trimformer.data.splits import Rows
+from trimformer.data.processor import is_dual_encoder
+from trimformer.data.rows import Rows
 from trimformer.data.tasks.audio import AudioTask, audio_task
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns
 from trimformer.data.tasks.embedding import EmbeddingTask, embedding_task
@@ -80,7 +80,7 @@ def infer_task(
         raise TrimformerError(f"{head} has no labels of samples; leave out the column '{label_column}'")
     if not text_columns and is_encoded(rows):
         return encoded_task(problem, config, rows, main_input, head, label_column)
-    if is_dual(config, main_input):
+    if is_dual_encoder(config, main_input):
         return image_text_task(rows, columns=text_columns, max_length=max_length or NO_LIMIT)
     if main_input == "pixel_values":
         return image_task(problem, config, rows, columns=text_columns, label_column=label_column)

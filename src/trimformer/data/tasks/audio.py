@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig
 from trimformer.data.batches import AUDIO_KEYS, Features
 from trimformer.data.media import open_sound
 from trimformer.data.outputs import Problem
-from trimformer.data.processor import audio_part
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.processor import feature_extractor_of
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns, guess_column, missing_column
 from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, with_labels
 from trimformer.errors import TrimformerError, one_sentence
@@ -40,7 +40,7 @@ class AudioTask(LabelTask):
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         check_columns(rows, [self.audio_column])
         labels = self.labels(rows, config)
-        extractor, least = audio_part(processor), _least_samples(config)
+        extractor, least = feature_extractor_of(processor), _least_samples(config)
         features = []
         for number, row in numbered(rows):
             where, rate = f"row {number}", int(extractor.sampling_rate)

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig
 
 from trimformer.data.batches import Features
 from trimformer.data.outputs import Problem
-from trimformer.data.processor import text_part
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.processor import tokenizer_of
+from trimformer.data.rows import Rows, numbered
 from trimformer.errors import TrimformerError
 from trimformer.models import max_positions
 
@@ -53,7 +53,7 @@ class Task(ABC):
         Raises:
             TrimformerError: the tokenizer's is no number of tokens.
         """
-        limit = text_part(processor).model_max_length
+        limit = tokenizer_of(processor).model_max_length
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
             raise TrimformerError(
                 f"the tokenizer's model_max_length is {limit!r}; set it to a number of tokens, in tokenizer_config.json"

@@ -2,7 +2,7 @@
 
 import logging
 
-from trimformer.data.splits import Rows, Selection
+from trimformer.data.rows import Rows, Selection
 from trimformer.data.tasks.base import Task
 from trimformer.errors import TrimformerError
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from trimformer.data.batches import Features
 from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features
 from trimformer.data.outputs import Problem
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns
 from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, read_label
 from trimformer.data.tasks.token_classification import UNLABELLED, token_scores

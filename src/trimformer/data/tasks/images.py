@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig
 from trimformer.data.batches import IMAGE_KEYS, Features
 from trimformer.data.media import open_image
 from trimformer.data.outputs import Problem
-from trimformer.data.processor import image_part
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.processor import image_processor_of
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns, guess_column, missing_column
 from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, with_labels
 from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
@@ -75,7 +75,7 @@ def encode_images(rows: Rows, column: str, processor: Any, channels: int = 3) ->
     Raises:
         TrimformerError: there is no image processor, or an image cannot be read.
     """
-    image_processor = image_part(processor)
+    image_processor = image_processor_of(processor)
     features = []
     for number, row in numbered(rows):
         image = open_image(row[column], f"row {number}")

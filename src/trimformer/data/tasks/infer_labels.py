@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import architecture_of
-from trimformer.data.splits import Rows
+from trimformer.data.rows import Rows
 from trimformer.data.tasks.base import Task, guess_column, missing_column
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TextTask

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from trimformer.data.batches import Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.outputs import Problem
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import encode_texts
 from trimformer.data.tasks.text_values import as_text, is_blank

@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trimformer.data.batches import INPUT_KEYS, Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.outputs import Problem
-from trimformer.data.processor import text_part, tokenize
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.processor import tokenize, tokenizer_of
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.squad_metrics import squad_exact, squad_f1
 from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
@@ -69,7 +69,7 @@ class SpanTask(Task):
         Features also hold the row's index as `example`, and as `offsets` where in the context each of
         its tokens starts and ends, None for the other tokens.
         """
-        tokenizer, labelled = text_part(processor), _has_answers(rows)
+        tokenizer, labelled = tokenizer_of(processor), _has_answers(rows)
         check_columns(rows, (*self.pair_columns, *(["answers"] if labelled else [])))
         check_token_offsets(tokenizer)
         questions, contexts = (column_texts(rows, column) for column in self.pair_columns)

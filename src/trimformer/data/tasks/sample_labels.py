@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from trimformer.data.batches import Features
 from trimformer.data.metrics import METRICS, confidence_interval
 from trimformer.data.outputs import Problem
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, class_id, guess_column
 from trimformer.errors import TrimformerError
 

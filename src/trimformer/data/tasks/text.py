@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from trimformer.data.batches import Features
-from trimformer.data.processor import text_part, tokenize
-from trimformer.data.splits import Rows
+from trimformer.data.processor import tokenize, tokenizer_of
+from trimformer.data.rows import Rows
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.sample_labels import LabelTask, label_fields, with_labels
 from trimformer.data.tasks.text_values import column_texts, is_blank
@@ -73,12 +73,12 @@ def encode_texts(
     """
     padding = "max_length" if config.model_type in _FULL_LENGTH else False
     limit = task.length_limit(processor, config)
-    needed = text_part(processor).num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
+    needed = tokenizer_of(processor).num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
     if limit < needed:
         raise TrimformerError(
             f"a maximum length of {limit} leaves no room for a text: {needed} tokens are the least; raise it"
         )
-    encoded = tokenize(text_part(processor), *texts, truncation=True, max_length=limit, padding=padding)
+    encoded = tokenize(tokenizer_of(processor), *texts, truncation=True, max_length=limit, padding=padding)
     return [{key: encoded[key][i] for key in encoded} for i in range(len(texts[0]))]
 
 

@@ -4,7 +4,7 @@ import math
 import numbers
 from typing import Any
 
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.rows import Rows, numbered
 from trimformer.errors import TrimformerError
 
 

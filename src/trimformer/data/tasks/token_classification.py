@@ -15,8 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trimformer.data.batches import INPUT_KEYS, Features
 from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
-from trimformer.data.processor import text_part, tokenize
-from trimformer.data.splits import Rows, numbered
+from trimformer.data.processor import tokenize, tokenizer_of
+from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, class_id, guess_column, missing_column
 from trimformer.data.tasks.question_answering import check_token_offsets
 from trimformer.data.tasks.sample_labels import label_names
@@ -49,7 +49,7 @@ class TokenTask(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
-        tokenizer = text_part(processor)
+        tokenizer = tokenizer_of(processor)
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
         check_token_offsets(tokenizer)
         words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]

@@ -3,8 +3,8 @@
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.load_guard import is_pruned
-from trimformer.data.processor import is_dual
-from trimformer.data.sentence_embedding import head_of
+from trimformer.data.processor import is_dual_encoder
+from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.options.choices import Format
 
 # The hub's tasks, by the end of the class's name.
@@ -39,7 +39,7 @@ _NOT_IN_OPTIMUM = (("openvino", "ForMultipleChoice"),)
 
 def pipeline_tag(model: PreTrainedModel) -> str:
     """The hub's name of a model's task."""
-    head = head_of(model)
+    head = sentence_head_of(model)
     if head is not None:
         if not head.is_cross_encoder:
             return "sentence-similarity"
@@ -48,19 +48,19 @@ def pipeline_tag(model: PreTrainedModel) -> str:
     for end, tag in _TASKS.items():
         if type(model).__name__.endswith(end):
             return "audio-classification" if of_sound and tag == "text-classification" else tag
-    if is_dual(model.config, model.main_input_name):
+    if is_dual_encoder(model.config, model.main_input_name):
         return "zero-shot-image-classification"
     return "image-feature-extraction" if model.main_input_name == "pixel_values" else "feature-extraction"
 
 
 def library(model: PreTrainedModel) -> str:
     """The library that loads a model's directory."""
-    return "transformers" if head_of(model) is None else "sentence-transformers"
+    return "transformers" if sentence_head_of(model) is None else "sentence-transformers"
 
 
 def kind_tags(model: PreTrainedModel) -> list[str]:
     """Tags that sentence-transformers gives its models, so that the hub finds ours among them."""
-    head = head_of(model)
+    head = sentence_head_of(model)
     if head is None:
         return []
     more = ["cross-encoder"] if head.is_cross_encoder else ["feature-extraction", "sentence-similarity"]
@@ -77,7 +77,7 @@ def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
     tag, lines = pipeline_tag(model), ["import trimformer  # lets Transformers load layers of different widths"]
     if not is_pruned(model.config):  # of a plain layout, which needs nothing of ours
         lines = []
-    if head_of(model) is not None:
+    if sentence_head_of(model) is not None:
         return [*lines, *_sentence_lines(model, f'"{name}"')]
     if tag in _PIPELINES:
         return [*lines, "from transformers import pipeline", "", f'run = pipeline("{tag}", model="{name}")']
@@ -116,7 +116,7 @@ def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> 
                "outputs = list(model({key: inputs[key] for key in names}).values())"]  # fmt: skip
     lines = [f"import {module}", f"from transformers import {processor}", "", load, open_file, *inputs, *run]
     found = {title: lines}
-    if head_of(model) is not None:
+    if sentence_head_of(model) is not None:
         options = f'"{name}", backend="{form}", model_kwargs={{"file_name": "{form}/{file}"}}'
         return {"sentence-transformers": _sentence_lines(model, options), **found}
     kind = type(model).__name__
@@ -130,7 +130,7 @@ def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> 
 
 
 def _sentence_lines(model: PreTrainedModel, options: str) -> list[str]:
-    head = head_of(model)
+    head = sentence_head_of(model)
     if head is not None and head.is_cross_encoder:
         call = 'scores = model.predict([("a question", "a passage")])'
         return ["from sentence_transformers import CrossEncoder", "", f"model = CrossEncoder({options})", call]
@@ -146,7 +146,7 @@ def _sentence_lines(model: PreTrainedModel, options: str) -> list[str]:
 def _inputs(model: PreTrainedModel, tensors: str) -> tuple[str, list[str]]:
     """The class of the processor, and the lines in which it makes inputs of that kind of tensors."""
     options, tag = f'return_tensors="{tensors}"', pipeline_tag(model)
-    if is_dual(model.config, model.main_input_name):
+    if is_dual_encoder(model.config, model.main_input_name):
         return "AutoProcessor", [f'inputs = processor(text="a text", images=image, {options})']
     if model.main_input_name == "pixel_values":
         return "AutoImageProcessor", [f"inputs = processor(image, {options})"]

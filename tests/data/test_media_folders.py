@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from tests.data.made import save_image, save_sound
+from tests.data.media_fixtures import save_image, save_sound
 from trimformer.data.splits import read_splits
 from trimformer.errors import TrimformerError
 

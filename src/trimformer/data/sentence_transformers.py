@@ -85,7 +85,7 @@ class SentenceHead:
             embedding = step(embedding)
         return embedding
 
-    def carry(self, target: Path) -> None:
+    def copy_files(self, target: Path) -> None:
         """Copies the files of sentence-transformers beside a pruned model.
 
         Args:
@@ -138,7 +138,7 @@ def transformer_folder(path: Path) -> Path:
     return path / transformers[0]["path"]
 
 
-def read_head(path: Path) -> SentenceHead | None:
+def read_sentence_head(path: Path) -> SentenceHead | None:
     """What a directory says of its embeddings; None where it is not of sentence-transformers.
 
     Raises:
@@ -200,12 +200,12 @@ def _read_dense(folder: Path) -> Callable[[Tensor], Tensor]:
     return dense
 
 
-def attach(model: PreTrainedModel, head: SentenceHead | None) -> None:
+def attach_sentence_head(model: PreTrainedModel, head: SentenceHead | None) -> None:
     """Remembers with a model what its hidden states are used for; copies of it remember too."""
     if head is not None:
         vars(model)["sentence_head"] = head
 
 
-def head_of(model: PreTrainedModel) -> SentenceHead | None:
+def sentence_head_of(model: PreTrainedModel) -> SentenceHead | None:
     """What was remembered with a model."""
     return vars(model).get("sentence_head")
