@@ -1,8 +1,10 @@
 """Tiny model directories and data files, and how the command-line tests run and read commands."""
 
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -109,3 +111,15 @@ def evaluate(capsys: Any, *words: Any) -> dict[str, Any]:
     capsys.readouterr()
     assert run(main, "evaluate", *words) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def launch(*words: object) -> subprocess.CompletedProcess[str]:
+    """Runs a script in two processes, started by torchrun on a free port."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -8,7 +8,7 @@ import torch
 
 from tests.commands import save_model
 from tests.conftest import make_table
-from tests.hostile.world import Case, both, config, saved, text, weights
+from tests.hostile.world import Case, Evil, both, config, ones, saved, text, weights
 from trimformer.checkpoints.checkpoint import load_model
 from trimformer.costs.lookup_tables import write_table
 
@@ -21,13 +21,6 @@ FINETUNE = "finetune --model_name_or_path model --train_file rows.jsonl --do_tra
 
 LAYER = "bert.encoder.layer.1"
 SOME = f"{LAYER}.output.dense.weight"
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("pwned"),))
 
 
 def remove(*names: str) -> Any:
@@ -82,12 +75,6 @@ def narrowed(**changes: Any) -> Any:
 def masks(heads: Any, neurons: Any = None) -> Any:
     given = torch.ones(2, 40) if neurons is None else neurons
     return both(saved("masks/head_mask.pt", heads), saved("masks/neuron_mask.pt", given))
-
-
-def ones(value: complex = 1.0, shape: tuple[int, ...] = (2, 4), **options: Any) -> torch.Tensor:
-    tensor = torch.ones(shape, **options)
-    tensor[0, 0] = value
-    return tensor
 
 
 def lut(heads: Any = None, metadata: Any = None, **changes: Any) -> Any:

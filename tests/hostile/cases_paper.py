@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 
-from tests.hostile.cases_models import Evil, ones
-from tests.hostile.cases_places import LONG, fifo, folder_of, link
-from tests.hostile.world import Case, both, config, rows, saved, text
+from tests.hostile.world import LONG, Case, Evil, both, config, fifo, folder_of, link, ones, rows, saved, text
 
 MAIN = "main.py --model_name tiny --task_name sst2 --ckpt_dir model --data_dir rows.jsonl --constraint 0.5"
 

@@ -1,26 +1,9 @@
 """Cases of paths: what is read is not there or is something else, what is written has no place."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.hostile.world import Case, text
-
-LONG = "x" * 300
-
-
-def link(name: str, target: str) -> Callable[[Path], Any]:
-    return lambda folder: os.symlink(target, folder / name)
-
-
-def folder_of(name: str) -> Callable[[Path], Any]:
-    return lambda folder: (folder / name).mkdir()
-
-
-def fifo(name: str) -> Callable[[Path], Any]:
-    return lambda folder: os.mkfifo(folder / name)
-
+from tests.hostile.world import LONG, Case, fifo, folder_of, link, text
 
 # The way to each command's output, and to what it reads.
 _OUTPUTS = {

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.hostile.cases_places import LONG, fifo, folder_of, link
-from tests.hostile.world import Case, both, config, rows, text, weights
+from tests.hostile.world import LONG, Case, both, config, fifo, folder_of, link, rows, text, weights
 from trimformer.cli.flags.sweep import check
 from trimformer.cli.main import build_parser
 from trimformer.cli.sweep import identify

@@ -18,6 +18,7 @@ from tests.commands import paper_main, problem_rows, run, save_model, write_json
 from trimformer.cli.main import main
 
 ROWS = 12
+LONG = "x" * 300  # a name that no file can have
 
 # How much of what is random is tried in the slow tests; `make fuzz` tries more.
 FUZZ = int(os.environ.get("TRIMFORMER_FUZZ", "1"))
@@ -157,3 +158,28 @@ def both(*spoils: Callable[[Path], Any]) -> Callable[[Path], Any]:
             each(folder)
 
     return spoil
+
+
+def link(name: str, target: str) -> Callable[[Path], Any]:
+    return lambda folder: os.symlink(target, folder / name)
+
+
+def folder_of(name: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).mkdir()
+
+
+def fifo(name: str) -> Callable[[Path], Any]:
+    return lambda folder: os.mkfifo(folder / name)
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("pwned"),))
+
+
+def ones(value: complex = 1.0, shape: tuple[int, ...] = (2, 4), **options: Any) -> torch.Tensor:
+    tensor = torch.ones(shape, **options)
+    tensor[0, 0] = value
+    return tensor

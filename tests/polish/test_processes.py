@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.utils.test_distributed import launch, script
+from tests.commands import launch, script
 
 POLISH = """
 import sys, torch, trimformer

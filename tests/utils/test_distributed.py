@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from tests.commands import prune, tree
+from tests.commands import launch, prune, script, tree
 from trimformer import TrimformerError
 from trimformer.cli.main import guarded
 from trimformer.utils import distributed
@@ -28,18 +26,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def launch(*words):
-    """Two processes on a free port."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
-
-
-def script(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def assert_same(one, two):

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.conftest import FAMILIES, make_batch, make_tokenizer
-from tests.export.onnx.test_export import BARE, BATCHES, CLASSES, ELSEWHERE, QUICK, emptied, model_of
+from tests.export.models import BARE, BATCHES, CLASSES, ELSEWHERE, QUICK, emptied, model_of
 from trimformer.cli.main import main
 from trimformer.data.outputs import predict
 from trimformer.errors import TrimformerError
