@@ -50,8 +50,8 @@ def test_what_was_left_out_stands_in_the_log_the_results_and_the_page(model_dir,
     samples = json.loads((tmp_path / "out" / "results.json").read_text())["samples"]
     assert (samples["blank_dropped"], samples["blank_scored"], samples["evaluation"]) == (1, 1, 10)
     log = (tmp_path / "out" / "log.txt").read_text()
-    assert "rows to calibrate on without a text, left out: 1 of 41" in log
-    assert "rows of 'validation' without a text, scored like all others: 1 of 10" in log
+    assert "1 of 41 calibration rows have no text and are left out" in log
+    assert "1 of 10 rows of 'validation' have no text and are scored like all others" in log
     assert "1 rows without a text left out" in (tmp_path / "out" / "report.html").read_text()
     assert evaluate(capsys, model_dir, "--data", tmp_path / "data")["validation"]["samples"] == 10
 
@@ -60,7 +60,7 @@ def test_polish_data_without_a_text_are_left_out():
     more = [{"sentence": row["sentence"][::-1]} for row in ROWS]
     polished = [prune(ROWS, method="obs-polish", polish_data=data).polish for data in (more, [{"sentence": ""}, *more])]
     assert polished[0].samples == polished[1].samples
-    with pytest.raises(TrimformerError, match="polish data cannot be used: all 1 rows to polish on are without a text"):
+    with pytest.raises(TrimformerError, match="polish data cannot be used: all 1 rows to polish on have no text"):
         prune(ROWS, method="obs-polish", polish_data=[{"sentence": ""}])
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on the Hugging Face Trainer, before pruning or after it."""
+"""Fine-tuning with the Hugging Face Trainer, before or after pruning."""
 
 import importlib.util
 import logging
@@ -16,14 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 def require_train_extra() -> None:
-    """Raises:
-    TrimformerError: what the Trainer needs is not installed.
+    """Checks that the packages that the Trainer needs are installed.
+
+    Raises:
+        TrimformerError: the `train` extra is not installed.
     """
     if importlib.util.find_spec("accelerate") is None:
         raise TrimformerError("fine-tuning needs the 'train' extra: pip install 'trimformer[train]'")
 
 
-class _Log(TrainerCallback):
+class _LogCallback(TrainerCallback):
+    """Sends the Trainer's metrics to the log."""
+
     def on_log(self, *_: Any, **kwargs: Any) -> None:
         numbers = (f"{key} {value:.4g}" for key, value in kwargs["logs"].items() if key != "total_flos")
         logger.info("training: %s", ", ".join(numbers))
@@ -36,24 +40,25 @@ def finetune(
     arguments: TrainingArguments,
     eval_features: Sequence[Features] | None = None,
 ) -> None:
-    """Trains the model in place on encoded samples with labels; a shrunk model keeps its widths.
+    """Trains the model in place on encoded samples with labels; a pruned model keeps its widths.
 
     Args:
-        model: with a task head.
-        tokenizer: its tokenizer.
-        features: what `Task.encode` gives.
-        arguments: of the Trainer.
-        eval_features: what its evaluation strategy, if any, takes the loss of.
+        model: model with a task head.
+        tokenizer: the model's tokenizer.
+        features: training samples from `Task.encode`.
+        arguments: the Trainer's arguments.
+        eval_features: samples on which the Trainer evaluates the loss, if its evaluation strategy asks for it.
 
     Raises:
-        TrimformerError: a sample has no label, the training diverged, or the `train` extra is not installed.
+        TrimformerError: the samples have no labels, the Trainer rejects the arguments, the training diverged, or the
+            `train` extra is not installed.
     """
     require_train_extra()
     from transformers import PrinterCallback, Trainer
 
     if not any(key in features[0] for key in LABEL_KEYS):
         raise TrimformerError("the training data has no labels")
-    arguments.remove_unused_columns = False  # our collator picks what it needs
+    arguments.remove_unused_columns = False  # `collate` selects the inputs
     with one_sentence("the training flags cannot be used"):
         trainer = Trainer(
             model=model,
@@ -61,9 +66,9 @@ def finetune(
             train_dataset=list(features),  # type: ignore[arg-type]
             eval_dataset=None if eval_features is None else list(eval_features),  # type: ignore[arg-type]
             data_collator=lambda samples: collate(samples, tokenizer),
-            callbacks=[_Log()],
+            callbacks=[_LogCallback()],
         )
-    trainer.remove_callback(PrinterCallback)  # standard output is for the scores
+    trainer.remove_callback(PrinterCallback)  # standard output is reserved for the scores
     logger.info("training on %d samples ...", len(features))
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     model.eval()

@@ -61,7 +61,7 @@ _ROWS: dict[str, tuple[Any, list[str]]] = {
     "text is infinite": ({**ROW, "sentence": float("inf")}, ["'sentence'", "row 13", "inf"]),
     "text is null": ({**ROW, "sentence": None}, ["'sentence'", "row 13", "empty"]),
     "no text": ({"label": 1}, ["'sentence'", "row 13"]),
-    "half a letter": ({**ROW, "sentence": "a \ud800 b"}, ["'sentence'", "row 13", "half a letter"]),
+    "lone surrogate": ({**ROW, "sentence": "a \ud800 b"}, ["'sentence'", "row 13", "lone surrogate"]),
     "no label": ({"sentence": "a film"}, ["'label'", "row 13"]),
     "label is null": ({**ROW, "label": None}, ["'label'", "row 13"]),
     "label is NaN": ({**ROW, "label": NAN}, ["nan", "row 13"]),
@@ -150,9 +150,7 @@ CASES = {
     },
     **{f"finetune: {name}": Case(FINETUNE, says, spoil) for name, (spoil, says) in _FINETUNE.items()},
     **{
-        f"{command}: no row has a text": Case(
-            words.replace("{}", "rows.jsonl"), ["without a text"], every(sentence=" ")
-        )
+        f"{command}: no row has a text": Case(words.replace("{}", "rows.jsonl"), ["have no text"], every(sentence=" "))
         for command, words in (("evaluate", EVALUATE), ("prune", PRUNE), ("sweep", SWEEP))
     },
     "half the splits have labels": Case(

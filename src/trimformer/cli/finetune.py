@@ -1,4 +1,4 @@
-"""The flags of Transformers' example scripts, for every task this package knows."""
+"""The `finetune` command: trains and scores a model for any supported task, with the Trainer's own flags."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrainedModel, TrainingArguments
 
 from trimformer.checkpoints.checkpoint_checks import check_config, check_finite, check_layers_loaded
-from trimformer.cli.training_flags import check_training
+from trimformer.cli.training_flags import check_training_flags
 from trimformer.data.files import read_rows
 from trimformer.data.processor import check_vocabulary
 from trimformer.data.rows import Rows
@@ -32,27 +32,26 @@ SCORES = "eval_results.json"
 
 @dataclass
 class FinetuneArguments:
-    """What to train, on what."""
+    """Flags for the model and the data; `transformers.TrainingArguments` has those for the training."""
 
-    model_name_or_path: str = field(metadata={"help": "directory or hub name of the model; it may be a pruned one"})
+    model_name_or_path: str = field(metadata={"help": "directory or hub name of the model, dense or pruned"})
     task_name: str | None = field(default=None, metadata={"help": "cola, sst2, mrpc, stsb, ..., squad, squad_v2"})
     data_dir: str | None = field(default=None, metadata={"help": "folder of train.* and validation.* files"})
     train_file: str | None = field(default=None, metadata={"help": "JSON lines, CSV, TSV or Parquet"})
-    validation_file: str | None = field(default=None, metadata={"help": "the same; default: a fifth of train_file"})
-    max_seq_length: int | None = field(default=None, metadata={"help": "tokens beyond which a sample is cut"})
+    validation_file: str | None = field(default=None, metadata={"help": "same formats; default: a fifth of train_file"})
+    max_seq_length: int | None = field(default=None, metadata={"help": "maximum number of tokens per sample"})
     text_column: list[str] | None = field(default=None, metadata={"help": "one text column, or two for pairs"})
     label_column: str | None = field(default=None, metadata={"help": "default: guessed from the usual names"})
-    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "a new head where the labels are others"})
+    ignore_mismatched_sizes: bool = field(default=False, metadata={"help": "replace the head if the labels differ"})
 
 
 def run(argv: Sequence[str]) -> None:
-    """Trains and scores as the flags say; see `FinetuneArguments` and `transformers.TrainingArguments`.
+    """Trains and scores a model; the flags are those of `FinetuneArguments` and `transformers.TrainingArguments`.
 
     Raises:
-        TrimformerError: the input cannot be used.
+        TrimformerError: a flag, the model or the data cannot be used.
     """
     require_train_extra()
-
     defaults = {"output_dir": "", "save_strategy": "no", "report_to": "none", "disable_tqdm": not sys.stderr.isatty()}
     parser = HfArgumentParser([FinetuneArguments, TrainingArguments], prog="trimformer finetune")  # type: ignore[list-item]
     parser.set_defaults(**defaults)
@@ -63,22 +62,25 @@ def run(argv: Sequence[str]) -> None:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
     if arguments.max_seq_length is not None:
         MAX_LENGTH.check(arguments.max_seq_length)
-    check_training(training)
+    check_training_flags(training)
     if not training.do_train:
         _score(arguments, training)
         return
     if not training.output_dir:
-        raise TrimformerError("--output_dir is missing: where the trained model is to be written")
-    with _place(training):
+        raise TrimformerError("--output_dir is missing; name the directory to write the trained model to")
+    with _output_directory(training):
         report = _train(arguments, training)
     if report is not None:
         print(json.dumps(report, indent=2))
 
 
 @contextmanager
-def _place(training: TrainingArguments) -> Iterator[None]:
-    """Where the Trainer writes: a folder that becomes the output once complete; but where checkpoints are asked for,
-    which must outlive what interrupts the training, the output itself."""
+def _output_directory(training: TrainingArguments) -> Iterator[None]:
+    """Protects the output directory during training.
+
+    Without checkpoints, the Trainer writes to a temporary directory that becomes the output on success. With
+    checkpoints, which must survive an interruption, it writes to the output directory itself, under a lock.
+    """
     output = Path(str(training.output_dir))
     if training.process_index or training.resume_from_checkpoint:
         yield
@@ -92,17 +94,17 @@ def _place(training: TrainingArguments) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            saved = sorted(folder.name for folder in output.glob("checkpoint-*"))
-            told = f"of the training so far there are {', '.join(saved)} in '{output}'" if saved else ""
-            raise KeyboardInterrupt(f"interrupted; {told or 'nothing was written'}") from None
+            checkpoints = ", ".join(sorted(folder.name for folder in output.glob("checkpoint-*")))
+            left = f"'{output}' contains {checkpoints}" if checkpoints else "nothing was written"
+            raise KeyboardInterrupt(f"interrupted; {left}") from None
         finally:
             with suppress(OSError):
-                output.rmdir()  # the Trainer makes it at once; it stays where something is in it
+                output.rmdir()  # the Trainer creates it at the start; this fails unless it is empty
 
 
 @dataclass
-class _Job:
-    """A model and what it is trained and scored on."""
+class _Setup:
+    """The model, the task and the data to train and score on."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -115,65 +117,66 @@ class _Job:
 
 
 def _score(arguments: FinetuneArguments, training: TrainingArguments) -> None:
-    """Scores alone; beside a model that is there already goes a file of the scores."""
+    """Scores without training; writes the scores to a file too if the output directory exists."""
     output = Path(training.output_dir or "")
-    there = bool(training.output_dir) and output.is_dir()
-    with lock_file(output / SCORES if there else None) as write:
-        job = _prepare(arguments, training)
-        report = {scorer.name: scorer(job.model)[0] for scorer in job.scorers()}
+    has_output = bool(training.output_dir) and output.is_dir()
+    with lock_file(output / SCORES if has_output else None) as write:
+        setup = _prepare(arguments, training)
+        report = {scorer.name: scorer(setup.model)[0] for scorer in setup.scorers()}
         write(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
 
 def _train(arguments: FinetuneArguments, training: TrainingArguments) -> dict[str, Any] | None:
-    """Trains and writes the model; its scores, if they are asked for."""
-    job = _prepare(arguments, training)
-    scorers = job.scorers()
-    features = job.task.encode(job.train, job.tokenizer, job.model.config)
-    wanted = training.eval_strategy != "no"
-    evaluated = next(iter(job.validation.values()))
-    eval_features = job.task.encode(evaluated, job.tokenizer, job.model.config) if wanted else None
-    finetune(job.model, job.tokenizer, features, training, eval_features)
+    """Trains and writes the model; returns its scores if `--do_eval` is set."""
+    setup = _prepare(arguments, training)
+    model, tokenizer, task = setup.model, setup.tokenizer, setup.task
+    scorers = setup.scorers()
+    features = task.encode(setup.train, tokenizer, model.config)
+    eval_features = None
+    if training.eval_strategy != "no":
+        eval_features = task.encode(next(iter(setup.validation.values())), tokenizer, model.config)
+    finetune(model, tokenizer, features, training, eval_features)
     if not is_main():
         return None
-    # Not `save`: where they are asked for, the Trainer's own checkpoints lie in the directory by now.
+    # `checkpoints.save` refuses a directory that is not empty, and the Trainer's checkpoints may already be there.
     output = Path(str(training.output_dir))
-    job.model.save_pretrained(output)
-    job.tokenizer.save_pretrained(output)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
     if not training.do_eval:
         return None
-    report = {scorer.name: scorer(job.model)[0] for scorer in scorers}
+    report = {scorer.name: scorer(model)[0] for scorer in scorers}
     (output / SCORES).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
-def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Job:
-    """Reads model and data.
+def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setup:
+    """Loads the model and the data.
 
     Raises:
-        TrimformerError: they cannot be used, or do not fit each other.
+        TrimformerError: the model or the data cannot be used, or the weights do not fit the labels of the data.
     """
     source = arguments.model_name_or_path
     transformers.set_seed(training.seed)
     train, validation = find_splits(_read(arguments), training.seed, need_train=training.do_train)
     rows = train if training.do_train else next(iter(validation.values()))
-    there = Path(source).is_dir()
-    told = f"model '{source}' cannot be loaded" if there else f"no model directory '{source}', and none on the hub"
-    with one_sentence(told):
+    is_local = Path(source).is_dir()
+    failure = f"model '{source}' cannot be loaded" if is_local else f"'{source}' is neither a directory nor on the hub"
+    with one_sentence(failure):
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
     check_vocabulary(tokenizer, Path(source))
     check_config(config, Path(source))
-    known = find_task(arguments.task_name) if arguments.task_name else None
-    problem, column = problem_of(known) if known else guess_problem(rows, arguments.label_column)
-    set_labels(config, problem, column, [*train, *(row for part in validation.values() for row in part)])
-    task = known or infer_task(
+    named_task = find_task(arguments.task_name) if arguments.task_name else None
+    problem, column = problem_of(named_task) if named_task else guess_problem(rows, arguments.label_column)
+    set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)])
+    task = named_task or infer_task(
         problem, config, rows, text_columns=arguments.text_column, label_column=arguments.label_column
     )
     if arguments.max_seq_length:
         task = replace(task, max_length=arguments.max_seq_length)
     model_class = getattr(transformers, task.auto_class)
-    advice = "--ignore_mismatched_sizes gives it a new head"
+    advice = "--ignore_mismatched_sizes replaces the head"
     with one_sentence(f"the weights of '{source}' do not fit {config.num_labels} labels ({advice})"):
         model, info = model_class.from_pretrained(
             source,
@@ -181,9 +184,9 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Job:
             ignore_mismatched_sizes=arguments.ignore_mismatched_sizes,
             output_loading_info=True,
         )
-    check_layers_loaded(model, info, Path(source))  # and a family that could not be pruned is refused
+    check_layers_loaded(model, info, Path(source))  # also rejects families that cannot be pruned
     check_finite(model, f"the weights in '{source}'")
-    return _Job(model, tokenizer, task, train, validation)
+    return _Setup(model, tokenizer, task, train, validation)
 
 
 def _read(arguments: FinetuneArguments) -> dict[str, Rows]:

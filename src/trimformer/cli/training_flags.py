@@ -1,8 +1,9 @@
-"""Which of the Trainer's flags can be meant."""
+"""Validates the Trainer flags of `trimformer finetune`, which the Trainer itself does not check."""
 
 import math
 from pathlib import Path
-from typing import Any
+
+from transformers import TrainingArguments
 
 from trimformer.errors import TrimformerError
 from trimformer.options.checks import Number
@@ -19,11 +20,11 @@ _NUMBERS = (
 )
 
 
-def check_training(training: Any) -> None:
-    """Checks the flags that the Trainer takes as they are.
+def check_training_flags(training: TrainingArguments) -> None:
+    """Checks the values of the Trainer's numeric flags and of `--resume_from_checkpoint`.
 
     Raises:
-        TrimformerError: one is no number that can be trained with.
+        TrimformerError: a number is out of range, or the checkpoint is not a directory.
     """
     for number in _NUMBERS:
         value = getattr(training, number.name)
@@ -33,8 +34,8 @@ def check_training(training: Any) -> None:
             number.check(value)
         except TrimformerError as error:
             raise TrimformerError(f"--{error}") from None
-    resumed = training.resume_from_checkpoint
-    if resumed and not Path(resumed).is_dir():
-        raise TrimformerError(f"--resume_from_checkpoint '{resumed}' is no directory")
+    checkpoint = training.resume_from_checkpoint
+    if checkpoint and not Path(checkpoint).is_dir():
+        raise TrimformerError(f"--resume_from_checkpoint '{checkpoint}' is not a directory")
     if training.max_steps != -1 and training.max_steps < 1:
         raise TrimformerError(f"--max_steps is {training.max_steps}; give a positive number, or -1 for whole epochs")

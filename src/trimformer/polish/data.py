@@ -22,7 +22,7 @@ from trimformer.refit.walk import HELD_OUT_EVERY
 from trimformer.utils.distributed import shard, world_size
 
 # Where a task says which column holds labels, and what it says where none does.
-_NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "one_hot": ()}
+_NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "indicator_columns": ()}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rows without a text: not calibrated on, scored, and told of."""
+"""Rows without a text are left out of calibration, scored like all others, and logged."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 TEXT = TextTask(name="text", problem="single_label", text_columns=("text",))
 PAIR = TextTask(name="pair", problem="single_label", text_columns=("a", "b"))
 
-# A task, rows that are blank to it, and rows that are not.
+# A task, rows that it treats as blank, and rows that it does not.
 CASES = {
     "a text": (TEXT, [{"text": ""}, {"text": " \t\n\u00a0\u2028"}], [{"text": "."}, {"text": None}, {"text": 0}, {}]),
     "a pair": (PAIR, [{"a": "", "b": " "}], [{"a": "x", "b": ""}, {"a": "", "b": "x"}, {"a": ""}]),
@@ -33,32 +33,32 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_row_is_blank_where_none_of_its_texts_has_a_letter(name):
+def test_a_row_is_blank_if_all_its_texts_are_white_space(name):
     task, blank, others = CASES[name]
     assert [task.is_blank(row) for row in [*blank, *others]] == [True] * len(blank) + [False] * len(others)
 
 
-def test_rows_that_are_left_keep_their_numbers_and_those_left_out_are_told(caplog):
+def test_remaining_rows_keep_their_numbers_and_blank_rows_are_logged(caplog):
     rows = [{"text": ""}, {"text": "a"}, {"text": " "}, {"text": "b"}]
-    left = drop_blank_rows(rows, TEXT)
-    assert (list(left), left.numbers) == ([rows[1], rows[3]], [2, 4])
+    remaining = drop_blank_rows(rows, TEXT)
+    assert (list(remaining), remaining.numbers) == ([rows[1], rows[3]], [2, 4])
     assert count_blank_rows("mine", rows, TEXT) == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "rows to calibrate on without a text, left out: 2 of 4",
-        "rows of 'mine' without a text, scored like all others: 2 of 4",
+        "2 of 4 calibration rows have no text and are left out",
+        "2 of 4 rows of 'mine' have no text and are scored like all others",
     ]
 
 
-def test_rows_that_all_have_a_text_are_left_as_they_are(caplog):
+def test_rows_that_all_have_a_text_are_returned_unchanged(caplog):
     rows = [{"text": "a"}, {"text": "b"}]
     assert drop_blank_rows(rows, TEXT) is rows
     assert count_blank_rows("mine", rows, TEXT) == 0
     assert not caplog.records
 
 
-def test_where_no_row_has_a_text_another_column_is_asked_for():
+def test_rows_that_are_all_blank_are_an_error():
     rows = [{"text": ""}, {"text": " "}]
-    with pytest.raises(TrimformerError, match="all 2 rows to calibrate on are without a text"):
+    with pytest.raises(TrimformerError, match="all 2 calibration rows have no text"):
         drop_blank_rows(rows, TEXT)
-    with pytest.raises(TrimformerError, match="all 2 rows of 'mine' are without a text"):
+    with pytest.raises(TrimformerError, match="all 2 rows of 'mine' have no text"):
         count_blank_rows("mine", rows, TEXT)

@@ -91,8 +91,8 @@ def test_choices_of_images_and_sounds_go_through_unchanged():
     [
         ({"input_ids": [[3, 4]], "label": 0}, "'input_ids' of row 2 is not a list of token ids"),
         ({"input_ids": [], "label": 0}, "'input_ids' of row 2 is not a list"),
-        ({"input_ids": ["a"], "label": 0}, "'input_ids' of row 2 holds no numbers"),
-        ({"input_ids": [3] * 65, "label": 0}, "row 2 has 65 tokens, but the model takes 64"),
+        ({"input_ids": ["a"], "label": 0}, "'input_ids' of row 2 does not hold numbers"),
+        ({"input_ids": [3] * 65, "label": 0}, "row 2 has 65 tokens, but the model accepts 64"),
         ({"input_ids": [3]}, "no column 'label' in row 2"),
         ({"input_ids": [3], "label": 7}, "label 7 in row 2 is outside"),
         ({"label": 0}, "no column 'input_ids' in row 2"),
@@ -105,7 +105,7 @@ def test_bad_samples_are_named(row, words):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(1, "row 1 is no list"), ([0], "2 tokens but 1 labels"), ([0, 9], "outside"), (["a", 0], "no whole|not a whole")],
+    [(1, "row 1 is not a list"), ([0], "2 tokens but 1 labels"), ([0, 9], "outside"), (["a", 0], "not an integer")],
 )
 def test_bad_labels_of_tokens_are_named(labels, words):
     with pytest.raises(TrimformerError, match=words):

@@ -71,9 +71,9 @@ def test_named_columns_win():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"question": "a", "choices": ["x"]}, "'choices' in row 1 is no list of two"),
-        ({"question": "a", "choices": 7}, "'choices' in row 1 is no list of two"),
-        ({"question": "a", "choices": ["x", "y"], "label": 2}, "label '2' in row 1 is none of its 2 choices"),
+        ({"question": "a", "choices": ["x"]}, "'choices' in row 1 is not a list of two"),
+        ({"question": "a", "choices": 7}, "'choices' in row 1 is not a list of two"),
+        ({"question": "a", "choices": ["x", "y"], "label": 2}, "label '2' in row 1 matches none of its 2 choices"),
         ({"question": "a", "choices": ["x", "y"], "label": -1}, "label '-1' in row 1"),
         ({"question": "a", "label": 1}, "no column of choices found among question, label"),
         ({"choices": ["x", "y"]}, "no column of questions found"),

@@ -1,4 +1,4 @@
-"""Tasks by name, and tasks guessed from a model and the user's rows."""
+"""Tasks encode rows as model inputs and score outputs; they are found by name or inferred from model and rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,10 +30,10 @@ TASKS: dict[str, Task] = {task.name: task for task in (*GLUE_TASKS, *SPAN_TASKS)
 
 
 def find_task(name: str) -> Task:
-    """A task by its name.
+    """Returns the predefined task of a name.
 
     Raises:
-        TrimformerError: there is no such task.
+        TrimformerError: the name is unknown.
     """
     if name not in TASKS:
         raise TrimformerError(f"task '{name}' is unknown; known are {', '.join(TASKS)}")
@@ -51,23 +51,22 @@ def infer_task(
     model_class_name: str | None = None,
     main_input: str = "input_ids",
 ) -> Task:
-    """The task that the model's head and inputs and the columns of the rows tell.
+    """Infers the task from the model's head and inputs and from the columns of the rows.
 
     Args:
-        problem: kind of the model's output.
-        config: of the model; its labels are the task's.
-        rows: the user's examples; where they hold the model's inputs, and no column is named, they are taken as they
-            are.
-        text_columns: columns of texts, of words, of a question and its context, of a beginning and its choices, of
-            images or of sounds; None: guessed.
-        label_column: column of labels, or of tags; None: guessed.
-        max_length: tokens beyond which a sample is cut; None: 384 for spans, else the model's limit.
-        model_class_name: name of the model's class, which tells multiple choice and masked language models apart.
-        main_input: the first of the model's inputs (`model.main_input_name`).
+        problem: kind of model output.
+        config: the model's configuration, which defines the task's labels.
+        rows: the user's examples; if they hold the model's inputs and no column is named, they are used as encoded.
+        text_columns: columns of texts, of words, of a question and its context, of a prompt and its choices, of
+            images or of audio; None: guessed.
+        label_column: column of labels or tags; None: guessed.
+        max_length: maximum number of tokens per sample; None: 384 for question answering, else the model's limit.
+        model_class_name: name of the model's class, which identifies multiple choice and masked language models.
+        main_input: the model's main input (`model.main_input_name`).
 
     Raises:
-        TrimformerError: no column is named and none can be guessed, there are more than two, the label column that is
-            named is not there, or the head has no labels.
+        TrimformerError: there are no rows, a column is not named and cannot be guessed, more than two text columns are
+            named, the named label column is missing, or the head has no labels per sample.
     """
     if not len(rows):
         raise TrimformerError("the data has no rows")
@@ -77,7 +76,7 @@ def infer_task(
         raise TrimformerError(f"{', '.join(text_columns)} are too many text columns; name one, or two for pairs")
     head = model_class_name or ""
     if label_column and head.endswith(("ForMaskedLM", "ForCTC")):
-        raise TrimformerError(f"{head} has no labels of samples; leave out the column '{label_column}'")
+        raise TrimformerError(f"{head} has no labels per sample; leave out the label column '{label_column}'")
     if not text_columns and is_encoded(rows):
         return encoded_task(problem, config, rows, main_input, head, label_column)
     if is_dual_encoder(config, main_input):
@@ -86,11 +85,11 @@ def infer_task(
         return image_task(problem, config, rows, columns=text_columns, label_column=label_column)
     if main_input in ("input_values", "input_features"):
         return audio_task(problem, config, rows, columns=text_columns, label_column=label_column)
-    return _task_of_texts(problem, config, rows, text_columns, label_column, max_length, head)
+    return _infer_text_task(problem, config, rows, text_columns, label_column, max_length, head)
 
 
 def task_of(model: PreTrainedModel, rows: Rows, **columns: Any) -> Task:
-    """The task that a model and the user's rows tell; see `infer_task` for the columns."""
+    """Infers the task from a model and the user's rows; see `infer_task` for the columns."""
     return infer_task(
         find_problem(model),
         model.config,
@@ -101,7 +100,7 @@ def task_of(model: PreTrainedModel, rows: Rows, **columns: Any) -> Task:
     )
 
 
-def _task_of_texts(
+def _infer_text_task(
     problem: Problem,
     config: PreTrainedConfig,
     rows: Rows,
@@ -118,9 +117,9 @@ def _task_of_texts(
     if head.endswith("ForMultipleChoice"):
         return choice_task(rows, text_columns=text_columns, label_column=label_column, max_length=limit)
     if problem == "tokens" and not head.endswith("ForMaskedLM"):
-        plain = plain_text_column(rows, text_columns, label_column)
-        if plain is not None:
-            return text_task(problem, rows, text_columns=[plain], max_length=limit)
+        text_column = plain_text_column(rows, text_columns, label_column)
+        if text_column is not None:
+            return text_task(problem, rows, text_columns=[text_column], max_length=limit)
         words = text_columns[0] if text_columns else None
         return token_task(config, rows, words_column=words, tags_column=label_column, max_length=limit)
     return text_task(

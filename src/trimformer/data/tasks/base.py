@@ -1,4 +1,4 @@
-"""What a task is: how rows become model inputs, and how outputs become a score."""
+"""Defines `Task`, which encodes rows as model inputs and scores outputs, and column helpers that all tasks share."""
 
 import re
 import sys
@@ -17,25 +17,24 @@ from trimformer.data.rows import Rows, numbered
 from trimformer.errors import TrimformerError
 from trimformer.models import max_positions
 
-MAX_LISTED = 30  # names are listed in a message
+MAX_LISTED = 30  # names in one error message
+NO_LIMIT = sys.maxsize  # as `max_length`: only the tokenizer and the model limit the length
 
-_WHOLE = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes classes as 1.0 where some are missing
-
-NO_LIMIT = sys.maxsize  # of tokens, but the model's own
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes class ids as 1.0 where some are missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Base of all tasks.
+    """Base class of all tasks.
 
     Attributes:
-        name: as users type it.
-        problem: kind of output.
-        max_length: tokens beyond which a sample is cut.
-        average_length: tokens that MACs are counted for (the paper's figure); None: the mean of the
+        name: name on the command line and in `results.json`.
+        problem: kind of model output.
+        max_length: maximum number of tokens per sample; longer samples are truncated.
+        average_length: sequence length at which MACs are counted (the paper's value); None: the mean length of the
             calibration samples.
         hub: path and configuration of the data set on the Hugging Face hub.
-        metric: the main metric, a key of what `score` returns; None: without labels.
+        metric: main metric, a key of the dictionary that `score` returns; None: the rows are unlabelled.
     """
 
     name: str
@@ -48,85 +47,91 @@ class Task(ABC):
     auto_class: ClassVar[str] = ""
 
     def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
-        """Tokens of the longest sample: the task's, the tokenizer's, or the model's limit, whichever is least.
+        """Returns the maximum number of tokens: the smallest of the task's, the tokenizer's and the model's limit.
 
         Raises:
-            TrimformerError: the tokenizer's is no number of tokens.
+            TrimformerError: the tokenizer's limit is not a positive number.
         """
         limit = tokenizer_of(processor).model_max_length
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
             raise TrimformerError(
-                f"the tokenizer's model_max_length is {limit!r}; set it to a number of tokens, in tokenizer_config.json"
+                f"the tokenizer's model_max_length is {limit!r}; set it to a positive number in tokenizer_config.json"
             )
         limit = int(min(limit, NO_LIMIT))
         return min(self.max_length, limit, max_positions(config, self.max_length))
 
     @abstractmethod
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
-        """Makes features for `make_batches` of rows, labels included where the rows have them.
+        """Encodes rows as features for `make_batches`, with labels if the rows have them.
 
         Args:
             rows: the user's examples.
-            processor: the model's tokenizer, image processor or feature extractor, or what holds it.
-            config: of the model.
+            processor: the model's tokenizer, image processor or feature extractor, or a processor that contains it.
+            config: the model's configuration.
 
         Raises:
-            TrimformerError: a column is missing, what it holds cannot be read, or a label is not one of the model's.
+            TrimformerError: a column is missing, a value cannot be read, or a label is unknown to the model.
         """
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row has no text to be read; never of images and sounds."""
+        """Returns whether all texts of a row are blank; always False for images and sounds."""
         return False
 
     @abstractmethod
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
-        """Metrics of the model's outputs, one per feature; empty where the rows have no labels."""
+        """Computes metrics from one output per feature; returns an empty dictionary if the rows have no labels."""
 
 
-def guess_column(usual: Sequence[str], columns: Iterable[Any], taken: Sequence[str] = ()) -> str | None:
-    """The first of the usual names that is a column's, however it is written; None: there is none."""
-    written = {str(column).strip().lower(): str(column) for column in columns if column not in taken}
-    return next((written[name] for name in usual if name in written), None)
+def guess_column(usual_names: Sequence[str], columns: Iterable[Any], excluded: Sequence[str] = ()) -> str | None:
+    """Returns the first column with one of the usual names, ignoring case and outer spaces; None if there is none."""
+    by_name = {str(column).strip().lower(): str(column) for column in columns if column not in excluded}
+    return next((by_name[name] for name in usual_names if name in by_name), None)
 
 
-def missing_column(what: str, columns: Iterable[Any], *, labels: bool = False) -> TrimformerError:
-    """The error of a column that cannot be guessed."""
-    name = "label" if labels else "text"
+def missing_column(description: str, columns: Iterable[Any], *, labels: bool = False) -> TrimformerError:
+    """Returns the error for a column that is not named and cannot be guessed."""
+    name, present = "label" if labels else "text", ", ".join(map(str, columns))
     return TrimformerError(
-        f"no {what} found among {', '.join(map(str, columns))}; name it with --{name}-column ({name}_column=... in "
-        "Python)"
+        f"no {description} found among {present}; name it with --{name}-column ({name}_column=... in Python)"
     )
 
 
-def check_columns(rows: Rows, columns: Sequence[str], what: str = "the data") -> None:
-    """Raises:
-    TrimformerError: a row lacks a column.
+def check_columns(rows: Rows, columns: Sequence[str]) -> None:
+    """Checks that every row has a value in every column.
+
+    Raises:
+        TrimformerError: there are no rows, or a row lacks a column or has no value there.
     """
     if not len(rows):
-        raise TrimformerError(f"{what} has no rows")
+        raise TrimformerError("the data has no rows")
     for column in columns:
         for number, row in numbered(rows):
             if row.get(column) is None:
                 if column in row:
-                    raise TrimformerError(f"column '{column}' is empty in row {number} of {what}")
-                found = ", ".join(sorted(map(str, row)))
-                raise TrimformerError(f"{what} has no column '{column}' in row {number}; its columns are {found}")
+                    raise TrimformerError(f"column '{column}' is empty in row {number} of the data")
+                present = ", ".join(sorted(map(str, row)))
+                raise TrimformerError(f"the data has no column '{column}' in row {number}; its columns are {present}")
 
 
 def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
-    """The model's id of a class given by id or by name.
+    """Returns the id of a class given by id or name.
+
+    Args:
+        value: id or name of the class; a name that looks like a number is still looked up as a name first.
+        config: the model's configuration.
+        where: the row, for error messages.
 
     Raises:
-        TrimformerError: it is neither.
+        TrimformerError: the value is neither an id nor a name of one of the model's classes.
     """
-    names: Mapping[str, Any] = config.label2id or {}
+    ids: Mapping[str, Any] = config.label2id or {}
     if isinstance(value, str):
-        if value in names:
-            return int(names[value])
-        if not _WHOLE.fullmatch(value):
-            known = sorted(map(str, names))
-            more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
-            listed = ", ".join(known[:MAX_LISTED]) + more
+        if value in ids:
+            return int(ids[value])
+        if not _WHOLE_NUMBER.fullmatch(value):
+            names = sorted(map(str, ids))
+            more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+            listed = ", ".join(names[:MAX_LISTED]) + more
             raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {listed}")
     try:
         number = int(value.split(".")[0] if isinstance(value, str) else value)
@@ -134,20 +139,20 @@ def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
     except (TypeError, ValueError, OverflowError):
         number, is_class = 0, False
     if not is_class:
-        raise TrimformerError(f"label {value} in {where} is not a class; this model is a classifier")
+        raise TrimformerError(f"label {value} in {where} is not a class id or name; this model is a classifier")
     if not 0 <= number < (config.num_labels or 0):
         raise TrimformerError(f"label {value} in {where} is outside the model's {config.num_labels} labels")
     return number
 
 
 def check_task(task: Task, problem: Problem) -> Task:
-    """The task, if a model whose output is of this kind can do it.
+    """Returns the task after checking that it fits the model's kind of output.
 
     Raises:
-        TrimformerError: it cannot.
+        TrimformerError: the task needs another kind of output.
     """
     if task.problem != problem:
         raise TrimformerError(
-            f"task '{task.name}' needs a model whose output is '{task.problem}', this one's is '{problem}'"
+            f"task '{task.name}' needs a model with '{task.problem}' output, but this model has '{problem}' output"
         )
     return task

@@ -1,4 +1,4 @@
-"""Rows without a text: they tell nothing of what a model is used for, and are scored all the same."""
+"""Rows without any text: left out of calibration, but scored like all others."""
 
 import logging
 
@@ -9,33 +9,37 @@ from trimformer.errors import TrimformerError
 logger = logging.getLogger(__name__)
 
 
-def drop_blank_rows(rows: Rows, task: Task, what: str = "rows to calibrate on") -> Rows:
-    """The rows that have a text; how many have none is logged.
+def drop_blank_rows(rows: Rows, task: Task, description: str = "calibration rows") -> Rows:
+    """Returns the rows that have a text and logs how many have none.
 
     Raises:
-        TrimformerError: none has one.
+        TrimformerError: no row has a text.
     """
-    kept = [i for i, row in enumerate(rows) if not task.is_blank(row)]
-    _check(len(kept), len(rows), what)
-    if len(kept) == len(rows):
+    indices = [i for i, row in enumerate(rows) if not task.is_blank(row)]
+    blank = len(rows) - len(indices)
+    _check_some_text(blank, rows, description)
+    if not blank:
         return rows
-    logger.warning("%s without a text, left out: %d of %d", what, len(rows) - len(kept), len(rows))
-    return Selection(rows, kept)
+    logger.warning("%d of %d %s have no text and are left out", blank, len(rows), description)
+    return Selection(rows, indices)
 
 
 def count_blank_rows(name: str, rows: Rows, task: Task) -> int:
-    """Rows to score on that have no text, which is logged. They count, as wherever else the model is scored on them.
+    """Counts and logs the evaluation rows without a text; they are scored, as any other evaluation would score them.
 
     Raises:
-        TrimformerError: none has one.
+        TrimformerError: no row has a text.
     """
     blank = sum(map(task.is_blank, rows))
-    _check(len(rows) - blank, len(rows), f"rows of '{name}'")
+    _check_some_text(blank, rows, f"rows of '{name}'")
     if blank:
-        logger.warning("rows of '%s' without a text, scored like all others: %d of %d", name, blank, len(rows))
+        logger.warning("%d of %d rows of '%s' have no text and are scored like all others", blank, len(rows), name)
     return blank
 
 
-def _check(with_text: int, of: int, what: str) -> None:
-    if of and not with_text:
-        raise TrimformerError(f"all {of} {what} are without a text; is it in another column? name it (text_column)")
+def _check_some_text(blank: int, rows: Rows, description: str) -> None:
+    if 0 < len(rows) == blank:
+        raise TrimformerError(
+            f"all {blank} {description} have no text; name the column with the texts (--text-column, or "
+            "text_column=... in Python)"
+        )

@@ -1,4 +1,4 @@
-"""Texts to be embedded, each by itself: two columns are two texts, never one pair."""
+"""Embedding tasks: every text is embedded by itself; two text columns are two texts, never one pair."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
 from trimformer.errors import TrimformerError
 
-# Columns that hold texts beside each other, in the order in which they are looked for.
+# Usual names of columns whose texts belong together, in the order in which they are tried.
 TEXT_GROUPS = (
     ("sentence1", "sentence2"),
     ("text1", "text2"),
@@ -39,11 +39,11 @@ TEXT_GROUPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingTask(Task):
-    """One text or several per row; each is a sample of its own.
+    """One or several texts per row, each encoded as a separate sample.
 
     Attributes:
         text_columns: columns of texts.
-        score_column: how alike the two texts of a row are, any scale; None: there is no such column.
+        score_column: similarity of the two texts of a row, on any scale; None: the rows have no similarity.
     """
 
     problem: Problem = "embedding"
@@ -53,40 +53,41 @@ class EmbeddingTask(Task):
     auto_class: ClassVar[str] = "AutoModel"
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
-        """See `Task.encode`; one feature per text, all of the first column first."""
+        """See `Task.encode`; returns one feature per text, column by column."""
         check_columns(rows, (*self.text_columns, *([self.score_column] if self.score_column else [])))
         if self.score_column:
             for number, row in numbered(rows):
                 if not _is_number(value := row[self.score_column]):
                     raise TrimformerError(
-                        f"'{value}' in column '{self.score_column}' of row {number} is not a number; it says how alike "
-                        "two texts are"
+                        f"'{value}' in column '{self.score_column}' of row {number} is not a finite number; the column "
+                        "must hold the similarity of two texts"
                     )
         texts = [text for column in self.text_columns for text in column_texts(rows, column)]
         return encode_texts([texts], self, processor, config)
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
+        """See `Task.is_blank`."""
         return all(is_blank(row.get(column)) for column in self.text_columns)
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
-        """Correlations of the cosines of each row's two texts with the column of scores."""
+        """Correlates the cosine similarity of each row's two embeddings with the score column."""
         if self.score_column is None or len(self.text_columns) != 2:
             return {}
         pairs = zip(outputs[: len(rows)], outputs[len(rows) :], strict=True)
         cosines = np.array([float(F.cosine_similarity(a.float(), b.float(), dim=0)) for a, b in pairs])
-        wanted = np.array([float(row[self.score_column]) for row in rows])
-        return {name: METRICS[name](cosines, wanted) for name in ("spearman", "pearson")}
+        similarities = np.array([float(row[self.score_column]) for row in rows])
+        return {name: METRICS[name](cosines, similarities) for name in ("spearman", "pearson")}
 
 
 def embedding_task(
     rows: Rows, *, text_columns: Sequence[str] | None = None, score_column: str | None = None, max_length: int
 ) -> EmbeddingTask:
-    """A task for the user's own rows; columns not named are guessed from the usual names.
+    """Creates a task for the user's own rows; columns that are not named are guessed from the usual names.
 
     Raises:
         TrimformerError: no text column is named and none can be guessed.
     """
-    texts = tuple(text_columns or _usual_texts(rows[0]))
+    texts = tuple(text_columns or _guess_text_columns(rows[0]))
     if not texts:
         raise missing_column("text column", rows[0])
     if score_column is None and len(texts) == 2:
@@ -101,13 +102,13 @@ def embedding_task(
     )
 
 
-def _usual_texts(columns: Iterable[Any]) -> tuple[str, ...]:
-    """The usual names of columns of texts, of several beside each other or of one."""
+def _guess_text_columns(columns: Iterable[Any]) -> tuple[str, ...]:
+    """Returns the columns with the usual names of a group of texts, else of a single text; empty if there are none."""
     columns = list(columns)
     for group in (*TEXT_GROUPS, *((name,) for name in TEXT_COLUMNS)):
-        found = [guess_column((name,), columns) for name in group]
-        if all(found):
-            return tuple(name for name in found if name)
+        group_columns = [guess_column((name,), columns) for name in group]
+        if all(group_columns):
+            return tuple(name for name in group_columns if name)
     return ()
 
 

@@ -1,4 +1,4 @@
-"""The GLUE tasks, with the paper's maximum and average lengths (its section 5.1 and public settings)."""
+"""Defines the GLUE tasks, with the maximum and average lengths of the paper (section 5.1 and its public settings)."""
 
 from trimformer.data.tasks.text import TextTask
 

@@ -1,4 +1,4 @@
-"""Images, alone or each with a text: classification, regression, multi-label, and embeddings."""
+"""Image tasks: classification, regression, multi-label and embeddings of images, alone or each with a text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from trimformer.data.media import open_image
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import image_processor_of
 from trimformer.data.rows import Rows, numbered
-from trimformer.data.tasks.base import NO_LIMIT, check_columns, guess_column, missing_column
-from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, with_labels
+from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
+from trimformer.data.tasks.sample_labels import LabelTask, add_labels, label_fields, label_names
 from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
 from trimformer.data.tasks.text_values import column_texts
 from trimformer.errors import TrimformerError, one_sentence
@@ -22,10 +22,10 @@ IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo", "image_path", "pi
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask(LabelTask):
-    """One image per row, and at most one label (or list of labels).
+    """One image per row, with at most one label (or list of labels).
 
     Attributes:
-        image_column: of paths, of bytes, or of images; see `open_image`.
+        image_column: column of paths, bytes or images; see `open_image`.
     """
 
     image_column: str = "image"
@@ -33,25 +33,22 @@ class ImageTask(LabelTask):
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
 
     def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
-        """There is none: the image processor makes all images the same."""
+        """Returns the task's own limit: the image processor resizes all images to one size."""
         return self.max_length
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`."""
         check_columns(rows, [self.image_column])
-        labels = self.labels(rows, config)
-        return with_labels(encode_images(rows, self.image_column, processor, self._channels(config)), labels)
-
-    @staticmethod
-    def _channels(config: PreTrainedConfig) -> int:
-        return int(getattr(getattr(config, "vision_config", config), "num_channels", None) or 3)
+        labels = self.read_labels(rows, config)
+        return add_labels(encode_images(rows, self.image_column, processor, config), labels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextTask(ImageTask):
-    """An image and a text per row, for models with a tower for each; the rows are unlabelled.
+    """An image and a text per row, for models with an image tower and a text tower; the rows are unlabelled.
 
     Attributes:
-        text_column: of the texts.
+        text_column: column of texts.
     """
 
     label_column: str | None = None
@@ -60,30 +57,33 @@ class ImageTextTask(ImageTask):
     auto_class: ClassVar[str] = "AutoModel"
 
     def length_limit(self, processor: Any, config: PreTrainedConfig) -> int:
-        return super(LabelTask, self).length_limit(processor, config)
+        """See `Task.length_limit`; the limit applies to the texts."""
+        return Task.length_limit(self, processor, config)
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`."""
         check_columns(rows, [self.image_column, self.text_column])
         texts = encode_texts([column_texts(rows, self.text_column)], self, processor, config)
-        images = encode_images(rows, self.image_column, processor, self._channels(config))
+        images = encode_images(rows, self.image_column, processor, config)
         return [{**text, **image} for text, image in zip(texts, images, strict=True)]
 
 
-def encode_images(rows: Rows, column: str, processor: Any, channels: int = 3) -> list[dict[str, Any]]:
-    """The image processor's output for each row's image: `pixel_values` [channels, height, width], ...
+def encode_images(rows: Rows, column: str, processor: Any, config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """Returns the image processor's output for each row: `pixel_values` [channels, height, width] and similar.
 
     Raises:
         TrimformerError: there is no image processor, or an image cannot be read.
     """
     image_processor = image_processor_of(processor)
+    channels = getattr(getattr(config, "vision_config", config), "num_channels", None)
     features = []
     for number, row in numbered(rows):
         image = open_image(row[column], f"row {number}")
         if channels == 1:
             image = image.convert("L")
         with one_sentence(f"the image processor fails at row {number}"):
-            made = image_processor(image, return_tensors="pt")
-        features.append({key: made[key][0] for key in IMAGE_KEYS if key in made})
+            processed = image_processor(image, return_tensors="pt")
+        features.append({key: processed[key][0] for key in IMAGE_KEYS if key in processed})
     return features
 
 
@@ -95,7 +95,7 @@ def image_task(
     columns: Sequence[str] | None = None,
     label_column: str | None = None,
 ) -> ImageTask:
-    """A task for the user's own rows; columns not named are guessed from the usual names.
+    """Creates a task for the user's own rows; columns that are not named are guessed from the usual names.
 
     Raises:
         TrimformerError: no image column is named and none can be guessed.
@@ -103,17 +103,17 @@ def image_task(
     column = columns[0] if columns else guess_column(IMAGE_COLUMNS, rows[0])
     if column is None:
         raise missing_column("image column", rows[0])
-    found = label_fields(problem, rows, label_names(config), label_column, [column])
-    return ImageTask(name="image", image_column=column, max_length=NO_LIMIT, **found)
+    labels = label_fields(problem, rows, label_names(config), label_column, [column])
+    return ImageTask(name="image", image_column=column, max_length=NO_LIMIT, **labels)
 
 
 def image_text_task(rows: Rows, *, columns: Sequence[str] | None = None, max_length: int = NO_LIMIT) -> ImageTextTask:
-    """A task for rows of images and texts; columns not named are guessed from the usual names.
+    """Creates a task for rows of images and texts; columns that are not named are guessed from the usual names.
 
     Args:
         rows: the user's examples.
-        columns: of the texts, or of the images and of the texts.
-        max_length: tokens beyond which a text is cut.
+        columns: the text column, or the image column and the text column.
+        max_length: maximum number of tokens per text.
 
     Raises:
         TrimformerError: a column is not named and cannot be guessed.

@@ -1,4 +1,4 @@
-"""What fine-tuning must know before there is a task head: the kind of labels, and which there are."""
+"""Infers the kind of problem and the set of labels from the rows, for fine-tuning a model without a task head."""
 
 import math
 from typing import Any
@@ -14,22 +14,24 @@ from trimformer.data.tasks.text import TextTask
 from trimformer.data.tasks.token_classification import TAG_COLUMNS, WORD_COLUMNS
 from trimformer.errors import TrimformerError
 
-MAX_CLASSES = 100_000  # an id beyond makes a head that no memory holds
+MAX_CLASSES = 100_000  # a larger class id is taken for an error; a head of that size would not fit in memory
 
 _HEADS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 def problem_of(task: Task) -> tuple[Problem, str | None]:
-    """Kind of output and label column of a task of the table."""
+    """Returns the kind of output and the label column of a predefined task."""
     return task.problem, task.label_column if isinstance(task, TextTask) else None
 
 
 def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem, str | None]:
-    """Kind of output and label column that the columns tell: answers make spans, word lists make tokens;
-    else lists of labels make multi-label, fractions regression, and anything else classes.
+    """Guesses the kind of output and the label column from the columns of the rows.
+
+    Questions with contexts and answers are question answering (span), lists of words are token classification. Of
+    other rows, lists of labels are multi-label, fractions are regression, and all else is single-label classification.
 
     Raises:
-        TrimformerError: no column of labels is named and none can be guessed.
+        TrimformerError: the named label column is missing, none can be guessed, or it mixes lists and single labels.
     """
     columns = list(rows[0])
     if {"question", "context", "answers"} <= set(columns):
@@ -47,7 +49,7 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
     if any(isinstance(value, list) for value in values):
         if not all(isinstance(value, list) for value in values):
             raise TrimformerError(
-                f"column '{label_column}' mixes lists of labels and single ones; use one or the other"
+                f"column '{label_column}' mixes lists of labels and single labels; use one or the other"
             )
         return "multi_label", label_column
     return "regression" if any(_is_fraction(value) for value in values) else "single_label", label_column
@@ -61,18 +63,18 @@ def _is_fraction(value: Any) -> bool:
 
 
 def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, rows: Rows) -> None:
-    """Gives the config the labels found in the rows; those it has stay if the rows' are among them.
+    """Sets the labels of a configuration to those in the rows; keeps its labels if they include those of the rows.
 
     Args:
-        config: changed in place.
+        config: the model's configuration, changed in place.
         problem: kind of output.
-        column: of the labels; None where there are none to name.
-        rows: of all splits.
+        column: column of labels; None: the labels have no names (question answering).
+        rows: rows of all splits.
 
     Raises:
-        TrimformerError: the rows mix label names and numbers.
+        TrimformerError: the labels mix names and numbers, are neither, or are not valid class ids.
     """
-    # What an earlier fine-tuning left must not decide.
+    # The problem type of an earlier fine-tuning must not override that of the data.
     config.problem_type = None
     if problem == "multi_label":
         config.problem_type = "multi_label_classification"
@@ -83,42 +85,41 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
     if column is None or problem == "regression":
         return
     values = [row[column] for row in rows if row.get(column) is not None]
-    lists = [value.split() if isinstance(value, str) else value for value in values] if _has_lists(problem) else []
+    has_lists = problem in ("multi_label", "tokens")
+    lists = [value.split() if isinstance(value, str) else value for value in values] if has_lists else []
     items = [item for value in lists for item in value] if lists else values
     if not all(isinstance(item, str | int | float) for item in items):
         raise TrimformerError(f"column '{column}' holds labels that are neither names nor numbers")
-    found = set(items)
-    named = {isinstance(item, str) and not item.lstrip("-").isdigit() for item in found}
-    if len(named) > 1:
+    labels = set(items)
+    is_name = {isinstance(label, str) and not label.lstrip("-").isdigit() for label in labels}
+    if len(is_name) > 1:
         raise TrimformerError(f"column '{column}' mixes label names and numbers; use one or the other")
-    if named == {True}:
-        names = sorted(found)
+    if is_name == {True}:
+        names = sorted(labels)
         if set(names) <= set(config.label2id or {}):
             return
     else:
-        _check_ids(found, column)
-        multi_hot = problem == "multi_label" and found <= {0, 1} and len({len(value) for value in lists}) == 1
-        count = len(lists[0]) if multi_hot else max((int(item) for item in found), default=0) + 1
-        present = config.num_labels or 0
+        _check_class_ids(labels, column)
+        multi_hot = problem == "multi_label" and labels <= {0, 1} and len({len(value) for value in lists}) == 1
+        count = len(lists[0]) if multi_hot else max((int(label) for label in labels), default=0) + 1
+        config_count = config.num_labels or 0
         has_head = architecture_of(config).endswith(_HEADS)
-        if present == count or (present > count and has_head and not multi_hot):
+        if config_count == count or (config_count > count and has_head and not multi_hot):
             return
         names = [f"LABEL_{i}" for i in range(max(count, 2))]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
 
 
-def _check_ids(found: set[Any], column: str) -> None:
-    """Raises:
-    TrimformerError: labels that are numbers are no ids of classes.
+def _check_class_ids(labels: set[Any], column: str) -> None:
+    """Checks that labels are class ids.
+
+    Raises:
+        TrimformerError: a label is not an integer from 0 to `MAX_CLASSES` - 1.
     """
-    for item in found:
-        number = float(item) if not isinstance(item, int) else item
+    for label in labels:
+        number = float(label) if not isinstance(label, int) else label
         if not 0 <= number < MAX_CLASSES or number != int(number):
             raise TrimformerError(
-                f"column '{column}' holds the label {item}; number classes from 0 on, to {MAX_CLASSES - 1} at most"
+                f"column '{column}' has the label {label}; number the classes from 0 to at most {MAX_CLASSES - 1}"
             )
-
-
-def _has_lists(problem: Problem) -> bool:
-    return problem in ("multi_label", "tokens")

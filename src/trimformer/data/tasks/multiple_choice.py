@@ -1,4 +1,4 @@
-"""Multiple choice: which of several texts goes on best."""
+"""Multiple choice tasks: the model picks the best of several continuations."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,19 @@ QUESTION_COLUMNS = ("sent2", "question", "query")
 CHOICES_COLUMNS = ("choices", "endings", "options", "candidates", "answers")
 LABEL_COLUMNS = ("label", "labels", "answer", "answerkey", "answer_key", "correct", "target")
 
-_NUMBERED = re.compile(r"(ending|choice|option|answer|sol|solution|hypothesis)_?\d+", re.IGNORECASE)
+_NUMBERED_CHOICE = re.compile(r"(ending|choice|option|answer|sol|solution|hypothesis)_?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceTask(Task):
-    """A beginning and several endings per row, of which one is right.
+    """A context, a question or both per row, and several choices, one of which is correct.
 
     Attributes:
-        context_column: what all choices share, the first text of each pair; None: there is only a question.
-        question_column: what each choice continues: put before it where there is a context, else the first text.
+        context_column: text that all choices share, the first text of each pair; None: there is only a question.
+        question_column: with a context, the text put before each choice; without one, the first text of each pair.
         choice_columns: one column of lists, or one column per choice.
-        label_column: the right choice by its position from 0, its letter (A, B, ...), its name in `choices["label"]`,
-            or its text; None: the rows are unlabelled.
+        label_column: the correct choice, given by its position from 0, its letter (A, B, ...), its name in
+            `choices["label"]`, or its text; None: the rows are unlabelled.
     """
 
     problem: Problem = "single_label"
@@ -47,69 +47,73 @@ class ChoiceTask(Task):
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
 
     @property
-    def _beginnings(self) -> list[str]:
+    def _prompt_columns(self) -> list[str]:
         return [name for name in (self.context_column, self.question_column) if name]
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
-        """See `Task.encode`; the values of a feature are lists with one list per choice."""
-        beginnings = self._beginnings
+        """See `Task.encode`; each value of a feature is a list with one list per choice."""
+        prompt_columns = self._prompt_columns
         label_column = self.label_column if any(self.label_column in row for row in rows) else None
-        check_columns(rows, (*beginnings, *self.choice_columns, *([label_column] if label_column else [])))
+        check_columns(rows, (*prompt_columns, *self.choice_columns, *([label_column] if label_column else [])))
         texts: tuple[list[str], list[str]] = ([], [])
         counts, labels = [], []
         for number, row in numbered(rows):
             choices, names = self.choices(row, f"row {number}")
-            begins = [as_text(row[name], f"column '{name}' in row {number}") for name in beginnings]
-            texts[0].extend(begins[:1] * len(choices))
-            texts[1].extend(" ".join([*begins[1:], choice]) for choice in choices)
+            prompts = [as_text(row[name], f"column '{name}' in row {number}") for name in prompt_columns]
+            texts[0].extend(prompts[:1] * len(choices))
+            texts[1].extend(" ".join([*prompts[1:], choice]) for choice in choices)
             counts.append(len(choices))
             if label_column:
-                labels.append(_right_choice(row[label_column], choices, names, f"row {number}"))
+                labels.append(_read_choice(row[label_column], choices, names, f"row {number}"))
         encoded = iter(encode_texts(texts, self, processor, config))
         features: list[dict[str, Any]] = []
         for count in counts:
-            chosen = [next(encoded) for _ in range(count)]
-            features.append({key: [choice[key] for choice in chosen] for key in chosen[0]})
+            row_choices = [next(encoded) for _ in range(count)]
+            features.append({key: [choice[key] for choice in row_choices] for key in row_choices[0]})
         for feature, label in zip(features, labels, strict=False):
             feature["labels"] = label
         return features
 
     def choices(self, row: Mapping[str, Any], where: str) -> tuple[list[str], list[str]]:
-        """A row's choices, and their names where it has them.
+        """Returns a row's choices and their names, if any.
 
         Raises:
-            TrimformerError: it has no list of them.
+            TrimformerError: the row has fewer than two choices, or a choice is not a text.
         """
-        values, names = self._values(row)
+        values, names = self._choice_values(row)
         if not isinstance(values, list | tuple) or len(values) < 2:
-            raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is no list of two choices or more")
+            raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is not a list of two or more choices")
         return [as_text(value, f"a choice of {where}") for value in values], names
 
-    def _values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
-        """What stands where the choices should, and their names."""
+    def _choice_values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """Returns the unchecked contents of a row's choice columns, and the names of the choices."""
         values: Any = [row.get(name) for name in self.choice_columns]
         names: list[str] = []
         if len(self.choice_columns) == 1:
             values = values[0]
-            if isinstance(values, Mapping):  # CommonsenseQA, ARC
+            if isinstance(values, Mapping):  # as in CommonsenseQA and ARC
                 values, names = values.get("text"), [str(name) for name in values.get("label") or ()]
             values = values.tolist() if hasattr(values, "tolist") else values
         return values, names
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
-        values, _ = self._values(row)
-        texts = [*map(row.get, self._beginnings), *values] if isinstance(values, list | tuple) and values else [None]
-        return all(map(is_blank, texts))
+        """See `Task.is_blank`; a row without choices is not blank but invalid."""
+        values, _ = self._choice_values(row)
+        if not isinstance(values, list | tuple) or not values:
+            return False
+        return all(map(is_blank, [*map(row.get, self._prompt_columns), *values]))
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """See `Task.score`; computes the accuracy."""
         if not features or "labels" not in features[0]:
             return {}
         pairs = zip(outputs, features, strict=True)
-        right = np.array([int(output.argmax()) == feature["labels"] for output, feature in pairs])
-        return {"accuracy": float(right.mean()), "accuracy_ci95": confidence_interval(right)}
+        correct = np.array([int(output.argmax()) == feature["labels"] for output, feature in pairs])
+        return {"accuracy": float(correct.mean()), "accuracy_ci95": confidence_interval(correct)}
 
 
-def _right_choice(value: Any, choices: Sequence[str], names: Sequence[str], where: str) -> int:
+def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where: str) -> int:
+    """Returns the position of the choice that a label denotes by name, text, letter or position, in this order."""
     text = str(value).strip()
     if text in names:
         return names.index(text)
@@ -120,7 +124,7 @@ def _right_choice(value: Any, choices: Sequence[str], names: Sequence[str], wher
     else:
         position = int(float(text)) if re.fullmatch(r"\d+(\.0+)?", text) else -1
     if not 0 <= position < len(choices):
-        raise TrimformerError(f"label '{value}' in {where} is none of its {len(choices)} choices")
+        raise TrimformerError(f"label '{value}' in {where} matches none of its {len(choices)} choices")
     return position
 
 
@@ -131,23 +135,23 @@ def choice_task(
     label_column: str | None = None,
     max_length: int = NO_LIMIT,
 ) -> ChoiceTask:
-    """A task for the user's own rows; columns not named are guessed from the usual names.
+    """Creates a task for the user's own rows; columns that are not named are guessed from the usual names.
 
     Args:
         rows: the user's examples.
-        text_columns: of the beginning and of the list of choices.
-        label_column: of the right choice.
-        max_length: tokens beyond which a text is cut.
+        text_columns: the column of questions or contexts, and the column of lists of choices.
+        label_column: column of the correct choice.
+        max_length: maximum number of tokens per pair of texts.
 
     Raises:
-        TrimformerError: a column is not named and cannot be guessed.
+        TrimformerError: a column is not named and cannot be guessed, or one text column is named instead of two.
     """
     row = rows[0]
     context = question = None
     if text_columns is not None:
         if len(text_columns) != 2:
             raise TrimformerError(
-                f"'{text_columns[0]}' is one column; name two: the beginning's and that of the list of choices"
+                f"'{text_columns[0]}' is one column; name two, the questions and the lists of choices"
             )
         context = text_columns[0]
         choices: tuple[str, ...] = (text_columns[1],)
@@ -155,9 +159,10 @@ def choice_task(
         context, question = guess_column(CONTEXT_COLUMNS, row), guess_column(QUESTION_COLUMNS, row)
         if context is None and question is None:
             raise missing_column("column of questions", row)
-        of_lists = [name for name in CHOICES_COLUMNS if not isinstance(row.get(name), str)]
-        single = guess_column(of_lists, row, [context or "", question or ""])
-        choices = (single,) if single else tuple(sorted(name for name in row if _NUMBERED.fullmatch(name)))
+        list_columns = [name for name in CHOICES_COLUMNS if not isinstance(row.get(name), str)]
+        list_column = guess_column(list_columns, row, [context or "", question or ""])
+        numbered_columns = sorted(name for name in row if _NUMBERED_CHOICE.fullmatch(name))
+        choices = (list_column,) if list_column else tuple(numbered_columns)
         if not choices:
             raise missing_column("column of choices", row)
     label = label_column or guess_column(LABEL_COLUMNS, row, choices)

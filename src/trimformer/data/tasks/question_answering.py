@@ -1,7 +1,7 @@
-"""Extractive question answering on rows with SQuAD's columns: windows over the context, and the best span."""
+"""Extractive question answering: long contexts are split into windows, and the answer is the best-scoring span."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,26 +31,26 @@ PAIR_COLUMNS = (
     ("query", "passage"),
     ("query", "document"),
     ("query", "text"),
-    ("text", "text_pair"),  # what tuples become
+    ("text", "text_pair"),  # from tuples of two texts
 )
 
-WINDOWS_AT_ONCE = 256  # windows: bounds the memory of scoring
+WINDOWS_AT_ONCE = 256  # bounds the memory that scoring needs
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpanTask(Task):
-    """A question and a context per row; the answer is a span of the context, or none.
+    """A question and a context per row, in SQuAD's format; the answer is a span of the context, or empty.
 
-    A context that is too long for the model is read in overlapping windows, one feature each.
+    A context that is too long for the model becomes several features, one per overlapping window.
 
     Attributes:
-        pair_columns: of the question and of the context.
-        stride: tokens that neighbouring windows share.
-        n_best: starts, and ends, that are paired to find a window's best span.
-        max_answer_length: tokens of the longest answer given.
-        with_unanswerable: some questions have no answer in their context (SQuAD 2.0).
+        pair_columns: the question column and the context column.
+        stride: number of tokens that neighbouring windows share.
+        n_best: number of best start and end positions that are combined to find a window's best span.
+        max_answer_length: maximum number of tokens in a predicted answer.
+        with_unanswerable: whether some questions have no answer in their context (SQuAD 2.0).
     """
 
     problem: Problem = "span"
@@ -64,14 +64,14 @@ class SpanTask(Task):
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
-        """See `Task.encode`; one feature per window.
+        """See `Task.encode`; returns one feature per window.
 
-        Features also hold the row's index as `example`, and as `offsets` where in the context each of
-        its tokens starts and ends, None for the other tokens.
+        Each feature also has `example`, the index of its row, and `offsets`, the start and end character of each
+        token in the context (None for tokens outside the context).
         """
         tokenizer, labelled = tokenizer_of(processor), _has_answers(rows)
         check_columns(rows, (*self.pair_columns, *(["answers"] if labelled else [])))
-        check_token_offsets(tokenizer)
+        require_token_offsets(tokenizer)
         questions, contexts = (column_texts(rows, column) for column in self.pair_columns)
         answers = [
             _first_answer(row, context, f"row {number}") if labelled else None
@@ -80,13 +80,13 @@ class SpanTask(Task):
 
         max_length = self.length_limit(tokenizer, config)
         stride = min(self.stride, max_length // 3)
-        # this many tokens of the question leave a window longer than the overlap
+        # With a question of at most this length, a window is longer than the overlap.
         question_length = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
         if question_length < 1:
-            raise TrimformerError(f"max_length {max_length} leaves no room for a question and a context; raise it")
+            raise TrimformerError(f"max_length {max_length} leaves no room for a question and its context; raise it")
         encoded = tokenize(
             tokenizer,
-            _shorten([question.lstrip() for question in questions], tokenizer, question_length),
+            _truncate([question.lstrip() for question in questions], tokenizer, question_length),
             contexts,
             truncation="only_second",
             max_length=max_length,
@@ -106,38 +106,39 @@ class SpanTask(Task):
         return features
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
+        """See `Task.is_blank`."""
         return all(is_blank(row.get(column)) for column in self.pair_columns)
 
     def predict_answers(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> list[str]:
-        """Each row's best answer over its windows, "" where there is none.
+        """Returns each row's best answer over all its windows, or "" for no answer.
 
-        With unanswerable questions it is "" too where "no answer", which is start and end at the first
-        token and the least of the windows, scores higher.
+        With unanswerable questions, the answer is also "" if the null score is higher than the best span's score. The
+        null score of a window is that of a span from the first to the first token; of a row, the lowest of its windows.
         """
         spans: list[Span] = [(0, 0)] * len(rows)
-        best, null = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
+        best_scores, null_scores = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
         for first in range(0, len(features), WINDOWS_AT_ONCE):
             chunk = slice(first, first + WINDOWS_AT_ONCE)
-            found = self._best_spans(outputs[chunk], features[chunk])
-            for window, score, null_score, span in zip(features[chunk], *found, strict=True):
-                example = window["example"]
-                null[example] = min(null[example], null_score)
-                if score > best[example]:
-                    best[example], spans[example] = score, span
+            for window, best in zip(features[chunk], self._best_spans(outputs[chunk], features[chunk]), strict=True):
+                example, (score, null_score, span) = window["example"], best
+                null_scores[example] = min(null_scores[example], null_score)
+                if score > best_scores[example]:
+                    best_scores[example], spans[example] = score, span
         if self.with_unanswerable:
-            spans = [(0, 0) if n > b else span for span, n, b in zip(spans, null, best, strict=True)]
+            unanswered = null_scores > best_scores
+            spans = [(0, 0) if empty else span for span, empty in zip(spans, unanswered, strict=True)]
         contexts = (str(row[self.pair_columns[1]]) for row in rows)
         return [context[start:end].strip() for context, (start, end) in zip(contexts, spans, strict=True)]
 
     def _best_spans(
         self, outputs: Sequence[Tensor], windows: Sequence[Features]
-    ) -> tuple[list[float], list[float], list[Span]]:
-        """Each window's best score (-inf without a span), its score of "no answer", and its best span."""
+    ) -> Iterator[tuple[float, float, Span]]:
+        """Yields each window's best score (-inf if it has no valid span), its null score and its best span."""
         lengths = [len(window["input_ids"]) for window in windows]
         logits = pad_sequence([output[:n].float() for output, n in zip(outputs, lengths, strict=True)], True)
         offsets = [torch.tensor([span or (0, 0) for span in window["offsets"]]) for window in windows]
-        places = pad_sequence(offsets, True)  # [windows, length, 2]: empty outside of the context
-        outside = (places[..., 1] <= places[..., 0]).unsqueeze(-1)
+        characters = pad_sequence(offsets, True)  # [windows, length, 2], empty ranges outside the context
+        outside = (characters[..., 1] <= characters[..., 0]).unsqueeze(-1)
         k = min(self.n_best, logits.shape[1])
         scores, tokens = logits.masked_fill(outside, -torch.inf).topk(k, dim=1)  # [windows, k, 2]
         sums = scores[:, :, None, 0] + scores[:, None, :, 1]  # [windows, starts, ends]
@@ -145,11 +146,13 @@ class SpanTask(Task):
         sums = sums.masked_fill((sizes < 1) | (sizes > self.max_answer_length), -torch.inf)
         best, pair = sums.flatten(1).max(1)
         row = torch.arange(len(windows))
-        start = places[row, tokens[row, pair // k, 0], 0]
-        end = places[row, tokens[row, pair % k, 1], 1]
-        return best.tolist(), logits[:, 0].sum(-1).tolist(), list(zip(start.tolist(), end.tolist(), strict=True))
+        start = characters[row, tokens[row, pair // k, 0], 0]
+        end = characters[row, tokens[row, pair % k, 1], 1]
+        spans = zip(start.tolist(), end.tolist(), strict=True)
+        return zip(best.tolist(), logits[:, 0].sum(-1).tolist(), spans, strict=True)
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """See `Task.score`; computes SQuAD's exact match and F1, also by answerability if some are unanswerable."""
         if not _has_answers(rows):
             return {}
         predictions = self.predict_answers(outputs, features, rows)
@@ -161,20 +164,22 @@ class SpanTask(Task):
         metrics |= {"exact_match_ci95": confidence_interval(exact), "f1_ci95": confidence_interval(f1)}
         if self.with_unanswerable:
             answerable = np.array([bool(gold) for gold in golds])
-            for name, part in (("has_ans", answerable), ("no_ans", ~answerable)):
-                if part.any():
-                    metrics |= {f"{name}_exact": float(exact[part].mean()), f"{name}_f1": float(f1[part].mean())}
+            for name, subset in (("has_ans", answerable), ("no_ans", ~answerable)):
+                if subset.any():
+                    metrics |= {f"{name}_exact": float(exact[subset].mean()), f"{name}_f1": float(f1[subset].mean())}
         return metrics
 
 
-def check_token_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises:
-    TrimformerError: the tokenizer cannot tell which token is where.
+def require_token_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that the tokenizer can align labels with tokens.
+
+    Raises:
+        TrimformerError: the tokenizer is not a fast one, or pads on the left.
     """
     if not tokenizer.is_fast:
-        raise TrimformerError(f"{type(tokenizer).__name__} gives no token positions; load a fast tokenizer")
+        raise TrimformerError(f"{type(tokenizer).__name__} returns no token positions; load a fast tokenizer")
     if tokenizer.padding_side != "right":
-        raise TrimformerError("the tokenizer pads on the left, which moves the labels; set padding_side='right'")
+        raise TrimformerError("the tokenizer pads on the left, which shifts the labels; set padding_side='right'")
 
 
 def _has_answers(rows: Rows) -> bool:
@@ -182,34 +187,35 @@ def _has_answers(rows: Rows) -> bool:
 
 
 def _first_answer(row: Mapping[str, Any], context: str, where: str) -> Span | None:
-    """Where the first gold answer starts and ends in the context, spaces around it left out."""
+    """Returns the start and end character of the first gold answer in the context, without surrounding spaces."""
     answers = row["answers"]
     try:
         texts, starts = list(answers["text"]), list(answers["answer_start"])
         if len(texts) != len(starts):
-            raise ValueError("texts and starts differ in number")
+            raise ValueError("the numbers of texts and starts differ")
         if not texts:
             return None
-        first = texts[0], starts[0]
-        text, start = as_text(first[0], f"the answer of {where}"), int(first[1])
+        text, start = as_text(texts[0], f"the answer of {where}"), int(starts[0])
     except TrimformerError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise TrimformerError(f"answers of {where} are not SQuAD's: lists 'text' and 'answer_start'") from None
-    stands = context[max(start, 0) : max(start, 0) + len(text)]
+        raise TrimformerError(
+            f"'answers' of {where} are not in SQuAD's format; give lists 'text' and 'answer_start' of the same length"
+        ) from None
+    context_text = context[max(start, 0) : max(start, 0) + len(text)]
     start += len(text) - len(text.lstrip())
     end = start + len(text.strip())
     if not 0 <= start <= end <= len(context):
         raise TrimformerError(f"the answer of {where} lies outside its context, at characters {start} to {end}")
-    if not squad_exact(stands, [text]):  # case and punctuation do not count
+    if not squad_exact(context_text, [text]):  # ignores case and punctuation
         raise TrimformerError(
-            f"the answer of {where}, '{text[:40]}', does not stand at its answer_start; '{stands[:40]}' does"
+            f"the answer of {where}, '{text[:40]}', does not match its context at answer_start, '{context_text[:40]}'"
         )
     return (start, end) if end > start else None
 
 
 def _token_span(offsets: Sequence[Span | None], answer: Span | None) -> Span:
-    """First and last token of the answer; the first token of all where the window does not hold all of it."""
+    """Returns the first and last token of the answer, or (0, 0) if the window does not contain all of it."""
     context = [i for i, span in enumerate(offsets) if span]
     spans = [span for span in offsets if span]
     if answer is None or not spans or answer[0] < spans[0][0] or answer[1] > spans[-1][1]:
@@ -219,8 +225,8 @@ def _token_span(offsets: Sequence[Span | None], answer: Span | None) -> Span:
     return (context[first], context[last]) if first <= last else (0, 0)
 
 
-def _shorten(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
-    """Cuts questions to `length` tokens."""
+def _truncate(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
+    """Truncates questions to `length` tokens."""
     encoded = tokenize(
         tokenizer,
         questions,
@@ -236,23 +242,23 @@ def _shorten(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: i
 
 
 def span_task(rows: Rows, *, text_columns: Sequence[str] | None = None, max_length: int = 384) -> SpanTask:
-    """A task for the user's own rows; some unanswerable where a row has an empty list of answers.
+    """Creates a task for the user's own rows; an empty list of answers marks an unanswerable question.
 
     Args:
         rows: the user's examples.
-        text_columns: of the question and of the context; None: guessed from the usual names.
-        max_length: tokens of a window.
+        text_columns: the question column and the context column; None: guessed from the usual names.
+        max_length: maximum number of tokens per window.
 
     Raises:
-        TrimformerError: no pair of columns is named and none can be guessed.
+        TrimformerError: the columns are not named and cannot be guessed, or one column is named instead of two.
     """
     if text_columns is None:
-        usual = ([guess_column([name], rows[0]) for name in pair] for pair in PAIR_COLUMNS)
-        text_columns = next(([str(name) for name in pair] for pair in usual if all(pair)), None)
+        pairs = ([guess_column([name], rows[0]) for name in pair] for pair in PAIR_COLUMNS)
+        text_columns = next(([str(name) for name in pair] for pair in pairs if all(pair)), None)
     if text_columns is None:
         raise missing_column("columns of a question and its context", rows[0])
     if len(text_columns) != 2:
-        raise TrimformerError(f"'{text_columns[0]}' is one column; name two: the question's and the context's")
+        raise TrimformerError(f"'{text_columns[0]}' is one column; name two, the questions and their contexts")
     answers = [row["answers"] for row in rows if row.get("answers") is not None]
     return SpanTask(
         name="span",
@@ -263,7 +269,7 @@ def span_task(rows: Rows, *, text_columns: Sequence[str] | None = None, max_leng
     )
 
 
-# 170 is the paper's figure, for both
+# The paper's average length is 170 for both.
 SPAN_TASKS = (
     SpanTask(name="squad", hub=("rajpurkar/squad", None), metric="f1", average_length=170),
     SpanTask(

@@ -1,4 +1,4 @@
-"""What tasks with a label per sample share, whatever the sample is: which labels, and their scores."""
+"""Labels of whole samples (classes or a number) and their scores, shared by text, image and audio tasks."""
 
 import ast
 import math
@@ -27,28 +27,31 @@ LABEL_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTask(Task):
-    """Samples with at most one label (or list of labels) each.
+    """Base class of tasks with at most one label (or list of labels) per sample.
 
     Attributes:
-        label_column: None: the rows are unlabelled, or their labels are in columns of their own.
-        one_hot: one column of zeros and ones per label, in the order of the model's.
-        metrics: what is reported; the first is the main one.
+        label_column: column of labels; None: the rows are unlabelled or use `indicator_columns`.
+        indicator_columns: one column of zeros and ones per label, in the order of the model's labels.
+        metrics: reported metrics; the first is the main one.
     """
 
     label_column: str | None = "label"
-    one_hot: tuple[str, ...] = ()
+    indicator_columns: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
 
-    def labels(self, rows: Rows, config: PreTrainedConfig) -> list[Any] | None:
-        """A label per row; None where the rows have none.
+    def read_labels(self, rows: Rows, config: PreTrainedConfig) -> list[Any] | None:
+        """Returns one label per row, or None if the rows are unlabelled.
 
         Raises:
-            TrimformerError: some rows have a label and some have none, or it is not one of the model's.
+            TrimformerError: only some rows have a label, or a label is unknown to the model.
         """
-        if self.one_hot:
-            check_columns(rows, self.one_hot)
-            return [[_bit(row[name], name, number) for name in self.one_hot] for number, row in numbered(rows)]
-        # Unlabelled rows are welcome, but not a label here and there.
+        if self.indicator_columns:
+            check_columns(rows, self.indicator_columns)
+            return [
+                [_read_indicator(row[name], name, number) for name in self.indicator_columns]
+                for number, row in numbered(rows)
+            ]
+        # All rows may be unlabelled, but not some of them.
         if self.label_column is None or not any(self.label_column in row for row in rows):
             return None
         check_columns(rows, [self.label_column])
@@ -57,6 +60,7 @@ class LabelTask(Task):
         ]
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """See `Task.score`; computes the task's `metrics`."""
         if not features or "labels" not in features[0]:
             return {}
         logits = torch.stack(list(outputs)).float().numpy()  # [samples, labels]
@@ -72,8 +76,8 @@ class LabelTask(Task):
         return scores
 
 
-def with_labels(features: Sequence[dict[str, Any]], labels: Sequence[Any] | None) -> Sequence[Features]:
-    """The features with their labels, where there are any."""
+def add_labels(features: Sequence[dict[str, Any]], labels: Sequence[Any] | None) -> Sequence[Features]:
+    """Adds the labels, if any, to the features in place and returns the features."""
     if labels is not None:
         for feature, label in zip(features, labels, strict=True):
             feature["labels"] = label
@@ -81,41 +85,42 @@ def with_labels(features: Sequence[dict[str, Any]], labels: Sequence[Any] | None
 
 
 def label_fields(
-    problem: Problem, rows: Rows, names: Sequence[str], column: str | None = None, taken: Sequence[str] = ()
+    problem: Problem, rows: Rows, names: Sequence[str], column: str | None = None, input_columns: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The arguments of a `LabelTask` that say where the labels are, and how outputs are scored.
+    """Returns the fields of a `LabelTask` that define where the labels are and how outputs are scored.
 
     Args:
-        problem: kind of the model's output; only classes and numbers have labels here.
+        problem: kind of model output; only classification and regression have labels per sample.
         rows: the user's examples.
-        names: the model's labels by id.
-        column: of the labels; None: guessed from the usual names, or for several labels from `names` as columns.
-        taken: columns that hold something else.
+        names: the model's labels, ordered by id.
+        column: column of labels; None: guessed from the usual names; for multi-label problems, columns named after
+            the labels are found too.
+        input_columns: columns that hold the inputs and therefore no labels.
     """
     metrics: tuple[str, ...] = {
         "single_label": ("accuracy", "f1" if len(names) == 2 else "macro_f1"),
         "multi_label": ("micro_f1", "macro_f1"),
         "regression": ("pearson", "spearman"),
     }.get(problem, ())
-    one_hot: tuple[str, ...] = ()
+    indicator_columns: tuple[str, ...] = ()
     if not metrics:
         column = None
     elif column is None:
-        column = guess_column(LABEL_COLUMNS, rows[0], taken)
+        column = guess_column(LABEL_COLUMNS, rows[0], input_columns)
         if problem == "multi_label" and column is None:
-            found = [guess_column([name.strip().lower()], rows[0], taken) for name in names]
-            one_hot = tuple(name for name in found if name) if all(found) else ()
+            columns = [guess_column([name.strip().lower()], rows[0], input_columns) for name in names]
+            indicator_columns = tuple(name for name in columns if name) if all(columns) else ()
     return {
         "problem": problem,
         "label_column": column,
-        "one_hot": one_hot,
+        "indicator_columns": indicator_columns,
         "metrics": metrics,
-        "metric": metrics[0] if metrics and (column or one_hot) else None,
+        "metric": metrics[0] if metrics and (column or indicator_columns) else None,
     }
 
 
 def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
-    """Checks all rows, whichever are drawn.
+    """Checks that either all rows of all splits have a label or none has, before samples are drawn from them.
 
     Raises:
         TrimformerError: some rows have a label and some have none.
@@ -123,32 +128,35 @@ def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
     column = task.label_column if isinstance(task, LabelTask) else None
     if column is None:
         return
-    with_label = [any(column in row for row in rows) for rows in sets]
-    for rows, labelled in zip(sets, with_label, strict=True):
-        if labelled:
-            check_columns(rows, [column])
-    if any(with_label) and not all(with_label):
+    labelled = [rows for rows in sets if any(column in row for row in rows)]
+    for rows in labelled:
+        check_columns(rows, [column])
+    if 0 < len(labelled) < len(sets):
         raise TrimformerError(f"some splits of the data have the column '{column}', others do not; label all or none")
 
 
 def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
-    """The model's labels by id."""
+    """Returns the model's labels, ordered by id."""
     return tuple(str(name) for _, name in sorted((int(i), name) for i, name in (config.id2label or {}).items()))
 
 
 def read_label(value: Any, problem: Problem, config: PreTrainedConfig, where: str) -> int | float | list[float]:
-    """A label as the model's loss takes it: a class's id, a number, or zeros and ones for all classes.
+    """Converts a label to the form that the model's loss expects: a class id, a number, or one 0 or 1 per class.
 
-    Several labels are a list of ids or of names, of zeros and ones, or a text that joins them with commas,
-    semicolons, bars or spaces.
+    Args:
+        value: a class id or name, or a number. For a multi-label problem: a list of ids or names, one 0 or 1 per
+            class, or a string of labels separated by commas, semicolons, bars or spaces.
+        problem: kind of model output.
+        config: the model's configuration.
+        where: the row, for error messages.
 
     Raises:
-        TrimformerError: it is not one of the model's.
+        TrimformerError: the value has another form, or names an unknown class.
     """
     value = value.tolist() if hasattr(value, "tolist") else value
     if problem == "single_label":
         if isinstance(value, list):
-            raise TrimformerError(f"{where} has a list of labels; this model gives one label")
+            raise TrimformerError(f"{where} has a list of labels, but this model predicts one label per sample")
         return class_id(value, config, where)
     if problem == "regression":
         try:
@@ -156,23 +164,25 @@ def read_label(value: Any, problem: Problem, config: PreTrainedConfig, where: st
         except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if not math.isfinite(number):
-            raise TrimformerError(f"label '{value}' in {where} is not a number; this model is a regressor")
+            raise TrimformerError(f"label '{value}' in {where} is not a finite number; this model is a regressor")
         return number
-    names = _split(value, config.label2id or {}) if isinstance(value, str) else value
+    names = _split_labels(value, config.label2id or {}) if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
-        raise TrimformerError(f"label '{value}' in {where} is not a list; this model gives several labels")
+        raise TrimformerError(
+            f"label '{value}' in {where} is not a list; this model predicts several labels per sample"
+        )
     num_labels = config.num_labels or 0
     if len(names) == num_labels and all(v in (0, 1) for v in names):
         return [float(v) for v in names]
-    chosen = {class_id(name, config, where) for name in names}
-    return [float(i in chosen) for i in range(num_labels)]
+    ids = {class_id(name, config, where) for name in names}
+    return [float(i in ids) for i in range(num_labels)]
 
 
-def _split(text: str, known: Mapping[str, Any]) -> Any:
-    """The labels that a text lists; a text that is a label as a whole is that one."""
-    if text.strip() in known:
+def _split_labels(text: str, label_ids: Mapping[str, Any]) -> Any:
+    """Splits a string into labels; a string that is itself one of the model's labels is not split."""
+    if text.strip() in label_ids:
         return [text.strip()]
-    if text.lstrip().startswith("["):  # how pandas writes a list to CSV
+    if text.lstrip().startswith("["):  # pandas writes a list to CSV this way
         try:
             return ast.literal_eval(text.strip())
         except (SyntaxError, ValueError):
@@ -181,11 +191,11 @@ def _split(text: str, known: Mapping[str, Any]) -> Any:
     return [part.strip() for part in parts if part.strip()] if len(parts) > 1 else text.split()
 
 
-def _bit(value: Any, name: str, number: int) -> float:
+def _read_indicator(value: Any, column: str, number: int) -> float:
     try:
-        bit = float(value)
+        indicator = float(value)
     except (TypeError, ValueError, OverflowError):
-        bit = math.nan
-    if bit not in (0, 1):
-        raise TrimformerError(f"'{name}' in row {number} is '{value}'; columns named after labels hold 0 or 1")
-    return bit
+        indicator = math.nan
+    if indicator not in (0, 1):
+        raise TrimformerError(f"'{column}' in row {number} is '{value}'; a column named after a label must hold 0 or 1")
+    return indicator

@@ -1,4 +1,4 @@
-"""Single texts and pairs: classification, regression, multi-label, and unlabelled text."""
+"""Text tasks: classification, regression and multi-label problems on texts or text pairs, and unlabelled texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from trimformer.data.batches import Features
+from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
-from trimformer.data.tasks.sample_labels import LabelTask, label_fields, with_labels
+from trimformer.data.tasks.sample_labels import LabelTask, add_labels, label_fields
 from trimformer.data.tasks.text_values import column_texts, is_blank
 from trimformer.errors import TrimformerError
 
@@ -31,13 +32,13 @@ PAIR_COLUMNS = (
     ("query", "document"),
 )
 
-# Their text tower was trained on texts padded to full length, and looks at the last token.
+# These text towers were trained on texts padded to full length and pool the last token.
 _FULL_LENGTH = ("siglip", "siglip2", "siglip_text_model", "siglip2_text_model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(LabelTask):
-    """One text or a pair per row, and at most one label (or list of labels).
+    """One text or text pair per row, with at most one label (or list of labels).
 
     Attributes:
         text_columns: one column, or two for pairs.
@@ -48,53 +49,58 @@ class TextTask(LabelTask):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`."""
         check_columns(rows, self.text_columns)
-        labels = self.labels(rows, config)
+        labels = self.read_labels(rows, config)
         texts = [column_texts(rows, column) for column in self.text_columns]
-        return with_labels(encode_texts(texts, self, processor, config), labels)
+        return add_labels(encode_texts(texts, self, processor, config), labels)
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
+        """See `Task.is_blank`."""
         return all(is_blank(row.get(column)) for column in self.text_columns)
 
 
 def encode_texts(
     texts: Sequence[list[str]], task: Task, processor: Any, config: PreTrainedConfig
 ) -> list[dict[str, Any]]:
-    """The tokenizer's output per sample, cut at the task's limit.
+    """Tokenizes texts and truncates them at the task's length limit.
 
     Args:
         texts: one list, or two for pairs.
-        task: gives the limit.
-        processor: the tokenizer, or what holds it.
-        config: of the model.
+        task: task that sets the length limit.
+        processor: the tokenizer, or a processor that contains it.
+        config: the model's configuration.
+
+    Returns:
+        The tokenizer's output for each sample.
 
     Raises:
-        TrimformerError: the limit leaves no room for a text.
+        TrimformerError: the limit leaves no room for a text beside the special tokens.
     """
     padding = "max_length" if config.model_type in _FULL_LENGTH else False
     limit = task.length_limit(processor, config)
     needed = tokenizer_of(processor).num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
     if limit < needed:
         raise TrimformerError(
-            f"a maximum length of {limit} leaves no room for a text: {needed} tokens are the least; raise it"
+            f"a maximum length of {limit} leaves no room for a text; raise it to {needed} tokens or more"
         )
     encoded = tokenize(tokenizer_of(processor), *texts, truncation=True, max_length=limit, padding=padding)
     return [{key: encoded[key][i] for key in encoded} for i in range(len(texts[0]))]
 
 
 def guess_text_columns(columns: Iterable[str]) -> tuple[str, ...] | None:
-    """The usual names of a pair of text columns, else of one, that are among `columns`, however they are written."""
+    """Returns the columns with the usual names of a text pair, else of a single text; None if there are none."""
     columns = list(columns)
     for pair in PAIR_COLUMNS:
-        found = [guess_column([name], columns) for name in pair]
-        if all(found):
-            return tuple(map(str, found))
+        pair_columns = [guess_column([name], columns) for name in pair]
+        if all(pair_columns):
+            return tuple(map(str, pair_columns))
     single = guess_column(TEXT_COLUMNS, columns)
     return (single,) if single else None
 
 
 def text_task(
-    problem: Any,
+    problem: Problem,
     rows: Rows,
     *,
     text_columns: Sequence[str] | None = None,
@@ -102,7 +108,7 @@ def text_task(
     label_names: Sequence[str] = ("0", "1"),
     max_length: int = 128,
 ) -> TextTask:
-    """A task for the user's own rows; columns not named are guessed from the usual names.
+    """Creates a task for the user's own rows; columns that are not named are guessed from the usual names.
 
     Raises:
         TrimformerError: no text column is named and none can be guessed.

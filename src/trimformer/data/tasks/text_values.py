@@ -1,4 +1,4 @@
-"""What a column of texts may hold."""
+"""Reads and validates the values of text columns."""
 
 import math
 import numbers
@@ -9,33 +9,35 @@ from trimformer.errors import TrimformerError
 
 
 def column_texts(rows: Rows, column: str) -> list[str]:
-    """The texts of a column.
+    """Returns the texts of a column.
 
     Raises:
-        TrimformerError: a row holds something else.
+        TrimformerError: a value is neither a string nor a number.
     """
     return [as_text(row[column], f"column '{column}' in row {number}") for number, row in numbered(rows)]
 
 
 def is_blank(value: Any) -> bool:
-    """Whether it is a text of nothing but spaces; what is missing, or no text, is not."""
+    """Returns whether a value is a string of nothing but white space; missing values and other types are not blank."""
     return isinstance(value, str) and not value.strip()
 
 
 def as_text(value: Any, where: str) -> str:
-    """A text, or a number as one.
+    """Returns a string unchanged and a finite number as a string.
 
     Raises:
-        TrimformerError: it is neither, or holds halves of letters (lone surrogates), which no tokenizer takes.
+        TrimformerError: the value has another type, or contains a lone surrogate, which no tokenizer accepts.
     """
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            half = ascii(value[error.start])
-            raise TrimformerError(f"{where} holds half a letter, {half}, at character {error.start + 1}") from None
+            surrogate = ascii(value[error.start])
+            raise TrimformerError(
+                f"{where} has a lone surrogate, {surrogate}, at character {error.start + 1}; replace or remove it"
+            ) from None
         return str(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
-    shown = f"{value}" if isinstance(value, float | bool) else f"of type {type(value).__name__}"
-    raise TrimformerError(f"{where} is {shown}, not a text")
+    found = f"{value}" if isinstance(value, float | bool) else f"of type {type(value).__name__}"
+    raise TrimformerError(f"{where} is {found}, not a text")

@@ -1,4 +1,4 @@
-"""One label per word: named entities, parts of speech."""
+"""Token classification tasks, such as named entities and parts of speech: one label per word."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, class_id, guess_column, missing_column
-from trimformer.data.tasks.question_answering import check_token_offsets
+from trimformer.data.tasks.question_answering import require_token_offsets
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import guess_text_columns
 from trimformer.data.tasks.text_values import as_text, is_blank
@@ -26,19 +26,19 @@ from trimformer.errors import TrimformerError
 
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags")
-UNLABELLED = -100
+UNLABELLED = -100  # label of tokens that neither the loss nor the scores count
 
 _ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTask(Task):
-    """A list of words per row and at most one tag for each; a word's tag goes to its first token.
+    """A list of words per row, with at most one tag per word; the first token of a word carries its tag.
 
     Attributes:
-        words_column: lists of words, or texts with spaces between the words.
-        tags_column: lists of class ids or names; None: the rows are unlabelled.
-        label_names: the model's classes by id; entities are scored where they are BIO or IOBES tags.
+        words_column: column of lists of words, or of texts with spaces between the words.
+        tags_column: column of lists of class ids or names; None: the rows are unlabelled.
+        label_names: the model's classes, ordered by id; BIO and IOBES tags are scored by entity.
     """
 
     problem: Problem = "tokens"
@@ -49,9 +49,10 @@ class TokenTask(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`."""
         tokenizer = tokenizer_of(processor)
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
-        check_token_offsets(tokenizer)
+        require_token_offsets(tokenizer)
         words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
         encoded = tokenize(
             _with_leading_spaces(tokenizer),
@@ -74,20 +75,25 @@ class TokenTask(Task):
         return features
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
+        """See `Task.is_blank`."""
         words = row.get(self.words_column)
         return all(map(is_blank, words)) if isinstance(words, list | tuple) else is_blank(words)
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """See `Task.score`."""
         return token_scores(outputs, features, self.label_names)
 
 
 def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names: Sequence[str]) -> dict[str, float]:
-    """Scores of entities where the names are BIO or IOBES tags, else of classes; empty without labels.
+    """Scores token labels: by entity if the class names are BIO or IOBES tags, else by class.
 
     Args:
-        outputs: logits [length, labels] per sample; what follows its labels is padding.
-        features: hold `labels`, -100 at tokens that do not count.
-        names: the model's classes by id.
+        outputs: logits [length, labels] per sample; positions beyond the sample's labels are padding.
+        features: encoded samples with `labels`, -100 at tokens that are not scored.
+        names: the model's classes, ordered by id.
+
+    Returns:
+        The scores by name; empty if there are no labels.
     """
     if not features or "labels" not in features[0]:
         return {}
@@ -96,19 +102,19 @@ def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names:
         target = np.array(feature["labels"])
         labels.append(target[target != UNLABELLED])
         predictions.append(output[: len(target)].argmax(-1).numpy()[target != UNLABELLED])
-    flat = np.concatenate(predictions), np.concatenate(labels)
-    if not len(flat[1]):
+    all_tokens = np.concatenate(predictions), np.concatenate(labels)
+    if not len(all_tokens[1]):
         return {}
-    accuracy = METRICS["accuracy"](*flat)
+    accuracy = METRICS["accuracy"](*all_tokens)
     if not _are_entity_tags(names):
-        return {"f1": METRICS["macro_f1"](*flat), "accuracy": accuracy}
-    tags = [[[names[i] for i in sample] for sample in part] for part in (labels, predictions)]
+        return {"f1": METRICS["macro_f1"](*all_tokens), "accuracy": accuracy}
+    tags = [[[names[i] for i in sample] for sample in samples] for samples in (labels, predictions)]
     precision, recall, f1, _ = precision_recall_fscore_support(*tags, average="micro", zero_division=0)
     return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "accuracy": accuracy}
 
 
 def _items(value: Any, where: str) -> list[Any]:
-    """A row's list; a text, as in a CSV file, is split at its spaces."""
+    """Returns the list in a cell; a string, as in a CSV file, is split at white space."""
     try:
         return value.split() if isinstance(value, str) else list(value)
     except TypeError:
@@ -116,8 +122,10 @@ def _items(value: Any, where: str) -> list[Any]:
 
 
 def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, or a copy that puts a space before each word: byte-level ones, RoBERTa's among them,
-    would else read a word as the inside of one."""
+    """Returns the tokenizer, or for byte-level tokenizers a copy that puts a space before each word.
+
+    Without that space, byte-level tokenizers such as RoBERTa's read each word as the continuation of another one.
+    """
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     if not isinstance(pre_tokenizer, ByteLevel) or pre_tokenizer.add_prefix_space:
         return tokenizer
@@ -127,7 +135,7 @@ def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeni
 
 
 def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
-    """Each word's label at its first token, -100 at all others."""
+    """Returns each word's label at its first token, and -100 at all other tokens."""
     return [
         UNLABELLED if word is None or word == previous else labels[word]
         for previous, word in zip([None, *word_ids], word_ids, strict=False)
@@ -146,10 +154,10 @@ def token_task(
     tags_column: str | None = None,
     max_length: int = 128,
 ) -> TokenTask:
-    """A task for the user's own rows; columns not named are guessed from the usual names.
+    """Creates a task for the user's own rows; columns that are not named are guessed from the usual names.
 
     Raises:
-        TrimformerError: no column of words is named and none can be guessed.
+        TrimformerError: there are no rows, or no column of words is named and none can be guessed.
     """
     if not len(rows):
         raise TrimformerError("the data has no rows")
@@ -168,7 +176,7 @@ def token_task(
 
 
 def plain_text_column(rows: Rows, text_columns: Sequence[str] | None, tags_column: str | None) -> str | None:
-    """The column of texts of rows that have neither lists of words nor tags; None: they have."""
+    """Returns the text column of rows without lists of words and without tags; None if the rows have either."""
     column = text_columns[0] if text_columns else None
     if tags_column or guess_column((*WORD_COLUMNS, *TAG_COLUMNS), rows[0], [column] if column else []):
         return None
