@@ -68,8 +68,8 @@ def test_that_of_something_else_is_never_taken(setting, tmp_path, other):
         assert len(files) == 2
 
 
-@pytest.mark.parametrize(("place", "says"), [("file", "no folder"), ("", "give the path"), (3, "give the path")])
-def test_a_folder_that_cannot_be_is_told_at_the_door(tmp_path, place, says):
+@pytest.mark.parametrize(("place", "says"), [("file", "not a folder"), ("", "give the path"), (3, "give the path")])
+def test_an_invalid_folder_is_rejected_early(tmp_path, place, says):
     (tmp_path / "file").touch()
     with pytest.raises(TrimformerError, match=says):
         check_calibration_dir(tmp_path / place if place == "file" else place)
@@ -77,10 +77,10 @@ def test_a_folder_that_cannot_be_is_told_at_the_door(tmp_path, place, says):
 
 
 @pytest.mark.parametrize("place", ["file/below", "\0", "x" * 300])
-def test_a_folder_that_cannot_be_made_is_told_before_the_calibration(setting, tmp_path, monkeypatch, place):
+def test_a_folder_that_cannot_be_created_is_rejected_before_the_calibration(setting, tmp_path, monkeypatch, place):
     (tmp_path / "file").touch()
     monkeypatch.setitem(stages.CRITERIA, "obs", never)
-    with pytest.raises(TrimformerError, match=r"calibration_dir .* cannot be made"):
+    with pytest.raises(TrimformerError, match=r"calibration_dir .* cannot be created"):
         Pruner(*setting[:2], METHODS["obs"], run=Run(calibration_dir=tmp_path / place))
 
 

@@ -100,12 +100,12 @@ def test_units_that_never_fire_go_first(unit_size, units):
     assert float(curve.error[units - 2]) < 1e-4 * float(curve.error[0])
 
 
-@pytest.mark.parametrize("put_off", [1, 7, 256, 10**9])
+@pytest.mark.parametrize("interval", [1, 7, 256, 10**9])
 @pytest.mark.parametrize(("unit_size", "units", "step"), [(1, 300, 32), (1, 40, 3), (3, 5, 1)])
-def test_when_eliminations_are_carried_out_does_not_matter(monkeypatch, put_off, unit_size, units, step):
+def test_the_update_interval_does_not_change_the_curve(monkeypatch, interval, unit_size, units, step):
     moments, weight = system(unit_size, units)
     expected = obs_curve(moments, weight, unit_size, RIDGE, step)
-    monkeypatch.setattr("trimformer.importance.obs.PUT_OFF", put_off)
+    monkeypatch.setattr("trimformer.importance.obs.UPDATE_INTERVAL", interval)
     curve = obs_curve(moments, weight, unit_size, RIDGE, step)
     assert curve.order.tolist() == expected.order.tolist()
     torch.testing.assert_close(curve.error, expected.error, rtol=1e-8, atol=1e-10)

@@ -1,1 +1,1 @@
-"""What removing units costs in loss: gradients, second moments, removal curves."""
+"""Estimates the loss caused by removing units: gradients, second moments, removal curves."""

@@ -1,4 +1,4 @@
-"""What calibration found, kept in a folder: a run that was cut short, or another one, need not find it again."""
+"""Stores calibration results in a folder, so that an interrupted or later run can reuse them."""
 
 import hashlib
 import logging
@@ -24,55 +24,60 @@ logger = logging.getLogger(__name__)
 
 
 def check_calibration_dir(folder: str | Path | None) -> Path | None:
-    """Raises:
-    TrimformerError: it is no path, or something else is there.
+    """Checks the path of the calibration folder, which need not exist.
+
+    Raises:
+        TrimformerError: the value is not a path, or the path exists and is not a folder.
     """
     if folder is None:
         return None
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         raise TrimformerError(f"calibration_dir is {folder!r}; give the path of a folder")
     if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise TrimformerError(f"calibration_dir '{folder}' is no folder; choose another")
+        raise TrimformerError(f"calibration_dir '{folder}' is not a folder; choose another path")
     return Path(folder)
 
 
 def cached_ranking(
-    folder: Path, model: PreTrainedModel, batches: Sequence[Batch], setting: str, find: Callable[[], Ranking]
+    folder: Path, model: PreTrainedModel, batches: Sequence[Batch], setting: str, calibrate: Callable[[], Ranking]
 ) -> Ranking:
-    """The ranking of this model by these samples: the one in the folder, or what `find` gives, which is kept there.
+    """Returns the stored ranking of this model on these samples; computes and stores it if there is none.
 
-    Its file goes by a fingerprint of all that it depends on, so one of another model or other samples is never read.
+    The file name contains a fingerprint of everything the ranking depends on, so a ranking of another model or of other
+    samples is never used.
 
     Args:
-        folder: made if need be; private to the user.
-        model: dense.
-        batches: this process's part of the calibration samples.
-        setting: whatever else the ranking depends on.
-        find: makes it.
+        folder: created if missing, readable by the user only.
+        model: the dense model.
+        batches: calibration samples of this process.
+        setting: text that identifies everything else the ranking depends on.
+        calibrate: computes the ranking.
 
     Raises:
-        TrimformerError: nothing can be written there.
+        TrimformerError: the folder cannot be created.
     """
     file = folder / f"calibration-{_fingerprint(model, batches, setting)}-{rank()}.safetensors"
     ranking = _read(file, model.device)
-    known = torch.tensor(float(ranking is not None), device=model.device)
-    add_up(known)  # all processes calibrate together, or none does
-    if ranking is not None and known == world_size():
-        logger.info("what calibration found is in %s: taken from there", file)
+    num_stored = torch.tensor(float(ranking is not None), device=model.device)
+    add_up(num_stored)  # all processes calibrate together, or none does
+    if ranking is not None and num_stored == world_size():
+        logger.info("calibration is read from %s", file)
         return ranking
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, ValueError) as error:
-        raise TrimformerError(f"calibration_dir {str(folder)!r} cannot be made: {flat(error)}") from None
-    ranking = find()
-    part = file.with_suffix(".part")
-    save_file(_tensors(ranking), part)
-    os.replace(part, file)
+        raise TrimformerError(
+            f"calibration_dir {str(folder)!r} cannot be created: {flat(error)}; choose another folder"
+        ) from None
+    ranking = calibrate()
+    partial_file = file.with_suffix(".part")
+    save_file(_tensors(ranking), partial_file)
+    os.replace(partial_file, file)
     return ranking
 
 
 def _fingerprint(model: PreTrainedModel, batches: Sequence[Batch], setting: str) -> str:
-    """Of the model's config and weights, all samples' tensors, the setting and the versions that computed."""
+    """Hashes the model's config and weights, the samples, the setting, and the versions and threads that compute."""
     digest = hashlib.sha256()
     versions = (__version__, torch.__version__, transformers.__version__, torch.get_num_threads(), world_size())
     for text in (setting, versions, model.device, model.config.to_json_string()):
@@ -85,16 +90,17 @@ def _fingerprint(model: PreTrainedModel, batches: Sequence[Batch], setting: str)
 
 
 def _tensors(ranking: Ranking) -> dict[str, Tensor]:
-    found = {"foretells": torch.tensor(ranking.predicts_loss)}
+    tensors = {"foretells": torch.tensor(ranking.predicts_loss)}
     for i, curve in enumerate(ranking.curves):
-        found |= {f"order.{i}": curve.order, f"error.{i}": curve.error}
-    found |= {f"grads.{i}": grads for i, grads in enumerate(ranking.grads)}
-    found |= {f"norms.{i}.{k}": norms for i, each in enumerate(ranking.token_norms) for k, norms in enumerate(each)}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+        tensors |= {f"order.{i}": curve.order, f"error.{i}": curve.error}
+    tensors |= {f"grads.{i}": grads for i, grads in enumerate(ranking.grads)}
+    for i, batches in enumerate(ranking.token_norms):
+        tensors |= {f"norms.{i}.{k}": norms for k, norms in enumerate(batches)}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _read(file: Path, device: torch.device) -> Ranking | None:
-    """None where there is none, or none that can be read: then it is found anew."""
+    """Reads a stored ranking; None if the file is missing or damaged, so that calibration runs again."""
     try:
         tensors = load_file(file)
         sublayers = range(sum(name.startswith("order.") for name in tensors))
@@ -109,6 +115,6 @@ def _read(file: Path, device: torch.device) -> Ranking | None:
 
 
 def _numbered(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> list[Tensor]:
-    """Those of a prefix and a number, in order."""
+    """Returns the tensors named by a prefix and a number, in order."""
     total = sum(name.startswith(prefix) for name in tensors)
     return [tensors[f"{prefix}{k}"].to(device) for k in range(total)]

@@ -1,4 +1,4 @@
-"""What ranks units: from calibration samples to one removal curve per sublayer. A criterion is a row of `CRITERIA`."""
+"""Ranking criteria: from calibration samples to one removal curve per sublayer. `CRITERIA` lists them by name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,13 +20,13 @@ from trimformer.utils.distributed import compute_shared, gather_rows
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a criterion knows of a model's units.
+    """The result of a criterion for a model.
 
     Attributes:
-        curves: one per sublayer; they serve every budget.
-        grads: mask gradients [samples, units] of each sublayer, for the paper's rearrangement; empty without.
-        token_norms: weights of tokens for the refit, of each sublayer and batch; empty: all weigh the same.
-        predicts_loss: whether the curves are losses, and not only an order.
+        curves: one removal curve per sublayer; they serve every budget.
+        grads: mask gradients [samples, units] per sublayer, for the paper's rearrangement; empty for other criteria.
+        token_norms: token weights for the refit, per sublayer and batch; empty if all tokens weigh the same.
+        predicts_loss: whether the curves are loss increases, not only an order of removal.
     """
 
     curves: list[Curve]
@@ -35,17 +35,18 @@ class Ranking:
     predicts_loss: bool = False
 
 
-Rank = Callable[[PreTrainedModel, Sequence[Batch], Objective, ExecutionOptions], Ranking]
+# (model, batches, objective, execution options) -> ranking
+RankUnits = Callable[[PreTrainedModel, Sequence[Batch], Objective, ExecutionOptions], Ranking]
 
 
 def magnitude(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
-    """Sums of squared weights; the samples are not looked at."""
+    """Ranks units by the sum of their squared weights; ignores the samples."""
     with run.clock("curves"):
         return Ranking([importance_curve(magnitude_importance(s).detach()) for s in find_sublayers(model)])
 
 
 def random(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
-    """Chance, by the run's seed."""
+    """Ranks units at random, by the run's seed."""
     generator = torch.Generator().manual_seed(run.seed)
     with run.clock("curves"):
         scores = [torch.rand(s.num_units, generator=generator) for s in find_sublayers(model)]
@@ -53,36 +54,35 @@ def random(model: PreTrainedModel, batches: Sequence[Batch], objective: Objectiv
 
 
 def fisher(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
-    """Squared mask gradients (Kwon et al., section 4.1)."""
+    """Ranks units by squared mask gradients (Kwon et al., section 4.1)."""
     with run.clock("calibrate"), run.precision(model.device):
-        shown = run.progress(batches, "calibrate")
-        grads = [gather_rows(g) for g in collect_mask_grads(model, shown, objective=objective, seed=run.seed)]
+        batches_shown = run.progress(batches, "calibrate")
+        grads = [gather_rows(g) for g in collect_mask_grads(model, batches_shown, objective=objective, seed=run.seed)]
     with run.clock("curves"):
         return Ranking([importance_curve(compute_fisher_info(grad)) for grad in grads], grads)
 
 
 def obs(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
-    """Optimal Brain Surgeon on second moments."""
+    """Ranks units by Optimal Brain Surgeon on second moments."""
     sublayers = find_sublayers(model)
     with run.clock("calibrate"), run.precision(model.device):
-        shown = run.progress(batches, "calibrate")
-        moments = collect_moments(model, shown, objective=objective, seed=run.seed)
+        moments = collect_moments(model, run.progress(batches, "calibrate"), objective=objective, seed=run.seed)
 
     def curve(i: int) -> Curve:
-        found = obs_curve(moments[i], matrix(sublayers[i].projection).detach(), sublayers[i].unit_size)
-        # Curves are per token of the first sublayer: others may see another number of tokens of each sample.
-        return replace(found, error=found.error * (moments[i].count / max(moments[0].count, 1)))
+        per_token = obs_curve(moments[i], matrix(sublayers[i].projection).detach(), sublayers[i].unit_size)
+        # Curves must be per token of the first sublayer, as towers process different numbers of tokens per sample.
+        return replace(per_token, error=per_token.error * (moments[i].count / max(moments[0].count, 1)))
 
     with run.clock("curves"):
         curves = compute_shared(range(len(sublayers)), curve, cost=lambda i: sublayers[i].channels ** 3)
     return Ranking(curves, token_norms=[m.token_norms for m in moments], predicts_loss=True)
 
 
-CRITERIA: dict[Criterion, Rank] = {"magnitude": magnitude, "random": random, "fisher": fisher, "obs": obs}
+CRITERIA: dict[Criterion, RankUnits] = {"magnitude": magnitude, "random": random, "fisher": fisher, "obs": obs}
 
 
 def magnitude_importance(sublayer: Sublayer) -> Tensor:
-    """Sum of squares of all weights of each unit, [units]."""
+    """Computes the sum of squares of all weights of each unit, [units], float64."""
     units = sublayer.num_units
     squares = [matrix(sublayer.projection).double().square().sum(0).view(units, sublayer.unit_size).sum(1)]
     for producer in sublayer.producers:

@@ -1,4 +1,4 @@
-"""Gradients of the loss with respect to masks, and the Fisher information they estimate (section 4.1)."""
+"""Gradients of the loss with respect to masks, and the Fisher information (Kwon et al., section 4.1)."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,12 +16,12 @@ from trimformer.models.masking import MaskUnits, frozen
 from trimformer.options.methods import Objective
 from trimformer.utils.distributed import add_up
 
-# What is differentiated: the loss of the labels, a label-free one, or a function of (output, batch) -> [batch].
+# The loss to differentiate: that of the labels, the label-free one, or a function (output, batch) -> [batch].
 Loss = Objective | Callable[[Tensor, Batch], Tensor]
 
 
 def sample_losses(output: Tensor, batch: Batch, problem: Problem, objective: Loss, seed: int = 0) -> Tensor:
-    """[batch]: the loss of each sample."""
+    """Computes the loss of each sample, [batch]."""
     if callable(objective):
         return objective(output, batch)
     if objective == "labels":
@@ -37,18 +37,18 @@ def collect_mask_grads(
     per_sample: bool = True,
     seed: int = 0,
 ) -> list[Tensor]:
-    """Gradients of the loss with respect to every unit's mask, at the dense model.
+    """Computes the gradients of the loss with respect to every unit's mask, at the dense model.
 
-    Per sample, the mask is a leaf of shape [batch, 1, units] and the loss a sum, so one backward pass
-    yields the gradient of every sample, whatever the batch size. Per batch, the loss is the batch's
-    mean, as in the public code; its result depends on the batch size.
+    With `per_sample`, each sample has its own mask (a leaf tensor [batch, 1, units]) and the loss is a sum, so one
+    backward pass gives the gradient of every sample, independent of the batch size. Otherwise the loss is the mean
+    of the batch, as in the paper's public code, and the result depends on the batch size.
 
     Args:
-        model: a supported model; left as it was.
-        batches: padded samples with labels.
-        objective: "labels", "curvature" for a label-free loss, or a function of its own.
-        per_sample: one row per sample, else one per batch.
-        seed: for the draws of a label-free loss.
+        model: a supported model; not changed.
+        batches: padded samples, with labels if the objective needs them.
+        objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
+        per_sample: whether to return one row per sample, or one per batch.
+        seed: seed of the random numbers of the label-free loss.
 
     Returns:
         Per sublayer [samples or batches, units], float32, in the order of the batches.
@@ -74,16 +74,18 @@ def collect_mask_grads(
     return grads
 
 
-def check_finite(values: Tensor, what: str) -> None:
-    """Raises:
-    TrimformerError: `values` holds NaN or infinity, in whichever process.
+def check_finite(values: Tensor, name: str) -> None:
+    """Checks that values are finite in all processes.
+
+    Raises:
+        TrimformerError: `values` has NaN or infinity in any process.
     """
-    bad = (~values.isfinite()).any().float()
-    add_up(bad)
-    if bad:
-        raise TrimformerError(f"{what} are not finite; check the checkpoint for NaN, or load it in float32")
+    has_invalid = (~values.isfinite()).any().float()
+    add_up(has_invalid)
+    if has_invalid:
+        raise TrimformerError(f"{name} are not finite; check the checkpoint for NaN, or load it in float32")
 
 
 def compute_fisher_info(grads: Tensor) -> Tensor:
-    """Diagonal of the empirical Fisher information: [samples, units] -> sum of squares [units], float64."""
+    """Computes the diagonal of the empirical Fisher information, [units] float64, from gradients [samples, units]."""
     return grads.double().square().sum(dim=0)

@@ -19,15 +19,15 @@ from trimformer.utils.gram import SPARSE, gram
 
 @dataclass
 class SublayerMoments:
-    """Sums over the calibration tokens that are not padding, in float64.
+    """Second moments of a sublayer: float64 sums over the calibration tokens that are not padding.
 
     Attributes:
         inputs: H, sum of w x x^T over the projection's inputs x, [channels, channels].
         gradients: G, sum of g g^T over the loss gradients g at the projection's output, [hidden, hidden].
         count: number of tokens.
         weight_sum: sum of the token weights w.
-        token_norms: ||g|| of each batch, [batch, length] each, [visits, batch, length] where the layer is called at
-            several depths; 0 at padding. Of this process's batches.
+        token_norms: ||g|| per batch of this process, [batch, length], or [calls, batch, length] where the layer is
+            called at several depths; 0 at padding.
     """
 
     inputs: Tensor
@@ -45,18 +45,18 @@ def collect_moments(
     seed: int = 0,
     token_weighting: bool = True,
 ) -> list[SublayerMoments]:
-    """Moments of every sublayer of the dense model.
+    """Computes the moments of every sublayer of the dense model.
 
-    Tokens weigh in by how much the loss listens to them, w = ||g||^2: a token whose output is never
-    read, such as all but the first in a classifier's last layer, counts nothing. The backward pass goes
-    through activations only, down to the first projection's output.
+    A token's weight is its influence on the loss, w = ||g||^2: tokens whose output is not used, such as all but the
+    first in a classifier's last layer, have weight 0. The backward pass computes gradients of activations only and
+    ends at the first projection's output.
 
     Args:
-        model: a supported model; left as it was.
-        batches: padded samples, this process's part of them.
-        objective: "labels", "curvature" for a label-free loss, or a function of its own.
-        seed: for the draws of a label-free loss.
-        token_weighting: False: all tokens weigh 1 in H.
+        model: a supported model; not changed.
+        batches: padded samples of this process.
+        objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
+        seed: seed of the random numbers of the label-free loss.
+        token_weighting: whether to weight tokens in H; otherwise all have weight 1.
 
     Returns:
         One entry per sublayer, summed over all processes.
@@ -66,9 +66,9 @@ def collect_moments(
     """
     problem, sublayers = find_problem(model), find_sublayers(model)
     sums = [_Sums(s, token_weighting) for s in sublayers]
-    with frozen(model), torch.enable_grad(), _Watch(model, sublayers, sums) as watch:
+    with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer:
         for batch in batches:
-            watch.start(batch)
+            observer.start(batch)
             losses = sample_losses(model_output(model, batch, problem), batch, problem, objective, seed)
             losses.sum().backward()
     moments = [s.finish() for s in sums]
@@ -79,6 +79,8 @@ def collect_moments(
 
 
 class _Sums:
+    """Accumulates the moments of one sublayer."""
+
     def __init__(self, sublayer: Sublayer, token_weighting: bool) -> None:
         device = sublayer.device
         self._inputs = gram(sublayer.channels, device)
@@ -86,14 +88,14 @@ class _Sums:
         self._scalars = torch.zeros(2, dtype=torch.float64, device=device)  # tokens, sum of weights
         self._token_weighting = token_weighting
         self._sparse: bool | None = None
-        self._norms: list[list[Tensor]] = []  # of each batch, of each call
+        self._norms: list[list[Tensor]] = []  # per batch and call
 
     def start(self) -> None:
-        """The next calls are of another batch."""
+        """Begins a batch."""
         self._norms.append([])
 
     def expect(self, mask: Tensor) -> int:
-        """A call whose gradient is to come: its number. Without one, its tokens weigh nothing."""
+        """Registers a call and returns its number; its tokens weigh 0 until `add` receives their gradient."""
         self._norms[-1].append(torch.zeros_like(mask, dtype=torch.float32))
         return len(self._norms[-1]) - 1
 
@@ -104,7 +106,7 @@ class _Sums:
         self._norms[-1][call] = norms
         weights = norms if self._token_weighting else mask.float()
         rows, root, g = x.float().flatten(0, 1), weights.flatten().unsqueeze(-1), g.flatten(0, 1)
-        if self._sparse is None:  # looked at once: on a GPU every look waits
+        if self._sparse is None:  # decided once, as reading a value from a GPU synchronizes
             self._sparse = float((root > 0).float().mean()) < SPARSE
         if self._sparse:
             tokens = root.squeeze(-1).nonzero().squeeze(-1)
@@ -116,6 +118,7 @@ class _Sums:
         self._scalars += torch.stack([mask.sum(), weights.double().square().sum()])
 
     def finish(self) -> SublayerMoments:
+        """Returns the sums over all processes."""
         inputs, gradients = self._inputs.value, self._gradients.value
         add_up(inputs, gradients, self._scalars)
         tokens, weight_sum = self._scalars.tolist()
@@ -123,15 +126,15 @@ class _Sums:
         return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms)
 
 
-class _Watch(PaddingTracker):
-    """Context manager: every backward pass adds to the sums of all sublayers."""
+class _MomentObserver(PaddingTracker):
+    """Context manager that adds every backward pass to the sums of all sublayers."""
 
     def __init__(self, model: nn.Module, sublayers: Sequence[Sublayer], sums: Sequence[_Sums]) -> None:
         super().__init__(model)
         self._pairs = list(zip(sublayers, sums, strict=True))
 
     def start(self, batch: Batch) -> None:
-        """The next forward pass is of this batch."""
+        """Begins a batch: call it before the forward pass."""
         self.batch = batch
         for _, sums in self._pairs:
             sums.start()
@@ -139,13 +142,13 @@ class _Watch(PaddingTracker):
     def __enter__(self) -> Self:
         super().__enter__()
         for sublayer, sums in self._pairs:
-            self._handles.append(sublayer.projection.register_forward_hook(self._watch(sums)))
+            self._handles.append(sublayer.projection.register_forward_hook(self._forward_hook(sums)))
         return self
 
-    def _watch(self, sums: _Sums) -> Callable[..., Tensor]:
+    def _forward_hook(self, sums: _Sums) -> Callable[..., Tensor]:
         def forward_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x, mask = inputs[0].detach(), self.mask
-            if not output.requires_grad:  # the first of its tower: nothing below needs a gradient
+            if not output.requires_grad:  # the first sublayer of a tower: nothing below needs a gradient
                 output = output.detach().requires_grad_()
             call = sums.expect(mask)
             output.register_hook(lambda gradient: sums.add(x, gradient, mask, call))
