@@ -6,7 +6,7 @@ import torch
 from tests.conftest import make_batch, make_model
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.models import find_sublayers
-from trimformer.refit.kprune import _over_threshold, kprune
+from trimformer.refit.kprune import _select_best, kprune
 
 
 def run(constraint, head="ForSequenceClassification"):
@@ -44,9 +44,9 @@ def test_the_whole_budget_keeps_everything_and_changes_little():
 
 def test_the_threshold_keeps_the_best_of_all_that_fit():
     scores = [torch.tensor([1.0, 9.0]), torch.tensor([5.0, 7.0, 3.0])]
-    assert _over_threshold(scores, [2.0, 1.0], 4.0).tolist() == [False, True]
-    assert _over_threshold(scores, [2.0, 1.0], 7.0).tolist() == [True, True]
-    assert _over_threshold(scores, [2.0, 1.0], 1.0).tolist() == [False, False]
+    assert _select_best(scores, [2.0, 1.0], 4.0).tolist() == [False, True]
+    assert _select_best(scores, [2.0, 1.0], 7.0).tolist() == [True, True]
+    assert _select_best(scores, [2.0, 1.0], 1.0).tolist() == [False, False]
 
 
 def test_masks_of_the_dense_model_tell_which_units_are_left():

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tests.conftest import FAMILIES, make_batch, make_model, pruned, random_masks
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits, dense_masks
-from trimformer.refit.reconstruct import lowest, reconstruct, refit
-from trimformer.refit.regression_moments import MomentSums
-from trimformer.refit.walk import HELD_OUT_EVERY, walk
+from trimformer.refit.reconstruct import find_minimum, reconstruct, refit
+from trimformer.refit.regression_moments import HELD_OUT_EVERY, MomentSums
+from trimformer.refit.walk import walk
 
 
 def only(model, index):
@@ -71,7 +71,7 @@ def test_the_lowest_of_a_valley_is_found(values, bottom, unsolved):
     values.sort()
     left, right = values[1 : 1 + bottom], values[1 + bottom :]
     valley = [math.inf] * unsolved + [*reversed(left), values[0], *right]
-    assert lowest(valley.__getitem__, len(valley)) == valley.index(values[0])
+    assert find_minimum(valley.__getitem__, len(valley)) == valley.index(values[0])
 
 
 def test_refit_with_a_huge_ridge_keeps_the_weights():

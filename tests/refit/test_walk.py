@@ -9,8 +9,8 @@ from trimformer.checkpoints.shrink import shrink
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
 from trimformer.options.execution import ExecutionOptions
-from trimformer.refit.regression_moments import MomentSums
-from trimformer.refit.walk import HELD_OUT_EVERY, walk
+from trimformer.refit.regression_moments import HELD_OUT_EVERY, MomentSums
+from trimformer.refit.walk import walk
 
 FIELDS = ("xx", "xy", "x", "y", "yy", "count")
 

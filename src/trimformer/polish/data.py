@@ -18,7 +18,7 @@ from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
 from trimformer.options.methods import AnyMethod, Method
 from trimformer.options.polish_budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
-from trimformer.refit.walk import HELD_OUT_EVERY
+from trimformer.refit.regression_moments import HELD_OUT_EVERY
 from trimformer.utils.distributed import shard, world_size
 
 # Where a task says which column holds labels, and what it says where none does.

@@ -16,7 +16,7 @@ from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch, has_attention_mask, hidden_states, model_inputs, position_mask
 from trimformer.models.masking import Hooks, frozen
 from trimformer.options.execution import ExecutionOptions
-from trimformer.refit.spill_files import BatchTensors
+from trimformer.refit.batch_tensors import BatchTensors
 from trimformer.utils.distributed import add_up
 
 # Hidden states are kept in half the bytes; what that rounds off is a hundredth of what a student is off.
@@ -136,7 +136,7 @@ def targets_of(
     held = like.output.nbytes + sum(hidden.numel() * _KEPT.itemsize for hidden in like.hidden)
     sizes = [max(value.numel() for value in model_inputs(batch).values()) for batch in batches]
     bound = _IN_MEMORY if math.isinf(run.max_memory) else run.max_memory
-    with BatchTensors.place(held * sum(sizes) / sizes[0] > bound, len(batches)) as new:
+    with BatchTensors.factory(held * sum(sizes) / sizes[0] > bound, len(batches)) as new:
         targets = Targets(new, like, find_problem(teacher) == "regression")
         for i, seen in enumerate(chain([like], answers)):
             targets.add(i, seen)

@@ -1,1 +1,1 @@
-"""Refits of a shrunk model: teacher and student walked together."""
+"""Refits the weights of shrunk models to follow the dense model."""

@@ -1,10 +1,12 @@
-"""K-prune (Park, Choi & Kang, ICLR 2024), written from its paper to be compared with: sublayer by sublayer from the
-bottom, units are scored on the current student, the cheapest ones under a global threshold are pruned, and the
-kept weights are refitted by least squares.
+"""K-prune (Park, Choi & Kang, ICLR 2024), implemented from its paper for comparison.
 
-A unit's score is (predictive + 2.5e-4 * representational) / MACs, times 64 for a head. Predictive is half the mean
-squared gradient of its mask under KL to the dense model at temperature 2; representational is the sum over
-tokens of its squared channels times the mean squared weight that reads each.
+Sublayer by sublayer from the bottom, it scores the units on the current student, prunes those below a global threshold
+and refits the kept weights by least squares.
+
+A unit's score is (predictive + 2.5e-4 * representational) / MACs, times 64 for a head. The predictive part is half the
+mean squared gradient of the unit's mask under the KL divergence from the dense model at temperature 2. The
+representational part is the sum over tokens of the unit's squared channels, each times the mean squared weight that
+reads it.
 """
 
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.reconstruct import refit
 from trimformer.refit.regression_moments import Moments
 from trimformer.refit.result import Refit
+from trimformer.refit.sublayer_stage import Step
 from trimformer.refit.walk import walk
 from trimformer.utils.distributed import add_up, decide
 
@@ -44,18 +47,18 @@ def kprune(
     constraint: float,
     run: ExecutionOptions | None = None,
 ) -> tuple[list[Tensor], list[Refit]]:
-    """Prunes the student, a copy of the teacher, in place.
+    """Prunes the student to a share of the dense cost and refits it, in place.
 
     Args:
         teacher: the dense model.
-        student: a copy of it.
-        batches: calibration samples; labels are not read.
-        costs: proportional to units.
+        student: a copy of the dense model, changed in place.
+        batches: calibration samples; their labels are not used.
+        costs: costs that are proportional to the number of units.
         constraint: fraction of the dense cost to keep.
         run: see `walk`.
 
     Returns:
-        One mask of zeros and ones per sublayer, and the error of each sublayer's refit.
+        One mask of zeros and ones and one refit result per sublayer.
     """
     sublayers = find_sublayers(student)
     references = dict(zip(map(id, batches), predict(teacher, batches), strict=True))
@@ -63,28 +66,33 @@ def kprune(
     masks: list[Tensor] = []
     refits: list[Refit] = []
     for step in walk(teacher, student, batches, run=run, desc="kprune"):
-        sublayer, i = step.sublayer, step.index
+        i = step.index
         scores = _scores(student, sublayers, batches, references, unit_costs)
-        keep = decide(partial(_over_threshold, scores[i:], unit_costs[i:], budget)).to(scores[i].device)
+        keep = decide(partial(_select_best, scores[i:], unit_costs[i:], budget)).to(scores[i].device)
         budget -= unit_costs[i] * float(keep.sum())
-        channels = keep.repeat_interleave(sublayer.unit_size)
-        moments = step.fit + step.held_out
-        projection, dense = sublayer.projection, matrix(sublayer.projection)
-        masked = dense * channels
-        before = moments.error(masked, projection.bias)
-        has_bias = projection.bias is not None
-        solution = refit(_restrict(moments, channels), dense[:, channels], RIDGE, bias=has_bias)
-        if solution is not None:
-            weight = torch.zeros_like(dense, dtype=torch.float64)
-            weight[:, channels] = solution[0]
-            write_weights(projection, weight, solution[1])
-        else:
-            write_weights(projection, masked, projection.bias)
-        after = moments.error(dense, projection.bias)
-        refits.append(Refit(sublayer.name, int(keep.sum()), solution is not None, before, after, RIDGE))
+        refits.append(_refit_kept(step, keep))
         masks.append(keep.float())
     shrink(student, masks)
     return masks, refits
+
+
+def _refit_kept(step: Step, keep: Tensor) -> Refit:
+    """Refits the projection on the channels of the kept units [units] and sets all its other weights to 0."""
+    sublayer, moments = step.sublayer, step.fit + step.held_out
+    channels = keep.repeat_interleave(sublayer.unit_size)
+    projection, dense = sublayer.projection, matrix(sublayer.projection)
+    masked = dense * channels
+    before = moments.error(masked, projection.bias)
+    has_bias = projection.bias is not None
+    solution = refit(_restrict(moments, channels), dense[:, channels], RIDGE, bias=has_bias)
+    if solution is not None:
+        weight = torch.zeros_like(dense, dtype=torch.float64)
+        weight[:, channels] = solution[0]
+        write_weights(projection, weight, solution[1])
+    else:
+        write_weights(projection, masked, projection.bias)
+    after = moments.error(dense, projection.bias)
+    return Refit(sublayer.name, int(keep.sum()), solution is not None, before, after, RIDGE)
 
 
 def _scores(
@@ -94,14 +102,14 @@ def _scores(
     references: dict[int, Tensor],
     costs: Sequence[float],
 ) -> list[Tensor]:
-    """One score per unit of every sublayer, on the student as it is."""
+    """Returns the scores [units] of every sublayer on the current student."""
     problem = find_problem(student)
 
-    def losses(output: Tensor, batch: Batch) -> Tensor:
+    def loss(output: Tensor, batch: Batch) -> Tensor:
         reference = references[id(batch)] / TEMPERATURE
         return TEMPERATURE**2 * divergence(output / TEMPERATURE, reference, batch, problem)
 
-    grads = collect_mask_grads(student, batches, objective=losses)
+    grads = collect_mask_grads(student, batches, objective=loss)
     scores = []
     for s, grad, squares, cost in zip(sublayers, grads, _square_sums(student, sublayers, batches), costs, strict=True):
         fisher, samples = compute_fisher_info(grad), torch.tensor(float(len(grad)), device=grad.device)
@@ -115,36 +123,36 @@ def _scores(
 
 @torch.no_grad()
 def _square_sums(student: PreTrainedModel, sublayers: Sequence[Sublayer], batches: Sequence[Batch]) -> list[Tensor]:
-    """Per sublayer [channels]: sum over tokens that are not padding of the squared input of the projection."""
+    """Returns, per sublayer, the sum over tokens of its squared channels, [channels]; padding is left out."""
     sums = [torch.zeros(s.channels, dtype=torch.float64, device=s.device) for s in sublayers]
-    with frozen(student), PaddingTracker(student) as watch:
+    with frozen(student), PaddingTracker(student) as tracker:
 
         def add(total: Tensor, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            total += inputs[0][watch.mask].square().sum(0)
+            total += inputs[0][tracker.mask].square().sum(0)
 
         pairs = zip(sublayers, sums, strict=True)
         handles = [s.projection.register_forward_pre_hook(partial(add, total)) for s, total in pairs]
         try:
-            for watch.batch in batches:
-                forward(student, watch.batch)
+            for tracker.batch in batches:
+                forward(student, tracker.batch)
         finally:
             for handle in handles:
                 handle.remove()
     return sums
 
 
-def _over_threshold(scores: Sequence[Tensor], costs: Sequence[float], budget: float) -> Tensor:
-    """[units of the first sublayer], true for those among the best of all that fit the budget."""
+def _select_best(scores: Sequence[Tensor], costs: Sequence[float], budget: float) -> Tensor:
+    """Selects units by descending score while they fit the budget; returns the first sublayer's mask [units]."""
     flat = torch.cat(list(scores))
-    price = torch.cat([torch.full_like(s, c) for s, c in zip(scores, costs, strict=True)])
+    unit_costs = torch.cat([torch.full_like(s, c) for s, c in zip(scores, costs, strict=True)])
     order = flat.argsort(descending=True, stable=True)
-    fits = price[order].cumsum(0) <= budget
+    fits = unit_costs[order].cumsum(0) <= budget
     keep = torch.zeros_like(flat, dtype=torch.bool)
     keep[order[fits]] = True
     return keep[: len(scores[0])].cpu()
 
 
 def _restrict(moments: Moments, channels: Tensor) -> Moments:
-    """The moments of some channels alone."""
+    """Returns the moments of the selected channels; `channels` is a mask [channels]."""
     xx = moments.xx[channels][:, channels]
     return Moments(xx, moments.xy[channels], moments.x[channels], moments.y, moments.yy, moments.count)

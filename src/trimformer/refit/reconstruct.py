@@ -1,4 +1,4 @@
-"""Least-squares refit of a shrunk model's weights on two streams: teacher and student."""
+"""Least-squares refit of a shrunk model's weights: the student gives the inputs, the teacher the targets."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -13,38 +13,39 @@ from trimformer.models.linear import matrix, write_weights
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.regression_moments import Moments
 from trimformer.refit.result import Refit
-from trimformer.refit.walk import Step, TokenWeights, walk
+from trimformer.refit.sublayer_stage import Step, TokenWeights
+from trimformer.refit.walk import walk
 from trimformer.utils.linalg import closed_form_solver
 
-# Weight [hidden, channels] and bias [hidden], or None without.
+# Weight [hidden, channels], and bias [hidden] or None.
 Solution = tuple[Tensor, Tensor | None]
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
-# Below this share of the target's power the student already equals the teacher: the rest is float32 rounding.
+# Errors below this share of the target's power are float32 rounding: the student equals the teacher.
 _NEGLIGIBLE = 1e-6
 
 
 def refit(moments: Moments, weight: Tensor, ridge: float, *, bias: bool = True) -> Solution | None:
-    """Weights and bias of least squared error, drawn towards `weight` by the ridge.
+    """Fits weight and bias by least squares, with a ridge that penalises the distance from `weight`.
 
-    With centred moments: W' = W + (X^T Y - X^T X W) (X^T X + lambda I)^-1, lambda = ridge * mean diagonal;
-    the bias is free. Without a bias the moments are not centred.
+    With centred moments, W' = W + (X^T Y - X^T X W) (X^T X + lambda I)^-1, where lambda = ridge * mean diagonal and the
+    bias is not penalised. Without a bias the moments are not centred.
 
     Args:
-        moments: of the projection's input and target.
-        weight: current weights, [hidden, channels].
-        ridge: relative to the mean diagonal of the inputs' second moments.
-        bias: whether there is one.
+        moments: moments of the map's inputs and targets.
+        weight: current weight, [hidden, channels].
+        ridge: ridge relative to the mean diagonal of the inputs' second moments.
+        bias: fit a bias.
 
     Returns:
         Weight [hidden, channels] and bias [hidden] or None, in float64; None if the system cannot be solved.
     """
-    return System(moments, weight, bias=bias).solve(ridge)
+    return RidgeSystem(moments, weight, bias=bias).solve(ridge)
 
 
-class System:
-    """The equations of `refit`, for any number of ridges."""
+class RidgeSystem:
+    """The normal equations of `refit`, built once for any number of ridges."""
 
     def __init__(self, moments: Moments, weight: Tensor, *, bias: bool = True) -> None:
         self._weight, self._bias = weight.double(), bias
@@ -56,22 +57,24 @@ class System:
         self._gradient = cross - self._covariance @ self._weight.T  # [channels, hidden]
 
     def solve(self, ridge: float) -> Solution | None:
-        """See `refit`."""
-        changed = self._weight
-        if changed.shape[1]:
+        """Solves for one ridge; see `refit`."""
+        weight = self._weight
+        if weight.shape[1]:
             change, solved = closed_form_solver(self._covariance, self._gradient, ridge)
             if not solved:
                 return None
-            changed = changed + change.T
-        return changed, self._mean_y - changed @ self._mean_x if self._bias else None
+            weight = weight + change.T
+        return weight, self._mean_y - weight @ self._mean_x if self._bias else None
 
 
-def lowest(value: Callable[[int], float], count: int) -> int:
-    """Index of the smallest of values that fall and then rise, from the middle on downhill, so few are looked at.
+def find_minimum(value: Callable[[int], float], count: int) -> int:
+    """Returns the index of the smallest of values that fall and then rise, evaluating few of them.
+
+    The search goes downhill from the middle.
 
     Args:
-        value: by the index; asked for the same one more than once. The first ones may be infinite.
-        count: of values.
+        value: function of the index; evaluated more than once at some. The first values may be infinite.
+        count: number of values.
     """
     best = (count - 1) // 2
     while best + 1 < count and math.isinf(value(best)):
@@ -83,41 +86,42 @@ def lowest(value: Callable[[int], float], count: int) -> int:
 
 
 def best_refit(
-    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, may_shift: bool, without_held_out: bool
+    step: Step, weight: Tensor, bias: Tensor | None, ridges: Sequence[float], *, fit_bias: bool, without_held_out: bool
 ) -> tuple[Refit, Solution | None]:
-    """Tries ridges on the samples to fit on and takes the one of least error on the held-out ones, which is taken to
-    fall and then rise with the ridge.
+    """Fits with several ridges and selects the one with the lowest held-out error.
+
+    The held-out error is assumed to fall and then rise with the ridge.
 
     Args:
-        step: of the walk.
-        weight: current weights, [hidden, channels].
+        step: moments of the samples to fit on and of the held-out samples.
+        weight: current weight, [hidden, channels].
         bias: current bias, [hidden].
         ridges: candidates, ascending.
-        may_shift: whether a bias may be fitted.
-        without_held_out: leave the held-out samples out of the last refit too.
+        fit_bias: fit a bias too.
+        without_held_out: leave the held-out samples out of the final fit, too.
 
     Returns:
-        The report, and weight and bias refitted on all samples; None where no ridge lowers the held-out error.
+        The result, and the new weight and bias; None in place of these if no ridge lowers the held-out error.
     """
     before = step.held_out.error(weight, bias)
     report = Refit(step.sublayer.name, step.sublayer.num_units, False, before, before)
     if before <= _NEGLIGIBLE * float(step.held_out.yy / step.held_out.count):
         report.note = "already equal to the dense model"
         return report, None
-    system = System(step.fit, weight, bias=may_shift)
+    system = RidgeSystem(step.fit, weight, bias=fit_bias)
 
     @cache
     def error(i: int) -> float:
         solution = system.solve(ridges[i])
         return math.inf if solution is None else step.held_out.error(*solution)
 
-    best = lowest(error, len(ridges))
+    best = find_minimum(error, len(ridges))
     if not error(best) < before:
         report.note = "no ridge lowered the held-out error"
         return report, None
     report.error_after, report.ridge = error(best), ridges[best]
     moments = step.fit if without_held_out else step.fit + step.held_out
-    solution = refit(moments, weight, ridges[best], bias=may_shift)
+    solution = refit(moments, weight, ridges[best], bias=fit_bias)
     report.accepted = solution is not None
     return report, solution
 
@@ -132,36 +136,36 @@ def reconstruct(
     without_held_out: Collection[int] = (),
     run: ExecutionOptions | None = None,
 ) -> list[list[Refit]]:
-    """Refits students, from the bottom up, in place: two linear maps for each sublayer.
+    """Refits students in place, from the bottom up: two linear maps per sublayer.
 
-    The output projection, bias included, is refitted to the teacher's residual sum. Before that, what the
-    sublayer reads is aligned: the linear map that takes the student's hidden states nearest to the teacher's
-    is folded into the producers (query, key, value; or fc1), so that it costs nothing.
+    First the sublayer's input is aligned: the linear map that takes the student's hidden states nearest to the
+    teacher's is folded into the producers (query, key and value, or fc1), so it costs nothing at inference. Then the
+    output projection with its bias is refitted to the teacher's residual sum.
 
-    Each ridge is tried on seven eighths of the samples; the one of least error on the others is taken,
-    and refitted on all, only if it lowers that held-out error.
+    Each ridge is fitted on seven eighths of the samples. The one with the lowest error on the held-out samples is then
+    fitted on all samples, if it lowers that error; otherwise the weights stay.
 
     Args:
         teacher: the dense model.
-        students: shrunk copies of it, changed in place; what becomes of one does not depend on the others.
+        students: shrunk copies of the teacher, changed in place; they do not influence one another.
         batches: calibration samples.
-        token_weights: see `walk`; for the projections.
+        token_weights: weights of tokens in the fits of projections; see `walk`.
         ridges: candidates, ascending, relative to the mean diagonal of the inputs' second moments.
-        without_held_out: positions of students that are refitted without the held-out samples.
+        without_held_out: positions of students that are fitted without the held-out samples.
         run: see `walk`.
 
     Returns:
-        For each student, what became of each sublayer; errors are those on held-out samples.
+        The result of each sublayer, per student, with errors on the held-out samples.
     """
     alignments: dict[tuple[int, int], Refit] = {}
 
     def align(step: Step) -> None:
         readers = [p.linear for p in step.sublayer.producers if p.reads_only_hidden]
         identity = torch.eye(len(step.fit.y), device=step.fit.y.device)
-        # Where only some have a bias (all but the key), the others' would change nothing.
-        may_shift = any(linear.bias is not None for linear in readers)
+        # If only some producers have a bias (all but the key), a shift would not change the others' outputs.
+        fit_bias = any(linear.bias is not None for linear in readers)
         report, solution = best_refit(
-            step, identity, None, ridges, may_shift=may_shift, without_held_out=step.student in without_held_out
+            step, identity, None, ridges, fit_bias=fit_bias, without_held_out=step.student in without_held_out
         )
         alignments[step.student, step.index] = report
         if solution is not None:
@@ -176,7 +180,7 @@ def reconstruct(
         projection = step.sublayer.projection
         weight, bias = matrix(projection), projection.bias
         report, solution = best_refit(
-            step, weight, bias, ridges, may_shift=bias is not None, without_held_out=step.student in without_held_out
+            step, weight, bias, ridges, fit_bias=bias is not None, without_held_out=step.student in without_held_out
         )
         if solution is not None:
             write_weights(projection, *solution)

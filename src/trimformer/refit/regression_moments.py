@@ -1,4 +1,4 @@
-"""Second moments of what goes into a linear map and what should come out: all that a refit needs."""
+"""Second moments of a linear map's inputs and targets, which are all that a least-squares fit needs."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 from trimformer.utils.distributed import add_up
 from trimformer.utils.gram import SPARSE, ProductSum, gram
+
+HELD_OUT_EVERY = 8  # every eighth sample is held out
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Moments:
 
 
 class MomentSums:
-    """Adds up moments, tokens by tokens."""
+    """Sums of moments over batches of tokens, for inputs [tokens, channels] and targets [tokens, hidden]."""
 
     def __init__(self, channels: int, hidden: int, device: torch.device) -> None:
         self._xx, self._xy = gram(channels, device), ProductSum(channels, hidden, device)
@@ -42,7 +44,7 @@ class MomentSums:
         self._sums = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor) -> None:
-        """Adds tokens: x [tokens, channels], y [tokens, hidden], weights [tokens]; those of weight 0 count nothing."""
+        """Adds tokens x [tokens, channels], y [tokens, hidden] with weights [tokens]; weight 0 leaves a token out."""
         root = weights.float().sqrt().unsqueeze(-1)  # [tokens, 1]
         x, y = x.float() * root, y.float() * root
         self._xx.add(x, x)
@@ -52,30 +54,30 @@ class MomentSums:
             total += part
 
     def moments(self) -> Moments:
-        """Of all processes together."""
+        """Returns the moments over the tokens of all processes."""
         parts = [self._xx.value, self._xy.value, *self._sums]
         add_up(*parts)
         return Moments(*parts)
 
 
 class SplitSums:
-    """Moments of most samples, and of every eighth of them, the held-out ones."""
+    """Moments of the samples to fit on and, apart from them, of the held-out samples."""
 
     def __init__(self, channels: int, hidden: int, device: torch.device) -> None:
-        self._fit, self._held = (MomentSums(channels, hidden, device) for _ in range(2))
+        self._fit, self._held_out = (MomentSums(channels, hidden, device) for _ in range(2))
         self._sparse: bool | None = None
 
-    def add(self, x: Tensor, y: Tensor, weights: Tensor, held: Tensor) -> None:
-        """Adds a batch: x, y [batch, length, n], weights [batch, length], held [batch]: whether held out."""
-        if self._sparse is None:  # looked at once: on a GPU every look waits
+    def add(self, x: Tensor, y: Tensor, weights: Tensor, held_out: Tensor) -> None:
+        """Adds a batch: x, y [batch, length, n], weights [batch, length], held_out [batch] of booleans."""
+        if self._sparse is None:  # decided once: reading a value from the GPU waits for it
             self._sparse = float((weights > 0).float().mean()) < SPARSE
-        for sums, chosen in ((self._fit, ~held), (self._held, held)):
+        for sums, chosen in ((self._fit, ~held_out), (self._held_out, held_out)):
             rows = chosen.nonzero().squeeze(-1)
             if len(rows):
                 sums.add(*self._tokens(x[rows], y[rows], weights[rows]))
 
     def _tokens(self, x: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x, y [tokens, n], weights [tokens]."""
+        """Flattens a batch to x, y [tokens, n] and weights [tokens], without weights of 0 where many are 0."""
         x, y, weights = x.flatten(0, 1), y.flatten(0, 1), weights.flatten()
         if self._sparse:
             tokens = weights.nonzero().squeeze(-1)
@@ -83,5 +85,5 @@ class SplitSums:
         return x, y, weights
 
     def moments(self) -> tuple[Moments, Moments]:
-        """Of the samples to fit on, and of the held-out ones."""
-        return self._fit.moments(), self._held.moments()
+        """Returns the moments of the samples to fit on and of the held-out samples, over all processes."""
+        return self._fit.moments(), self._held_out.moments()

@@ -14,6 +14,7 @@ from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.regression_moments import Moments
 from trimformer.refit.result import Refit
+from trimformer.refit.sublayer_stage import Step
 from trimformer.refit.walk import walk
 from trimformer.utils.linalg import lsmr_cupy_solver
 
@@ -25,17 +26,20 @@ MAX_SCALE = 10.0
 def rescale_system(
     moments: Moments, weight: Tensor, bias: Tensor | None, unit_size: int, kind: Kind
 ) -> tuple[Tensor, Tensor]:
-    """Normal equations A^T A, A^T b of the scales; A's columns are units' contributions to the output.
+    """Builds the normal equations A^T A, A^T b of the scales (section 4.3).
 
-    A [tokens * hidden, units] is never built: A^T A = blocksum((W^T W) o (X^T X)). Attention has one
-    more column of ones, last.
+    A's columns are the units' contributions to the output. A [tokens * hidden, units] is never built:
+    A^T A = blocksum((W^T W) o (X^T X)). Attention has one more column, of ones, last.
 
     Args:
-        moments: of the projection's input and target.
-        weight: W [hidden, channels] of the projection.
-        bias: [hidden] of the projection.
+        moments: moments of the projection's inputs and targets.
+        weight: the projection's weight W, [hidden, channels].
+        bias: the projection's bias, [hidden].
         unit_size: channels per unit.
-        kind: of the sublayer.
+        kind: kind of the sublayer.
+
+    Returns:
+        A^T A [units, units] and A^T b [units] in float64, each with one more row for attention.
     """
     w = weight.double()
     hidden, units = w.shape[0], w.shape[1] // unit_size
@@ -60,23 +64,22 @@ def rescale_mask(
     solver: Solver = lsmr_cupy_solver,
     run: ExecutionOptions | None = None,
 ) -> tuple[list[Tensor], list[Refit]]:
-    """Scales the student's kept units, layer by layer from the bottom, so that it follows the teacher.
+    """Scales the student's kept units, layer by layer from the bottom, so that it follows the teacher (section 4.3).
 
-    The scales are folded into the student's output projections in place. Layer 0's attention is left
-    alone. A sublayer whose solve fails, or gives a factor beyond 10, keeps scale 1 and is reported;
-    the ones above it are still refitted.
+    The scales are folded into the student's output projections in place. Layer 0's attention is left unchanged, as in
+    the paper. A sublayer keeps scale 1 if its solve fails or gives a scale beyond 10; later sublayers are still scaled.
 
     Args:
         teacher: the dense model.
-        student: a shrunk copy of it, changed in place.
+        student: a shrunk copy of the teacher, changed in place.
         batches: calibration samples.
-        teacher_masks: one per sublayer of the teacher (the paper: the masks at sqrt(constraint)).
-        first_token_last: fit the last feed-forward on the first token only (sequence classifiers).
+        teacher_masks: masks of the teacher, one per sublayer; the paper uses the masks at sqrt(constraint).
+        first_token_last: fit the last feed-forward sublayer on the first token only, for sequence classifiers.
         solver: (A^T A, A^T b) -> (solution, success).
         run: see `walk`.
 
     Returns:
-        Scales [units kept] per sublayer, and what became of each sublayer.
+        Scales [units kept] and the result, each per sublayer.
     """
     last = len(find_sublayers(student)) - 1
 
@@ -87,39 +90,35 @@ def rescale_mask(
         teacher = copy.deepcopy(teacher)
         shrink(teacher, teacher_masks)
     scales, refits = [], []
-    steps = walk(
-        teacher,
-        student,
-        batches,
-        token_weights=first_token if first_token_last else None,
-        run=run,
-        desc="rescale",
-    )
-    for step in steps:
+    token_weights = first_token if first_token_last else None
+    for step in walk(teacher, student, batches, token_weights=token_weights, run=run, desc="rescale"):
         sublayer, moments = step.sublayer, step.fit + step.held_out
-        projection, size = sublayer.projection, sublayer.unit_size
-        weight = matrix(projection)
-        before = moments.error(weight, projection.bias)
-        scale = torch.ones(sublayer.num_units, dtype=torch.float64, device=sublayer.device)
-        note, after = "", before
-        if sublayer.num_units == 0:
-            note = "nothing kept"
-        elif step.index == 0:
-            note = "first sublayer: the paper leaves it"
-        else:
-            system = rescale_system(moments, weight, projection.bias, size, sublayer.kind)
-            solution, success = solver(*system)
-            solution = solution[: sublayer.num_units]
-            if not success:
-                note = "the solver did not converge"
-            elif not solution.abs().max() <= MAX_SCALE:
-                note = f"a scale of {solution.abs().max():.3g} is beyond {MAX_SCALE:g}"
-            else:
-                scale = solution
-                after = moments.error(weight * scale.repeat_interleave(size), projection.bias)
+        weight, bias = matrix(sublayer.projection), sublayer.projection.bias
+        before = after = moments.error(weight, bias)
+        scale, note = _find_scales(step, moments, solver)
         if not note:
+            channel_scale = scale.repeat_interleave(sublayer.unit_size)  # [channels]
+            after = moments.error(weight * channel_scale, bias)
             with torch.no_grad():
-                weight.mul_(scale.repeat_interleave(size).to(weight.dtype))
+                weight.mul_(channel_scale.to(weight.dtype))
         scales.append(scale.float())
         refits.append(Refit(sublayer.name, sublayer.num_units, not note, before, after, note=note))
     return scales, refits
+
+
+def _find_scales(step: Step, moments: Moments, solver: Solver) -> tuple[Tensor, str]:
+    """Returns the scales [units] of one sublayer; or ones, and a note that says why it is not rescaled."""
+    sublayer = step.sublayer
+    ones = torch.ones(sublayer.num_units, dtype=torch.float64, device=sublayer.device)
+    if sublayer.num_units == 0:
+        return ones, "nothing kept"
+    if step.index == 0:
+        return ones, "first sublayer: the paper leaves it"
+    weight, bias = matrix(sublayer.projection), sublayer.projection.bias
+    solution, success = solver(*rescale_system(moments, weight, bias, sublayer.unit_size, sublayer.kind))
+    solution = solution[: sublayer.num_units]
+    if not success:
+        return ones, "the solver did not converge"
+    if not solution.abs().max() <= MAX_SCALE:
+        return ones, f"a scale of {solution.abs().max():.3g} is beyond {MAX_SCALE:g}"
+    return solution, ""

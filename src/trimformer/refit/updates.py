@@ -1,4 +1,4 @@
-"""What is refitted of shrunk models. An update is a row of `UPDATES`."""
+"""Updates of shrunk models: none, one scale per unit, or a full refit. `UPDATES` lists them by name."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from trimformer.utils.distributed import decide
 
 @dataclass(frozen=True)
 class UpdateInputs:
-    """What an update works on: one student for each budget.
+    """Inputs of an update: the dense model and one student per budget.
 
     Attributes:
         teacher: the dense model.
-        students: shrunk copies of it, changed in place.
+        students: shrunk copies of the teacher, changed in place.
         batches: calibration samples.
-        masks: of each student, what is left of each sublayer; an update may write scales into them.
-        token_norms: weights of tokens, of each sublayer and batch; empty: all weigh the same.
-        teacher_masks_of: of a student, those of the square root of its constraint, for the paper's teacher.
-        run: memory and progress.
+        masks: each student's masks, one per sublayer; an update may write scales into them.
+        token_norms: weights of tokens per sublayer and batch; empty if all tokens weigh the same.
+        teacher_masks_of: returns the masks of the paper's teacher for a student, at the square root of its constraint.
+        run: memory limit and progress.
         without_held_out: positions of the students that are refitted without the held-out samples.
     """
 
@@ -41,23 +41,23 @@ class UpdateInputs:
     without_held_out: Collection[int] = ()
 
 
-def leave(given: UpdateInputs) -> list[list[Refit]]:
-    """Nothing."""
-    return [[] for _ in given.students]
+def keep_weights(inputs: UpdateInputs) -> list[list[Refit]]:
+    """Changes nothing."""
+    return [[] for _ in inputs.students]
 
 
-def scale(given: UpdateInputs) -> list[list[Refit]]:
-    """One factor per unit (Kwon et al., section 4.3); each student has a teacher of its own."""
-    reads_first = decide(lambda: reads_first_token(given.teacher, given.batches[0]))
+def scale_units(inputs: UpdateInputs) -> list[list[Refit]]:
+    """Fits one scale per unit (Kwon et al., section 4.3); each student has its own teacher."""
+    reads_first = decide(lambda: reads_first_token(inputs.teacher, inputs.batches[0]))
     reports = []
-    for k, (student, masks) in enumerate(zip(given.students, given.masks, strict=True)):
+    for k, (student, masks) in enumerate(zip(inputs.students, inputs.masks, strict=True)):
         scales, refits = rescale_mask(
-            given.teacher,
+            inputs.teacher,
             student,
-            given.batches,
-            teacher_masks=given.teacher_masks_of(k),
+            inputs.batches,
+            teacher_masks=inputs.teacher_masks_of(k),
             first_token_last=reads_first,
-            run=given.run,
+            run=inputs.run,
         )
         for mask, factors in zip(masks, scales, strict=True):
             mask[mask != 0] = factors.to(mask)
@@ -65,17 +65,21 @@ def scale(given: UpdateInputs) -> list[list[Refit]]:
     return reports
 
 
-def full(given: UpdateInputs) -> list[list[Refit]]:
-    """All kept weights of the output projections, and what sublayers read."""
-    norms = given.token_norms
+def refit_fully(inputs: UpdateInputs) -> list[list[Refit]]:
+    """Refits all kept weights of the output projections and aligns the inputs of sublayers."""
+    norms = inputs.token_norms
     return reconstruct(
-        given.teacher,
-        given.students,
-        given.batches,
+        inputs.teacher,
+        inputs.students,
+        inputs.batches,
         token_weights=(lambda sublayer, batch, _: norms[sublayer][batch]) if norms else None,
-        without_held_out=given.without_held_out,
-        run=given.run,
+        without_held_out=inputs.without_held_out,
+        run=inputs.run,
     )
 
 
-UPDATES: dict[Update, Callable[[UpdateInputs], list[list[Refit]]]] = {"none": leave, "scale": scale, "full": full}
+UPDATES: dict[Update, Callable[[UpdateInputs], list[list[Refit]]]] = {
+    "none": keep_weights,
+    "scale": scale_units,
+    "full": refit_fully,
+}

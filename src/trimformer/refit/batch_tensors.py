@@ -1,4 +1,4 @@
-"""Tensors of every batch, kept in memory or in temporary files."""
+"""Lists of one tensor per batch, in memory or in temporary files."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +12,12 @@ from trimformer.utils.temp_dirs import temporary_directory
 
 
 class BatchTensors:
-    """One tensor per batch, in memory or in temporary files."""
+    """One tensor per batch, in memory or in temporary files.
+
+    Args:
+        size: number of batches.
+        folder: folder of the files; None keeps the tensors in memory.
+    """
 
     def __init__(self, size: int, folder: Path | None) -> None:
         self._folder = folder
@@ -20,8 +25,8 @@ class BatchTensors:
 
     @classmethod
     @contextmanager
-    def place(cls, on_disk: bool, size: int) -> Iterator[Callable[[], "BatchTensors"]]:
-        """Makes such lists for so many batches; their files are gone on exit."""
+    def factory(cls, on_disk: bool, size: int) -> Iterator[Callable[[], "BatchTensors"]]:
+        """Yields a function that makes lists of `size` tensors; their files are deleted on exit."""
         if not on_disk:
             yield lambda: cls(size, None)
             return
