@@ -1,8 +1,8 @@
-"""A pruned model made plain: layers without units are left out, and its own config says the rest.
+"""The plain layout: a pruned model that its family's own config describes, so Transformers alone loads it.
 
-Then nothing of ours is needed to load it. In pre-norm models a layer without units adds its biases and nothing else,
-which the layer below takes over. In post-norm models it also norms twice; the norm below takes over what of that is
-one factor and one shift for each channel, by least squares.
+Layers without units are removed. In a pre-norm model such a layer only adds its biases, so the layer below takes them
+over exactly. In a post-norm model it also normalises twice. The norm below approximates that by one factor and one
+shift per channel, fitted by least squares.
 """
 
 import copy
@@ -25,40 +25,40 @@ from trimformer.models.masking import frozen
 from trimformer.models.plain_config import check_plain_layout, removable_layers, supports_fewer_heads, write_sizes
 from trimformer.utils.distributed import add_up
 
-TOLERANCE = 1e-4  # relative, between what is written and what was measured
+TOLERANCE = 1e-4  # relative difference of outputs between the model and the one built from its config
 
 
 def make_plain(student: PreTrainedModel, dense: PreTrainedModel, batches: Sequence[Batch]) -> None:
-    """Leaves out the layers that have no units and writes all sizes into the config, in place.
+    """Removes the layers without units and writes all sizes into the config, in place.
 
     Args:
-        student: pruned to one width, and refitted; see the allocation "plain".
-        dense: what it was pruned from.
+        student: model pruned to one width by the allocation "plain", and refitted.
+        dense: the dense model.
         batches: calibration samples.
 
     Raises:
-        TrimformerError: the config cannot say it after all: a model made by it computes something else.
+        TrimformerError: a model built from the config would give other outputs.
     """
     sublayers = find_sublayers(student)
     empty = {s.layer for s in sublayers} - {s.layer for s in sublayers if s.num_units}
-    _hand_down(student, batches, empty)
+    _fold_empty_layers(student, batches, empty)
     layers = find_layers(student)
     for index in empty:
         _remove(student, layers[index])
     vars(student.config).pop("quantization_config", None)
     write_sizes(student, find_sublayers(dense), [s for s in sublayers if s.layer not in empty])
-    _check(student, batches[0])
+    _check_config(student, batches[0])
 
 
 def try_plain_layout(model: PreTrainedModel, batch: Batch) -> None:
-    """Tries on a copy whether layers of the model can be narrowed and left out, before the long work.
+    """Tries the plain layout on a copy of the dense model, so that it fails before the long work.
 
     Args:
-        model: dense.
-        batch: of samples.
+        model: the dense model.
+        batch: one batch of calibration samples.
 
     Raises:
-        TrimformerError: its config cannot say such sizes.
+        TrimformerError: the model's config cannot express narrower or fewer layers.
     """
     sublayers = find_sublayers(model)
     check_plain_layout(model, sublayers)
@@ -73,64 +73,68 @@ def try_plain_layout(model: PreTrainedModel, batch: Batch) -> None:
     make_plain(student, model, [batch])
 
 
-def _hand_down(student: PreTrainedModel, batches: Sequence[Batch], empty: set[int]) -> None:
-    """Gives what runs of layers without units do to the layer below each of them."""
+def _fold_empty_layers(student: PreTrainedModel, batches: Sequence[Batch], empty: set[int]) -> None:
+    """Folds the effect of each run of adjacent layers without units into the layer below the run."""
     layers = find_layers(student)
-    for _, run in groupby(enumerate(sorted(empty)), key=lambda pair: pair[1] - pair[0]):  # neighbours together
+    for _, run in groupby(enumerate(sorted(empty)), key=lambda pair: pair[1] - pair[0]):
         indices = [layer for _, layer in run]
-        below = layers[indices[0] - 1]
-        sums = _Sums(student, layers[indices[0]], layers[indices[-1]], below)
+        sums = _AffineSums(student, layers[indices[0] - 1], layers[indices[-1]])
         with frozen(student), torch.no_grad(), sums:
             for batch in batches:
                 sums.batch = batch
                 forward(student, batch)
         factor, shift = sums.fit()
-        _apply(student, indices[0] - 1, sums.norm, factor, shift)
+        _fold_affine(student, indices[0] - 1, sums.norm, factor, shift)
 
 
-class _Sums(PaddingTracker):
-    """Context manager: sums over tokens of what goes into a run of layers, x, and what comes out of it, y, by channel.
+class _AffineSums(PaddingTracker):
+    """Context manager that sums, per channel over tokens, the input x and the output y of a run of layers.
+
+    Args:
+        model: the model; its `batch` is set before each forward pass.
+        below: the layer below the run, whose output is x.
+        top: the last layer of the run, whose output is y.
 
     Attributes:
-        norm: the norm of the layer below that makes x; None where there is none, as in pre-norm models.
+        norm: the norm in the layer below whose output is x; None in pre-norm models.
     """
 
-    def __init__(self, model: PreTrainedModel, bottom: nn.Module, top: nn.Module, below: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel, below: nn.Module, top: nn.Module) -> None:
         super().__init__(model)
-        self._bottom, self._top, self._below = bottom, top, below
+        self._below, self._top = below, top
         self._norms: dict[nn.Module, Tensor] = {}
         self._x, self._sums = torch.empty(0), torch.zeros(0)
         self.norm: Any = None
 
-    def __enter__(self) -> "_Sums":
+    def __enter__(self) -> "_AffineSums":
         super().__enter__()
         hidden = find_sublayers(self._model)[0].hidden_size
         for module in self._below.modules():
             weight = getattr(module, "weight", None)
             if isinstance(weight, nn.Parameter) and weight.shape == (hidden,):
-                self._handles.append(module.register_forward_hook(self._see_norm))
-        self._handles.append(self._below.register_forward_hook(self._see_input))
-        self._handles.append(self._top.register_forward_hook(self._see_output))
+                self._handles.append(module.register_forward_hook(self._record_norm))
+        self._handles.append(self._below.register_forward_hook(self._record_input))
+        self._handles.append(self._top.register_forward_hook(self._record_output))
         return self
 
-    def _see_norm(self, module: nn.Module, _: Any, output: Tensor) -> None:
+    def _record_norm(self, module: nn.Module, _: Any, output: Tensor) -> None:
         self._norms[module] = output
 
-    def _see_input(self, _: nn.Module, inputs: Any, output: Any) -> None:
+    def _record_input(self, _: nn.Module, inputs: Any, output: Any) -> None:
         self._x = hidden_states(output)
         if not len(self._sums):
-            makers = [m for m, made in self._norms.items() if torch.equal(made, self._x)]
-            self.norm = makers[-1] if makers else None
+            sources = [norm for norm, normed in self._norms.items() if torch.equal(normed, self._x)]
+            self.norm = sources[-1] if sources else None
         self._norms.clear()
 
-    def _see_output(self, _: nn.Module, inputs: Any, output: Any) -> None:
+    def _record_output(self, _: nn.Module, inputs: Any, output: Any) -> None:
         x, y = self._x[self.mask].double(), hidden_states(output)[self.mask].double()  # [tokens, hidden]
         ones = torch.ones_like(x)
         parts = torch.stack([part.sum(0) for part in (ones, x, y, x * x, x * y)])
         self._sums = parts if not len(self._sums) else self._sums + parts
 
     def fit(self) -> tuple[Tensor, Tensor]:
-        """(factor, shift) of each channel, [hidden], that take x nearest to y; the factor is 1 without a norm."""
+        """Fits factor and shift, both [hidden], from x to y by least squares; without a norm the factor is 1."""
         add_up(self._sums)
         count, x, y, xx, xy = self._sums
         variance = xx / count - (x / count).square()
@@ -142,8 +146,8 @@ class _Sums(PaddingTracker):
 
 
 @torch.no_grad()
-def _apply(student: PreTrainedModel, layer: int, norm: Any, factor: Tensor, shift: Tensor) -> None:
-    """Folds a factor and a shift of each channel into the end of a layer."""
+def _fold_affine(student: PreTrainedModel, layer: int, norm: Any, factor: Tensor, shift: Tensor) -> None:
+    """Folds a factor and a shift per channel, both [hidden], into the norm or last projection of a layer."""
     if norm is not None:
         norm.weight.mul_(factor.to(norm.weight))
         if getattr(norm, "bias", None) is not None:
@@ -152,42 +156,47 @@ def _apply(student: PreTrainedModel, layer: int, norm: Any, factor: Tensor, shif
     if shift.abs().max() < 1e-9:
         return
     last = next(s for s in reversed(find_sublayers(student)) if s.layer == layer)
-    is_last = last.output is None or last.gain is not None  # nothing but a factor follows it
-    if not is_last or last.projection.bias is None:
-        raise TrimformerError(f"layers of {type(student).__name__} cannot be left out; use the layout 'free'")
+    foldable = last.output is None or last.gain is not None  # at most a factor follows the projection
+    if not foldable or last.projection.bias is None:
+        raise TrimformerError(f"layers of {type(student).__name__} cannot be removed; use the layout 'free'")
     gain = torch.ones_like(shift) if last.gain is None else last.gain.double()
     last.projection.bias.add_(torch.where(gain.abs() < 1e-6, 0.0, shift / gain).to(last.projection.bias))
 
 
 def _remove(model: PreTrainedModel, layer: nn.Module) -> None:
+    """Removes a layer from the module list that holds it."""
     for module in model.modules():
-        if isinstance(module, nn.ModuleList) and (found := [i for i, m in enumerate(module) if m is layer]):
-            del module[found[0]]
+        if isinstance(module, nn.ModuleList) and (positions := [i for i, m in enumerate(module) if m is layer]):
+            del module[positions[0]]
             return
-    raise TrimformerError(f"layers of {type(model).__name__} are in no list, and none can be left out")
+    raise TrimformerError(
+        f"layers of {type(model).__name__} are not in a list, so none can be removed; use the layout 'free'"
+    )
 
 
-def _check(student: PreTrainedModel, batch: Batch) -> None:
-    """Raises:
-    TrimformerError: a model that the config makes, with these weights, is another.
+def _check_config(student: PreTrainedModel, batch: Batch) -> None:
+    """Builds a model from the config, loads the student's weights and compares the outputs on a batch.
+
+    Raises:
+        TrimformerError: the outputs differ, or the weights do not fit.
     """
     refusal = TrimformerError(
-        f"the config of {type(student).__name__} cannot say these sizes: a model made by it computes something else; "
-        "use the layout 'free'"
+        f"the config of {type(student).__name__} cannot express these sizes: a model built from it gives other "
+        "outputs; use the layout 'free'"
     )
     try:
-        config = type(student.config).from_dict(student.config.to_dict())  # as it will be read
+        config = type(student.config).from_dict(student.config.to_dict())  # as it is read from disk
         config._attn_implementation = student.config._attn_implementation
         with _default_dtype(student.dtype):
-            made = type(student)(config).eval()
-        made.load_state_dict(student.state_dict())
+            rebuilt = type(student)(config).eval()
+        rebuilt.load_state_dict(student.state_dict())
     except (RuntimeError, ValueError) as error:
         raise refusal from error
-    made.to(student.device)  # type: ignore[arg-type]
-    attach_sentence_head(made, sentence_head_of(student))
-    assert find_problem(made) == find_problem(student)
-    [expected], [found] = predict(student, [batch]), predict(made, [batch])
-    if not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * float(expected.abs().max())):
+    rebuilt.to(student.device)  # type: ignore[arg-type]
+    attach_sentence_head(rebuilt, sentence_head_of(student))
+    assert find_problem(rebuilt) == find_problem(student)
+    [expected], [output] = predict(student, [batch]), predict(rebuilt, [batch])
+    if not torch.allclose(output, expected, rtol=TOLERANCE, atol=TOLERANCE * float(expected.abs().max())):
         raise refusal
 
 
