@@ -4,7 +4,7 @@
     python benchmarks/families.py --again       # from the beginning
     python benchmarks/families.py --only Bert   # prints the rows of families that begin so, writes nothing
 
-Models and checks are those of the tests, tests/families.py. What is known of each row is kept in docs/families.json.
+The models and checks are in testing/families.py, which the tests use too. Results are kept in docs/families.json.
 """
 
 import argparse
@@ -21,9 +21,8 @@ import transformers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.families import CHECKS, FAMILIES, GRID, SHAPES, exists, exported, make  # noqa: E402
-
 import trimformer  # noqa: E402, F401  loading of shrunk models
+from testing.families import CHECKS, FAMILIES, GRID, SHAPES, exists, exported, make  # noqa: E402
 from trimformer.errors import TrimformerError  # noqa: E402
 from trimformer.models.families import REFUSED  # noqa: E402
 

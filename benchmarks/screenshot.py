@@ -17,7 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.reporting.page.browser import open_browser, show  # noqa: E402
+from testing.browser import open_browser, show  # noqa: E402
 
 COLORS = 96  # a palette keeps the file small; text has few colours
 MARGIN = 28  # below what is shown

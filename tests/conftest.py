@@ -1,6 +1,5 @@
 """Fixtures: tiny random models of every supported family and head, and a tokenizer that needs no download."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from trimformer.checkpoints.shrink import shrink
+from testing.models import enlarged as enlarged
+from testing.models import pruned as pruned
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
 from trimformer.costs.timing import MIN_TURNS
 from trimformer.models import find_sublayers
@@ -43,17 +43,6 @@ def make_model(family: str = "Bert", head: str = "ForSequenceClassification", **
     return enlarged(getattr(transformers, f"{family}{head}")(config).eval())
 
 
-def enlarged(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with larger weights: its default ones are so small that every unit would be negligible."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(4)
-            elif parameter.abs().max() == 0:
-                parameter.normal_(std=0.1)
-    return model
-
-
 def make_batch(batch: int = 5, length: int = 12, *, labels: int | None = 3, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random ids with padding on the right, different lengths, and class labels."""
     generator = torch.Generator().manual_seed(seed)
@@ -80,13 +69,6 @@ def random_masks(
         mask[:1] = 1
         mask *= i not in emptied
     return [mask * (torch.rand(len(mask), generator=generator) * 3 - 1) for mask in masks] if scaled else masks
-
-
-def pruned(model: PreTrainedModel, masks: Sequence[torch.Tensor]) -> PreTrainedModel:
-    """A copy of the model that is shrunk to the masks."""
-    student = copy.deepcopy(model)
-    shrink(student, masks)
-    return student
 
 
 def make_table(model: PreTrainedModel, *, elsewhere: bool = False, **setting: Any) -> LatencyTable:

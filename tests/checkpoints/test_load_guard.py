@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.quantizers import auto
 
-from tests import families
+from testing import families
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import find_sublayers, load, save
 from trimformer.checkpoints.load_guard import ENTRY

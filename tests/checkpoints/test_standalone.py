@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from tests import families
+from testing import families
 from tests.commands import prune
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import TrimformerError, find_sublayers, load, save, shrink

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from tests import families
+from testing import families
 from tests.checkpoints.test_sentence_transformers import TEXTS, sentence_model
 from tests.conftest import make_tokenizer, pruned
 from trimformer import load, save, shrink

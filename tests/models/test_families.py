@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from tests.families import (
+from testing.families import (
     FAMILIES,
     GRID,
     LENGTH,
@@ -25,11 +25,11 @@ from tests.families import (
     no_unit_left,
     one_head_left,
     output,
-    pruned,
     pruned_again,
     random_masks,
     saved_is_reloaded,
 )
+from testing.models import pruned
 from trimformer.costs.macs import layer_lengths, model_macs, unit_parameters
 from trimformer.data.outputs import divergence, find_problem
 from trimformer.errors import TrimformerError

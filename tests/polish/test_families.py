@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from testing.families import FAMILIES, inputs, make, random_masks
 from tests.conftest import pruned
-from tests.families import FAMILIES, inputs, make, random_masks
 from trimformer.models.discovery import find_layers
 from trimformer.options.polish_budget import PolishBudget
 from trimformer.polish.train import polish, trainable

@@ -9,7 +9,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import families
+from testing import families
 from tests.commands import error_line, prune
 from tests.conftest import make_batch, make_model, pruned
 from trimformer import Method, Pruner, TrimformerError

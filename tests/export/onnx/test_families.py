@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.families import GRID, exists, exported, make
+from testing.families import GRID, exists, exported, make
 from trimformer.errors import TrimformerError
 
 # One of each kind of model but two towers, which take too long: a decoder, positions for each head, images, sounds.

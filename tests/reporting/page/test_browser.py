@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.reporting.page.browser import CHROMIUM, DESK, DRIVER, PHONE, open_browser, show
+from testing.browser import CHROMIUM, DESK, DRIVER, PHONE, open_browser, show
 from tests.reporting.page.made import HOSTILE, SERVED, TARGET, make_family, tiny_run
 from trimformer.reporting.page.prune import prune_page
 from trimformer.reporting.page.sweep import family_page

@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.conftest import enlarged, pruned
+from testing.models import enlarged, pruned
 from trimformer.data.outputs import find_problem, model_output, output_mask
 from trimformer.export.onnx.export import Written, export_onnx, quantize
 from trimformer.models import find_sublayers

@@ -1,0 +1,1 @@
+"""Helpers that the tests share with the benchmarks; not part of the installed package."""
