@@ -1,3 +1,5 @@
+"""The `finetune` command: every kind of data, checkpoints, interruptions and errors."""
+
 import json
 import subprocess
 import sys
@@ -21,12 +23,12 @@ QUICK = ("--num_train_epochs", "1", "--learning_rate", "0.01", "--use_cpu")
 
 @pytest.fixture
 def base(tmp_path):
-    """A bare encoder, as before any fine-tuning."""
+    """A bare encoder without a task head."""
     return save_model(tmp_path / "base", "embedding")
 
 
 def train(model, out, *words, rows=None):
-    """Fine-tunes on `rows`, all but the last 8 of them, and scores on those."""
+    """Fine-tunes on all but the last 8 `rows` and scores on those 8."""
     if rows is not None:
         folder = out.parent / f"{out.name}-data"
         files = [write_jsonl(folder / "train.jsonl", rows[:-8]), write_jsonl(folder / "validation.jsonl", rows[-8:])]
@@ -98,7 +100,7 @@ def test_a_pruned_model_is_trained_and_keeps_its_widths(tmp_path, problem):
     assert run(main, "prune", tmp_path / "out", *again) == 0
 
 
-def test_scoring_alone_changes_nothing(tmp_path, capsys):
+def test_scoring_without_training_writes_nothing(tmp_path, capsys):
     model = save_model(tmp_path / "model", "tokens")
     rows = [{"tokens": ["a", "film"], "ner_tags": [0, 1]}] * 4  # the model's third label does not occur
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -109,7 +111,7 @@ def test_scoring_alone_changes_nothing(tmp_path, capsys):
     assert tree(tmp_path) == before
 
 
-def test_what_an_earlier_training_left_does_not_decide(tmp_path):
+def test_the_problem_type_of_an_earlier_training_is_replaced(tmp_path):
     scorer = save_model(tmp_path / "model", "regression")
     rows = problem_rows("single_label", 24)
     assert train(scorer, tmp_path / "out", "--ignore_mismatched_sizes", rows=rows) == 0
@@ -117,7 +119,7 @@ def test_what_an_earlier_training_left_does_not_decide(tmp_path):
     assert (config.num_labels, config.problem_type) == (2, "single_label_classification")
 
 
-def test_other_labels_need_a_new_head_and_it_is_said_how(tmp_path, capsys):
+def test_other_labels_are_an_error_that_names_the_flag_for_a_new_head(tmp_path, capsys):
     model, rows = save_model(tmp_path / "model"), named(make_rows(24, 3))
     capsys.readouterr()
     assert train(model, tmp_path / "out", rows=rows) == 2
@@ -126,7 +128,7 @@ def test_other_labels_need_a_new_head_and_it_is_said_how(tmp_path, capsys):
     assert AutoConfig.from_pretrained(tmp_path / "out").num_labels == 3
 
 
-def test_the_trainers_own_checkpoints_do_not_lose_the_model(base, tmp_path):
+def test_the_model_is_saved_beside_the_trainers_checkpoints(base, tmp_path):
     words = ("--save_strategy", "epoch", "--eval_strategy", "epoch", "--load_best_model_at_end")
     assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 0
     assert {"model.safetensors", "tokenizer.json", "checkpoint-2"} <= tree(tmp_path / "out")
@@ -134,7 +136,7 @@ def test_the_trainers_own_checkpoints_do_not_lose_the_model(base, tmp_path):
     assert train(base, tmp_path / "out", *resumed, rows=problem_rows("single_label", 24)) == 0
 
 
-def test_flags_of_transformers_are_heard(base, tmp_path):
+def test_trainer_flags_take_effect(base, tmp_path):
     words = ("--max_steps", "3", "--per_device_train_batch_size", "2", "--warmup_steps", "1", "--save_steps", "3")
     words += ("--save_strategy", "steps", "--gradient_accumulation_steps", "2", "--lr_scheduler_type", "cosine")
     assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 0
@@ -143,7 +145,7 @@ def test_flags_of_transformers_are_heard(base, tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [(1, 1), (1, 2)])
-def test_the_seed_decides(base, tmp_path, seeds):
+def test_the_seed_determines_the_weights(base, tmp_path, seeds):
     rows = problem_rows("single_label", 24)
     for i, seed in enumerate(seeds):
         assert train(base, tmp_path / str(i), "--seed", seed, rows=rows) == 0
@@ -159,7 +161,7 @@ def test_standard_output_is_the_report_alone_and_training_is_logged(base, tmp_pa
     assert "train_loss" in captured.err
 
 
-def test_a_known_task_has_its_own_settings(base, tmp_path, capsys):
+def test_a_predefined_task_has_its_own_metrics(base, tmp_path, capsys):
     rows = [{"sentence1": r["premise"], "sentence2": r["hypothesis"], "label": r["label"] % 2} for r in pairs()]
     assert train(base, tmp_path / "out", "--task_name", "mrpc", rows=rows) == 0
     assert set(json.loads(capsys.readouterr().out)["validation"]) == {"accuracy", "accuracy_ci95", "f1"}
@@ -215,12 +217,12 @@ def encoded(rows):
     return task.encode(rows, make_tokenizer(), problem_model("single_label").config)
 
 
-def test_samples_without_labels_are_refused(tmp_path):
+def test_samples_without_labels_are_an_error(tmp_path):
     with pytest.raises(TrimformerError, match="no labels"):
         finetune(problem_model("single_label"), make_tokenizer(), encoded(make_rows(4)), TrainingArguments(tmp_path))
 
 
-def test_without_the_extra_it_is_said_how_to_install_it(tmp_path, monkeypatch):
+def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(TrimformerError, match=r"pip install 'trimformer\[train\]'"):
         finetune(problem_model("single_label"), make_tokenizer(), [], TrainingArguments(tmp_path))
@@ -236,7 +238,7 @@ def test_the_function_trains_in_place_and_ends_in_evaluation_mode(tmp_path):
 
 
 def interrupt_at(monkeypatch, step):
-    """Ctrl-C in that step of the training."""
+    """Raises KeyboardInterrupt in the given training step."""
     from transformers import Trainer
 
     real, steps = Trainer.training_step, []
@@ -262,9 +264,9 @@ def test_an_interrupted_training_names_the_checkpoints_it_leaves(base, tmp_path,
     interrupt_at(monkeypatch, 3)
     words = ("--save_strategy", "steps", "--save_steps", "1", "--per_device_train_batch_size", "4")
     assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 130
-    told = capsys.readouterr().err
-    assert "checkpoint-1, checkpoint-2" in told
-    assert "nothing was written" not in told
+    stderr = capsys.readouterr().err
+    assert "checkpoint-1, checkpoint-2" in stderr
+    assert "nothing was written" not in stderr
     assert {name for name in tree(tmp_path / "out") if "/" not in name} == {"checkpoint-1", "checkpoint-2"}
     assert not [name for name in tree(tmp_path) if "trimformer-part" in name]
 

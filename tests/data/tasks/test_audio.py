@@ -1,4 +1,4 @@
-"""Sounds."""
+"""Audio tasks: encoding, padding and scores."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_a_folder_by_class_is_scored_by_its_names(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_sounds_are_padded_as_the_extractor_does_it(mask):
+def test_padding_matches_the_feature_extractor(mask):
     rows, model = make_rows(), audio_model()
     features = task_of(model, rows).encode(rows, extractor(mask=mask), model.config)
     (batch,) = make_batches(features, extractor(mask=mask), 8)
@@ -84,7 +84,7 @@ def test_a_bad_sound_is_named_with_its_row(row, words):
         task_of(model, rows).encode(rows, extractor(), model.config)
 
 
-def test_what_is_missing_is_said():
+def test_missing_inputs_are_named():
     with pytest.raises(TrimformerError, match=r"no audio column found among label.*--text-column"):
         task_of(audio_model(), [{"label": 0}])
     with pytest.raises(TrimformerError, match="need the model's feature extractor, not ViTImageProcessor"):

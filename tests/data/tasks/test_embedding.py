@@ -1,3 +1,5 @@
+"""Embedding tasks: texts are encoded one by one and scored by cosine similarity."""
+
 import pytest
 import torch
 from transformers import BertConfig
@@ -18,24 +20,24 @@ def task(rows, **columns):
 
 
 def test_two_columns_are_two_texts_and_never_one_pair():
-    tokenizer, found = make_tokenizer(), task(PAIRS)
-    features = found.encode(PAIRS, tokenizer, CONFIG)
+    tokenizer, inferred = make_tokenizer(), task(PAIRS)
+    features = inferred.encode(PAIRS, tokenizer, CONFIG)
     alone = [tokenizer(row[column])["input_ids"] for column in ("sentence1", "sentence2") for row in PAIRS]
     assert [feature["input_ids"] for feature in features] == alone
 
 
 @pytest.mark.parametrize("columns", [("anchor", "positive", "negative"), ("Query", "Positive"), ("text",)])
-def test_columns_of_texts_are_told_by_their_usual_names(columns):
+def test_text_columns_are_guessed_from_the_usual_names(columns):
     assert task([dict.fromkeys(columns, "the film")]).text_columns == columns
 
 
 def test_the_score_is_the_rank_correlation_of_cosines():
-    found = task(PAIRS)
+    inferred = task(PAIRS)
     outputs = [torch.tensor([1.0, 0.0])] * 30 + [torch.tensor([row["score"], 1.0]) for row in PAIRS]
-    assert found.score(outputs, [], PAIRS)["spearman"] == pytest.approx(1)
+    assert inferred.score(outputs, [], PAIRS)["spearman"] == pytest.approx(1)
 
 
-def test_a_score_that_is_no_number_names_its_row():
+def test_an_invalid_score_names_its_row():
     rows = [*PAIRS[:3], {**PAIRS[3], "score": "much"}]
     with pytest.raises(TrimformerError, match="'much' in column 'score' of row 4"):
         task(rows).encode(rows, make_tokenizer(), CONFIG)

@@ -1,4 +1,4 @@
-"""Samples that were encoded elsewhere give what their texts would."""
+"""Samples encoded elsewhere give the same batches as their texts."""
 
 import datasets
 import numpy as np
@@ -32,7 +32,7 @@ def batches_of(rows, model=MODEL, processor=None):
     return task, make_batches(task.encode(rows, processor, model.config), processor, 4)
 
 
-GIVEN = {
+FORMATS = {
     "lists": tokenised(),
     "padded": tokenised(padding=True),
     "padded on the left": tokenised(padding=True, side="left"),
@@ -43,16 +43,16 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("name", GIVEN)
-def test_batches_are_those_of_the_texts(name):
-    task, batches = batches_of(GIVEN[name])
+@pytest.mark.parametrize("name", FORMATS)
+def test_encoded_samples_give_the_batches_of_their_texts(name):
+    task, batches = batches_of(FORMATS[name])
     _, expected = batches_of(TEXTS)
     assert (type(task), task.metric) == (EncodedTask, "accuracy")
     for batch, other in zip(batches, expected, strict=True):
         assert {k: v.tolist() for k, v in batch.items()} == {k: v.tolist() for k, v in other.items()}
 
 
-def test_labels_of_tokens_lose_their_padding_too():
+def test_padding_is_stripped_from_token_labels():
     model, tokenizer = make_model(head="ForTokenClassification"), make_tokenizer()
     rows = [{**tokenizer("good " * n), "labels": [-100, *[n % 3] * n, -100]} for n in (1, 4)]
     loader = DataLoader(rows, batch_size=2, collate_fn=DataCollatorForTokenClassification(tokenizer))
@@ -64,7 +64,7 @@ def test_labels_of_tokens_lose_their_padding_too():
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_positions_of_spans_move_with_what_is_cut(side):
+def test_span_positions_shift_with_the_stripped_padding(side):
     model, tokenizer = make_model(head="ForQuestionAnswering"), make_tokenizer()
     tokenizer.padding_side = side
     encoded = tokenizer("good film", padding="max_length", max_length=9)
@@ -74,7 +74,7 @@ def test_positions_of_spans_move_with_what_is_cut(side):
     assert task.metric is None
 
 
-def test_choices_of_images_and_sounds_go_through_unchanged():
+def test_choices_images_and_sounds_stay_unchanged():
     choice, tokenizer = make_model(head="ForMultipleChoice"), make_tokenizer()
     rows = [{**tokenizer(["good", "good film"], ["it", "it"]), "label": 1}]
     assert batches_of(rows, choice)[1][0]["input_ids"].shape == (1, 2, 6)
@@ -112,6 +112,6 @@ def test_bad_labels_of_tokens_are_named(labels, words):
         batches_of([{"input_ids": [3, 4], "labels": labels}], make_model(head="ForTokenClassification"))
 
 
-def test_encoded_images_that_lack_what_the_model_takes_are_an_error():
+def test_encoded_images_without_the_main_input_are_an_error():
     with pytest.raises(TrimformerError, match="no column 'pixel_values' in row 1"):
         batches_of([{"input_ids": [3], "x": np.zeros(2)}], image_model(), image_processor())

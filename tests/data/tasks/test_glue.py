@@ -14,18 +14,18 @@ from trimformer.evaluation.scores import Scorer
 
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
-ONE, TWO = "it is a good old film", "the new plot is so dull"
+FIRST, SECOND = "it is a good old film", "the new plot is so dull"
 
 
-def one(column="sentence"):
-    return [{column: text, "label": i % 2, "idx": i} for i, text in enumerate([ONE, TWO] * 3)]
+def single_rows(column="sentence"):
+    return [{column: text, "label": i % 2, "idx": i} for i, text in enumerate([FIRST, SECOND] * 3)]
 
 
-def two(first="sentence1", second="sentence2", labels=(1, 0)):
-    return [{first: ONE, second: TWO, "label": labels[i % len(labels)], "idx": i} for i in range(6)]
+def pair_rows(first="sentence1", second="sentence2", labels=(1, 0)):
+    return [{first: FIRST, second: SECOND, "label": labels[i % len(labels)], "idx": i} for i in range(6)]
 
 
-def questions():
+def question_rows():
     context, rows = "we saw a great film in the old plot with new actors", []
     for i, answer in enumerate(["a great film", "new actors", "old plot"] * 2):
         answers = {"text": [answer], "answer_start": [context.index(answer)]}
@@ -35,17 +35,17 @@ def questions():
 
 # As at nyu-mll/glue, rajpurkar/squad and rajpurkar/squad_v2
 ROWS = {
-    "cola": one(),
-    "sst2": one(),
-    "mrpc": two(),
-    "stsb": two(labels=(4.25, 0.0, 2.5)),
-    "qqp": two("question1", "question2"),
-    "mnli": two("premise", "hypothesis", (0, 1, 2)),
-    "qnli": two("question", "sentence"),
-    "rte": two(),
-    "wnli": two(),
-    "squad": questions(),
-    "squad_v2": [*questions(), {**questions()[0], "answers": {"text": [], "answer_start": []}}],
+    "cola": single_rows(),
+    "sst2": single_rows(),
+    "mrpc": pair_rows(),
+    "stsb": pair_rows(labels=(4.25, 0.0, 2.5)),
+    "qqp": pair_rows("question1", "question2"),
+    "mnli": pair_rows("premise", "hypothesis", (0, 1, 2)),
+    "qnli": pair_rows("question", "sentence"),
+    "rte": pair_rows(),
+    "wnli": pair_rows(),
+    "squad": question_rows(),
+    "squad_v2": [*question_rows(), {**question_rows()[0], "answers": {"text": [], "answer_start": []}}],
 }
 
 PROBLEMS = {"stsb": "regression", "squad": "span", "squad_v2": "span"}
@@ -85,7 +85,7 @@ def labels_of(task):
     return {"mnli": 3, "stsb": 1}.get(task, 2)
 
 
-def test_there_is_a_row_for_every_task():
+def test_there_are_rows_for_every_task():
     assert set(TASKS) == set(ROWS)
     assert {name: tuple(TASKS[name].hub) for name in GLUE} == {name: ("nyu-mll/glue", name) for name in GLUE}
     assert [TASKS[name].hub[0] for name in ("squad", "squad_v2")] == ["rajpurkar/squad", "rajpurkar/squad_v2"]
@@ -99,7 +99,7 @@ def test_lengths_are_the_papers(task):
         assert TASKS[task].average_length == 170
 
 
-def test_the_hubs_columns_are_scored(task, model_dir, tmp_path, capsys):
+def test_hub_columns_are_scored(task, model_dir, tmp_path, capsys):
     for name, rows in splits(task).items():
         write_jsonl(tmp_path / "data" / f"{name}.jsonl", rows)
     assert run(main, "evaluate", model_dir, "--task", task, "--data-dir", tmp_path / "data") == 0
@@ -111,7 +111,7 @@ def test_the_hubs_columns_are_scored(task, model_dir, tmp_path, capsys):
         assert all(-1 <= value <= 1 for value in metrics.values())
 
 
-def test_it_can_be_pruned_from_what_datasets_saved(task, model_dir, tmp_path):
+def test_a_model_is_pruned_on_a_saved_dataset(task, model_dir, tmp_path):
     parts = {name: datasets.Dataset.from_list(rows) for name, rows in splits(task).items()}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     words = ("--task", task, "--data", tmp_path / "saved", "--constraint", "0.6", "--output", tmp_path / "out")
@@ -125,12 +125,12 @@ def test_it_can_be_pruned_from_what_datasets_saved(task, model_dir, tmp_path):
     assert seq_len == average if average else 5 < seq_len < 20
 
 
-def test_the_hub_gives_what_a_folder_gives(task, model_dir, tmp_path, capsys, monkeypatch):
+def test_hub_and_saved_dataset_give_the_same_scores(task, model_dir, tmp_path, capsys, monkeypatch):
     parts = {name: datasets.Dataset.from_list(rows) for name, rows in splits(task).items()}
-    asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *words: asked.append(words) or datasets.DatasetDict(parts))
+    requests = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *words: requests.append(words) or datasets.DatasetDict(parts))
     assert run(main, "evaluate", model_dir, "--task", task) == 0
-    assert asked == [TASKS[task].hub]
+    assert requests == [TASKS[task].hub]
     from_hub = json.loads(capsys.readouterr().out)
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     assert run(main, "evaluate", model_dir, "--task", task, "--data", tmp_path / "saved") == 0
@@ -141,11 +141,11 @@ def test_the_hub_gives_what_a_folder_gives(task, model_dir, tmp_path, capsys, mo
 def test_both_texts_of_a_pair_are_read_in_their_order(name):
     task, tokenizer = TASKS[name], make_tokenizer()
     feature = task.encode(ROWS[name], tokenizer, make_model(num_labels=labels_of(name)).config)[0]
-    assert tokenizer.decode(feature["input_ids"]) == f"[CLS] {ONE} [SEP] {TWO} [SEP]"
+    assert tokenizer.decode(feature["input_ids"]) == f"[CLS] {FIRST} [SEP] {SECOND} [SEP]"
 
 
 @pytest.mark.parametrize("name", [name for name in GLUE if name != "stsb"])
-def test_predicting_the_labels_scores_full_marks(name):
+def test_perfect_predictions_score_1(name):
     model = make_model(num_labels=labels_of(name))
     scorer = Scorer("v", ROWS[name], TASKS[name], model, make_tokenizer())
     labels = {int(i): int(v) for b in scorer.batches for i, v in zip(b["index"], b["labels"], strict=True)}

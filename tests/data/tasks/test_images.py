@@ -1,4 +1,4 @@
-"""Images, alone and with texts."""
+"""Image tasks, with and without texts."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_a_folder_by_class_is_scored_by_its_names(tmp_path):
     )
 
 
-def test_what_goes_in_is_what_the_processor_makes_of_it_alone():
+def test_inputs_match_the_image_processor():
     rows, model = make_rows(), image_model()
     features = task_of(model, rows).encode(rows, image_processor(), model.config)
     (batch,) = make_batches(features, image_processor(), 8)
@@ -69,7 +69,7 @@ def test_a_bare_encoder_takes_images_without_labels():
     assert (output.shape, task.metric, "labels" in features[0]) == ((3, 24), None, False)
 
 
-def test_a_grey_model_gets_grey_images():
+def test_a_model_with_one_channel_gets_grey_images():
     rows, model = make_rows(2), image_model(num_channels=1)
     processor = image_processor()
     processor.image_mean, processor.image_std = [0.5], [0.5]
@@ -88,7 +88,7 @@ def test_images_and_texts_go_to_both_towers():
     assert predict(model, [batch])[0].shape == (4, 24)
 
 
-def test_texts_of_pairs_are_cut_at_the_models_limit():
+def test_texts_of_pairs_are_truncated_at_the_models_limit():
     rows, model = [{"image": make_pixels(), "text": "film " * 50}], clip_model()
     features = task_of(model, rows).encode(rows, clip_processor(), model.config)
     assert (len(features[0]["input_ids"]), mean_length(features)) == (20, 20.0)
@@ -107,7 +107,7 @@ def test_an_unreadable_image_in_the_middle_is_named(tmp_path):
         task_of(image_model(), rows).encode(rows, image_processor(), image_model().config)
 
 
-def test_what_is_missing_is_said():
+def test_missing_inputs_are_named():
     rows, model = make_rows(2, label="cow"), image_model()
     with pytest.raises(TrimformerError, match=r"no image column found among label.*--text-column"):
         task_of(model, [{"label": 0}])

@@ -1,4 +1,4 @@
-"""What fine-tuning reads off the rows: the kind of labels, and which there are."""
+"""Fine-tuning infers the problem and the labels from the rows."""
 
 import pytest
 from transformers import BertConfig
@@ -43,12 +43,12 @@ GUESSES = {
 
 
 @pytest.mark.parametrize("name", GUESSES)
-def test_the_columns_tell_the_kind(name):
+def test_the_problem_is_guessed_from_the_columns(name):
     data, expected = GUESSES[name]
     assert guess_problem(data) == expected
 
 
-def test_a_named_column_goes_before_the_usual_ones():
+def test_a_named_column_has_priority():
     data = [{"text": "a", "label": 1, "stars": 0.5}, {"text": "b", "label": 0, "stars": 1.5}]
     assert guess_problem(data, "stars") == ("regression", "stars")
 
@@ -61,13 +61,13 @@ def test_a_named_column_goes_before_the_usual_ones():
         (rows(1, [0]), None, "mixes lists"),
     ],
 )
-def test_what_cannot_be_guessed_is_an_error(data, column, words):
+def test_unusable_label_columns_are_an_error(data, column, words):
     with pytest.raises(TrimformerError, match=words):
         guess_problem(data, column)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_known_task_knows_its_labels(name):
+def test_predefined_tasks_have_a_problem_and_a_label_column(name):
     problem, column = problem_of(TASKS[name])
     assert problem == {"stsb": "regression", "squad": "span", "squad_v2": "span"}.get(name, "single_label")
     assert column == (None if problem == "span" else "label")
@@ -89,7 +89,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_the_labels_found_go_into_the_config(name):
+def test_the_labels_of_the_rows_are_set_in_the_config(name):
     problem, data, names = LABELS[name]
     config = make_config()
     set_labels(config, problem, "label", data)
@@ -99,22 +99,22 @@ def test_the_labels_found_go_into_the_config(name):
 
 
 @pytest.mark.parametrize(
-    ("labels", "kept"), [(("good", "bad"), True), ((0, 1), True), (("good", "odd"), False), ((0, 3), False)]
+    ("labels", "is_kept"), [(("good", "bad"), True), ((0, 1), True), (("good", "odd"), False), ((0, 3), False)]
 )
-def test_labels_that_a_head_has_stay_as_they_are(labels, kept):
+def test_a_head_keeps_its_labels_if_they_include_those_of_the_rows(labels, is_kept):
     config = make_config(["good", "so-so", "bad"], HEAD)
     set_labels(config, "single_label", "label", rows(*labels))
-    assert (config.id2label == {0: "good", 1: "so-so", 2: "bad"}) == kept
+    assert (config.id2label == {0: "good", 1: "so-so", 2: "bad"}) == is_kept
 
 
-def test_without_a_head_there_are_as_many_labels_as_are_found():
+def test_without_a_head_the_rows_set_the_number_of_labels():
     config = make_config(["a", "b", "c", "d", "e"])
     set_labels(config, "single_label", "label", rows(0, 1, 2))
     assert config.num_labels == 3
 
 
 @pytest.mark.parametrize(
-    ("problem", "kind", "num_labels"),
+    ("problem", "problem_type", "num_labels"),
     [
         ("regression", "regression", 1),
         ("multi_label", "multi_label_classification", 2),
@@ -123,12 +123,12 @@ def test_without_a_head_there_are_as_many_labels_as_are_found():
         ("tokens", None, 2),
     ],
 )
-def test_the_kind_goes_into_the_config_and_replaces_another(problem, kind, num_labels):
+def test_the_problem_type_of_the_config_is_replaced(problem, problem_type, num_labels):
     data = {"regression": rows(0.5), "multi_label": rows([0, 1]), "tokens": rows([0, 1])}.get(problem, rows(0, 1))
     for before in (None, "regression", "multi_label_classification"):
         config = BertConfig(problem_type=before, num_labels=1 if before == "regression" else 5)
         set_labels(config, problem, None if problem == "span" else "label", data)
-        assert (config.problem_type, config.num_labels) == (kind, num_labels)
+        assert (config.problem_type, config.num_labels) == (problem_type, num_labels)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every head calibrates on raw inputs, and columns are found by what people call them."""
+"""Every head calibrates on unlabelled inputs, and columns are guessed from their usual names."""
 
 import pytest
 
@@ -14,9 +14,9 @@ HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("given", [["good film", "bad"], {"Utterance": ["good film", "bad"]}])
-def test_texts_alone_calibrate_every_head(head, given):
-    model, rows = make_model(head=head), as_rows(given)
+@pytest.mark.parametrize("data", [["good film", "bad"], {"Utterance": ["good film", "bad"]}])
+def test_unlabelled_texts_calibrate_every_head(head, data):
+    model, rows = make_model(head=head), as_rows(data)
     task = task_of(model, rows)
     features = task.encode(rows, make_tokenizer(), model.config)
     (batch,) = make_batches(features, make_tokenizer(), 8)
@@ -34,7 +34,7 @@ def test_texts_alone_calibrate_every_head(head, given):
         ("what", "good film"),
     ],
 )
-def test_pairs_alone_calibrate_a_question_answerer(row):
+def test_unlabelled_pairs_calibrate_question_answering(row):
     model, rows = make_model(head="ForQuestionAnswering"), as_rows([row])
     task = task_of(model, rows)
     features = task.encode(rows, make_tokenizer(), model.config)
@@ -43,7 +43,7 @@ def test_pairs_alone_calibrate_a_question_answerer(row):
     assert task.score(predict(model, make_batches(features, make_tokenizer(), 8)), features, rows) == {}
 
 
-def test_named_columns_of_a_question_answerer_are_taken():
+def test_named_columns_are_used_for_question_answering():
     rows = [{"q": "what", "c": "good film", "answers": {"text": ["film"], "answer_start": [5]}}]
     model = make_model(head="ForQuestionAnswering")
     task = task_of(model, rows, text_columns=["q", "c"])
@@ -54,7 +54,7 @@ def test_named_columns_of_a_question_answerer_are_taken():
             task_of(model, rows, text_columns=columns)
 
 
-def test_texts_with_tags_are_still_words():
+def test_texts_with_tags_are_token_classification():
     rows = [{"text": "good film", "tags": "0 1"}]
     assert type(task_of(make_model(head="ForTokenClassification"), rows, text_columns=["text"])) is TokenTask
 
@@ -71,7 +71,7 @@ def test_texts_with_tags_are_still_words():
         (("id", "description", "rating"), "description", "rating"),
     ],
 )
-def test_usual_names_are_known_however_they_are_written(columns, text, label):
+def test_columns_are_guessed_in_any_case(columns, text, label):
     task = task_of(make_model(), [dict.fromkeys(columns, "1")])
     assert (type(task), task.text_columns, task.label_column) == (TextTask, (text,), label)
 
@@ -84,13 +84,13 @@ def labels_of(rows, **overrides):
 
 
 @pytest.mark.parametrize(("one", "zero"), [(1, 0), ("1", "0"), (True, False), (1.0, 0.0)])
-def test_a_column_per_label_is_several_labels(one, zero):
+def test_one_column_per_label_is_multi_label(one, zero):
     rows = [{"text": "it", "So so": one, "fear": zero, "joy": one}, {"text": "it", "So so": 0, "fear": 1, "joy": 0}]
     assert labels_of(rows) == [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
 
 
 @pytest.mark.parametrize("label", ["joy,so so", "so so; joy", "joy | so so", "['joy', 'so so']", "0,2", ("joy", 2)])
-def test_several_labels_may_be_joined_in_a_text(label):
+def test_labels_may_be_joined_in_a_string(label):
     assert labels_of([{"text": "it", "emotions": label}, {"text": "it", "emotions": "so so"}]) == [
         [1.0, 0.0, 1.0],
         [0.0, 0.0, 1.0],
@@ -106,7 +106,7 @@ def test_several_labels_may_be_joined_in_a_text(label):
         ({"label": "[oops"}, "not a list|unknown"),
     ],
 )
-def test_labels_that_are_none_are_named(row, words):
+def test_invalid_labels_are_named(row, words):
     with pytest.raises(TrimformerError, match=words):
         labels_of([{"text": "it", **row}])
 

@@ -1,4 +1,4 @@
-"""Multiple choice in the columns that data sets have."""
+"""Multiple choice in the column layouts of public data sets."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_a_row_becomes_one_pair_of_texts_per_choice(shape):
 
 
 @pytest.mark.parametrize("label", [1, "1", 1.0, "B", "b", "it bad"])
-def test_the_right_choice_has_a_position_a_letter_or_its_text(label):
+def test_the_correct_choice_is_given_by_position_letter_or_text(label):
     rows = [{**SHAPES["arc"], "answerKey": label}]
     task = task_of(MODEL, rows)
     features = task.encode(rows, make_tokenizer(), MODEL.config)
@@ -40,12 +40,12 @@ def test_the_right_choice_has_a_position_a_letter_or_its_text(label):
     assert task.score([torch.tensor([0.0, 1.0])], features, rows)["accuracy"] == 1.0
 
 
-def test_names_of_choices_come_before_positions():
+def test_names_of_choices_have_priority_over_positions():
     rows = [{"question": "a", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}]
     assert task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)[0]["labels"] == 1
 
 
-def test_rows_of_as_many_choices_share_batches():
+def test_rows_with_the_same_number_of_choices_share_batches():
     rows = [{"question": "a", "choices": ["film"] * n + ["good bad film"], "label": 0} for n in (1, 2, 1, 2, 2)]
     scorer = Scorer("v", rows, task_of(MODEL, rows), MODEL, make_tokenizer())
     assert [tuple(batch["input_ids"].shape) for batch in scorer.batches] == [(3, 3, 7), (2, 2, 7)]
@@ -53,7 +53,7 @@ def test_rows_of_as_many_choices_share_batches():
     assert set(scorer(MODEL)[0]) == {"accuracy", "accuracy_ci95"}
 
 
-def test_a_sample_gives_the_same_in_any_batch():
+def test_outputs_do_not_depend_on_the_batch():
     rows = [{"question": "a " * n, "choices": ["film", "good " * n]} for n in range(1, 6)]
     features = task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)
     together, alone = make_batches(features, make_tokenizer(), 8), make_batches(features, make_tokenizer(), 1)
@@ -62,7 +62,7 @@ def test_a_sample_gives_the_same_in_any_batch():
     assert mean_length(features) == sum(3 + 2 * n for n in range(1, 6)) / 5
 
 
-def test_named_columns_win():
+def test_named_columns_have_priority():
     rows = [{"a": "x", "b": ["y", "z"], "question": "no", "choices": ["no", "no"], "right": 1}]
     task = task_of(MODEL, rows, text_columns=["a", "b"], label_column="right")
     assert (task.context_column, task.choice_columns, task.label_column) == ("a", ("b",), "right")
@@ -84,6 +84,6 @@ def test_bad_rows_are_named(row, words):
         task_of(MODEL, [row]).encode([row], make_tokenizer(), MODEL.config)
 
 
-def test_one_named_column_is_too_few():
+def test_one_named_column_is_an_error():
     with pytest.raises(TrimformerError, match="'a' is one column; name two"):
         task_of(MODEL, [{"a": "x"}], text_columns=["a"])

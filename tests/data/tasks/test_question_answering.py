@@ -24,7 +24,7 @@ SMALL = SpanTask(name="small", max_length=12, stride=2)  # with a question of tw
 
 
 def roberta_like() -> PreTrainedTokenizerFast:
-    """Two separators between question and context, no token types."""
+    """A tokenizer with two separators between question and context, and no token types."""
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -44,13 +44,13 @@ TOKENIZERS = pytest.mark.parametrize("make", [make_tokenizer, bert_like, roberta
 
 
 def row(answer: str | None = None, context: str = CONTEXT, question: str = "what film") -> dict[str, Any]:
-    found = [] if answer is None else [answer]
-    starts = [context.index(text) for text in found]
-    return {"question": question, "context": context, "answers": {"text": found, "answer_start": starts}}
+    texts = [] if answer is None else [answer]
+    starts = [context.index(text) for text in texts]
+    return {"question": question, "context": context, "answers": {"text": texts, "answer_start": starts}}
 
 
 def random_rows(count: int, seed: int = 0, unanswerable: bool = False) -> list[dict[str, Any]]:
-    """Contexts of 1 to 60 words; answers of 1 to 5 of them."""
+    """Returns rows with contexts of 1 to 60 words and answers of 1 to 5 words."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(count):
@@ -65,7 +65,7 @@ def random_rows(count: int, seed: int = 0, unanswerable: bool = False) -> list[d
 
 
 def gold_outputs(features: Sequence[Any], padding: int = 0) -> list[torch.Tensor]:
-    """Logits of 1 at the gold start and end; padding of 100, which must not count."""
+    """Returns logits of 1 at the gold start and end, and of 100 in the padding, which must be ignored."""
     outputs = []
     for feature in features:
         output = torch.zeros(len(feature["input_ids"]) + padding, 2)
@@ -111,7 +111,7 @@ def test_token_types_are_kept_where_the_tokenizer_gives_them():
         ("story we", [(0, 0), (5, 6)]),  # cut by the first window's edge
         ("the", [(4, 4), (0, 0)]),  # before the second window
         (" good ", [(8, 8), (0, 0)]),  # spaces around the answer
-        ("ood ol", [(8, 9), (0, 0)]),  # inside of words: whole words
+        ("ood ol", [(8, 9), (0, 0)]),  # parts of words are extended to whole words
         (None, [(0, 0), (0, 0)]),
     ],
 )
@@ -126,10 +126,10 @@ def test_gold_positions_decode_to_the_answer_in_every_window_that_holds_it(make)
         sample = rows[feature["example"]]
         text, start = sample["answers"]["text"][0], sample["answers"]["answer_start"][0]
         spans = [span for span in feature["offsets"] if span]
-        held = spans[0][0] <= start and start + len(text) <= spans[-1][1]
+        contains_answer = spans[0][0] <= start and start + len(text) <= spans[-1][1]
         first, last = feature["start_positions"], feature["end_positions"]
-        assert (first > 0) == held
-        if held:
+        assert (first > 0) == contains_answer
+        if contains_answer:
             assert sample["context"][feature["offsets"][first][0] : feature["offsets"][last][1]] == text
 
 
@@ -145,7 +145,7 @@ def test_gold_logits_score_1(make, unanswerable):
     assert len(metrics) == (6 if unanswerable else 2)
 
 
-def test_leading_spaces_of_a_question_count_nothing(tokenizer):
+def test_leading_spaces_of_a_question_are_ignored(tokenizer):
     spaced, plain = (SMALL.encode([row("it", question=q)], tokenizer, CONFIG) for q in ("  \n what film", "what film"))
     assert spaced == plain
 
@@ -160,7 +160,7 @@ def test_long_questions_leave_room_for_windows(make, max_length):
     assert task.score(gold_outputs(features), features, rows)["exact_match"] == 1
 
 
-def test_length_without_room_is_refused(tokenizer):
+def test_a_length_without_room_is_an_error(tokenizer):
     with pytest.raises(TrimformerError, match="max_length 4 leaves no room"):
         SpanTask(name="task", max_length=4).encode([row("it")], tokenizer, CONFIG)
 
@@ -184,7 +184,7 @@ def test_best_span_equals_a_search_over_all_pairs(tokenizer, n_best, seed):
     assert task.predict_answers(outputs, features, rows) == [text for _, text in best]
 
 
-def test_scores_do_not_depend_on_how_many_windows_go_at_once(tokenizer, monkeypatch):
+def test_answers_do_not_depend_on_the_number_of_windows_at_once(tokenizer, monkeypatch):
     rows = random_rows(10)
     features = SMALL.encode(rows, tokenizer, CONFIG)
     outputs = random_outputs(features)
@@ -293,7 +293,7 @@ def test_an_answer_that_differs_from_its_context_is_tolerated(tokenizer):
     assert positions(SMALL.encode(rows, tokenizer, CONFIG))[0] == (8, 8)
 
 
-def test_padding_on_the_left_is_refused(tokenizer):
+def test_padding_on_the_left_is_an_error(tokenizer):
     tokenizer.padding_side = "left"
     with pytest.raises(TrimformerError, match="pads on the left"):
         SMALL.encode([row("good")], tokenizer, CONFIG)

@@ -1,3 +1,5 @@
+"""Text tasks: labels, pairs, guessed columns and scores."""
+
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ def test_a_name_that_is_a_number_is_a_name():
 
 
 @pytest.mark.parametrize("label", [3, -1, "3", "-1", "nice", 1.5, "1.5", float("nan"), [1], "²", "--1", {"a": 1}])
-def test_what_is_no_class_of_the_model_is_an_error_that_names_the_row(label):
+def test_an_unknown_class_names_its_row(label):
     with pytest.raises(TrimformerError, match="row 2"):
         encode([1, label])
 
@@ -42,12 +44,12 @@ def test_several_labels_are_ids_names_or_zeros_and_ones(label):
 
 
 @pytest.mark.parametrize("label", [1, ["nice"], [3], [[1]]])
-def test_what_is_no_list_of_classes_is_an_error_that_names_the_row(label):
+def test_an_invalid_list_of_classes_names_its_row(label):
     with pytest.raises(TrimformerError, match="row 2"):
         encode([[0], label], "multi_label")
 
 
-def test_regression_reads_numbers_and_names_the_row_of_what_is_none():
+def test_regression_reads_numbers_and_names_the_row_of_another_label():
     assert encode([1, 2.5, "-3.5"], "regression") == [1.0, 2.5, -3.5]
     for label in ("good", [1.0]):
         with pytest.raises(TrimformerError, match="row 2"):
@@ -55,7 +57,7 @@ def test_regression_reads_numbers_and_names_the_row_of_what_is_none():
 
 
 @pytest.mark.parametrize("label", [float("nan"), "nan", float("inf")])
-def test_regression_on_what_is_not_finite_is_an_error_that_names_the_row(label):
+def test_a_regression_label_that_is_not_finite_names_its_row(label):
     with pytest.raises(TrimformerError, match="row 2"):
         encode([0, label], "regression")
 
@@ -78,7 +80,7 @@ def test_no_rows_are_an_error():
         TextTask(name="text", problem="single_label").encode([], make_tokenizer(), config())
 
 
-def test_pairs_are_encoded_as_pairs_and_long_ones_cut():
+def test_pairs_are_encoded_as_pairs_and_truncated():
     task = TextTask(name="pair", problem="single_label", text_columns=("a", "b"), label_column=None, max_length=8)
     rows = [{"a": "good film", "b": "bad plot"}, {"a": "good " * 20, "b": "bad " * 20}]
     short, long = task.encode(rows, make_tokenizer(), config())
@@ -105,7 +107,7 @@ def test_rows_without_labels_have_no_score():
 
 
 @pytest.mark.parametrize(
-    ("columns", "found"),
+    ("columns", "expected"),
     [
         (["label", "sentence"], ("sentence",)),
         (["sentence2", "idx", "sentence1"], ("sentence1", "sentence2")),
@@ -114,17 +116,17 @@ def test_rows_without_labels_have_no_score():
         (["label", "idx"], None),
     ],
 )
-def test_text_columns_are_guessed_from_the_usual_names(columns, found):
-    assert guess_text_columns(columns) == found
+def test_text_columns_are_guessed_from_the_usual_names(columns, expected):
+    assert guess_text_columns(columns) == expected
 
 
-def test_named_columns_win_over_guessed_ones():
+def test_named_columns_have_priority():
     rows = [{"text": "a", "summary": "b", "label": 0, "stars": 1}]
     task = text_task("single_label", rows, text_columns=["summary"], label_column="stars")
     assert (task.text_columns, task.label_column) == (("summary",), "stars")
 
 
-def test_no_text_column_is_an_error_that_names_those_there_are():
+def test_no_text_column_is_an_error_that_lists_the_columns():
     with pytest.raises(TrimformerError, match="idx, label"):
         text_task("single_label", [{"idx": 0, "label": 1}])
 
@@ -150,15 +152,15 @@ def test_unlabelled_rows_have_no_metric():
     assert (task.metric, task.label_column) == (None, None)
 
 
-def test_glue_tasks_are_known_and_an_unknown_one_lists_them():
+def test_an_unknown_task_lists_the_predefined_ones():
     assert {"mnli", "qqp", "qnli", "sst2", "stsb", "mrpc", "rte", "cola"} <= set(TASKS)
     assert find_task("stsb").problem == "regression"
     with pytest.raises(TrimformerError, match=r"'sst-3' is unknown; known are cola, sst2"):
         find_task("sst-3")
 
 
-def test_texts_are_cut_at_the_models_limit_unless_told_otherwise():
+def test_texts_are_truncated_at_the_models_limit_or_max_length():
     rows, model = [{"text": "film " * 200}], make_model()
-    for asked, expected in ((None, 64), (10, 10)):
-        task = infer_task("single_label", model.config, rows, max_length=asked)
+    for max_length, expected in ((None, 64), (10, 10)):
+        task = infer_task("single_label", model.config, rows, max_length=max_length)
         assert len(task.encode(rows, make_tokenizer(), model.config)[0]["input_ids"]) == expected

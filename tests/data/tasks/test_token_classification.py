@@ -26,7 +26,7 @@ TASK = TokenTask(name="ner", label_names=ENTITIES)
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """RoBERTa's way: a space is part of the token, and words given one by one have none."""
+    """A tokenizer like RoBERTa's, in which a leading space is part of the token."""
     vocabulary = {token: i for i, token in enumerate(["<unk>", "<pad>", "it", "Ġit", "film", "Ġfilm"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -43,7 +43,7 @@ def test_the_first_token_of_a_word_carries_its_label(tokenizer, tags):
     assert TASK.encode(rows, tokenizer, CONFIG)[0]["labels"] == [-100, 1, 2, -100, -100, 0, -100]
 
 
-def test_labels_are_cut_with_the_tokens(tokenizer):
+def test_labels_are_truncated_with_the_tokens(tokenizer):
     task = TokenTask(name="ner", max_length=4)
     feature = task.encode([{"tokens": ["good", "old", "film"], "ner_tags": [1, 2, 3]}], tokenizer, CONFIG)[0]
     assert feature["labels"] == [-100, 1, 2, -100]
@@ -59,7 +59,7 @@ def test_byte_level_words_begin_with_a_space():
     tokenizer = byte_level_tokenizer()
     feature = TASK.encode([{"tokens": ["it", "film"], "ner_tags": [0, 1]}], tokenizer, CONFIG)[0]
     assert tokenizer.convert_ids_to_tokens(feature["input_ids"]) == ["Ġit", "Ġfilm"]
-    assert tokenizer.tokenize("it") == ["it"]  # the user's tokenizer stays as it was
+    assert tokenizer.tokenize("it") == ["it"]  # the user's tokenizer is unchanged
 
 
 def test_unlabelled_rows(tokenizer):
@@ -72,13 +72,13 @@ def test_unlabelled_rows(tokenizer):
 
 def test_entities_by_hand():
     labels = [[-100, 1, 2, -100, 0, 3, -100], [-100, 3, 4, -100]]
-    outputs = one_hot([0, 1, 2, 4, 0, 1, 0, 3, 3], [0, 3, 4, 0])  # the first ends in padding
+    outputs = one_hot([0, 1, 2, 4, 0, 1, 0, 3, 3], [0, 3, 4, 0])  # the first sample ends in padding
     metrics = TASK.score(outputs, [{"labels": sample} for sample in labels], [{}, {}])
-    # PER and LOC of two words are found; the LOC of one word is taken for a PER
+    # the two-word PER and LOC are correct; the one-word LOC is predicted as PER
     assert metrics == pytest.approx({"f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3, "accuracy": 5 / 6})
 
 
-def test_entities_end_with_their_row():
+def test_entities_do_not_span_rows():
     outputs = one_hot([1], [2])
     assert TASK.score(outputs, [{"labels": [1]}, {"labels": [2]}], [{}, {}])["f1"] == 1
     assert TASK.score(outputs, [{"labels": [1]}, {"labels": [0]}], [{}, {}])["precision"] == 0.5
@@ -104,7 +104,7 @@ def test_inferred_from_the_problem_and_the_columns(words, tags):
     assert task.label_names == ("LABEL_0", "LABEL_1")
 
 
-def test_named_columns_come_first():
+def test_named_columns_have_priority():
     rows = [{"tokens": ["it"], "other": ["it"], "tags": [0], "mine": [0]}]
     task = infer_task("tokens", CONFIG, rows, text_columns=["other"], label_column="mine")
     assert (task.words_column, task.tags_column) == ("other", "mine")
@@ -130,7 +130,7 @@ def test_no_column_of_words():
         token_task(CONFIG, [{"text": "good film"}])
 
 
-def test_padding_on_the_left_is_refused():
+def test_padding_on_the_left_is_an_error():
     tokenizer = make_tokenizer()
     tokenizer.padding_side = "left"
     with pytest.raises(TrimformerError, match="pads on the left"):

@@ -1,4 +1,4 @@
-"""Tasks encode rows as model inputs and score outputs; they are found by name or inferred from model and rows."""
+"""Tasks: they encode rows as model inputs and score outputs; found by name or inferred from model and rows."""
 
 from collections.abc import Sequence
 from typing import Any
