@@ -390,7 +390,7 @@ def test_the_smallest_reachable_constraint_is_told_and_can_be_reached(method):
 
 
 def test_fewer_batches_than_processes_are_an_error(monkeypatch):
-    monkeypatch.setattr("trimformer.session.calibration_data.count", lambda: 4)
+    monkeypatch.setattr("trimformer.session.calibration_data.world_size", lambda: 4)
     with pytest.raises(TrimformerError, match="20 calibration samples make 3 batches, too few for 4 processes"):
         prune()
 

@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.allocation.allocations import NEURON_MULTIPLE, select_masks
+from trimformer.allocation.allocations import select_masks
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import Costs
 from trimformer.errors import TrimformerError
@@ -19,6 +19,7 @@ from trimformer.importance.obs import Curve
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import units_left
+from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod, Method, WholeMethod
 from trimformer.polish.data import PolishInputs, check_polish_inputs

@@ -9,7 +9,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer.allocation.allocations import NEURON_MULTIPLE
 from trimformer.allocation.smallest_budget import budgets_within_target
 from trimformer.costs.cost_tables import Metric
 from trimformer.data.tasks import Task
@@ -17,6 +16,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.latency_target import LatencyOptions
 from trimformer.evaluation.quality_test import Verdict
 from trimformer.options.budgets import BudgetRequest, check_asked
+from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.methods import DEFAULT_METHOD, AnyMethod, Layout, find_method, with_layout
 from trimformer.options.polish_budget import DEFAULT_BUDGET
 from trimformer.options.quality_target import target_of

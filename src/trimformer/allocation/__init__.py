@@ -1,1 +1,1 @@
-"""The budget shared out over sublayers: which units stay."""
+"""Allocates the budget to sublayers: selects the units to keep."""

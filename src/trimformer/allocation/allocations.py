@@ -1,4 +1,4 @@
-"""What shares out the budget: from removal curves to one mask per sublayer. An allocation is a row of `ALLOCATIONS`."""
+"""Allocations: from removal curves and a budget to one mask per sublayer. `ALLOCATIONS` lists them by name."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,12 +15,12 @@ from trimformer.costs.cost_tables import Costs, Floats
 from trimformer.errors import TrimformerError
 from trimformer.importance.obs import Curve
 from trimformer.models import KINDS, Kind, Sublayer
-from trimformer.options.choices import NEURON_MULTIPLE as NEURON_MULTIPLE
+from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.methods import Allocation
 
-_ROUNDED_UP = 1 + 1e-12  # costs of units are told apart by twelve digits
+_ROUNDED_UP = 1 + 1e-12  # costs of units are compared by twelve digits
 
-# (sublayers, their curves, costs of their units, constraint, multiple of neurons) -> one mask per sublayer.
+# (sublayers, their curves, unit costs, constraint, neuron multiple) -> one mask per sublayer.
 Allocate = Callable[[Sequence[Sublayer], Sequence[Curve], Costs, float, int], list[Tensor]]
 
 
@@ -34,16 +34,16 @@ def select_masks(
     rearrange_grads: Sequence[Tensor] | None = None,
     neuron_multiple: int = NEURON_MULTIPLE,
 ) -> list[Tensor]:
-    """One mask of zeros and ones per sublayer, on the CPU, together within the budget.
+    """Selects one mask of zeros and ones [units] per sublayer, on the CPU, within the budget.
 
     Args:
-        allocation: what shares out the budget.
-        sublayers: of the dense model.
-        curves: their removal curves.
-        costs: of their units.
+        allocation: name of the allocation.
+        sublayers: sublayers of the dense model.
+        curves: removal curve of each sublayer.
+        costs: unit costs.
         constraint: fraction of the dense cost to keep.
-        rearrange_grads: mask gradients for the paper's rearrangement, or None to leave it out.
-        neuron_multiple: "dp" keeps multiples of so many neurons; hardware likes them.
+        rearrange_grads: mask gradients for the paper's rearrangement; None to skip it.
+        neuron_multiple: multiple of the neurons kept by "dp" and "plain", as hardware prefers round sizes.
 
     Raises:
         TrimformerError: the constraint cannot be reached.
@@ -54,76 +54,77 @@ def select_masks(
     return masks
 
 
-def share_dynamically(
+def allocate_dp(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
-    """Least predicted loss, by dynamic programming."""
+    """Minimizes the predicted loss, by dynamic programming."""
     levels = [unit_levels(s, neuron_multiple) for s in sublayers]
     errors = [curve.error.cpu().numpy()[level] for curve, level in zip(curves, levels, strict=True)]
     level_costs = [cost[level] for cost, level in zip(costs.levels, levels, strict=True)]
-    chosen = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
-    return [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, chosen, strict=True)]
+    selected = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
+    return [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, selected, strict=True)]
 
 
-def share_uniformly(
+def allocate_uniform(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
-    """The same share of every sublayer."""
+    """Keeps the same share of every sublayer."""
     units = _uniform_units(costs, constraint)
     return [curve.mask(kept) for curve, kept in zip(curves, units, strict=True)]
 
 
 def _shares(costs: Costs, share: float) -> list[int]:
-    """Units kept if each sublayer keeps this share of its own."""
+    """Returns the units kept if every sublayer keeps this share."""
     return [int((len(level) - 1) * share + 1e-9) for level in costs.levels]
 
 
 def _uniform_units(costs: Costs, constraint: float) -> list[int]:
-    """The largest share of every sublayer's units that the budget allows."""
+    """Returns the units kept by the largest uniform share within the budget."""
     budget = constraint * costs.dense * (1 + 1e-12)
     widths = {len(level) - 1 for level in costs.levels}
     for share in sorted({kept / width for width in widths if width for kept in range(width + 1)}, reverse=True):
         units = _shares(costs, share)
         if any(units) and costs.of(units) <= budget:
             return units
-    raise TrimformerError(f"constraint {constraint:.4g} cannot be reached by the same share of every sublayer")
+    raise TrimformerError(
+        f"constraint {constraint:.4g} cannot be reached by the same share of every sublayer; give a larger one"
+    )
 
 
-def search_globally(
+def allocate_global(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
-    """The units of highest importance anywhere: the paper's search, by MACs or by latency."""
-    importance: dict[Kind, list[Tensor]] = {"attention": [], "ffn": []}
-    tables: dict[Kind, Floats] = {"attention": np.zeros(1), "ffn": np.zeros(1)}  # the longest of a kind holds them all
+    """Keeps the most important units of all sublayers: the paper's search, by MACs or by latency."""
+    importance: list[Tensor] = []
+    tables: dict[Kind, Floats] = {"attention": np.zeros(1), "ffn": np.zeros(1)}  # the longest table of each kind
     for s, curve, level in zip(sublayers, curves, costs.levels, strict=True):
-        increments = -curve.error.diff().flip(0)  # of each removal, first removal first
-        importance[s.kind].append(torch.empty_like(increments).scatter_(0, curve.order, increments))
+        increments = -curve.error.diff().flip(0)  # loss of each removal, in order of removal
+        importance.append(torch.empty_like(increments).scatter_(0, curve.order, increments))
         tables[s.kind] = max(tables[s.kind], level, key=len)
-    heads, neurons = importance["attention"], importance["ffn"]
-    if not costs.measured and len(_classes(sublayers, costs)) > len(KINDS):
-        rows = {kind: iter(importance[kind]) for kind in KINDS}
-        own = [next(rows[s.kind]) for s in sublayers]
-        return _search_classes(own, _classes(sublayers, costs), constraint * costs.dense - costs.fixed)
+    classes = _cost_classes(sublayers, costs)
+    if not costs.measured and len(classes) > len(KINDS):
+        return _search_classes(importance, classes, constraint * costs.dense - costs.fixed)
+    heads, neurons = ([i for s, i in zip(sublayers, importance, strict=True) if s.kind == kind] for kind in KINDS)
     if costs.measured:
-        # The paper's search knows only what units add, so the cost of empty sublayers is taken out.
-        nothing = costs.of([0] * len(sublayers))
-        if costs.dense <= nothing:
-            raise TrimformerError("by this latency table dropping everything saves nothing; measure it again")
-        share = (constraint * costs.dense - nothing) / (costs.dense - nothing)
+        # The paper's search considers only what units add, so the cost of empty sublayers is subtracted.
+        empty = costs.of([0] * len(sublayers))
+        if costs.dense <= empty:
+            raise TrimformerError("in this latency table removing all units saves no time; measure it again")
+        share = (constraint * costs.dense - empty) / (costs.dense - empty)
         luts = [tables[kind][1:] - tables[kind][0] for kind in KINDS]
         masks = search_latency(heads, neurons, *luts, constraint=share)
     else:
-        # A model may have lost all of a kind: what one would cost is not asked then.
+        # A pruned model may have no unit of a kind; its cost is then irrelevant.
         head_cost, neuron_cost = (
             float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0 for kind in KINDS
         )
         masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=constraint)
-    found = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
-    return [next(found[s.kind]).float() for s in sublayers]
+    masks_of_kind = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
+    return [next(masks_of_kind[s.kind]).float() for s in sublayers]
 
 
-def _classes(sublayers: Sequence[Sublayer], costs: Costs) -> dict[tuple[Kind, float], list[int]]:
-    """Sublayers whose units are of one kind and cost the same: two of them, but where two towers see other lengths."""
+def _cost_classes(sublayers: Sequence[Sublayer], costs: Costs) -> dict[tuple[Kind, float], list[int]]:
+    """Groups the indices of sublayers by kind and unit cost: two groups, or more if towers process different lengths."""
     classes: dict[tuple[Kind, float], list[int]] = {}
     for i, (s, cost) in enumerate(zip(sublayers, costs.per_unit, strict=True)):
         if s.num_units:
@@ -134,7 +135,7 @@ def _classes(sublayers: Sequence[Sublayer], costs: Costs) -> dict[tuple[Kind, fl
 def _search_classes(
     importance: Sequence[Tensor], classes: Mapping[tuple[Kind, float], Sequence[int]], budget: float
 ) -> list[Tensor]:
-    """The paper's search where units of a kind differ in cost: the best of each class, by dynamic programming."""
+    """Runs the paper's search for units of a kind that differ in cost: the best of each class, by dynamic programming."""
     errors: list[Floats] = []
     level_costs: list[Floats] = []
     for (_, cost), members in classes.items():
@@ -148,33 +149,33 @@ def _search_classes(
     return masks
 
 
-def share_plainly(
+def allocate_plain(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
-    """One number of neurons and of heads for all layers that are left, others left out: what any config can say."""
+    """Keeps one number of neurons and of heads in all remaining layers, which a family's own config can express."""
     units = search_plain(sublayers, curves, costs, constraint, neuron_multiple)
     return [curve.mask(kept) for curve, kept in zip(curves, units, strict=True)]
 
 
 ALLOCATIONS: dict[Allocation, Allocate] = {
-    "uniform": share_uniformly,
-    "global": search_globally,
-    "dp": share_dynamically,
-    "plain": share_plainly,
+    "uniform": allocate_uniform,
+    "global": allocate_global,
+    "dp": allocate_dp,
+    "plain": allocate_plain,
 }
 
 
 def smallest_constraint(
     allocation: Allocation, sublayers: Sequence[Sublayer], costs: Costs, neuron_multiple: int = NEURON_MULTIPLE
 ) -> float:
-    """The smallest constraint that leaves at least one unit, as a fraction of the dense cost."""
+    """Returns the smallest constraint that keeps at least one unit, as a fraction of the dense cost."""
     if allocation == "plain":
         return smallest_plain(sublayers, costs, neuron_multiple)
     if allocation == "uniform":
         return costs.of(_shares(costs, 1 / max(s.num_units for s in sublayers))) / costs.dense
     step = neuron_multiple if allocation == "dp" else 1
     cheapest = sum(float(cost.min()) for cost in costs.levels)
-    # By noise, a measured table may say that nothing at all costs more than a little.
+    # In a noisy measured table an empty sublayer may cost more than a small one.
     extra = [
         float(cost[min(step if s.kind == "ffn" else 1, s.num_units) :].min() - cost.min())
         for s, cost in zip(sublayers, costs.levels, strict=True)
@@ -184,6 +185,6 @@ def smallest_constraint(
 
 
 def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
-    """Numbers of units that a sublayer may keep, from none to all."""
+    """Returns the numbers of units that a sublayer may keep, from none to all."""
     step = neuron_multiple if sublayer.kind == "ffn" else 1
     return np.unique([*range(0, sublayer.num_units, step), sublayer.num_units])

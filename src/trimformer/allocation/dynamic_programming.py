@@ -1,45 +1,43 @@
-"""Exact allocation of a budget over sublayers by dynamic programming."""
+"""Exact allocation of a budget to sublayers by dynamic programming."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trimformer.costs.cost_tables import Floats
 from trimformer.errors import TrimformerError
-
-Floats = NDArray[np.float64]
 
 BUCKETS = 20_000
 
 
 def allocate(errors: Sequence[Floats], costs: Sequence[Floats], budget: float, buckets: int = BUCKETS) -> list[int]:
-    """Chooses one level per sublayer: least total error with total cost at most the budget.
+    """Selects one level per sublayer that minimizes the total error within the budget.
 
-    What levels cost beyond the cheapest is rounded up to 1/`buckets` of the budget beyond the cheapest, so
-    the budget is never exceeded and at most sublayers / buckets of it is lost.
+    Costs above that of the cheapest level are rounded up to steps of the discretized budget, so the budget is never
+    exceeded, and at most sublayers / buckets of it remains unused.
 
     Args:
         errors: per sublayer, the error of each level.
-        costs: per sublayer, the cost of each level, in any unit that adds up: MACs, parameters, ms.
-        budget: in the same unit.
-        buckets: steps of the discretised budget.
+        costs: per sublayer, the cost of each level, in any additive unit: MACs, parameters, ms.
+        budget: limit on the total cost, in the same unit.
+        buckets: number of steps of the discretized budget.
 
     Returns:
-        The chosen level of each sublayer.
+        The index of the selected level of each sublayer.
 
     Raises:
-        TrimformerError: even the cheapest levels exceed the budget.
+        TrimformerError: the cheapest levels together exceed the budget.
     """
     smallest = sum(float(cost.min()) for cost in costs)
     if smallest > budget * (1 + 1e-12) or budget <= 0:
-        # Rounded up, as what is named here must be reachable.
+        # Rounded up: the value in the message must be reachable.
         raise TrimformerError(
             f"budget {budget:.4g} cannot be reached; the smallest reachable is {smallest * 1.0005:.4g}"
         )
-    favourites = [int(np.lexsort((cost, error))[0]) for error, cost in zip(errors, costs, strict=True)]
-    if sum(float(cost[level]) for cost, level in zip(costs, favourites, strict=True)) <= budget * (1 + 1e-12):
-        return favourites
-    # Rounding must not lose a level that meets the budget exactly; what is free stays free.
+    least_errors = [int(np.lexsort((cost, error))[0]) for error, cost in zip(errors, costs, strict=True)]
+    if sum(float(cost[level]) for cost, level in zip(costs, least_errors, strict=True)) <= budget * (1 + 1e-12):
+        return least_errors
+    # Rounding must not exclude a level that meets the budget exactly, nor charge one that costs nothing.
     scale = buckets * (1 - 1e-12) / max(budget - smallest, 1e-12 * budget)
     steps = [np.ceil(np.minimum((cost - cost.min()) * scale, buckets + 1.0)).astype(np.int64) for cost in costs]
     best = np.zeros(buckets + 1)

@@ -1,4 +1,4 @@
-"""The paper's mask search under a latency constraint (section 4.1)."""
+"""The paper's mask search under a latency constraint (Kwon et al., section 4.1)."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from trimformer.costs.cost_tables import Floats
 from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
 from trimformer.errors import TrimformerError
 
-_ROUNDS = 100
+_MAX_ROUNDS = 100
 
 
 def search_latency(
@@ -21,27 +21,27 @@ def search_latency(
     *,
     constraint: float,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Finds masks of highest total importance whose latency does not exceed the constraint.
+    """Finds the masks of highest total importance whose latency does not exceed the constraint.
 
-    A sublayer's latency is modelled as flat up to a threshold, then linear. For every number of attention and
-    of feed-forward sublayers dropped, those of least base importance first, each one left keeps its `threshold`
-    best units for the flat latency, and the rest of the budget goes to the best of all other units. The base
-    counts in the objective, units of dropped sublayers are no candidates, and the budget stays the same for
-    every combination: the public code differs in all three. Where the model of the table flatters the masks
-    found, the search goes on until the table itself agrees.
+    A sublayer's latency is modelled as flat up to a threshold, then linear. The search enumerates the numbers of
+    attention and feed-forward sublayers to drop, those of least base importance first. Each remaining sublayer keeps
+    its `threshold` best units for the flat latency, and the rest of the budget goes to the best of all other units.
+    Unlike in the paper's public code, the objective includes the base units, units of dropped sublayers are not
+    candidates, and the budget is the same for every combination. If the table gives the masks a higher latency than
+    the fitted model does, the search is repeated with a smaller budget.
 
     Args:
-        head_importance: per layer, [heads] each.
-        neuron_importance: per layer, [neurons] each.
+        head_importance: [heads] per layer.
+        neuron_importance: [neurons] per layer.
         mha_lut: entry k - 1 is the latency of an attention sublayer with k heads.
         ffn_lut: entry k - 1 is the latency of a feed-forward sublayer with k neurons.
-        constraint: latency to keep, as a fraction in (0, 1] of the tables' for all units given.
+        constraint: latency to keep, as a fraction in (0, 1] of the tables' latency for all units.
 
     Returns:
         Head masks and neuron masks, one float tensor of zeros and ones per layer.
 
     Raises:
-        TrimformerError: no combination fits.
+        TrimformerError: no combination meets the constraint.
     """
     heads, neurons = list(head_importance), list(neuron_importance)
     functions = fit_latency_fn(mha_lut), fit_latency_fn(ffn_lut)
@@ -50,7 +50,7 @@ def search_latency(
     allowed = constraint * dense * (1 + 1e-12)
     modelled = sum(f(len(scores)) for f, rows in zip(functions, (heads, neurons), strict=True) for scores in rows)
     budget = constraint * modelled * (1 + 1e-12)
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         masks = _search(heads, neurons, *functions, budget)
         if masks is None:
             break
@@ -58,20 +58,20 @@ def search_latency(
         if estimate <= allowed:
             return masks
         budget *= min(0.999, allowed / estimate)
-    # A single sublayer with what is free in it is the least there is; the loop may have stepped over it.
+    # The smallest selection is a single sublayer with its base units; the loop may have skipped it.
     least = min(f(1) for f, rows in zip(functions, (heads, neurons), strict=True) if any(map(len, rows)))
     masks = _search(heads, neurons, *functions, least * (1 + 1e-12))
     assert masks is not None
     estimate = estimate_latency(mha_lut, ffn_lut, *masks)
     if estimate <= allowed:
         return masks
-    # Rounded up, as what is named here must be reachable.
+    # Rounded up: the value in the message must be reachable.
     smallest = 1.01 * estimate / dense
     raise TrimformerError(f"constraint {constraint:.4g} cannot be reached; the smallest reachable is {smallest:.3g}")
 
 
 class _Candidates:
-    """The sublayers of one kind, and what keeping all but the `dropped` least important of them brings."""
+    """The sublayers of one kind, and the units to keep when the `dropped` least important sublayers are removed."""
 
     def __init__(self, importance: list[Tensor], function: LatencyFn) -> None:
         self.importance = [scores.double().cpu() for scores in importance]
@@ -83,7 +83,7 @@ class _Candidates:
         self.by_base = sorted(present, key=lambda i: float(self.base[i]))
 
     def extra(self, dropped: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Layer, unit and importance of all units beyond the base, most important first."""
+        """Returns layer, unit and importance of all units beyond the base, most important first."""
         rest = {i: self.best[i][self.function.threshold :] for i in self.by_base[dropped:]}
         none = torch.empty(0, dtype=torch.long)
         layer = torch.cat([none, *(torch.full_like(units, i) for i, units in rest.items())])
@@ -93,14 +93,16 @@ class _Candidates:
         return layer[order], unit[order], scores[order]
 
     def gains(self, dropped: int) -> Floats:
-        """[n + 1], importance kept with the base and n further units."""
+        """Returns the importance kept with the base and n further units, [n + 1]."""
         base = self.base[self.by_base[dropped:]].sum()
         return np.concatenate([[0.0], self.extra(dropped)[2].cumsum(0).numpy()]) + float(base)
 
     def base_latency(self, dropped: int) -> float:
+        """Returns the latency of the remaining sublayers with their base units."""
         return (len(self.by_base) - dropped) * self.function.base
 
     def masks(self, dropped: int, count: int) -> list[Tensor]:
+        """Returns the masks of the base units and `count` further units."""
         masks = [torch.zeros(len(scores)) for scores in self.importance]
         for i in self.by_base[dropped:]:
             masks[i][self.best[i][: self.function.threshold]] = 1.0
@@ -111,7 +113,7 @@ class _Candidates:
 
 
 def _affordable(budget: Floats, slope: float, available: int) -> Floats:
-    """How many of the available units a budget [n] pays for."""
+    """Returns how many of the available units each budget [n] pays for."""
     if slope <= 0:
         return np.full(len(budget), available)
     return np.clip(budget // slope, 0, available).astype(int)
@@ -127,14 +129,14 @@ def _search(
         head_gain = attention.gains(drop_a)
         for drop_f, neuron_gain in enumerate(ffn_gains):
             if drop_a == len(attention.by_base) and drop_f == len(ffn.by_base):
-                continue  # nothing at all would be left
-            left = budget - attention.base_latency(drop_a) - ffn.base_latency(drop_f)
-            if left < 0:
+                continue  # no unit would be left
+            rest = budget - attention.base_latency(drop_a) - ffn.base_latency(drop_f)
+            if rest < 0:
                 continue
-            extra_heads = np.arange(_affordable(np.array([left]), head_fn.slope, len(head_gain) - 1)[0] + 1)
-            extra_neurons = _affordable(left - extra_heads * head_fn.slope, neuron_fn.slope, len(neuron_gain) - 1)
+            extra_heads = np.arange(_affordable(np.array([rest]), head_fn.slope, len(head_gain) - 1)[0] + 1)
+            extra_neurons = _affordable(rest - extra_heads * head_fn.slope, neuron_fn.slope, len(neuron_gain) - 1)
             gain = head_gain[extra_heads] + neuron_gain[extra_neurons]
-            # Of equals the one with most heads, so that a constraint of 1 keeps everything.
+            # Most heads win ties, so that a constraint of 1 keeps everything.
             most = int(np.flatnonzero(gain == gain.max())[-1])
             if gain[most] > highest:
                 highest, best = float(gain[most]), (drop_a, most, drop_f, int(extra_neurons[most]))

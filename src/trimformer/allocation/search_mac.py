@@ -1,4 +1,4 @@
-"""The paper's mask search under a MAC constraint (section 4.1, algorithm 1)."""
+"""The paper's mask search under a MAC constraint (Kwon et al., section 4.1, algorithm 1)."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from trimformer.errors import TrimformerError
 
 
 def top_units(importance: list[Tensor], count: int) -> list[Tensor]:
-    """Masks of the `count` most important units over all layers; ties go to the first."""
+    """Returns masks, [units] per layer, of the `count` most important units of all layers; the first win ties."""
     flat = torch.cat(importance)
     mask = torch.zeros_like(flat)
     mask[flat.sort(descending=True, stable=True).indices[:count]] = 1.0
@@ -17,16 +17,30 @@ def top_units(importance: list[Tensor], count: int) -> list[Tensor]:
 def search_units(
     heads: list[Tensor], neurons: list[Tensor], *, head_cost: float, neuron_cost: float, constraint: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """`search_mac` for any cost of a head and of a neuron."""
+    """Finds the masks of highest total importance within the budget, for any cost of a head and of a neuron.
+
+    Args:
+        heads: importance of heads, [heads] per layer.
+        neurons: importance of neurons, [neurons] per layer.
+        head_cost: cost of a head.
+        neuron_cost: cost of a neuron, in the same unit.
+        constraint: fraction of the total cost to keep.
+
+    Returns:
+        Head masks and neuron masks, on the CPU.
+
+    Raises:
+        TrimformerError: the constraint leaves no unit.
+    """
     heads, neurons = [h.cpu() for h in heads], [n.cpu() for n in neurons]
     num_heads, num_neurons = sum(map(len, heads)), sum(map(len, neurons))
     dense = num_heads * head_cost + num_neurons * neuron_cost
-    # Rounding must not lose the last unit at a constraint that is met exactly, 1.0 above all.
+    # Rounding must not exclude the last unit where the constraint is met exactly, as at 1.0.
     budget = constraint * dense * (1 + 1e-12)
     unit = min((cost for cost, count in ((head_cost, num_heads), (neuron_cost, num_neurons)) if count), default=0.0)
     if budget < unit:
         smallest = unit / dense
-        # Rounded up, as what is named here must be reachable.
+        # Rounded up: the value in the message must be reachable.
         raise TrimformerError(
             f"constraint {constraint} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}"
         )
@@ -37,7 +51,7 @@ def search_units(
 
     head_gain, neuron_gain = gains(heads, num_heads), gains(neurons, num_neurons)  # [kept + 1]
     kept_heads = torch.arange(min(num_heads, int(budget // head_cost)) + 1, dtype=torch.float64)
-    room = (budget - kept_heads * head_cost).div(neuron_cost).floor().clamp(0, num_neurons).long()
-    gain = head_gain[: len(kept_heads)] + neuron_gain[room]
-    best = int(gain.eq(gain.max()).nonzero().max())  # of equals the one with most heads: 1.0 keeps everything
-    return top_units(heads, best), top_units(neurons, int(room[best]))
+    affordable = (budget - kept_heads * head_cost).div(neuron_cost).floor().clamp(0, num_neurons).long()
+    gain = head_gain[: len(kept_heads)] + neuron_gain[affordable]
+    best = int(gain.eq(gain.max()).nonzero().max())  # most heads win ties, so that 1.0 keeps everything
+    return top_units(heads, best), top_units(neurons, int(affordable[best]))

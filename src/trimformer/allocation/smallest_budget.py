@@ -1,45 +1,48 @@
-"""The smallest budget that keeps a promise, in few looks."""
+"""Searches for the smallest budget that meets a quality target, in few evaluations."""
 
 import math
 from collections.abc import Callable
 
-FIRST = 0.5
-LOOKS = 3
-AIM = 0.85  # of the way to where a line would cross: looks are few, so each should keep the promise
-STEP = 0.6  # from one look to the next, as long as all keep the promise
-NEAR = 1.06  # budgets of this ratio are as good as equal
+FIRST_BUDGET = 0.5
+MAX_EVALUATIONS = 3
+MARGIN = 0.85  # fraction of the interpolated step: evaluations are few, so each should meet the target
+STEP = 0.6  # factor to the next budget while all budgets meet the target
+TOLERANCE = 1.06  # ratio of budgets at which the search ends
 
 
-def budgets_within_target(excess: Callable[[float], float], lowest: float, looks: int = LOOKS) -> list[float]:
-    """Looks at some budgets between the lowest and the whole; the wider, the better they keep the promise.
+def budgets_within_target(
+    excess: Callable[[float], float], lowest: float, max_evaluations: int = MAX_EVALUATIONS
+) -> list[float]:
+    """Evaluates some budgets between the lowest and 1 and returns those that meet the target.
 
     Args:
-        excess: of a budget, by how much it breaks the promise; not above 0 where it keeps it.
-        lowest: that can be reached, in (0, 1].
-        looks: how often to look at most.
+        excess: function from a budget to the amount by which it misses the target; 0 or less if it meets it. It is
+            expected to decrease with the budget.
+        lowest: the smallest budget that can be reached, in (0, 1].
+        max_evaluations: limit on the number of calls of `excess`.
 
     Returns:
-        The budgets that keep it, the smallest first; empty where none did.
+        The budgets that meet the target, ascending; empty if none did.
     """
-    kept: list[tuple[float, float]] = []  # (budget, excess)
-    broken: list[tuple[float, float]] = []
-    budget = max(FIRST, lowest)
-    for _ in range(looks):
-        seen = excess(budget)
-        (kept if seen <= 0 else broken).append((budget, seen))
-        high, low = min(kept, default=(1.0, None)), max(broken, default=(lowest, None))
-        if high[0] <= lowest or high[0] / low[0] <= NEAR:
+    passed: list[tuple[float, float]] = []  # (budget, excess)
+    failed: list[tuple[float, float]] = []
+    budget = max(FIRST_BUDGET, lowest)
+    for _ in range(max_evaluations):
+        amount = excess(budget)
+        (passed if amount <= 0 else failed).append((budget, amount))
+        high, low = min(passed, default=(1.0, None)), max(failed, default=(lowest, None))
+        if high[0] <= lowest or high[0] / low[0] <= TOLERANCE:
             break
-        budget = _between(low, high)
-    return sorted(budget for budget, _ in kept)
+        budget = _next_budget(low, high)
+    return sorted(budget for budget, _ in passed)
 
 
-def _between(low: tuple[float, float | None], high: tuple[float, float | None]) -> float:
-    """Where to look next: at a step below, or where a straight line in log budget crosses 0."""
+def _next_budget(low: tuple[float, float | None], high: tuple[float, float | None]) -> float:
+    """Returns the next budget: one step lower, or near the zero of the excess interpolated over the log budget."""
     if low[1] is None:
         return max(low[0], STEP * high[0])
-    share = 0.5  # of the way down from high to low
+    share = 0.5  # of the way from high down to low
     if high[1] is not None:
-        share = min(0.8, max(0.2, AIM * high[1] / (high[1] - low[1])))
+        share = min(0.8, max(0.2, MARGIN * high[1] / (high[1] - low[1])))
     budget = math.exp(math.log(high[0]) + share * math.log(low[0] / high[0]))
     return math.ceil(1e3 * budget) / 1e3

@@ -10,7 +10,6 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from trimformer.allocation.allocations import NEURON_MULTIPLE
 from trimformer.checkpoints.checkpoint import unwrap
 from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.checkpoints.token_embeddings import with_rows
@@ -28,6 +27,7 @@ from trimformer.importance.calibration_cache import check_calibration_dir
 from trimformer.models.model_checks import check_model
 from trimformer.options.budgets import check_method
 from trimformer.options.checks import check_columns_given, check_flags, check_numbers
+from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod
 from trimformer.options.polish_budget import DEFAULT_BUDGET
