@@ -124,7 +124,7 @@ def allocate_global(
 
 
 def _cost_classes(sublayers: Sequence[Sublayer], costs: Costs) -> dict[tuple[Kind, float], list[int]]:
-    """Groups the indices of sublayers by kind and unit cost: two groups, or more if towers process different lengths."""
+    """Groups the indices of sublayers by kind and unit cost; more than two groups occur in models with two towers."""
     classes: dict[tuple[Kind, float], list[int]] = {}
     for i, (s, cost) in enumerate(zip(sublayers, costs.per_unit, strict=True)):
         if s.num_units:
@@ -135,7 +135,7 @@ def _cost_classes(sublayers: Sequence[Sublayer], costs: Costs) -> dict[tuple[Kin
 def _search_classes(
     importance: Sequence[Tensor], classes: Mapping[tuple[Kind, float], Sequence[int]], budget: float
 ) -> list[Tensor]:
-    """Runs the paper's search for units of a kind that differ in cost: the best of each class, by dynamic programming."""
+    """Keeps the most important units of each cost class: the paper's search if units of a kind differ in cost."""
     errors: list[Floats] = []
     level_costs: list[Floats] = []
     for (_, cost), members in classes.items():
