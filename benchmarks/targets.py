@@ -27,9 +27,12 @@ from trimformer.cli.logs import set_up_logging
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import TASKS, task_of
 from trimformer.options.budgets import BudgetRequest
+from trimformer.options.data import DataOptions
 from trimformer.options.methods import find_method
+from trimformer.options.run import RunOptions
+from trimformer.session.inputs import Inputs
 from trimformer.session.measure import PRUNING
-from trimformer.session.session import Session
+from trimformer.session.setup import set_up
 from trimformer.sweeping import SweepMember, prune_members
 from trimformer.utils.environment import describe_device, versions
 
@@ -75,12 +78,12 @@ def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
     train, validation = find_splits(read_splits(data))
     method, totals = find_method("obs"), []
     for budgets in ([0.5], NINE):
-        session = Session(model, processor, train, [method], eval_dataset=validation, label_column="label",
-                          num_samples=options.num_samples)  # fmt: skip
+        run = RunOptions(DataOptions(label_column="label", num_samples=options.num_samples))
+        session = set_up(Inputs(model, processor, train, validation), [method], options=run)
         prune_members(
             session, [SweepMember("obs", method, BudgetRequest(budget)) for budget in budgets], lambda *_: None
         )
-        seconds = sum(value for stage, value in session.clock.seconds.items() if stage in PRUNING)
+        seconds = sum(value for stage, value in session.timer.seconds.items() if stage in PRUNING)
         totals.append(seconds / session.seconds_per_pass)
     return {"one": totals[0], "nine": totals[1]}
 

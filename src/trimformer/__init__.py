@@ -51,23 +51,23 @@ def _is_command() -> bool:
 
 
 if TYPE_CHECKING:
+    from trimformer.api import prune, sweep
     from trimformer.checkpoints.checkpoint import load, save
     from trimformer.checkpoints.shrink import shrink
     from trimformer.checkpoints.vocabulary import trim_vocabulary
-    from trimformer.evaluation.latency_target import LatencyOptions
     from trimformer.models import Sublayer, find_sublayers, register_family
     from trimformer.models.masking import MaskUnits
     from trimformer.options.execution import ExecutionOptions, Run
+    from trimformer.options.latency import LatencyOptions
     from trimformer.pruner import Budget, Pruned, Pruner
-    from trimformer.pruning import prune
     from trimformer.reporting.cards.card import model_card
     from trimformer.results import PruningResult
-    from trimformer.sweeping import Family, sweep
+    from trimformer.sweeping import Family
 else:
     _LATER = {
         "Budget": "pruner",
         "Family": "sweeping",
-        "LatencyOptions": "evaluation.latency_target",
+        "LatencyOptions": "options.latency",
         "MaskUnits": "models.masking",
         "Pruned": "pruner",
         "Pruner": "pruner",
@@ -78,11 +78,11 @@ else:
         "find_sublayers": "models",
         "load": "checkpoints.checkpoint",
         "model_card": "reporting.cards.card",
-        "prune": "pruning",
+        "prune": "api",
         "register_family": "models",
         "save": "checkpoints.checkpoint",
         "shrink": "checkpoints.shrink",
-        "sweep": "sweeping",
+        "sweep": "api",
         "trim_vocabulary": "checkpoints.vocabulary",
     }
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -121,7 +122,7 @@ class Pruner:
         if run.calibration_dir is None:
             return find(run)
         setting = f"{method.criterion} {method.objective} seed {run.seed} {'bf16' if run.bf16 else ''}"
-        return cached_ranking(run.calibration_dir, self.model, self.batches, setting, lambda: find(run))
+        return cached_ranking(Path(run.calibration_dir), self.model, self.batches, setting, lambda: find(run))
 
     @property
     def curves(self) -> list[Curve]:

@@ -1,44 +1,47 @@
-"""A family of models: one calibration, any number of budgets, several methods side by side."""
+"""A sweep: one calibration, any number of budgets, several methods side by side."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel
-
-from trimformer.costs.cost_tables import Metric
 from trimformer.errors import TrimformerError
-from trimformer.options.budgets import BudgetRequest, budgets_of
-from trimformer.options.methods import DEFAULT_METHOD, AnyMethod, Layout, WholeMethod, find_methods
-from trimformer.options.polish_budget import DEFAULT_BUDGET
-from trimformer.polish.data import check_polish
+from trimformer.options.budgets import BudgetRequest
+from trimformer.options.choices import Metric
+from trimformer.options.methods import AnyMethod, Layout, WholeMethod, find_methods
 from trimformer.refit.walk import bytes_per_student
 from trimformer.results import PruningResult
-from trimformer.session.session import Session
+from trimformer.session.prune_to import budget_for, prune_to
+from trimformer.session.setup import Session
 
-TOGETHER = 3 * 2**30  # bytes, at most, of members that are refitted in one walk, for which the dense model runs once
+_GROUP_MEMORY = 3 * 2**30  # most bytes of the members that are refitted together, so that the dense model runs once
 
 
 @dataclass(frozen=True)
 class SweepMember:
-    """One model of a family: a method, by the name it goes by, and a budget."""
+    """One model of a sweep.
+
+    Attributes:
+        name: of the method's preset.
+        method: the method.
+        request: the budget.
+    """
 
     name: str
     method: AnyMethod
-    asked: BudgetRequest
+    request: BudgetRequest
 
     @property
     def folder(self) -> str:
-        """Where it is written, such as obs-0.5 or obs-10ms."""
-        return f"{self.name}-{self.asked.name}"
+        """Name of its folder, such as obs-0.5 or obs-10ms."""
+        return f"{self.name}-{self.request.name}"
 
 
-class Family:
-    """Models of one sweep, and their Pareto front.
+class SweepResult:
+    """The models of a sweep, in the order of the request.
 
     Attributes:
-        members: what was asked for, in that order.
-        results: of each.
+        members: method and budget of each model.
+        results: what came of each.
     """
 
     def __init__(self, members: Sequence[SweepMember], results: Sequence[PruningResult]) -> None:
@@ -54,13 +57,13 @@ class Family:
         return self.results[i]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dictionary for each member; see docs/results.md for what the keys mean."""
+        """One flat dictionary per member; docs/results.md explains the keys."""
         entries = [member_entry(m.folder, m.name, r.figures()) for m, r in zip(self.members, self.results, strict=True)]
         mark_front(entries, self.results[0].budget.metric)
         return [_flat(entry) for entry in entries]
 
     def frame(self) -> Any:
-        """The same as a pandas DataFrame.
+        """The rows as a pandas DataFrame.
 
         Raises:
             TrimformerError: pandas is not installed.
@@ -72,86 +75,54 @@ class Family:
         return pandas.DataFrame(self.rows())
 
 
-def sweep(
-    model: PreTrainedModel | Any,
-    processor: Any,
-    dataset: Any,
-    constraints: Sequence[float] | None = None,
-    *,
-    latency_ms: Sequence[float] | None = None,
-    methods: Sequence[str] = (DEFAULT_METHOD,),
-    layout: Layout = "free",
-    metric: Metric | None = None,
-    **options: Any,
-) -> Family:
-    """Prunes a model to several budgets from one calibration, without retraining.
-
-    Args:
-        model: see `prune`.
-        processor: see `prune`.
-        dataset: see `prune`.
-        constraints: shares of the cost to keep.
-        latency_ms: milliseconds to keep to instead.
-        methods: presets by name; all budgets are pruned to by each.
-        layout: see `prune`.
-        metric: see `prune`.
-        **options: the other options of `prune`, but for those of a target.
-
-    Returns:
-        The models with all that is known of them.
-
-    Raises:
-        TrimformerError: the input cannot be used, or a budget cannot be reached.
-    """
-    metric = metric or ("mac" if latency_ms is None else "latency")
-    members = members_of(methods, budgets_of(constraints, latency_ms, metric), layout)
-    asked = options.get("polish_data"), options.get("polish_budget", DEFAULT_BUDGET)
-    check_polish([member.method for member in members], *asked, options.get("polish_stoppable", False))
-    found: dict[SweepMember, PruningResult] = {}
-    session = Session(model, processor, dataset, [m.method for m in members], metric=metric, **options)
-    prune_members(session, members, found.__setitem__)
-    return Family(members, [found[member] for member in members])
+Family = SweepResult  # an earlier name, which stays
 
 
-def members_of(methods: Sequence[str], budgets: Sequence[BudgetRequest], layout: Layout = "free") -> list[SweepMember]:
+def sweep_members(
+    methods: Sequence[str], requests: Sequence[BudgetRequest], layout: Layout = "free"
+) -> list[SweepMember]:
     """Every method with every budget.
 
     Raises:
-        TrimformerError: there is no method, one is unknown or comes twice.
+        TrimformerError: there is no method, or one is unknown or comes twice.
     """
-    found = find_methods(methods, layout)
-    return [SweepMember(name, method, asked) for name, method in found.items() for asked in budgets]
+    presets = find_methods(methods, layout)
+    return [SweepMember(name, method, request) for name, method in presets.items() for request in requests]
 
 
 def prune_members(
     session: Session, members: Sequence[SweepMember], done: Callable[[SweepMember, PruningResult], None]
 ) -> None:
-    """Prunes some at a time, and hands each on when it is done. What becomes of one does not depend on the others.
+    """Prunes several members at a time and calls `done` with each. The result of one does not depend on the others.
 
     Raises:
-        TrimformerError: a budget cannot be reached; told before any model is pruned.
+        TrimformerError: a budget cannot be reached; raised before any model is pruned.
     """
     for member in members:
-        session.budget(member.method, member.asked)
+        budget_for(session, member.method, member.request)
     for method in dict.fromkeys(member.method for member in members):
         of_method = [member for member in members if member.method == method]
-        size = at_once(session, method)
+        size = _group_size(session, method)
         for start in range(0, len(of_method), size):
             group = of_method[start : start + size]
-            for member, result in zip(group, session.prune(method, [m.asked for m in group]), strict=True):
+            results = prune_to(session, method, [member.request for member in group])
+            for member, result in zip(group, results, strict=True):
                 done(member, result)
 
 
-def at_once(session: Session, method: AnyMethod) -> int:
-    """Members to prune at once: as many as memory allows; one where each takes long, as a kill loses those at work."""
+def _group_size(session: Session, method: AnyMethod) -> int:
+    """Members to prune at once: as many as memory allows.
+
+    It is one where each takes long, because a killed sweep loses the members in progress.
+    """
     if isinstance(method, WholeMethod) or method.polish:
         return 1
-    bound = min(TOGETHER, session.run.max_memory)
+    bound = min(_GROUP_MEMORY, session.execution.max_memory)
     return max(1, int(bound // bytes_per_student(session.model, session.data.batches)))
 
 
 def member_entry(folder: str, name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What a family says of a member, from the figures of its result."""
+    """The entry of a member in the sweep's record, from the figures of its result."""
     budget, latency, scores = figures["budget"], figures["latency"], figures["scores"]
     return {
         "directory": folder,
@@ -168,25 +139,27 @@ def member_entry(folder: str, name: str, figures: Mapping[str, Any]) -> dict[str
 
 
 def _inverse(ratio: Mapping[str, float]) -> dict[str, float]:
-    """Dense / pruned of pruned / dense."""
+    """Turns the ratio pruned / dense into dense / pruned."""
     ends = {"median": "median", "low": "high", "high": "low"}
     return {**{key: 1 / ratio[other] for key, other in ends.items()}, "count": ratio["count"]}
 
 
 def mark_front(entries: Sequence[dict[str, Any]], metric: Metric) -> None:
-    """Says of each entry whether no other is both cheaper and nearer to the dense model (`pareto`)."""
+    """Sets `pareto` of each entry: whether no other is both cheaper and nearer to the dense model."""
 
     def cost(entry: Mapping[str, Any]) -> float:
         sizes = {"mac": "macs", "parameters": "parameters"}
         return entry["latency_ms"]["median"] if metric == "latency" else entry["sizes"][sizes[metric]]
 
     points = [(cost(entry), entry["divergence"]) for entry in entries]
-    for entry, (price, apart) in zip(entries, points, strict=True):
-        entry["pareto"] = not any(p <= price and d <= apart and (p, d) != (price, apart) for p, d in points)
+    for entry, (own_cost, own_divergence) in zip(entries, points, strict=True):
+        entry["pareto"] = not any(
+            c <= own_cost and d <= own_divergence and (c, d) != (own_cost, own_divergence) for c, d in points
+        )
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One level, for a table."""
+    """The entry as one level of keys, for a table."""
     flat: dict[str, Any] = {}
     for key, value in entry.items():
         if key == "scores" or key == "sizes":

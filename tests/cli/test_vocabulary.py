@@ -11,8 +11,8 @@ import torch
 from tests.commands import error_line, evaluate, outputs, problem_rows, prune, save_model, tree, write_jsonl
 from tests.conftest import WORDS, make_model, make_rows, make_tokenizer
 from trimformer import load
+from trimformer.api import prune as prune_model
 from trimformer.errors import TrimformerError
-from trimformer.pruning import prune as prune_model
 
 USED = ["the", "film", "is", "good", "bad"]
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,13 @@ from trimformer.data.splits import check_evaluation_sets
 from trimformer.models import find_sublayers
 from trimformer.models.masking import register_mask
 from trimformer.models.model_checks import check_model
-from trimformer.options import checks
-from trimformer.session.checks import check_given, check_labels
+from trimformer.options.budgets import BudgetOptions
+from trimformer.options.data import DataOptions
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.latency import LatencyOptions
+from trimformer.options.model import ModelOptions
+from trimformer.session.inputs import Inputs
+from trimformer.session.setup import _check_labels
 from trimformer.utils import distributed
 
 TOO_MANY = 2**32
@@ -31,39 +37,53 @@ NUMBERS = [
     for value in (-5, 1.5, "3", True, float("nan"), float("inf"), [1], 10**30, b"1", torch.tensor(3), 1j, {})
 ] + [
     (name, value)
-    for name in ("constraint", "latency_ms", "max_memory", "seconds")
+    for name in ("constraint", "latency_ms", "max_memory")
     for value in (float("nan"), -1.0, "0.5", True, [0.5], -float("inf"), b"1", 1j)
 ] + [("seed", TOO_MANY), ("batch_size", 0), ("num_samples", 0), ("constraint", 0), ("constraint", 1.1)]  # fmt: skip
 
 
+def give(name, value):
+    """An options object with this value for the option of this name."""
+    topics = (DataOptions, ModelOptions, ExecutionOptions, BudgetOptions, LatencyOptions)
+    topic = next(topic for topic in topics if name in {field.name for field in fields(topic)})
+    return topic(**{name: value})
+
+
 @pytest.mark.parametrize(("name", "value"), NUMBERS, ids=lambda value: repr(value)[:30])
 def test_a_number_that_cannot_be_meant_is_refused_by_name(name, value):
-    with pytest.raises(TrimformerError, match=f"^{name} is ") as caught:
-        checks.check_numbers(**{name: value})
+    with pytest.raises(TrimformerError, match=f"^({name} |a latency of )") as caught:
+        give(name, value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 0), ("seed", TOO_MANY - 1), ("max_memory", float("inf")),
-                                             ("max_memory", 0), ("constraint", 1), ("seed", None)])  # fmt: skip
+                                             ("max_memory", 0), ("constraint", 1), ("seq_len", None)])  # fmt: skip
 def test_a_number_at_the_edge_is_taken(name, value):
-    checks.check_numbers(**{name: value})
+    give(name, value)
+
+
+@pytest.mark.parametrize("name", ["seed", "num_samples", "batch_size", "neuron_multiple", "max_memory"])
+def test_none_is_no_number(name):
+    with pytest.raises(TrimformerError, match=f"^{name} is None"):
+        give(name, None)
 
 
 def test_numbers_of_numpy_are_taken():
     numpy = pytest.importorskip("numpy")
-    checks.check_numbers(seed=numpy.int64(3), constraint=numpy.float32(0.5))
+    give("seed", numpy.int64(3))
+    give("constraint", numpy.float32(0.5))
 
 
 @pytest.mark.parametrize("value", ["yes", 1, None, [], 0.0])
 def test_a_switch_is_true_or_false(value):
     with pytest.raises(TrimformerError, match=r"^bf16 is "):
-        checks.check_flags(bf16=value)
+        give("bf16", value)
 
 
 @pytest.mark.parametrize("value", [3, [], [1], {"a": 1}, True, b"text", [None]])
 def test_a_column_is_named_by_text(value):
     with pytest.raises(TrimformerError, match=r"^text_column is "):
-        checks.check_columns_given(text_column=value)
+        give("text_column", value)
 
 
 def layers(model):
@@ -232,7 +252,7 @@ def test_a_place_that_is_none_is_refused(path, tmp_path, monkeypatch):
 )
 def test_a_name_is_no_processor_and_no_task(processor, task, says):
     with pytest.raises(TrimformerError, match=says):
-        check_given(processor, task)
+        Inputs(None, processor, [], task=task)
 
 
 @pytest.mark.parametrize("sets", [{}, {"validation": []}, {"a": problem_rows("single_label", 3), "b": []}])
@@ -246,10 +266,10 @@ def test_a_method_that_reads_labels_says_so_where_there_are_none(name):
     features = [{"input_ids": [1, 2]}]
     if name in ("obs-labels", "kwon2022", "kwon2022-reconstruct"):
         with pytest.raises(TrimformerError, match="needs labels"):
-            check_labels(METHODS[name], features)
+            _check_labels(METHODS[name], features)
     else:
-        check_labels(METHODS[name], features)
-    check_labels(METHODS[name], [{"input_ids": [1, 2], "labels": 0}])
+        _check_labels(METHODS[name], features)
+    _check_labels(METHODS[name], [{"input_ids": [1, 2], "labels": 0}])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from testing.families import FAMILIES, inputs, make, random_masks
 from tests.conftest import pruned
 from trimformer.models.discovery import find_layers
-from trimformer.options.polish_budget import PolishBudget
+from trimformer.options.polish import PolishBudget
 from trimformer.polish.train import polish, trainable
 
 QUICK = ("Albert, two groups", "ViT", "CLIP", "Wav2Vec2", "T5")

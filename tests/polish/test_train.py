@@ -13,7 +13,7 @@ from trimformer import Run, TrimformerError
 from trimformer.data.outputs import predict
 from trimformer.data.tasks import task_of
 from trimformer.evaluation.scores import divergences
-from trimformer.options.polish_budget import PolishBudget
+from trimformer.options.polish import PolishBudget
 from trimformer.polish import train
 from trimformer.polish.data import draw_polish_inputs
 from trimformer.polish.teacher_outputs import Watch, matching_teacher_layers

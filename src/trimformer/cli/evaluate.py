@@ -8,13 +8,15 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.checkpoint import load, load_model, read_masks
-from trimformer.cli.arguments import DataOptions, load_task_data
+from trimformer.cli.arguments import load_task_data
+from trimformer.cli.option_flags import read_options
 from trimformer.data.outputs import find_problem
 from trimformer.data.tasks.blank_rows import count_blank_rows
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
+from trimformer.options.data import DataOptions
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import lock_file
 
@@ -31,7 +33,7 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     device = resolve_device(arguments.device)
     model, processor = load(arguments.model)
     reference = _load_reference(arguments.reference, model) if arguments.reference else None
-    task, _, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
+    task, _, validation = load_task_data(read_options(DataOptions, arguments), model, need_train=False)
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     for moved in (model, reference):
         if moved is not None:

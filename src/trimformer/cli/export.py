@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.checkpoint import load
-from trimformer.cli.arguments import DataOptions, load_task_data
+from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.export import has_data
+from trimformer.cli.option_flags import read_options
 from trimformer.costs.measure_latency import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices
@@ -28,6 +29,7 @@ from trimformer.export.openvino.export import check_openvino, write_openvino
 from trimformer.export.openvino.serve import open_session as openvino_session
 from trimformer.models import max_positions
 from trimformer.models.layer_calls import Batch, forward, model_inputs
+from trimformer.options.data import DataOptions
 from trimformer.reporting.cards.card import export_card
 from trimformer.reporting.cards.source import CARD, last_part
 from trimformer.utils.outputs import lock_output, write_directory
@@ -72,7 +74,7 @@ def _data(
     model: PreTrainedModel, processor: Any, arguments: argparse.Namespace
 ) -> tuple[Sequence[Batch], Sequence[Batch]]:
     """Batches to compare on, and to calibrate on: of training rows, where there are some."""
-    task, train, validation = load_task_data(DataOptions.of(arguments), model, need_train=False)
+    task, train, validation = load_task_data(read_options(DataOptions, arguments), model, need_train=False)
     rows = next(iter(validation.values()))
 
     def batches(chosen: Sequence[Any]) -> Sequence[Batch]:

@@ -22,7 +22,7 @@ from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_la
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation.scores import Scorer
 from trimformer.finetuning import finetune, require_train_extra
-from trimformer.options.checks import MAX_LENGTH
+from trimformer.options.checks import POSITIVE
 from trimformer.utils.distributed import is_main
 from trimformer.utils.input_paths import check_model_place
 from trimformer.utils.outputs import lock_file, lock_output, write_directory
@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> None:
     if not training.do_train and not training.do_eval:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
     if arguments.max_seq_length is not None:
-        MAX_LENGTH.check(arguments.max_seq_length)
+        POSITIVE.check(arguments.max_seq_length, "max_length")
     check_training_flags(training)
     if not training.do_train:
         _score(arguments, training)

@@ -1,27 +1,34 @@
-"""What `main.py` does with its flags: those of the paper's code."""
+"""Runs `main.py`, which has the flags of the paper's code."""
 
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from trimformer.checkpoints.checkpoint import load
-from trimformer.cli.arguments import DataOptions, load_task_data
+from trimformer.cli.arguments import load_task_data
 from trimformer.cli.prune import prune_and_write
 from trimformer.costs.lookup_tables import LatencyTable, read_table
 from trimformer.data.tasks import find_task
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.latency_target import LatencyOptions
-from trimformer.options.budgets import check_constraint
+from trimformer.options.budgets import BudgetOptions, check_constraint
+from trimformer.options.data import DataOptions
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.latency import LatencyOptions
+from trimformer.options.methods import find_method
+from trimformer.options.output import OutputOptions
+from trimformer.options.run import RunOptions
+from trimformer.session.inputs import Inputs
 from trimformer.utils.distributed import is_main, join
 from trimformer.utils.input_paths import check_model_place
 from trimformer.utils.outputs import lock_output
 
 
 def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
-    """The two tables, or None where they are to be measured or are not needed."""
+    """The two tables; None where they are measured now or not needed."""
     if arguments.metric == "mac" or not (arguments.mha_lut or arguments.ffn_lut):
         return None
     if not (arguments.mha_lut and arguments.ffn_lut):
@@ -30,10 +37,10 @@ def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
 
 
 def folder_name(model_name: str) -> str:
-    """The folder in outputs/ for a model: its name, or of an absolute path the last part.
+    """The folder in outputs/ for a model: its name, or the last part of an absolute path.
 
     Raises:
-        TrimformerError: it leads elsewhere.
+        TrimformerError: the name leads out of outputs/.
     """
     path = Path(model_name)
     if ".." in path.parts:
@@ -44,9 +51,10 @@ def folder_name(model_name: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
     check_constraint(arguments.constraint)
     name = folder_name(arguments.model_name)
-    find_task(arguments.task_name)  # it names a folder too
+    find_task(arguments.task_name)  # the task also names a folder
     check_model_place(arguments.ckpt_dir)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
     device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
@@ -55,30 +63,30 @@ def run(arguments: argparse.Namespace) -> int:
     setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")
     output = arguments.output_dir if arguments.output_dir is not None else Path("outputs", name, setting)
     with lock_output(output, wanted=is_main()):
-        return prune_to(output, name, arguments, latency, device)
+        return prune_checkpoint(output, name, arguments, latency, device)
 
 
-def prune_to(output: str | Path, name: str, arguments: argparse.Namespace, latency: LatencyOptions, device: str) -> int:
-    """Prunes as the flags say, writes the output directory, and returns the exit code."""
+def prune_checkpoint(
+    output: str | Path, name: str, arguments: argparse.Namespace, latency: LatencyOptions, device: str
+) -> int:
+    """Prunes to the flags' budget, writes the output directory, and returns the exit code."""
     model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
-    options = DataOptions(arguments.data_dir, arguments.task_name, seed=arguments.seed)
-    task, train, validation = load_task_data(options, model)
+    data = DataOptions(arguments.data_dir, arguments.task_name, num_samples=arguments.num_samples)
+    task, train, validation = load_task_data(data, model, arguments.seed)
     batch_size = 12 if task.problem == "span" else 32
+    batch_size = arguments.sample_batch_size or (batch_size // 2 if "large" in name else batch_size)
+    options = RunOptions(
+        replace(data, batch_size=batch_size),
+        latency=latency,
+        execution=ExecutionOptions(seed=arguments.seed, device=device),
+    )
     return prune_and_write(
-        model,
-        tokenizer,
-        train,
+        Inputs(model, tokenizer, train, validation, task=task),
+        BudgetOptions(arguments.constraint, metric=arguments.metric),
+        find_method(arguments.method),
+        options,
         output,
+        OutputOptions(),
         vars(arguments),
         ["python", "main.py", *sys.argv[1:]],
-        constraint=arguments.constraint,
-        eval_dataset=validation,
-        task=task,
-        metric=arguments.metric,
-        latency=latency,
-        method=arguments.method,
-        num_samples=arguments.num_samples,
-        batch_size=arguments.sample_batch_size or (batch_size // 2 if "large" in name else batch_size),
-        seed=arguments.seed,
-        device=device,
     )

@@ -1,37 +1,42 @@
-"""`trimformer prune`: a model directory in, a smaller one out."""
+"""`trimformer prune`: reads a model directory and writes a smaller one."""
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trimformer.api import prune_model
 from trimformer.checkpoints.checkpoint import load
 from trimformer.checkpoints.standalone import check_standalone
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
-from trimformer.cli.arguments import DataOptions, calibration_options, chosen_method, load_task_data
+from trimformer.cli.arguments import load_task_data
+from trimformer.cli.flags.prune import read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
 from trimformer.cli.serving import Serving
-from trimformer.costs.lookup_tables import FILES, read_table
 from trimformer.data.splits import read_all
-from trimformer.errors import TrimformerError
-from trimformer.evaluation.latency_target import LatencyOptions
 from trimformer.export.onnx.export import check_onnx
 from trimformer.models import find_sublayers
-from trimformer.options.budgets import check_method
-from trimformer.polish.data import check_polish, read_polish_data
-from trimformer.pruning import prune
+from trimformer.options.budgets import BudgetOptions
+from trimformer.options.methods import AnyMethod
+from trimformer.options.output import OutputOptions
+from trimformer.options.run import RunOptions
+from trimformer.polish.data import read_polish_data
 from trimformer.reporting.result_files import write_result
+from trimformer.session.inputs import Inputs
+from trimformer.session.unit_costs import resolve_latency
 from trimformer.utils.distributed import is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import lock_output
 from trimformer.utils.temp_dirs import temporary_directory
 
-MISSED = 3  # exit code where a latency is not kept
+MISSED = 3  # exit code where the latency budget is not kept
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
     arguments.device = join(arguments.device)
     with lock_output(arguments.output, is_main()):
         code = _run(arguments)
@@ -41,104 +46,82 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    method = chosen_method(arguments)
-    arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
-    table = read_table(*(Path(arguments.lut) / name for name in FILES.values())) if arguments.lut else None
-    if table and table.setting and arguments.bs not in (None, table.setting["batch_size"]):
-        raise TrimformerError(
-            f"--bs {arguments.bs} is not the batch size of the table in '{arguments.lut}', which is "
-            f"{table.setting['batch_size']}; leave out --bs, or measure another table"
-        )
-    latency = LatencyOptions(
-        batch_size=arguments.bs or LatencyOptions.batch_size,
-        seq_len=arguments.seq_len,
-        backend=arguments.backend,
-        table=table,
-        any_table=arguments.any_lut,
-    )
-    check_method(method, arguments.metric, arguments.bf16)
-    check_polish([method], arguments.polish_data, arguments.polish_budget, arguments.polish_stoppable)
-    resolve_device(arguments.device)
-    if arguments.export:
-        if arguments.vocabulary:
-            raise TrimformerError(
-                "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
-            )
+    flags = read(arguments)
+    arguments.metric = flags.budget.counted
+    options = replace(flags.run, latency=resolve_latency(flags.run.latency))
+    resolve_device(options.execution.device)
+    if flags.output.export:
         check_onnx()
-    polish_data = read_polish_data(arguments.polish_data) if arguments.polish_data else None
-    vocabulary = arguments.vocabulary
-    if vocabulary:
-        vocabulary = read_vocabulary(vocabulary) or vocabulary  # a file is read once; None: the data's own texts
+    options = replace(options, polish=read_polish_data(options.polish))
+    vocabulary = options.model.vocabulary
+    if vocabulary is not None:  # a file is read once; without one the texts are the data's own
+        texts = read_vocabulary(vocabulary) or vocabulary
+        options = replace(options, model=replace(options.model, vocabulary=texts))
     model, processor = load(arguments.model)
-    if arguments.vocabulary:
+    if vocabulary is not None:
         check_trimmable(model, processor)
-    if arguments.standalone:
+    if flags.output.standalone:
         check_standalone(model)
     judged = read_all(arguments.judge_data) if arguments.judge_data else None
-    task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
+    task, train, validation = load_task_data(options.data, model, options.execution.seed)
     return prune_and_write(
-        model,
-        processor,
-        train,
+        Inputs(model, processor, train, validation, judged, task),
+        flags.budget,
+        flags.method,
+        options,
         arguments.output,
+        flags.output,
         {key: value for key, value in vars(arguments).items() if key not in ("run", "words")},
         ["trimformer", *arguments.words],
-        export=arguments.export,
-        standalone=arguments.standalone,
-        constraint=arguments.constraint,
-        latency_ms=arguments.latency_ms,
-        max_drop=arguments.max_drop,
-        max_divergence=arguments.max_divergence,
-        eval_dataset=validation,
-        judge_dataset=judged,
-        task=task,
-        metric=arguments.metric,
-        latency=latency,
-        vocabulary=vocabulary,
-        method=method,
-        polish_data=polish_data,
-        **calibration_options(arguments),
     )
 
 
 def prune_and_write(
-    model: Any,
-    processor: Any,
-    train: Any,
-    output: str | Path,
+    inputs: Inputs,
+    budget: BudgetOptions,
+    method: AnyMethod,
+    options: RunOptions,
+    path: str | Path,
+    output: OutputOptions,
     arguments: Mapping[str, Any],
     command: Sequence[str],
-    *,
-    export: str | None = None,
-    standalone: bool = False,
-    **options: Any,
 ) -> int:
-    """Prunes, writes the output directory, with ONNX files if `export` names a kind, and prints the table.
+    """Prunes, writes the output directory and prints the table.
+
+    Args:
+        inputs: model, processor and rows, with the task and the evaluation sets by name.
+        budget: the budget, or the quality to keep.
+        method: the method.
+        options: all other options.
+        path: the output directory.
+        output: what is written there.
+        arguments: the flags, for `results.json`.
+        command: the words of the command.
 
     Returns:
-        The exit code: 0, or `MISSED` where the model is slower than was asked for.
+        The exit code: 0, or `MISSED` where the model misses its latency budget.
     """
     with temporary_directory() as temporary:
         serving = None
-        if export and is_main():  # the dense files first: what cannot be exported is told before the long work
-            serving = Serving(model, processor, temporary, export == "onnx-int8", options)
-        result = prune(model, processor, train, **options)
+        if output.export and is_main():  # the dense files first, so that a failing export ends before the long work
+            serving = Serving(inputs, temporary, output.export == "onnx-int8", options.data.batch_size)
+        result = prune_model(inputs, budget, method, options)
         if not is_main():
             return 0
         beside = (lambda directory: serving.add(result, directory)) if serving else (lambda _: None)
         write_result(
             result,
             result.processor,
-            output,
-            find_sublayers(model),
+            path,
+            find_sublayers(inputs.model),
             arguments,
             kept_log.lines,
             command,
             beside=beside,
-            standalone=standalone,
+            standalone=output.standalone,
         )
-    print(f"\n{result}\n\nwritten to {output}")
+    print(f"\n{result}\n\nwritten to {path}")
     if result.budget.missed:
-        print("the latency that was asked for is missed: the model is slower by more than the noise", file=sys.stderr)
+        print("the latency budget is missed: the model is slower by more than the noise", file=sys.stderr)
         return MISSED
     return 0

@@ -1,34 +1,33 @@
 """What `prune --export` adds: ONNX files of both models, and how they compare."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from trimformer.costs.measure_latency import random_inputs
 from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.serving import serve, write_served
 from trimformer.results import PruningResult
+from trimformer.session.inputs import Inputs
 
 
 class Serving:
     """ONNX files of both models and how they compare.
 
     Args:
-        model: dense.
-        processor: its tokenizer or processor.
-        folder: for the dense model's files.
+        inputs: the dense model, its processor, its task and the evaluation sets.
+        folder: where the dense model's files are written.
         int8: whether there are files in eight bits too.
-        options: of `prune`.
+        batch_size: for the scores.
 
     Raises:
         TrimformerError: the model cannot be exported.
     """
 
-    def __init__(self, model: Any, processor: Any, folder: Path, int8: bool, options: Mapping[str, Any]) -> None:
-        name, rows = next(iter(options["eval_dataset"].items()))
-        self._scorer = Scorer(name, rows, options["task"], model, processor, options["batch_size"])
-        self._model, self._dense, self._int8 = model, folder / "onnx", int8
-        write_served(model, self._dense, self._scorer, int8=int8)
+    def __init__(self, inputs: Inputs, folder: Path, int8: bool, batch_size: int) -> None:
+        name, rows = next(iter(inputs.eval_dataset.items()))
+        assert inputs.task is not None
+        self._scorer = Scorer(name, rows, inputs.task, inputs.model, inputs.processor, batch_size)
+        self._model, self._dense, self._int8 = inputs.model, folder / "onnx", int8
+        write_served(self._model, self._dense, self._scorer, int8=int8)
 
     def add(self, result: PruningResult, directory: Path) -> None:
         """Writes the pruned model's files to the folder `onnx` of a directory, and compares all."""

@@ -6,25 +6,25 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trimformer.checkpoints.checkpoint import find_directory, load
-from trimformer.cli.arguments import DataOptions, calibration_options, load_task_data
-from trimformer.cli.flags.sweep import names, numbers
+from trimformer.cli.arguments import load_task_data
+from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.latency_target import LatencyOptions
 from trimformer.models import find_sublayers
-from trimformer.options.budgets import budgets_of, check_method
 from trimformer.options.methods import METHODS
-from trimformer.polish.data import check_polish, read_polish_data
+from trimformer.polish.data import read_polish_data
 from trimformer.reporting.page.sweep import family_page
 from trimformer.reporting.result_files import write_result
 from trimformer.results import PruningResult, aligned
-from trimformer.session.session import Session
-from trimformer.sweeping import SweepMember, mark_front, member_entry, members_of, prune_members
+from trimformer.session.inputs import Inputs
+from trimformer.session.setup import set_up
+from trimformer.sweeping import SweepMember, mark_front, member_entry, prune_members, sweep_members
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import check_output, lock_output, replace_file
@@ -37,35 +37,38 @@ _FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Runs the command."""
     arguments.device = join(arguments.device)
-    budgets = budgets_of(numbers(arguments.constraints), numbers(arguments.latency_ms), arguments.metric)
-    members = members_of(names(arguments.methods), budgets, arguments.layout)
-    for member in members:
-        check_method(member.method, arguments.metric, arguments.bf16)
-    polish = arguments.polish_data, arguments.polish_budget, arguments.polish_stoppable
-    check_polish([member.method for member in members], *polish)
-    resolve_device(arguments.device)
+    flags = read(arguments)
+    arguments.metric = flags.budgets.counted
+    members = sweep_members(flags.methods.methods, flags.budgets.requests, flags.run.model.layout)
+    resolve_device(flags.run.execution.device)
     output, identity = Path(arguments.output), identify(arguments)
     before = decide(lambda: _known(output, identity, members))
-    beside = output.absolute().with_name(f"{output.name}.sweep")  # never written: one sweep at a time has the name
+    beside = output.absolute().with_name(f"{output.name}.sweep")  # never written: its lock keeps other sweeps out
     with lock_output(beside, is_main()):
-        left = [member for member in members if not (output / member.folder / "results.json").is_file()]
-        seconds = _prune(arguments, left, output, {"identity": identity, "cost": before["cost"]}) if left else {}
+        missing = [member for member in members if not (output / member.folder / "results.json").is_file()]
+        begun = {"identity": identity, "cost": before["cost"]}
+        seconds = _prune(arguments, flags, missing, output, begun) if missing else {}
         if is_main():
-            family = gather(_results(output), identity, seconds, before)
-            _write(output, family)
+            record = gather(_results(output), identity, seconds, before)
+            _write(output, record)
             forget_calibration(output)
     if is_main():
-        print(f"\n{format_family(family)}\n\nwritten to {arguments.output}")
+        print(f"\n{format_family(record)}\n\nwritten to {arguments.output}")
 
 
 def _prune(
-    arguments: argparse.Namespace, members: Sequence[SweepMember], output: Path, begun: Mapping[str, Any]
+    arguments: argparse.Namespace,
+    flags: SweepFlags,
+    members: Sequence[SweepMember],
+    output: Path,
+    begun: Mapping[str, Any],
 ) -> dict[str, float]:
-    """Writes the directory of each member; the seconds that it took, by stage."""
+    """Prunes members and writes the directory of each; returns the seconds of each stage."""
     model, processor = load(arguments.model)
-    task, train, validation = load_task_data(DataOptions.of(arguments, arguments.seed), model)
-    shown = {key: value for key, value in vars(arguments).items() if key != "words"}
+    task, train, validation = load_task_data(flags.run.data, model, flags.run.execution.seed)
+    recorded = {key: value for key, value in vars(arguments).items() if key != "words"}
 
     def write(member: SweepMember, result: PruningResult) -> None:
         if not is_main():
@@ -74,22 +77,16 @@ def _prune(
             output.mkdir(parents=True, exist_ok=True)
             _write(output, begun)
         command, sublayers = ["trimformer", *arguments.words], find_sublayers(model)
-        write_result(result, result.processor, output / member.folder, sublayers, shown, kept_log.lines, command)
+        write_result(result, result.processor, output / member.folder, sublayers, recorded, kept_log.lines, command)
 
-    session = Session(
-        model,
-        processor,
-        train,
+    session = set_up(
+        Inputs(model, processor, train, validation, task=task),
         [member.method for member in members],
-        eval_dataset=validation,
-        task=task,
-        metric=arguments.metric,
-        latency=LatencyOptions(arguments.bs, arguments.seq_len, arguments.backend),
-        polish_data=read_polish_data(arguments.polish_data) if arguments.polish_data else None,
-        **calibration_options(arguments),
+        flags.budgets.counted,
+        options=replace(flags.run, polish=read_polish_data(flags.run.polish)),
     )
     prune_members(session, members, write)
-    return session.clock.seconds
+    return session.timer.seconds
 
 
 def identify(arguments: argparse.Namespace) -> dict[str, Any]:

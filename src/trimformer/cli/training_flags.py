@@ -6,18 +6,18 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import Number
+from trimformer.options.checks import POSITIVE, SEED, Number
 
-_NUMBERS = (
-    Number("learning_rate", 0, 10, whole=False, above=True),
-    Number("weight_decay", 0, 10, whole=False),
-    Number("max_grad_norm", 0, 1e9, whole=False),
-    Number("num_train_epochs", 0, 1e6, whole=False, above=True),
-    Number("per_device_train_batch_size"),
-    Number("per_device_eval_batch_size"),
-    Number("gradient_accumulation_steps"),
-    Number("seed", 0, 2**32 - 1),
-)
+_RANGES = {
+    "learning_rate": Number(0, 10, whole=False, open=True),
+    "weight_decay": Number(0, 10, whole=False),
+    "max_grad_norm": Number(0, 1e9, whole=False),
+    "num_train_epochs": Number(0, 1e6, whole=False, open=True),
+    "per_device_train_batch_size": POSITIVE,
+    "per_device_eval_batch_size": POSITIVE,
+    "gradient_accumulation_steps": POSITIVE,
+    "seed": SEED,
+}
 
 
 def check_training_flags(training: TrainingArguments) -> None:
@@ -26,12 +26,12 @@ def check_training_flags(training: TrainingArguments) -> None:
     Raises:
         TrimformerError: a number is out of range, or the checkpoint is not a directory.
     """
-    for number in _NUMBERS:
-        value = getattr(training, number.name)
+    for name, number in _RANGES.items():
+        value = getattr(training, name)
         try:
             if not isinstance(value, int | float) or not math.isfinite(value):
-                raise TrimformerError(f"{number.name} is {value}; give {number.what}")
-            number.check(value)
+                raise TrimformerError(f"{name} is {value}; give {number.description}")
+            number.check(value, name)
         except TrimformerError as error:
             raise TrimformerError(f"--{error}") from None
     checkpoint = training.resume_from_checkpoint

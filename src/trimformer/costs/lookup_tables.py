@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from trimformer.costs.cost_tables import Costs, Floats
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import Kind, Sublayer, find_sublayers
-from trimformer.options.checks import BATCH_SIZE, SEQ_LEN
+from trimformer.options.checks import POSITIVE
 from trimformer.options.choices import Backend
 from trimformer.utils.environment import describe_device
 from trimformer.utils.input_paths import check_readable
@@ -148,8 +148,8 @@ def _check_setting(setting: dict[str, Any]) -> None:
         return
     if not {"batch_size", "seq_len", "backend"} <= setting.keys():
         raise ValueError("the setting names no batch_size, seq_len and backend")
-    BATCH_SIZE.check(setting["batch_size"])
-    SEQ_LEN.check(setting["seq_len"])
+    POSITIVE.check(setting["batch_size"], "batch_size")
+    POSITIVE.check(setting["seq_len"], "seq_len")
     if setting["backend"] not in get_args(Backend):
         raise ValueError(f"the setting names the backend {setting['backend']!r}, which is unknown")
 

@@ -10,31 +10,11 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.backends import Backend, prepare
 from trimformer.costs.cost_tables import Costs
-from trimformer.costs.lookup_tables import LatencyTable
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.models import find_sublayers
 from trimformer.models.masking import frozen
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LatencyOptions:
-    """How latency is measured.
-
-    Attributes:
-        batch_size: of the random inputs.
-        seq_len: of the random inputs; None: the average length of the calibration samples.
-        backend: what runs the model.
-        table: what sublayers cost; None: measured before pruning. Its shape and backend replace those here.
-        any_table: use the table even if it was measured elsewhere.
-    """
-
-    batch_size: int = 32
-    seq_len: int | None = None
-    backend: Backend = "eager"
-    table: LatencyTable | None = None
-    any_table: bool = False
 
 
 @dataclass(frozen=True)

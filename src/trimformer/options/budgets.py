@@ -1,23 +1,23 @@
-"""What may be asked for: budgets and methods, checked before anything is read."""
+"""Budgets: how small the pruned model must be, or how much quality it must keep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import check_budget_numbers
-from trimformer.options.checks import check_constraint as check_constraint
+from trimformer.options.checks import FRACTION, MILLISECONDS, shorten
 from trimformer.options.choices import Metric
-from trimformer.options.methods import AnyMethod, WholeMethod
+from trimformer.options.option import check_options, option
+from trimformer.options.quality_target import QualityTarget
 
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """A budget as it is asked for: one of the two.
+    """One requested budget; exactly one of the two is given.
 
     Attributes:
         constraint: fraction in (0, 1] of the dense model's cost.
-        ms: milliseconds of a batch.
+        ms: milliseconds for one batch.
     """
 
     constraint: float | None = None
@@ -25,46 +25,180 @@ class BudgetRequest:
 
     @property
     def name(self) -> str:
-        """Short, for a folder."""
+        """Short name, for a folder."""
         return f"{self.constraint:g}" if self.ms is None else f"{self.ms:g}ms"
 
 
-def check_method(method: AnyMethod, metric: Metric, bf16: bool) -> None:
-    """Raises:
-    TrimformerError: the metric is unknown, or the method cannot count in it or compute in this precision.
-    """
-    if metric not in get_args(Metric):
-        raise TrimformerError(f"metric '{metric}' is unknown; known are {', '.join(get_args(Metric))}")
-    if isinstance(method, WholeMethod) and metric == "latency":
-        raise TrimformerError(f"method '{method.name}' knows no latency table; use the metric 'mac'")
-    if isinstance(method, WholeMethod) and bf16:
-        raise TrimformerError(f"method '{method.name}' runs in float32 only; leave out bf16")
+@dataclass(frozen=True)
+class BudgetOptions:
+    """One budget, or one quality to keep."""
+
+    constraint: float | None = option(
+        None,
+        "share of the cost to keep, in (0, 1]",
+        python_help="share of the cost that `metric` counts to keep, in (0, 1]; 0.5 where no budget and no quality is "
+        "given.",
+        read=float,
+    )
+    latency_ms: float | None = option(
+        None,
+        "latency to reach, in milliseconds",
+        python_help="latency of a batch to reach instead, in milliseconds.",
+        read=float,
+    )
+    max_drop: float | None = option(
+        None,
+        "find the smallest model that loses at most this many points of the task's score, with 95 %% confidence, on "
+        "rows set aside",
+        python_help="points of the task's main score that the model may lose: finds the smallest model that loses no "
+        "more, with 95 % confidence.",
+        read=float,
+        metavar="POINTS",
+    )
+    max_divergence: float | None = option(
+        None,
+        "like --max-drop, but bounds the KL divergence from the dense model; needs no labels",
+        python_help="like `max_drop`, but bounds the mean divergence of the outputs from the dense model's; needs no "
+        "labels.",
+        read=float,
+        metavar="NATS",
+    )
+    metric: Metric | None = option(
+        None,
+        "what the constraint counts (default: mac; with --latency-ms latency)",
+        python_help='what the constraint counts: "mac" (default) or "parameters" of the sublayers, or measured '
+        '"latency" of the whole model (default with `latency_ms`).',
+        choices=get_args(Metric),
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the values one by one and against each other.
+
+        Raises:
+            TrimformerError: a value is out of range, or two budgets are given.
+        """
+        check_options(self)
+        budgets = [self.constraint, self.latency_ms]
+        if self.target is not None and budgets != [None, None]:
+            raise TrimformerError("give either a budget or the quality to keep, max_drop or max_divergence")
+        if self.target is None and budgets != [None, None]:
+            check_budget(self.constraint, self.latency_ms, self.metric)
+
+    @property
+    def target(self) -> QualityTarget | None:
+        """The quality to keep, where one is asked for."""
+        if self.max_drop is not None and self.max_divergence is not None:
+            raise TrimformerError("max_drop and max_divergence are two targets; give one of them")
+        if self.max_drop is not None:
+            return QualityTarget("drop", self.max_drop)
+        return None if self.max_divergence is None else QualityTarget("divergence", self.max_divergence)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither a budget nor a quality to keep is given."""
+        return self.target is None and self.constraint is None and self.latency_ms is None
+
+    @property
+    def request(self) -> BudgetRequest:
+        """The budget."""
+        return BudgetRequest(self.constraint, self.latency_ms)
+
+    @property
+    def counted(self) -> Metric:
+        """What the budget counts, the default resolved."""
+        return self.metric or ("mac" if self.latency_ms is None else "latency")
 
 
-def check_asked(asked: BudgetRequest, metric: Metric) -> None:
-    """Raises:
-    TrimformerError: no budget is given or two are, or it does not go with the metric.
-    """
-    check_budget_numbers(asked.constraint, asked.ms, metric)
+@dataclass(frozen=True)
+class SweepBudgetOptions:
+    """The budgets of a sweep."""
+
+    constraints: Sequence[float] | None = option(
+        None,
+        "shares of the cost to keep: 0.7,0.5,0.3 or FIRST:LAST:STEP, such as 0.9:0.1:0.1",
+        python_help="shares of the cost to keep.",
+        read=str,
+        metavar="LIST",
+    )
+    latency_ms: Sequence[float] | None = option(
+        None,
+        "latencies to reach, in milliseconds: 20,10,5",
+        python_help="latencies of a batch to reach instead, in milliseconds.",
+        read=str,
+        metavar="LIST",
+    )
+    metric: Metric | None = option(
+        None,
+        "what the constraints count (default: mac; with --latency-ms latency)",
+        python_help="see `trimformer.prune`.",
+        choices=get_args(Metric),
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the list.
+
+        Raises:
+            TrimformerError: there is no budget, one is out of range, or they are in no order.
+        """
+        check_options(self)
+        _ = self.requests
+
+    @property
+    def requests(self) -> list[BudgetRequest]:
+        """The budgets, in their order."""
+        if (self.constraints is None) == (self.latency_ms is None):
+            raise TrimformerError("give either constraints or latencies in ms for a sweep")
+        kind = "latencies in ms" if self.constraints is None else "constraints"
+        values = self.latency_ms if self.constraints is None else self.constraints
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise TrimformerError(f"the {kind} of a sweep are {shorten(values)}; give a list of numbers")
+        if not values:
+            raise TrimformerError(f"the list of {kind} is empty; give one at least")
+        for value in values:
+            constraint, latency_ms = (None, value) if self.constraints is None else (value, None)
+            check_budget(constraint, latency_ms, self.metric)
+        if list(values) not in (sorted(set(values)), sorted(set(values), reverse=True)):
+            raise TrimformerError(
+                f"the {kind} {', '.join(f'{v:g}' for v in values)} are in no order, or one comes twice"
+            )
+        return [BudgetRequest(ms=v) if self.constraints is None else BudgetRequest(v) for v in values]
+
+    @property
+    def counted(self) -> Metric:
+        """What the budgets count, the default resolved."""
+        return self.metric or ("mac" if self.latency_ms is None else "latency")
 
 
-def budgets_of(
-    constraints: Sequence[float] | None, latency_ms: Sequence[float] | None, metric: Metric
-) -> list[BudgetRequest]:
-    """The budgets of a sweep, checked.
+def check_budget(constraint: Any, latency_ms: Any, metric: str | None) -> None:
+    """Checks one budget.
 
     Raises:
-        TrimformerError: there are none, one is out of range, or they are in no order.
+        TrimformerError: no budget is given or two are, it is out of range, or the metric does not fit it.
     """
-    if (constraints is None) == (latency_ms is None):
-        raise TrimformerError("give either constraints or latencies in ms for a sweep")
-    values = list(constraints if constraints is not None else latency_ms or [])
-    what = "constraints" if constraints is not None else "latencies in ms"
-    if not values:
-        raise TrimformerError(f"the list of {what} is empty; give one at least")
-    if values not in (sorted(set(values)), sorted(set(values), reverse=True)):
-        raise TrimformerError(f"the {what} {', '.join(f'{v:g}' for v in values)} are in no order, or one comes twice")
-    asked = [BudgetRequest(value) if constraints is not None else BudgetRequest(ms=value) for value in values]
-    for each in asked:
-        check_asked(each, metric)
-    return asked
+    if (constraint is None) == (latency_ms is None):
+        raise TrimformerError("give either a constraint or a latency in ms")
+    if constraint is not None:
+        check_constraint(constraint)
+        return
+    if metric not in (None, "latency"):
+        raise TrimformerError(f"a latency of {latency_ms} ms needs the metric 'latency', not '{metric}'")
+    try:
+        MILLISECONDS.check(latency_ms, "latency_ms")
+    except TrimformerError:
+        raise TrimformerError(
+            f"a latency of {shorten(latency_ms)} ms needs the metric 'latency', and to be a positive number"
+        ) from None
+
+
+def check_constraint(constraint: Any) -> None:
+    """Checks a share of the cost.
+
+    Raises:
+        TrimformerError: it is not in (0, 1].
+    """
+    try:
+        FRACTION.check(constraint, "constraint")
+    except TrimformerError:
+        raise TrimformerError(
+            f"constraint {shorten(constraint)} is outside (0, 1]; 0.5 keeps half of the dense model's cost"
+        ) from None

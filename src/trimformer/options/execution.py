@@ -1,43 +1,117 @@
-"""How a run is to be done, as against what: memory, precision, seed, what is timed and shown."""
+"""Execution options: memory, precision, seed, device, and how progress is shown. They never change what is computed."""
 
+import argparse
 import math
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from trimformer.errors import TrimformerError
+from trimformer.options.checks import BYTES, SEED, check_flag, shorten
+from trimformer.options.option import check_options, option
+
+if TYPE_CHECKING:
+    import torch
 
 
-def _silent(items: Iterable[Any], desc: str) -> Iterable[Any]:
+def read_size(text: str) -> float:
+    """Bytes of "8GB", "500MB" or a plain number.
+
+    Raises:
+        argparse.ArgumentTypeError: the text has another form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.upper())
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text[:50]}' is not a size such as 8GB or 500MB")
+    return float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
+
+
+def _no_progress(items: Iterable[Any], description: str) -> Iterable[Any]:
     return items
+
+
+def _no_timer(stage: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _check_directory(name: str, value: Any) -> None:
+    if not isinstance(value, str | Path):
+        raise TrimformerError(f"{name} is {shorten(value)}; give a path")
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TrimformerError(f"{name} is {shorten(value)}; give a name such as 'cpu' or 'cuda'")
 
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """Options that every stage shares; none of them changes what is asked for.
+    """Execution options shared by every stage. They never change what is computed.
 
     Attributes:
         max_memory: bytes that the samples' hidden states and channels may take; beyond, channels are computed twice
             and hidden states go to temporary files.
-        bf16: run the passes in bfloat16; statistics stay in float32 and float64.
-        seed: for label-free losses and the random criterion.
-        calibration_dir: folder where what calibration found is kept, and taken from; None: nowhere.
-        progress: (items, description) -> the items, with a bar where there is a terminal.
-        clock: context managers that time a stage, by its name.
+        bf16: whether passes run in bfloat16; statistics stay in float32 and float64.
+        seed: seed of label-free losses and of the random criterion.
+        calibration_dir: folder where the result of calibration is kept for later runs; None: nowhere.
+        progress: (items, description) -> the items, with a progress bar on a terminal.
+        clock: stage name -> context manager that times the stage.
+        device: "auto", "cpu", "cuda", ...
     """
 
-    max_memory: float = math.inf
-    bf16: bool = False
-    seed: int = 0
-    calibration_dir: Path | None = None
-    progress: Callable[[Iterable[Any], str], Iterable[Any]] = _silent
-    clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
+    max_memory: float = option(
+        math.inf,
+        "memory for the samples' hidden states and channels in each process, such as 8GB; beyond, channels are "
+        "computed twice and hidden states go to temporary files",
+        python_help="bytes that the hidden states of the calibration samples may take; beyond, they go to temporary "
+        "files. On a GPU the default is half of its free memory.",
+        number=BYTES,
+        read=read_size,
+        metavar="SIZE",
+    )
+    bf16: bool = option(
+        False,
+        "calibrate and refit with passes in bfloat16",
+        python_help="calibrate and refit with passes in bfloat16, where the hardware is fast at it; statistics stay in "
+        "float32 and float64.",
+        check=check_flag,
+    )
+    seed: int = option(
+        0,
+        "draws the calibration examples, the fifth that is set aside where there is no validation split, and whatever "
+        "else is random; the same seed gives the same result (default: %(default)s)",
+        python_help="seed of every random choice.",
+        number=SEED,
+        metavar="N",
+    )
+    calibration_dir: Path | str | None = option(
+        None,
+        "",
+        python_help="folder where the result of calibration is kept; another run on the same model and samples, to "
+        "whatever budget, takes it from there.",
+        check=_check_directory,
+        on_command_line=False,
+    )
+    progress: Callable[[Iterable[Any], str], Iterable[Any]] = _no_progress
+    clock: Callable[[str], AbstractContextManager[None]] = _no_timer
+    device: str = option("auto", "auto, cpu, cuda, ...", python_help='"auto", "cpu", "cuda", ...', check=_check_text)
 
-    def precision(self, device: torch.device) -> AbstractContextManager[None]:
-        """The context that passes run in."""
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            TrimformerError: a value cannot be used.
+        """
+        check_options(self)
+
+    def precision(self, device: "torch.device") -> AbstractContextManager[None]:
+        """The autocast context in which passes run."""
+        import torch
+
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 
-Run = ExecutionOptions  # the name before 0.9; stays
+Run = ExecutionOptions  # an earlier name, which stays

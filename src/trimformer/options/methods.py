@@ -1,13 +1,15 @@
-"""Pruning methods as points of one grid: what ranks units, what shares out the budget, what is refitted.
+"""Pruning methods as points of one grid: criterion, allocation, update, objective.
 
-The functions behind the names stand in `importance/criteria.py`, `allocation/allocations.py` and `refit/updates.py`.
+The functions behind the names are in `importance/criteria.py`, `allocation/allocations.py` and `refit/updates.py`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from trimformer.errors import TrimformerError
+from trimformer.options.checks import check_flag, shorten
+from trimformer.options.option import check_options, option
 
 Criterion = Literal["magnitude", "random", "fisher", "obs"]
 Allocation = Literal["uniform", "global", "dp", "plain"]
@@ -23,16 +25,17 @@ class Method:
     """One point of the grid.
 
     Attributes:
-        criterion: "magnitude" (squared norm of a unit's weights), "random", "fisher" (squared mask
-            gradients, then the paper's rearrangement), "obs" (Optimal Brain Surgeon).
-        allocation: "uniform" (the same share of every sublayer), "global" (the units of highest
-            importance anywhere, the paper's search), "dp" (least predicted loss, dynamic programming), "plain"
-            (least predicted loss of what the model's own config can say: one width for all layers, some left out).
-        update: "none", "scale" (one factor per unit, the paper's rescaling), "full" (all kept weights
-            of the output projections, and what sublayers read aligned; where the criterion is "obs", tokens weigh by
-            their gradients).
-        objective: "labels", or "curvature", which needs none.
-        polish: train the result, without labels, on what the dense model says.
+        criterion: how units are ranked: "magnitude" (squared norm of a unit's weights), "random", "fisher" (squared
+            mask gradients, then the paper's rearrangement), or "obs" (Optimal Brain Surgeon).
+        allocation: how the budget is shared out: "uniform" (the same share of every sublayer), "global" (the units of
+            highest importance anywhere, the paper's search), "dp" (least predicted loss, by dynamic programming), or
+            "plain" (least predicted loss among the sizes that the model's own config can express: one width for all
+            layers, some left out).
+        update: what is refitted: "none", "scale" (one factor per unit, the paper's rescaling), or "full" (all kept
+            weights of the output projections, and an alignment of what sublayers read; with the criterion "obs",
+            tokens are weighted by their gradients).
+        objective: the loss whose gradients rank units: "labels", or "curvature", which needs no labels.
+        polish: whether the result is trained, without labels, to match the dense model.
     """
 
     criterion: Criterion = "obs"
@@ -42,8 +45,10 @@ class Method:
     polish: bool = False
 
     def __post_init__(self) -> None:
-        """Raises:
-        TrimformerError: a choice is unknown.
+        """Checks the choices.
+
+        Raises:
+            TrimformerError: a choice is unknown.
         """
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
@@ -51,10 +56,15 @@ class Method:
                     f"{name} '{getattr(self, name)}' is unknown; known are {', '.join(get_args(kind))}"
                 )
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the ranking reads labels."""
+        return self.objective == "labels" and self.criterion in ("fisher", "obs")
+
 
 @dataclass(frozen=True)
 class WholeMethod:
-    """A method that ranks, shares out and refits in its own way, in one piece."""
+    """A method that ranks, allocates and refits in one piece, so that no part of it can be replaced."""
 
     name: Literal["kprune"]
 
@@ -75,43 +85,119 @@ METHODS: dict[str, AnyMethod] = {
 DEFAULT_METHOD = "obs"
 
 
+def polishes(method: AnyMethod) -> bool:
+    """Whether the method ends in a polish."""
+    return isinstance(method, Method) and method.polish
+
+
 def find_method(name: str, **choices: str | bool) -> AnyMethod:
     """A preset by name, with choices that replace its own.
 
     Raises:
-        TrimformerError: there is no such preset or choice, or the preset has none.
+        TrimformerError: the preset or a choice is unknown, or the preset accepts no choices.
     """
     if name not in METHODS:
         raise TrimformerError(f"method '{name}' is unknown; known are {', '.join(METHODS)}")
     method = METHODS[name]
     if isinstance(method, WholeMethod):
         if choices:
-            raise TrimformerError(f"method '{name}' is of one piece; leave out {', '.join(choices)}")
+            flags = ", ".join(f"--{choice}" for choice in choices)
+            raise TrimformerError(f"method '{name}' does not accept {flags}; leave it out")
         return method
     return replace(method, **choices)  # type: ignore[arg-type]
 
 
 def with_layout(method: AnyMethod, layout: Layout) -> AnyMethod:
-    """The method, its budget shared out so that the layout comes of it.
+    """The method with the allocation that gives the layout.
 
     Raises:
-        TrimformerError: there is no such layout, or the method shares out in its own way.
+        TrimformerError: the layout is unknown, or the method allocates in its own way.
     """
     if layout not in get_args(Layout):
         raise TrimformerError(f"layout '{layout}' is unknown; known are {', '.join(get_args(Layout))}")
     if layout == "free":
         return method
     if isinstance(method, WholeMethod):
-        raise TrimformerError(f"method '{method.name}' is of one piece and knows no layout; leave out the layout")
+        raise TrimformerError(f"method '{method.name}' does not accept a layout; leave out the layout")
     return replace(method, allocation="plain")
 
 
-def find_methods(names: Sequence[str], layout: Layout) -> dict[str, AnyMethod]:
-    """Several presets by name, laid out.
+def find_methods(names: Sequence[str], layout: Layout = "free") -> dict[str, AnyMethod]:
+    """Several presets by name, with a layout.
 
     Raises:
-        TrimformerError: there is none, one is unknown or comes twice.
+        TrimformerError: the list is empty, or a name is unknown or comes twice.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TrimformerError(f"methods is {shorten(names)}; give a list of names")
     if not names or len(set(names)) < len(names):
         raise TrimformerError(f"the list of methods ({', '.join(names) or 'empty'}) must name each once, and one")
     return {name: with_layout(find_method(name), layout) for name in names}
+
+
+def _check_method(name: str, value: Any) -> None:
+    if not isinstance(value, str | Method | WholeMethod):
+        raise TrimformerError(f"{name} is {shorten(value)}; give a preset's name or a trimformer.Method")
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """A preset, and choices that replace its own. The choices are flags only: Python gives a `Method`."""
+
+    method: str | AnyMethod = option(
+        DEFAULT_METHOD,
+        f"{', '.join(METHODS)} (default: %(default)s)",
+        python_help=f"a preset's name ({', '.join(METHODS)}), or a `Method`, a point of the grid.",
+        check=_check_method,
+    )
+    criterion: Criterion | None = option(None, "how units are ranked", choices=get_args(Criterion), keyword=False)
+    allocation: Allocation | None = option(
+        None, "how the budget is shared out", choices=get_args(Allocation), keyword=False
+    )
+    update: Update | None = option(None, "what is refitted", choices=get_args(Update), keyword=False)
+    polish: bool = option(
+        False,
+        "train the result at the end, without labels, to match the dense model",
+        check=check_flag,
+        keyword=False,
+    )
+    objective: Objective | None = option(
+        None, "whether the ranking loss reads labels", choices=get_args(Objective), keyword=False
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the values and their combination.
+
+        Raises:
+            TrimformerError: a value is unknown, or the method does not accept a choice.
+        """
+        check_options(self)
+        _ = self.chosen
+
+    @property
+    def chosen(self) -> AnyMethod:
+        """The method, with the choices in place."""
+        names = ("criterion", "allocation", "update", "objective", "polish")
+        choices = {name: value for name in names if (value := getattr(self, name))}
+        return find_method(self.method, **choices) if isinstance(self.method, str) else self.method
+
+
+@dataclass(frozen=True)
+class SweepMethodOptions:
+    """The methods of a sweep."""
+
+    methods: Sequence[str] = option(
+        (DEFAULT_METHOD,),
+        f"of {', '.join(METHODS)} (default: {DEFAULT_METHOD})",
+        python_help="presets by name; each prunes to every budget.",
+        read=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        metavar="LIST",
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the list.
+
+        Raises:
+            TrimformerError: it is empty, or a name is unknown or comes twice.
+        """
+        find_methods(self.methods)

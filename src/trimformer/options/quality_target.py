@@ -1,12 +1,17 @@
-"""The quality that a pruned model is to keep."""
+"""The quality that a pruned model must keep."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import check_numbers
+from trimformer.options.checks import Number
 
-LEAST = 1e-6  # a divergence that is no rounding error
+SMALLEST_DIVERGENCE = 1e-6  # below this, float32 rounding dominates
+
+_RANGES = {
+    "drop": Number(0, 99, whole=False, open=True),
+    "divergence": Number(0, 1e300, whole=False, open=True),
+}
 
 
 @dataclass(frozen=True)
@@ -15,30 +20,21 @@ class QualityTarget:
 
     Attributes:
         kind: "drop" of the task's main score, in points, or mean "divergence" of the outputs from the dense model's.
-        most: that is allowed of it.
+        most: the largest allowed value.
     """
 
     kind: Literal["drop", "divergence"]
     most: float
 
     def __post_init__(self) -> None:
-        """Raises:
-        TrimformerError: nothing that can be told, or anything, would be allowed.
+        """Checks the allowed value.
+
+        Raises:
+            TrimformerError: it is out of range, or below what float32 can resolve.
         """
         name = f"max_{self.kind}"
-        check_numbers(**{name: self.most})
-        if self.kind == "divergence" and self.most < LEAST:
-            raise TrimformerError(f"{name} {self.most:g} is below what float32 can tell; give {LEAST:g} at least")
-
-
-def target_of(max_drop: Any, max_divergence: Any) -> QualityTarget | None:
-    """The quality to keep, where one is asked for.
-
-    Raises:
-        TrimformerError: two are given, or one that is no positive number.
-    """
-    if max_drop is not None and max_divergence is not None:
-        raise TrimformerError("max_drop and max_divergence are two targets; give one of them")
-    if max_drop is not None:
-        return QualityTarget("drop", max_drop)
-    return None if max_divergence is None else QualityTarget("divergence", max_divergence)
+        _RANGES[self.kind].check(self.most, name)
+        if self.kind == "divergence" and self.most < SMALLEST_DIVERGENCE:
+            raise TrimformerError(
+                f"{name} {self.most:g} is below what float32 can tell; give {SMALLEST_DIVERGENCE:g} at least"
+            )

@@ -3,21 +3,20 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
-from trimformer.data.rows import Rows, as_rows
+from trimformer.data.rows import as_rows
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import SpanTask, Task, task_of
 from trimformer.data.tasks.blank_rows import drop_blank_rows
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
-from trimformer.options.methods import AnyMethod, Method
-from trimformer.options.polish_budget import DEFAULT_BUDGET, PolishBudget, epochs_of_passes, parse_budget
+from trimformer.options.methods import Method
+from trimformer.options.polish import PolishBudget, PolishOptions, epochs_of_passes, parse_budget
 from trimformer.refit.regression_moments import HELD_OUT_EVERY
 from trimformer.utils.distributed import shard, world_size
 
@@ -60,10 +59,8 @@ def draw_polish_inputs(
     processor: Any,
     task: Task,
     features: Sequence[Features],
-    data: Any = None,
-    budget: str = DEFAULT_BUDGET,
+    options: PolishOptions | None = None,
     batch_size: int = 32,
-    stoppable: bool = False,
 ) -> PolishInputs:
     """Batches of the calibration samples and of more data, every eighth sample held out; equal ones count once.
 
@@ -72,15 +69,14 @@ def draw_polish_inputs(
         processor: its tokenizer or processor.
         task: what the calibration samples mean.
         features: the calibration samples, encoded; those that its refit held out are held out here too.
-        data: more examples, in any form that `as_rows` takes; labels are not looked at. None: no more.
-        budget: see `parse_budget`.
+        options: more examples, in any form that `as_rows` takes, and the budget.
         batch_size: samples in a batch, at most.
-        stoppable: see `PolishBudget`.
 
     Raises:
         TrimformerError: the data do not fit the model's task, there are too few samples, or the budget is none.
     """
-    spend = parse_budget(budget, stoppable)
+    options = options or PolishOptions()
+    data, spend = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
     more = [] if data is None else encode_unlabelled(model, processor, task, data)
     samples: dict[bytes, tuple[int, Features]] = {}
     for i, sample in enumerate([*without_labels(features), *more]):
@@ -141,16 +137,19 @@ def _digest(sample: Features) -> bytes:
     return digest.digest()
 
 
-def read_polish_data(path: str | Path) -> Rows:
-    """Rows of a file, or of a folder's training split.
+def read_polish_data(options: PolishOptions) -> PolishOptions:
+    """The options with the rows of the file that they name, or of a folder's training split.
 
     Raises:
         TrimformerError: nothing there can be read.
     """
+    path = options.polish_data
+    if path is None:
+        return options
     rows, _ = find_splits(read_splits(path), need_train=False)
     if not len(rows):
         raise TrimformerError(f"polish data '{path}' has no 'train' split; name a file")
-    return rows
+    return replace(options, polish_data=rows)
 
 
 def _unlabelled(task: Task) -> Task:
@@ -166,23 +165,6 @@ def _columns(task: Task) -> list[str]:
         if value and field.name.endswith(("_column", "_columns")):
             found += [value] if isinstance(value, str) else value
     return found
-
-
-def polishes(method: AnyMethod) -> bool:
-    """Whether the method ends in a polish."""
-    return isinstance(method, Method) and method.polish
-
-
-def check_polish(methods: Sequence[AnyMethod], data: Any, budget: str, stoppable: bool = False) -> None:
-    """Raises:
-    TrimformerError: the budget is none, something is asked of a polish and no method has one, or Ctrl-C should stop
-        the polish of several processes.
-    """
-    parse_budget(budget)
-    if not any(map(polishes, methods)) and (data is not None or budget != DEFAULT_BUDGET or stoppable):
-        raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
-    if stoppable and world_size() > 1:
-        raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
 
 
 def check_polish_inputs(method: Method, polishing: PolishInputs | None) -> None:

@@ -23,7 +23,7 @@ from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
-from trimformer.options.polish_budget import PolishBudget, epochs_of_passes, steps_of_seconds
+from trimformer.options.polish import PolishBudget, epochs_of_passes, steps_of_seconds
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.result import PolishReport
 from trimformer.polish.teacher_outputs import Targets, Watch, matching_teacher_layers, targets_of

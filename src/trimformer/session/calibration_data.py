@@ -1,4 +1,4 @@
-"""The samples of a run: drawn, encoded and batched to calibrate on, sets to score on, and one to judge a target by."""
+"""Draws and encodes the samples of a run, for calibration, for scores and for the test of a quality target."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,8 @@ from trimformer.costs.macs import layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.rows import Rows, Selection, as_rows
 from trimformer.data.splits import check_evaluation_sets, find_splits
-from trimformer.data.tasks import Task, task_of
+from trimformer.data.tasks import Task
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
-from trimformer.data.tasks.sample_labels import check_labelled
 from trimformer.data.token_ids import check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.quality_test import check_test_samples
@@ -23,34 +22,37 @@ from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.smaller_vocabulary import SmallVocabularyScorer
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
+from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
+from trimformer.session.inputs import Inputs
+from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
 logger = logging.getLogger(__name__)
 
-JUDGED = 1  # beside the seed, as rows to judge by are drawn apart from all others
+JUDGED = 1  # second part of the seed that draws the rows for a quality target
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples to calibrate on, sets to score on, and where a target is to be kept a set to judge by.
+    """Samples to calibrate on, sets to score on, and, with a quality target, a set to test it on.
 
     Attributes:
-        task: what they mean.
+        task: what the columns mean.
         sets: all rows that were read.
-        features: encoded samples.
-        batches: this process's part of them.
+        features: the encoded calibration samples.
+        batches: this process's share of their batches.
         scorers: one per evaluation set.
-        evaluation: samples in all of these.
-        blank_dropped: rows without a text that are not calibrated on.
-        blank_scored: rows without a text among the sets.
-        judged: the set to judge by; none of its samples is among the others.
-        seq_len: tokens of a text on average, or positions that the first layer sees of an image or a sound.
-        longest: tokens that a text may have.
+        evaluation: number of samples in all evaluation sets.
+        blank_dropped: number of rows without a text that are left out of calibration.
+        blank_scored: number of rows without a text in the evaluation sets.
+        judged: the set that a quality target is tested on; it shares no sample with the others.
+        seq_len: mean tokens per text, or positions that the first layer sees of an image or a sound.
+        longest: most tokens that a text may have.
         lengths: positions that each sublayer sees of a sample.
         vocabulary: the tokens that the pruned model keeps, where some are dropped.
-        retold: the evaluation sets by these tokens.
-        judged_retold: the set to judge by, by these tokens.
+        retold: the evaluation sets, encoded with the smaller vocabulary.
+        judged_retold: the set for the quality target, encoded with the smaller vocabulary.
     """
 
     task: Task
@@ -71,36 +73,40 @@ class Samples:
 
 
 def draw_samples(
+    inputs: Inputs,
     model: PreTrainedModel,
     processor: Any,
-    dataset: Any,
-    eval_dataset: Any,
-    judge_dataset: Any,
-    task: Task | None,
-    num_samples: int,
-    batch_size: int,
+    options: DataOptions,
     seed: int,
-    *,
-    target: QualityTarget | None = None,
-    **columns: Any,
+    target: QualityTarget | None,
 ) -> Samples:
     """Draws calibration samples and encodes all that is needed of the data.
+
+    Args:
+        inputs: gives the rows and the task.
+        model: the model that is pruned.
+        processor: its tokenizer or processor.
+        options: columns and number of samples.
+        seed: of the draws.
+        target: the quality to keep; None: no samples are set aside to test it on.
 
     Raises:
         TrimformerError: the rows do not fit the task or the model, or there are too few of them.
     """
-    if eval_dataset is None:
-        splits = dataset if _are_splits(dataset) else {"all": dataset}
+    num_samples, batch_size = options.num_samples, options.batch_size
+    if inputs.eval_dataset is None:
+        splits = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
         train, sets = find_splits({name: as_rows(rows) for name, rows in splits.items()}, seed)
     else:
-        train = as_rows(dataset)
-        named = eval_dataset if _are_splits(eval_dataset) else {"validation": eval_dataset}
+        train = as_rows(inputs.dataset)
+        named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
     check_evaluation_sets(sets)
-    task = task or task_of(model, train, **columns)
-    check_labelled(task, [train, *sets.values()])
-    judged: Rows | None = None if judge_dataset is None or target is None else as_rows(judge_dataset, "judge_dataset")
-    if target is not None and judged is None:
+    task = resolve_task(inputs.task, options, model, [train, *sets.values()])
+    judged: Rows | None = None
+    if target is not None and inputs.judge_dataset is not None:
+        judged = as_rows(inputs.judge_dataset, "judge_dataset")
+    elif target is not None:
         train, judged = _set_aside(train, num_samples, seed)
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
@@ -109,7 +115,9 @@ def draw_samples(
     train = drop_blank_rows(train, task)
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
-        logger.warning("%d calibration samples asked for, %d are there: all are used", num_samples, len(chosen))
+        logger.warning(
+            "the data has %d rows to calibrate on, fewer than the %d requested: all are used", len(chosen), num_samples
+        )
     if len(chosen) < 2:
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     features = task.encode(Selection(train, chosen), processor, model.config)
@@ -137,7 +145,7 @@ def draw_samples(
 
 
 def with_fewer_tokens(model: PreTrainedModel, processor: Any, data: Samples, texts: Sequence[str] | None) -> Samples:
-    """The data, and the tokens that the texts, or all rows of the data, need."""
+    """Adds the smaller vocabulary: the tokens that the texts need, or all rows of the data where `texts` is None."""
     check_texts(data.task)
     vocabulary = of_rows(model, processor, data.sets, data.task) if texts is None else of_texts(model, processor, texts)
     logger.info("%d of %d tokens stay", len(vocabulary.kept), vocabulary.of)
@@ -147,14 +155,14 @@ def with_fewer_tokens(model: PreTrainedModel, processor: Any, data: Samples, tex
 
 
 def _set_aside(train: Rows, num_samples: int, seed: int) -> tuple[Rows, Rows]:
-    """Rows to calibrate on, and rows to judge by: twice as many as samples, if that leaves half of all rows."""
+    """Splits rows into those to calibrate on and those to test a target on: twice `num_samples`, at most half."""
     order = np.random.default_rng([seed, JUDGED]).permutation(len(train)).tolist()
     cut = min(2 * num_samples, len(train) // 2)
     return Selection(train, sorted(order[cut:])), Selection(train, order[:cut])
 
 
 def _are_splits(data: Any) -> bool:
-    """Whether it is several data sets by name (a `DatasetDict`, a mapping of lists of rows), and not one by columns."""
+    """Whether the data is several sets by name (a `DatasetDict`, a mapping of lists of rows) rather than columns."""
 
     def are_rows(value: Any) -> bool:
         is_list = isinstance(value, Sequence) and not isinstance(value, str) and bool(value)
@@ -165,7 +173,11 @@ def _are_splits(data: Any) -> bool:
 
 
 def _share(batches: list[Batch]) -> list[Batch]:
-    """This process's part of the batches."""
+    """This process's share of the batches.
+
+    Raises:
+        TrimformerError: there are fewer batches than processes.
+    """
     if len(batches) < world_size():
         raise TrimformerError(
             f"{count_samples(batches)} calibration samples make {len(batches)} batches, too few for {world_size()} "

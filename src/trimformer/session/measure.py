@@ -1,4 +1,4 @@
-"""What is known of a pruned model: measured on both, and gathered in one report."""
+"""Measures the dense and the pruned model side by side and gathers the figures in one result."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +12,7 @@ from trimformer.evaluation.latency_target import LatencyTarget, compare_latency
 from trimformer.evaluation.scores import compare, score
 from trimformer.models import find_sublayers
 from trimformer.models.masking import units_left
+from trimformer.options.latency import DEFAULT_BATCH_SIZE
 from trimformer.options.methods import AnyMethod
 from trimformer.pruner import Budget, Pruned
 from trimformer.results import (
@@ -25,7 +26,7 @@ from trimformer.results import (
     TaskReport,
     VocabularyReport,
 )
-from trimformer.session.setup import Prepared
+from trimformer.session.setup import Session
 from trimformer.utils.distributed import is_main, world_size
 from trimformer.utils.environment import describe_device, versions
 
@@ -33,89 +34,92 @@ PRUNING = ("calibrate", "curves", "search", "shrink", "update", "judge")
 
 
 def report(
-    given: Prepared,
+    session: Session,
     method: AnyMethod,
     budget: Budget,
     pruned: Pruned,
-    asked_ms: float | None,
+    requested_ms: float | None,
     seconds: Mapping[str, float],
 ) -> PruningResult:
-    """What is known of a pruned model; the main process measures what takes both models.
+    """Gathers the figures of a pruned model; only the main process measures.
 
     Args:
-        given: the dense model, samples and prices.
-        method: that pruned it.
-        budget: that it keeps.
-        pruned: the model.
-        asked_ms: the latency that was asked for, if one was.
-        seconds: what its making took, by stage.
+        session: the dense model, samples and unit costs.
+        method: the method that pruned it.
+        budget: the budget that it keeps.
+        pruned: the pruned model.
+        requested_ms: the requested latency, if there is one.
+        seconds: seconds that pruning took, by stage.
     """
-    data, price = given.data, given.prices
-    stages = {stage: seconds[stage] / given.seconds_per_pass for stage in PRUNING if stage in seconds}
-    costs = price.costs.of(units_left(pruned.masks))
+    data, unit_costs = session.data, session.unit_costs
+    stages = {stage: seconds[stage] / session.seconds_per_pass for stage in PRUNING if stage in seconds}
+    costs = unit_costs.costs.of(units_left(pruned.masks))
     result = PruningResult(
-        given.finished(pruned.model),
+        session.finish(pruned.model),
         pruned.masks,
-        task=TaskReport(data.task.name, find_problem(given.model), data.task.metric),
+        task=TaskReport(data.task.name, find_problem(session.model), data.task.metric),
         method=method,
-        budget=BudgetReport(price.metric, budget.constraint, costs / price.costs.dense),
+        budget=BudgetReport(unit_costs.metric, budget.constraint, costs / unit_costs.costs.dense),
         samples=SampleReport(len(data.features), data.evaluation, data.seq_len, data.blank_dropped, data.blank_scored),
         cost=CostReport(
             dict(seconds),
             {**stages, "total": sum(stages.values())},
-            given.seconds_per_pass,
-            peak_memory(given.model.device),
+            session.seconds_per_pass,
+            peak_memory(session.model.device),
         ),
-        machine=MachineReport(describe_device(given.model.device), world_size(), versions()),
+        machine=MachineReport(describe_device(session.model.device), world_size(), versions()),
         refits=pruned.refits,
         predicted=pruned.predicted,
-        kinds=[s.kind for s in find_sublayers(given.model)],
+        kinds=[s.kind for s in find_sublayers(session.model)],
         polish=pruned.polish,
-        processor=given.processor,
+        processor=session.processor,
     )
     if is_main():
-        before = dict(given.clock.seconds)
-        _verify(given, result, budget, asked_ms)
-        result.cost.seconds.update(given.clock.since(before))
+        before = dict(session.timer.seconds)
+        _measure(session, result, budget, requested_ms)
+        result.cost.seconds.update(session.timer.since(before))
     return result
 
 
-def _verify(given: Prepared, result: PruningResult, budget: Budget, asked_ms: float | None) -> None:
-    """Adds what is measured on both models: scores, sizes and latency."""
-    data, price, model = given.data, given.prices, given.model
-    with given.clock("evaluate"):
+def _measure(session: Session, result: PruningResult, budget: Budget, requested_ms: float | None) -> None:
+    """Adds what is measured on both models: scores, latency and sizes."""
+    data, unit_costs, model = session.data, session.unit_costs, session.model
+    batch_size = unit_costs.latency.batch_size or DEFAULT_BATCH_SIZE
+    with session.timer("evaluate"):
         pruned = score(data.retold or data.scorers, result.model, "pruned")
-        result.scores = compare(data.scorers, given.dense, pruned, data.retold)
-    own = None
+        result.scores = compare(data.scorers, session.dense_scores, pruned, data.retold)
+    pruned_inputs = None
     if data.vocabulary is not None:
-        own = random_inputs(result.model, price.latency.batch_size, price.length)  # the dense model's are others
+        # The pruned model has other token ids than the dense one.
+        pruned_inputs = random_inputs(result.model, batch_size, unit_costs.length)
         changed = sum(scorer.changed for scorer in data.retold)
         result.vocabulary = VocabularyReport(len(data.vocabulary.kept), data.vocabulary.of, changed)
-    with given.clock("timing"):
-        seen = compare_latency(model, result.model, price.inputs, price.latency.backend, own)
+    with session.timer("timing"):
+        latency = compare_latency(model, result.model, unit_costs.inputs, unit_costs.latency.backend, pruned_inputs)
     result.latency = LatencyReport(
-        price.latency.batch_size, price.length, price.latency.backend, seen.dense, seen.pruned, seen.ratio
+        batch_size, unit_costs.length, unit_costs.latency.backend, latency.dense, latency.pruned, latency.ratio
     )
-    kept = {s.layer for s, mask in zip(find_sublayers(model), result.masks, strict=True) if mask.any()}
-    left = data.lengths  # of the sublayers that are there still: a plain layout leaves layers out
-    if len(find_sublayers(result.model)) < len(left):
-        left = [length for s, length in zip(find_sublayers(model), left, strict=True) if s.layer in kept]
+    kept_layers = {s.layer for s, mask in zip(find_sublayers(model), result.masks, strict=True) if mask.any()}
+    pruned_lengths = data.lengths
+    if len(find_sublayers(result.model)) < len(pruned_lengths):  # a plain layout leaves layers out
+        pruned_lengths = [
+            length for s, length in zip(find_sublayers(model), data.lengths, strict=True) if s.layer in kept_layers
+        ]
     result.sizes = {
         name: Size(
             model_macs(find_sublayers(candidate), lengths),
             sum(p.numel() for p in candidate.parameters()),
             file_size(candidate),
         )
-        for name, candidate, lengths in (("dense", model, data.lengths), ("pruned", result.model, left))
+        for name, candidate, lengths in (("dense", model, data.lengths), ("pruned", result.model, pruned_lengths))
     }
-    if price.metric == "latency":
-        promise = budget.correct
-        corrected = promise if isinstance(promise, LatencyTarget) else None
-        costs = corrected.costs if corrected else price.costs
+    if unit_costs.metric == "latency":
+        corrected = budget.correct if isinstance(budget.correct, LatencyTarget) else None
+        costs = corrected.costs if corrected else unit_costs.costs
         result.budget = replace(
             result.budget,
-            asked_ms=asked_ms or budget.constraint * seen.dense.median,
+            asked_ms=requested_ms or budget.constraint * latency.dense.median,
             estimated_ms=costs.of(units_left(result.masks)),
             corrected=bool(corrected and corrected.corrected),
-            missed=corrected is not None and corrected.misses(seen),
+            missed=corrected is not None and corrected.misses(latency),
         )

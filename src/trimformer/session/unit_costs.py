@@ -1,18 +1,21 @@
-"""What units cost, and a model's budget by that."""
+"""The cost of every unit of a model, in MACs, parameters or measured latency."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.cost_tables import Costs, Metric, linear_costs
-from trimformer.costs.lookup_tables import LatencyTable
+from trimformer.costs.cost_tables import Costs, linear_costs
+from trimformer.costs.lookup_tables import FILES, LatencyTable, read_table
 from trimformer.costs.measure_latency import measure_table, random_inputs
-from trimformer.evaluation.latency_target import LatencyOptions
+from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
+from trimformer.options.choices import Backend, Metric
+from trimformer.options.latency import DEFAULT_BATCH_SIZE, LatencyOptions
 from trimformer.session.calibration_data import Samples
 from trimformer.utils.distributed import decide
 from trimformer.utils.progress import progress
@@ -22,16 +25,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prices:
-    """What units cost.
+class UnitCosts:
+    """The cost of units, and the inputs that latency is measured with.
 
     Attributes:
         metric: what is counted.
-        costs: of the units.
+        costs: cost of every number of units of each sublayer.
         latency: how latency is measured.
-        inputs: to time with.
-        length: tokens of these.
-        is_own: latencies are this machine's, so that a promise of one can be held against measurements.
+        inputs: the inputs that are timed.
+        length: tokens of these inputs.
+        is_local: whether the latencies were measured on this machine, so that measurements can correct them.
     """
 
     metric: Metric
@@ -39,23 +42,50 @@ class Prices:
     latency: LatencyOptions
     inputs: Mapping[str, Tensor]
     length: int
-    is_own: bool = False
+    is_local: bool = False
 
 
-def price(model: PreTrainedModel, data: Samples, metric: Metric, latency: LatencyOptions, clock: StageTimer) -> Prices:
-    """The costs of units, measured first where they are latencies."""
+def find_unit_costs(
+    model: PreTrainedModel, data: Samples, metric: Metric, latency: LatencyOptions, timer: StageTimer
+) -> UnitCosts:
+    """The costs of a model's units; latencies are measured first, unless a table is given."""
+    batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
     length = latency.seq_len or max(1, min(round(data.seq_len), data.longest))
-    inputs = random_inputs(model, latency.batch_size, length)
+    inputs = random_inputs(model, batch_size, length)
     if metric != "latency":
-        return Prices(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, inputs, length)
-    with clock("table"):
-        table = latency.table or decide(lambda: _measure(model, latency, length))
-    is_own = bool(table.setting) and not latency.any_table
-    if not is_own:
-        logger.warning("the latency table may be of another machine: its word is taken, nothing is corrected")
-    return Prices(metric, table.costs(model), latency, inputs, length, is_own)
+        return UnitCosts(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, inputs, length)
+    table = latency.table
+    with timer("table"):
+        if not isinstance(table, LatencyTable):
+            table = decide(lambda: _measure(model, batch_size, length, latency.backend))
+    is_local = bool(table.setting) and not latency.any_table
+    if not is_local:
+        logger.warning("the latency table may be from another machine; its values are used without correction")
+    return UnitCosts(metric, table.costs(model), latency, inputs, length, is_local)
 
 
-def _measure(model: PreTrainedModel, latency: LatencyOptions, length: int) -> LatencyTable:
-    shown = partial(progress, desc="latency table")
-    return measure_table(model, latency.batch_size, length, backend=latency.backend, progress=shown)
+def _measure(model: PreTrainedModel, batch_size: int, length: int, backend: Backend) -> LatencyTable:
+    return measure_table(model, batch_size, length, backend=backend, progress=partial(progress, desc="latency table"))
+
+
+def resolve_latency(latency: LatencyOptions) -> LatencyOptions:
+    """Reads the latency table, where one is given, and takes shape and backend from it.
+
+    Raises:
+        TrimformerError: the table cannot be read, or the options ask for another shape or backend.
+    """
+    table = latency.table
+    if table is None:
+        return replace(latency, batch_size=latency.batch_size or DEFAULT_BATCH_SIZE)
+    if not isinstance(table, LatencyTable):
+        table = read_table(*(Path(table) / name for name in FILES.values()))
+    if not table.setting:
+        return replace(latency, table=table, batch_size=latency.batch_size or DEFAULT_BATCH_SIZE)
+    setting = {key: table.setting[key] for key in ("batch_size", "seq_len", "backend")}
+    for key, value in setting.items():
+        requested = getattr(latency, key)
+        if requested not in (value, getattr(LatencyOptions(), key)):
+            raise TrimformerError(
+                f"the latency table was measured with {key} {value}, not {requested}; leave it out, or measure another"
+            )
+    return replace(latency, table=table, **setting)

@@ -2,7 +2,10 @@
 
 import argparse
 
-from trimformer.cli.arguments import DataOptions, add_data_arguments, positive_int
+from trimformer.cli.arguments import add_data_options, check_data
+from trimformer.cli.option_flags import add_options, read_options
+from trimformer.options.data import DataOptions
+from trimformer.options.execution import ExecutionOptions
 from trimformer.utils.input_paths import check_model_place
 from trimformer.utils.outputs import check_file
 
@@ -14,12 +17,12 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_DIR")
-    add_data_arguments(parser)
+    add_data_options(parser)
     parser.add_argument("--masks", metavar="DIR", help="evaluate under head_mask.pt and neuron_mask.pt of DIR")
     parser.add_argument("--reference", metavar="MODEL_DIR", help="dense model to measure the divergence from")
     parser.add_argument("--output", metavar="FILE", help="write the metrics to this JSON file; it must not exist")
-    parser.add_argument("--batch-size", type=positive_int, default=32, help="samples in a batch (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    add_options(parser, DataOptions, "batch_size")
+    add_options(parser, ExecutionOptions, "device")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -31,5 +34,5 @@ def check(arguments: argparse.Namespace) -> None:
     check_model_place(arguments.model)
     if arguments.reference is not None:
         check_model_place(arguments.reference)
-    DataOptions.of(arguments).check()
+    check_data(read_options(DataOptions, arguments))
     check_file(arguments.output)

@@ -3,9 +3,11 @@
 import argparse
 from typing import get_args
 
-from trimformer.cli.arguments import DataOptions, add_data_arguments, positive_int
+from trimformer.cli.arguments import add_data_options, check_data, positive_int
+from trimformer.cli.option_flags import read_options
 from trimformer.errors import TrimformerError
 from trimformer.options.choices import OPSETS, Format
+from trimformer.options.data import DataOptions
 from trimformer.utils.input_paths import check_model_place
 from trimformer.utils.outputs import check_output
 
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "them as well where there are --data to calibrate on")  # fmt: skip
     parser.add_argument("--opset", type=positive_int, help="of ONNX files, "
                         f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")  # fmt: skip
-    add_data_arguments(parser)
+    add_data_options(parser)
 
 
 def has_data(arguments: argparse.Namespace) -> bool:
@@ -45,7 +47,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.opset is not None and arguments.format != "onnx":
         raise TrimformerError(f"--opset is of ONNX files; leave it out with --format {arguments.format}")
     if has_data(arguments):
-        DataOptions.of(arguments).check()
+        check_data(read_options(DataOptions, arguments))
     elif arguments.text_column or arguments.label_column or arguments.max_length:
         raise TrimformerError("--text-column, --label-column and --max-length are of data; give it with --data")
     check_output(arguments.output)

@@ -1,11 +1,13 @@
 """The flags of `trimformer lut` and `trimformer bench`."""
 
 import argparse
-from typing import get_args
 
 from trimformer.cli.arguments import positive_int
+from trimformer.cli.option_flags import add_options
 from trimformer.errors import TrimformerError
-from trimformer.options.choices import DTYPES, Backend
+from trimformer.options.choices import DTYPES
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.latency import LatencyOptions
 from trimformer.utils.input_paths import check_model_place
 from trimformer.utils.outputs import check_file, check_output
 
@@ -44,9 +46,9 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_setting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
+    add_options(parser, LatencyOptions, "backend")
     parser.add_argument("--dtype", choices=DTYPES, help="default: the checkpoint's own")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    add_options(parser, ExecutionOptions, "device")
 
 
 def _wholes(text: str) -> list[int]:

@@ -1,22 +1,27 @@
 """The flags of `trimformer prune`."""
 
 import argparse
-from typing import get_args
+from dataclasses import dataclass
 
 from trimformer.cli.arguments import (
-    DataOptions,
-    add_calibration_arguments,
-    add_data_arguments,
-    add_method_arguments,
-    add_polish_arguments,
-    chosen_method,
-    positive_int,
+    add_data_options,
+    add_execution_options,
+    add_latency_options,
+    add_polish_options,
+    check_data,
 )
+from trimformer.cli.option_flags import add_options, read_options
+from trimformer.cli.resume import calibration_dir
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import check_budget_numbers
-from trimformer.options.choices import NEURON_MULTIPLE, ONNX, Backend, Metric
-from trimformer.options.methods import DEFAULT_METHOD, METHODS, Method
-from trimformer.options.quality_target import target_of
+from trimformer.options.budgets import BudgetOptions
+from trimformer.options.data import DataOptions
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.latency import LatencyOptions
+from trimformer.options.methods import AnyMethod, Method, MethodOptions, with_layout
+from trimformer.options.model import ModelOptions
+from trimformer.options.output import OutputOptions
+from trimformer.options.polish import PolishOptions
+from trimformer.options.run import RunOptions
 from trimformer.utils.input_paths import check_model_place, check_readable
 from trimformer.utils.outputs import check_output
 
@@ -27,42 +32,67 @@ EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class PruneFlags:
+    """The flags of `trimformer prune`, checked.
+
+    Attributes:
+        budget: the budget, or the quality to keep.
+        method: the method, its choices and layout in place.
+        run: all other options of `trimformer.prune`.
+        output: what is written.
+    """
+
+    budget: BudgetOptions
+    method: AnyMethod
+    run: RunOptions
+    output: OutputOptions
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
-    add_data_arguments(parser)
-    budget = parser.add_argument_group("budget", "one of these says how small the model is to be")
-    budget.add_argument("--constraint", type=float, help="share of the cost to keep, in (0, 1]")
-    budget.add_argument("--latency-ms", type=float, help="milliseconds to keep to")
-    budget.add_argument("--max-drop", type=float, metavar="POINTS", help="the smallest model that loses no more points "
-                        "of the task's score, with 95 %% confidence, on rows set aside")  # fmt: skip
-    budget.add_argument("--max-divergence", type=float, metavar="NATS", help="the same by the outputs' divergence from "
-                        "the dense model's, which needs no labels")  # fmt: skip
-    budget.add_argument("--judge-data", metavar="FILE_OR_DIR", help="rows to judge a drop or a divergence by "
+    add_data_options(parser)
+    budget = parser.add_argument_group("budget", "one of these determines how small the model becomes")
+    add_options(budget, BudgetOptions, "constraint", "latency_ms", "max_drop", "max_divergence")
+    budget.add_argument("--judge-data", metavar="FILE_OR_DIR", help="rows to test a drop or a divergence on "
                         "(default: some of the training rows, set aside)")  # fmt: skip
     parser.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
-    parser.add_argument("--metric", choices=get_args(Metric), help="what the constraint counts "
-                        "(default: mac; with --latency-ms latency)")  # fmt: skip
-    parser.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
-                        "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--standalone", action="store_true", help="write a file of code too, by which the result "
-                        "loads without trimformer, given trust_remote_code=True")  # fmt: skip
-    parser.add_argument("--vocabulary", metavar="used|FILE", help="drop the tokens that texts never use, from "
-                        "tokenizer and model: texts of the data, or of a file with a text a line")  # fmt: skip
-    latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
-    latency.add_argument("--lut", metavar="DIR", help="tables of `trimformer lut`; default: measured before pruning")
-    latency.add_argument("--any-lut", action="store_true", help="use tables that were measured elsewhere")
-    latency.add_argument("--bs", type=positive_int, help="batch size (default: 32, or that of the tables)")
-    latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
-    latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
-    parser.add_argument("--export", choices=ONNX, help="ONNX files too, in the folder onnx: in float32, or also in "
-                        "eight bits; the table shows them beside the dense model's")  # fmt: skip
-    add_method_arguments(parser, METHODS, DEFAULT_METHOD)
-    add_polish_arguments(parser)
-    add_calibration_arguments(parser)
+    add_options(parser, BudgetOptions, "metric")
+    add_options(parser, ModelOptions, "neuron_multiple", "vocabulary")
+    add_options(parser, OutputOptions, "standalone", "export")
+    add_latency_options(parser)
+    method = parser.add_argument_group("method", "a preset, and choices that replace its own")
+    add_options(method, MethodOptions)
+    method.add_argument("--reconstruct", action="store_true", help="the same as --update full")
+    add_options(method, ModelOptions, "layout")
+    add_polish_options(parser)
+    add_execution_options(parser)
+
+
+def read(arguments: argparse.Namespace) -> PruneFlags:
+    """The options that the flags give.
+
+    Raises:
+        TrimformerError: a value cannot be used, or flags contradict each other.
+    """
+    budget, model = read_options(BudgetOptions, arguments), read_options(ModelOptions, arguments)
+    if arguments.reconstruct and arguments.update not in (None, "full"):
+        raise TrimformerError(f"--reconstruct means --update full, not {arguments.update}; leave one of them out")
+    update = "full" if arguments.reconstruct else arguments.update
+    method = with_layout(read_options(MethodOptions, arguments, update=update).chosen, model.layout)
+    run = RunOptions(
+        read_options(DataOptions, arguments),
+        model,
+        read_options(LatencyOptions, arguments),
+        read_options(PolishOptions, arguments),
+        read_options(ExecutionOptions, arguments, calibration_dir=calibration_dir(arguments)),
+    )
+    run.check([method], budget.counted)
+    return PruneFlags(budget, method, run, read_options(OutputOptions, arguments))
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """What can be said of the flags before anything heavy is imported.
+    """Checks all flags before anything heavy is imported.
 
     Raises:
         TrimformerError: they cannot be used.
@@ -72,23 +102,26 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def check_request(arguments: argparse.Namespace) -> None:
-    """The same of all flags but the output.
+    """Checks all flags but the output.
 
     Raises:
         TrimformerError: they cannot be used.
     """
-    if target_of(arguments.max_drop, arguments.max_divergence) is None:
-        if arguments.judge_data:
-            raise TrimformerError("--judge-data judges a --max-drop or a --max-divergence; give one, or leave it out")
-        check_budget_numbers(arguments.constraint, arguments.latency_ms, arguments.metric)
-    elif arguments.constraint is not None or arguments.latency_ms is not None:
-        raise TrimformerError("--max-drop and --max-divergence find the budget: leave out --constraint, --latency-ms")
-    elif arguments.judge_data:
+    flags = read(arguments)
+    if flags.budget.is_empty:
+        raise TrimformerError("give either a constraint or a latency in ms, or the quality to keep")
+    if arguments.judge_data and flags.budget.target is None:
+        raise TrimformerError("--judge-data needs --max-drop or --max-divergence; give one, or leave it out")
+    if arguments.judge_data:
         check_readable(arguments.judge_data, "data file")
-    method = chosen_method(arguments)
-    if arguments.standalone and isinstance(method, Method) and method.allocation == "plain":
+    plain = isinstance(flags.method, Method) and flags.method.allocation == "plain"
+    if flags.output.standalone and plain:
         raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
+    if flags.output.export and flags.run.model.vocabulary:
+        raise TrimformerError(
+            "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
+        )
     check_model_place(arguments.model)
-    if arguments.vocabulary and arguments.vocabulary != "used":
-        check_readable(arguments.vocabulary, "text file")
-    DataOptions.of(arguments).check()
+    if flags.run.model.vocabulary not in (None, "used"):
+        check_readable(str(flags.run.model.vocabulary), "text file")
+    check_data(flags.run.data)

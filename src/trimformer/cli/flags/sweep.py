@@ -1,19 +1,26 @@
 """The flags of `trimformer sweep`."""
 
 import argparse
-from typing import get_args
+from dataclasses import dataclass
 
 from trimformer.cli.arguments import (
-    DataOptions,
-    add_calibration_arguments,
-    add_data_arguments,
-    add_polish_arguments,
-    positive_int,
+    add_data_options,
+    add_execution_options,
+    add_latency_options,
+    add_polish_options,
+    check_data,
 )
+from trimformer.cli.option_flags import add_options, read_options
+from trimformer.cli.resume import calibration_dir
 from trimformer.errors import TrimformerError
-from trimformer.options.budgets import budgets_of
-from trimformer.options.choices import NEURON_MULTIPLE, Backend, Metric
-from trimformer.options.methods import DEFAULT_METHOD, METHODS, Layout, find_methods
+from trimformer.options.budgets import SweepBudgetOptions
+from trimformer.options.data import DataOptions
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.latency import LatencyOptions
+from trimformer.options.methods import SweepMethodOptions, find_methods
+from trimformer.options.model import ModelOptions
+from trimformer.options.polish import PolishOptions
+from trimformer.options.run import RunOptions
 from trimformer.utils.input_paths import check_model_place
 
 EXAMPLES = """examples:
@@ -22,53 +29,72 @@ EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class SweepFlags:
+    """The flags of `trimformer sweep`, checked.
+
+    Attributes:
+        budgets: the budgets.
+        methods: names of the methods.
+        run: all other options of `trimformer.sweep`.
+    """
+
+    budgets: SweepBudgetOptions
+    methods: SweepMethodOptions
+    run: RunOptions
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
-    add_data_arguments(parser)
+    add_data_options(parser)
     budget = parser.add_argument_group("budgets", "one of these")
-    budget.add_argument("--constraints", metavar="LIST", help="shares of the cost to keep: 0.7,0.5,0.3 or "
-                        "FIRST:LAST:STEP, such as 0.9:0.1:0.1")  # fmt: skip
-    budget.add_argument("--latency-ms", metavar="LIST", help="milliseconds to keep to: 20,10,5")
+    add_options(budget, SweepBudgetOptions, "constraints", "latency_ms")
     parser.add_argument("--output", required=True, metavar="DIR", help="a directory for each member, family.json and "
-                        "report.html; where a sweep was broken off, it goes on")  # fmt: skip
-    parser.add_argument("--methods", default=DEFAULT_METHOD, metavar="LIST", help=f"of {', '.join(METHODS)} "
-                        "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--layout", choices=get_args(Layout), default="free", help="see `trimformer prune`")
-    parser.add_argument("--metric", choices=get_args(Metric), help="what the constraints count "
-                        "(default: mac; with --latency-ms latency)")  # fmt: skip
-    parser.add_argument("--neuron-multiple", type=positive_int, default=NEURON_MULTIPLE, help="keep neurons in such "
-                        "multiples, where dp allocates (default: %(default)s)")  # fmt: skip
-    latency = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
-    latency.add_argument("--bs", type=positive_int, default=32, help="batch size (default: %(default)s)")
-    latency.add_argument("--seq-len", type=positive_int, help="tokens (default: the samples' average)")
-    latency.add_argument("--backend", choices=get_args(Backend), default="eager", help="what runs the model")
-    add_polish_arguments(parser)
-    add_calibration_arguments(parser)
+                        "report.html; a sweep that was interrupted continues here")  # fmt: skip
+    add_options(parser, SweepMethodOptions)
+    add_options(parser, SweepBudgetOptions, "metric")
+    add_options(parser, ModelOptions, "layout", "neuron_multiple")
+    add_latency_options(parser, "batch_size", "seq_len", "backend")
+    add_polish_options(parser)
+    add_execution_options(parser)
+
+
+def read(arguments: argparse.Namespace) -> SweepFlags:
+    """The options that the flags give.
+
+    Raises:
+        TrimformerError: a value cannot be used, or flags contradict each other.
+    """
+    lists = {name: _numbers(getattr(arguments, name)) for name in ("constraints", "latency_ms")}
+    budgets = read_options(SweepBudgetOptions, arguments, **lists)
+    methods = read_options(SweepMethodOptions, arguments)
+    run = RunOptions(
+        read_options(DataOptions, arguments),
+        read_options(ModelOptions, arguments),
+        read_options(LatencyOptions, arguments),
+        read_options(PolishOptions, arguments),
+        read_options(ExecutionOptions, arguments, calibration_dir=calibration_dir(arguments)),
+    )
+    run.check(list(find_methods(methods.methods, run.model.layout).values()), budgets.counted)
+    return SweepFlags(budgets, methods, run)
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """What can be said of the flags before anything heavy is imported.
+    """Checks all flags before anything heavy is imported.
 
     Raises:
         TrimformerError: they cannot be used.
     """
-    arguments.metric = arguments.metric or ("mac" if arguments.latency_ms is None else "latency")
-    budgets_of(numbers(arguments.constraints), numbers(arguments.latency_ms), arguments.metric)
-    find_methods(names(arguments.methods), arguments.layout)
+    flags = read(arguments)
     check_model_place(arguments.model)
-    DataOptions.of(arguments).check()
+    check_data(flags.run.data)
 
 
-def names(text: str) -> list[str]:
-    """Of "obs,kwon2022"."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def numbers(text: str | None) -> list[float] | None:
-    """Of "0.7,0.5" or "0.9:0.1:0.1", which includes both ends.
+def _numbers(text: str | None) -> list[float] | None:
+    """The numbers of "0.7,0.5" or "0.9:0.1:0.1", which includes both ends.
 
     Raises:
-        TrimformerError: it is no such list.
+        TrimformerError: the text is no such list.
     """
     if text is None:
         return None
@@ -79,8 +105,8 @@ def numbers(text: str | None) -> list[float] | None:
         count = round(abs(last - first) / step) + 1
         if not (step > 0 and 1 <= count <= 1000 and abs(abs(last - first) - (count - 1) * step) < 1e-9):
             raise ValueError(text)
-        way = step if last > first else -step
-        return [round(first + i * way, 9) for i in range(count)]
+        signed_step = step if last > first else -step
+        return [round(first + i * signed_step, 9) for i in range(count)]
     except (ValueError, ZeroDivisionError, OverflowError):
         raise TrimformerError(
             f"'{text}' is no list of numbers such as 0.7,0.5,0.3 or FIRST:LAST:STEP such as 0.9:0.1:0.1"

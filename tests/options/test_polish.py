@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimformer import TrimformerError
-from trimformer.options.polish_budget import (
+from trimformer.options.polish import (
     PolishBudget,
     epoch_passes,
     epochs_of_passes,

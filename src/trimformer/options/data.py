@@ -1,0 +1,78 @@
+"""Which rows a run reads, what their columns mean, and how many samples it draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trimformer.errors import TrimformerError
+from trimformer.options.checks import POSITIVE, check_columns
+from trimformer.options.option import check_options, option
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Rows, columns and samples.
+
+    `data`, `task` and `max_length` are flags only: Python gives rows and a `Task`.
+    """
+
+    data: str | None = option(
+        None,
+        "JSON lines, CSV, TSV, text, Parquet, a folder of <split> files, of images or of sounds by class, or a "
+        "datasets.save_to_disk folder",
+        flags=("--data", "--data-dir", "--data_dir"),
+        metavar="FILE_OR_DIR",
+        keyword=False,
+    )
+    task: str | None = option(
+        None, "a known task (mrpc, squad, ...); default: inferred from the model and the columns", keyword=False
+    )
+    text_column: str | Sequence[str] | None = option(
+        None,
+        "one text column, or two for pairs",
+        python_help="the column of texts, or two for pairs; None guesses it from the usual names.",
+        check=check_columns,
+        metavar="NAME",
+        several=True,
+    )
+    label_column: str | None = option(
+        None,
+        "the column of labels",
+        python_help="the column of labels; None guesses it.",
+        check=check_columns,
+        metavar="NAME",
+    )
+    max_length: int | None = option(
+        None,
+        "tokens beyond which a sample is cut (default: the model's limit, for questions 384, for a known task its own)",
+        number=POSITIVE,
+        keyword=False,
+    )
+    num_samples: int = option(
+        2048,
+        "calibration examples (default: %(default)s)",
+        python_help="calibration examples, drawn without replacement.",
+        number=POSITIVE,
+    )
+    batch_size: int = option(
+        32,
+        "samples in a batch, as long as they have no more than 4,096 tokens (default: %(default)s)",
+        python_help="samples in a batch, for calibration and evaluation; the result does not depend on it.",
+        number=POSITIVE,
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            TrimformerError: a value cannot be used, or columns are named for a task that fixes them.
+        """
+        check_options(self)
+        if self.task and (self.text_column or self.label_column):
+            raise TrimformerError("--task gives the columns; leave out --text-column and --label-column")
+
+    @property
+    def text_columns(self) -> list[str] | None:
+        """The text columns as a list."""
+        if self.text_column is None:
+            return None
+        return [self.text_column] if isinstance(self.text_column, str) else list(self.text_column)

@@ -1,0 +1,53 @@
+"""How latency is measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from trimformer.options.checks import POSITIVE, check_flag
+from trimformer.options.choices import Backend
+from trimformer.options.option import check_options, option
+
+if TYPE_CHECKING:
+    from trimformer.costs.lookup_tables import LatencyTable
+
+
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How latency is measured, for a latency budget and for the report.
+
+    Attributes:
+        batch_size: samples of the inputs that are timed; None: 32, or that of the table.
+        seq_len: tokens of these inputs; None: the average length of the calibration samples.
+        backend: what runs the model.
+        table: latency of sublayers, or the directory where `trimformer lut` wrote it; None: measured before pruning.
+            Its shape and backend replace those here.
+        any_table: whether a table that was measured elsewhere is accepted.
+    """
+
+    batch_size: int | None = option(
+        None, "batch size (default: 32, or that of the tables)", number=POSITIVE, flags=("--bs",), keyword=False
+    )
+    seq_len: int | None = option(None, "tokens (default: the samples' average)", number=POSITIVE, keyword=False)
+    backend: Backend = option("eager", "what runs the model", choices=get_args(Backend), keyword=False)
+    table: "LatencyTable | str | Path | None" = option(
+        None,
+        "tables of `trimformer lut` (default: measured before pruning)",
+        flags=("--lut",),
+        metavar="DIR",
+        keyword=False,
+    )
+    any_table: bool = option(
+        False, "use tables that were measured elsewhere", check=check_flag, flags=("--any-lut",), keyword=False
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            TrimformerError: a value cannot be used.
+        """
+        check_options(self)

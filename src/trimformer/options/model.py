@@ -1,0 +1,47 @@
+"""What the pruned model looks like: its layout, the widths it may have, and its vocabulary."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from trimformer.options.checks import POSITIVE
+from trimformer.options.choices import NEURON_MULTIPLE
+from trimformer.options.methods import Layout
+from trimformer.options.option import check_options, option
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Layout, widths and vocabulary of the pruned model."""
+
+    layout: Layout = option(
+        "free",
+        "plain: only what the model's own config can express, so that the result loads anywhere (one width, some "
+        "layers left out); costs accuracy",
+        python_help='"free": every sublayer has its own number of units; or "plain": only what the model\'s own config '
+        "can express, so that the result loads anywhere (one width for all layers, some left out). It costs accuracy.",
+        choices=get_args(Layout),
+    )
+    neuron_multiple: int = option(
+        NEURON_MULTIPLE,
+        "keep neurons in multiples of this number, where dp allocates (default: %(default)s)",
+        python_help='the "dp" allocation keeps neurons in multiples of this number.',
+        number=POSITIVE,
+    )
+    vocabulary: str | Path | Sequence[str] | None = option(
+        None,
+        "drop the tokens that texts never use, from tokenizer and model: the texts of the data, or of a file with one "
+        "text per line",
+        python_help="drops the tokens that texts never use, from tokenizer and embeddings: the texts of the data "
+        '("used"), of a file with one text per line, or of a list; the result\'s `processor` is the smaller tokenizer.',
+        metavar="used|FILE",
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            TrimformerError: a value cannot be used.
+        """
+        check_options(self)

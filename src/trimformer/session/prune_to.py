@@ -1,0 +1,122 @@
+"""Prunes the model of a session to budgets, calibrating once for each method."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import transformers
+
+from trimformer.allocation.allocations import smallest_constraint
+from trimformer.costs.cost_tables import Costs
+from trimformer.errors import TrimformerError
+from trimformer.evaluation.latency_target import LatencyTarget
+from trimformer.models import find_sublayers
+from trimformer.options.budgets import BudgetRequest
+from trimformer.options.methods import AnyMethod, WholeMethod, polishes
+from trimformer.pruner import Budget, Pruner
+from trimformer.results import PruningResult
+from trimformer.session.measure import report
+from trimformer.session.setup import Session
+
+
+@dataclass(frozen=True)
+class Started:
+    """Seconds by stage at the moment when a model's pruning began.
+
+    Attributes:
+        calibration: seconds of the method's calibration, set-up included.
+        total: seconds of the whole session so far.
+    """
+
+    calibration: Mapping[str, float]
+    total: Mapping[str, float]
+
+
+def prune_to(session: Session, method: AnyMethod, requests: Sequence[BudgetRequest]) -> list[PruningResult]:
+    """Prunes to several budgets at once and measures each result.
+
+    Raises:
+        TrimformerError: a budget cannot be reached.
+    """
+    budgets = [budget_for(session, method, request) for request in requests]
+    start = started(session, method)
+    pruned = pruner_for(session, method).prune_all(budgets)
+    seconds = seconds_since(session, start)
+    return [
+        report(session, method, budget, model, request.ms, seconds)
+        for budget, model, request in zip(budgets, pruned, requests, strict=True)
+    ]
+
+
+def budget_for(session: Session, method: AnyMethod, request: BudgetRequest) -> Budget:
+    """The budget of a request, in the unit costs of the session.
+
+    Raises:
+        TrimformerError: the budget cannot be reached.
+    """
+    costs = session.unit_costs.costs
+    constraint = request.constraint if request.ms is None else request.ms / costs.dense
+    assert constraint is not None
+    _check_reachable(constraint, smallest_reachable(session, method), costs)
+    if polishes(method) and session.polishing is not None and session.unit_costs.metric != "latency":
+        session.polishing.check_affordable(constraint)
+    target = None
+    if session.unit_costs.is_local:
+        backend = session.unit_costs.latency.backend
+        target = LatencyTarget(session.model, costs, constraint, request.ms, session.unit_costs.inputs, backend)
+    return Budget(costs, constraint, target)
+
+
+def smallest_reachable(session: Session, method: AnyMethod) -> float:
+    """The smallest constraint that a method can reach."""
+    allocation = "global" if isinstance(method, WholeMethod) else method.allocation
+    sublayers = find_sublayers(session.model)
+    return smallest_constraint(allocation, sublayers, session.unit_costs.costs, session.neuron_multiple)
+
+
+def _check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
+    """Checks that a constraint lies between the smallest model and the dense one.
+
+    Raises:
+        TrimformerError: not even one unit fits, or the dense model is within the budget already.
+    """
+    # Rounded up, so that the named constraint is itself reachable.
+    unit = f" ({smallest * 1.005 * costs.dense:.3g} ms)" if costs.measured else ""
+    if constraint < smallest:
+        raise TrimformerError(
+            f"constraint {constraint:.4g} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{unit}"
+        )
+    if constraint > 1:
+        raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
+
+
+def pruner_for(session: Session, method: AnyMethod) -> Pruner:
+    """The pruner of a method, calibrated at the first call."""
+    return _calibrated(session, method)[0]
+
+
+def started(session: Session, method: AnyMethod) -> Started:
+    """The moment at which pruning by this method begins; calibrates first if needed."""
+    return Started(_calibrated(session, method)[1], dict(session.timer.seconds))
+
+
+def seconds_since(session: Session, start: Started) -> dict[str, float]:
+    """Seconds by stage that a model took, calibration included."""
+    return {**start.calibration, **session.timer.since(start.total)}
+
+
+def _calibrated(session: Session, method: AnyMethod) -> tuple[Pruner, dict[str, float]]:
+    """The pruner, and the seconds of the stages before it."""
+    if method not in session.pruners:
+        _ = session.seconds_per_pass  # measured while nothing else is in memory
+        before = dict(session.timer.seconds)
+        transformers.set_seed(session.execution.seed)
+        pruner = Pruner(
+            session.model,
+            session.data.batches,
+            method,
+            neuron_multiple=session.neuron_multiple,
+            polishing=session.polishing if polishes(method) else None,
+            run=session.execution,
+        )
+        session.pruners[method] = pruner, {**session.setup_seconds, **session.timer.since(before)}
+    return session.pruners[method]
