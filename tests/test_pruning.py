@@ -10,12 +10,12 @@ import torch
 import trimformer
 from tests.commands import PROBLEMS, outputs, problem_model, problem_rows
 from tests.conftest import make_batch, make_table, make_tokenizer, without_intervals
-from trimformer import METHODS, Method, TrimformerError
+from trimformer import METHODS, LatencyOptions, Method, TrimformerError
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.macs import model_macs
 from trimformer.costs.timing import Timing
 from trimformer.data.batches import make_batches
-from trimformer.evaluation.latency_target import Comparison, LatencyOptions
+from trimformer.evaluation.latency_target import Comparison
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits

@@ -25,12 +25,12 @@ from tests.commands import (
 from tests.conftest import make_batch, make_rows, make_tokenizer
 from trimformer import METHODS
 from trimformer.checkpoints.checkpoint import read_masks
-from trimformer.cli.arguments import memory
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits
+from trimformer.options.execution import read_size
 
 BATCH = model_inputs(make_batch(labels=None))
 
@@ -126,7 +126,7 @@ def test_the_same_command_gives_the_same_bytes(model_dir, data, tmp_path):
     ("text", "size"), [("8GB", 8e9), ("500MB", 5e8), ("1.5 gb", 1.5e9), ("2K", 2e3), ("1T", 1e12), ("1000", 1e3)]
 )
 def test_sizes_are_read_as_they_are_written(text, size):
-    assert memory(text) == size
+    assert read_size(text) == size
 
 
 def test_a_limit_of_memory_gives_the_same_bytes(model_dir, data, tmp_path):

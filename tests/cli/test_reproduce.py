@@ -209,7 +209,7 @@ HOSTILE = {
     "help": (tampered("--help"), ["unrecognized arguments: --help"]),
     "no number": (tampered("--seed", "$(id)"), ["--seed"]),
     "a letter that moves the cursor": (tampered("\x1b[2J"), ["unrecognized arguments: \\x1b[2J"]),
-    "two budgets": (tampered("--max-drop", "1"), ["cannot be run here", "leave out --constraint"]),
+    "two budgets": (tampered("--max-drop", "1"), ["cannot be run here", "give either a budget"]),
     "model is gone": (command(*PRUNE, "./no", *DATA[1:]), ["cannot be run here", "./no", "does not exist"]),
     "data are gone": (gone("rows.jsonl"), ["--data 'rows.jsonl' does not exist", "the folder where the command ran"]),
     "table is gone": (tampered("--lut", "luts"), ["--lut 'luts' does not exist"]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import error_line, problem_rows, run, save_model, tree, write_jsonl
-from trimformer.cli.flags.sweep import numbers
+from trimformer.cli.flags.sweep import read_numbers
 from trimformer.cli.main import main
 from trimformer.errors import TrimformerError
 
@@ -80,13 +80,13 @@ def test_killed_and_run_again_it_gives_the_same_bytes(model_dir, data, tmp_path)
 
 
 def test_lists_of_budgets():
-    assert numbers("0.9:0.1:0.1") == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-    assert numbers("5,10,20") == [5.0, 10.0, 20.0]
-    assert numbers("0.5:0.5:0.1") == [0.5]
-    assert numbers(None) is None
+    assert read_numbers("0.9:0.1:0.1") == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert read_numbers("5,10,20") == [5.0, 10.0, 20.0]
+    assert read_numbers("0.5:0.5:0.1") == [0.5]
+    assert read_numbers(None) is None
     for text in ("0.9:0.1", "0.9:0.1:0", "a,b", "0.9:0.1:0.3", "1:2:nan", "::", "0:1e9:1e-9"):
         with pytest.raises(TrimformerError, match="is no list of numbers"):
-            numbers(text)
+            read_numbers(text)
 
 
 def test_bad_sweeps_are_told_before_anything_is_written(model_dir, data, tmp_path, capsys):

@@ -7,7 +7,9 @@ from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.data.batches import count_samples
 from trimformer.data.tasks import TASKS, task_of
-from trimformer.polish.data import check_polish, draw_polish_inputs, encode_unlabelled, read_polish_data
+from trimformer.options.polish import PolishOptions
+from trimformer.options.run import RunOptions
+from trimformer.polish.data import draw_polish_inputs, encode_unlabelled, read_polish_data
 
 LABELS = ("label", "ner_tags", "answers")
 
@@ -69,7 +71,7 @@ def test_an_eighth_is_held_out_and_never_trained_on(problem, more):
     task = task_of(model, rows)
     features = task.encode(rows[:40], make_tokenizer(), model.config)
     data = (rows * 2)[40 : 40 + more] or None  # the calibration samples come again at its end
-    given = draw_polish_inputs(model, make_tokenizer(), task, features, data, batch_size=8)
+    given = draw_polish_inputs(model, make_tokenizer(), task, features, PolishOptions(data), batch_size=8)
     trained, held = (
         {
             str(ids[mask.bool()].tolist())
@@ -96,20 +98,20 @@ def test_fewer_samples_than_a_batch_are_told():
 
 def test_a_file_or_a_folder_with_a_training_split_is_read(tmp_path):
     rows = problem_rows("single_label")
-    assert read_polish_data(write_jsonl(tmp_path / "more.jsonl", rows)) == rows
+    assert read_polish_data(PolishOptions(write_jsonl(tmp_path / "more.jsonl", rows))).polish_data == rows
     write_jsonl(tmp_path / "folder" / "train.jsonl", rows)
     write_jsonl(tmp_path / "folder" / "validation.jsonl", rows[:2])
-    assert read_polish_data(tmp_path / "folder") == rows
+    assert read_polish_data(PolishOptions(tmp_path / "folder")).polish_data == rows
     with pytest.raises(TrimformerError, match="does not exist"):
-        read_polish_data(tmp_path / "nothing")
+        read_polish_data(PolishOptions(tmp_path / "nothing")).polish_data
     write_jsonl(tmp_path / "other" / "validation.jsonl", rows[:2])
     with pytest.raises(TrimformerError, match="no 'train' split"):
-        read_polish_data(tmp_path / "other")
+        read_polish_data(PolishOptions(tmp_path / "other")).polish_data
 
 
 @pytest.mark.parametrize("method", ["obs", "kprune"])
 @pytest.mark.parametrize(("data", "budget"), [(["a film"], "10x"), (None, "5x")])
 def test_what_is_asked_of_a_polish_needs_one(method, data, budget):
     with pytest.raises(TrimformerError, match="obs-polish"):
-        check_polish([METHODS[method]], data, budget)
-    check_polish([METHODS["magnitude"], METHODS["obs-polish"]], data, budget)
+        RunOptions(polish=PolishOptions(data, budget)).check([METHODS[method]], "mac")
+    RunOptions(polish=PolishOptions(data, budget)).check([METHODS["magnitude"], METHODS["obs-polish"]], "mac")

@@ -65,7 +65,7 @@ def read(arguments: argparse.Namespace) -> SweepFlags:
     Raises:
         TrimformerError: a value cannot be used, or flags contradict each other.
     """
-    lists = {name: _numbers(getattr(arguments, name)) for name in ("constraints", "latency_ms")}
+    lists = {name: read_numbers(getattr(arguments, name)) for name in ("constraints", "latency_ms")}
     budgets = read_options(SweepBudgetOptions, arguments, **lists)
     methods = read_options(SweepMethodOptions, arguments)
     run = RunOptions(
@@ -90,7 +90,7 @@ def check(arguments: argparse.Namespace) -> None:
     check_data(flags.run.data)
 
 
-def _numbers(text: str | None) -> list[float] | None:
+def read_numbers(text: str | None) -> list[float] | None:
     """The numbers of "0.7,0.5" or "0.9:0.1:0.1", which includes both ends.
 
     Raises:
