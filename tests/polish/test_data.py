@@ -103,10 +103,10 @@ def test_a_file_or_a_folder_with_a_training_split_is_read(tmp_path):
     write_jsonl(tmp_path / "folder" / "validation.jsonl", rows[:2])
     assert read_polish_data(PolishOptions(tmp_path / "folder")).polish_data == rows
     with pytest.raises(TrimformerError, match="does not exist"):
-        read_polish_data(PolishOptions(tmp_path / "nothing")).polish_data
+        read_polish_data(PolishOptions(tmp_path / "nothing"))
     write_jsonl(tmp_path / "other" / "validation.jsonl", rows[:2])
     with pytest.raises(TrimformerError, match="no 'train' split"):
-        read_polish_data(PolishOptions(tmp_path / "other")).polish_data
+        read_polish_data(PolishOptions(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("method", ["obs", "kprune"])
