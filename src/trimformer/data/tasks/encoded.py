@@ -164,7 +164,7 @@ def encoded_task(
         rows: the user's samples.
         main_input: the model's main input (`model.main_input_name`).
         head: name of the model's class; labels of masked language models and CTC are ignored.
-        label_column: column of labels; None: `labels` or `label` if present, or another usual name.
+        label_column: column of labels; None: guessed from the usual names, for tokens only `labels` and `label`.
     """
     is_choice, per_token = head.endswith("ForMultipleChoice"), head.endswith("ForTokenClassification")
     fields = label_fields(problem, rows, label_names(config), label_column)

@@ -93,8 +93,8 @@ def label_fields(
         problem: kind of model output; only classification and regression have labels per sample.
         rows: the user's examples.
         names: the model's labels, ordered by id.
-        column: column of labels; None: guessed from the usual names; for multi-label problems, columns named after
-            the labels are found too.
+        column: column of labels; None: guessed from the usual names, or for multi-label problems from columns named
+            after the labels.
         input_columns: columns that hold the inputs and therefore no labels.
     """
     metrics: tuple[str, ...] = {

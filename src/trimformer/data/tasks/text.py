@@ -113,8 +113,6 @@ def text_task(
     Raises:
         TrimformerError: no text column is named and none can be guessed.
     """
-    if not len(rows):
-        raise TrimformerError("the data has no rows")
     texts = tuple(text_columns) if text_columns else guess_text_columns(rows[0])
     if texts is None:
         raise missing_column("text column", rows[0])

@@ -39,5 +39,5 @@ def as_text(value: Any, where: str) -> str:
         return str(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
-    found = f"{value}" if isinstance(value, float | bool) else f"of type {type(value).__name__}"
-    raise TrimformerError(f"{where} is {found}, not a text")
+    description = f"{value}" if isinstance(value, float | bool) else f"of type {type(value).__name__}"
+    raise TrimformerError(f"{where} is {description}, not a text")

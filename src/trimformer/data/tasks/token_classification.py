@@ -157,10 +157,8 @@ def token_task(
     """Creates a task for the user's own rows; columns that are not named are guessed from the usual names.
 
     Raises:
-        TrimformerError: there are no rows, or no column of words is named and none can be guessed.
+        TrimformerError: no column of words is named and none can be guessed.
     """
-    if not len(rows):
-        raise TrimformerError("the data has no rows")
     words = words_column or guess_column(WORD_COLUMNS, rows[0])
     if words is None:
         raise missing_column("column of words", rows[0])
