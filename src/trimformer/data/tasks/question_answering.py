@@ -112,8 +112,8 @@ class SpanTask(Task):
     def predict_answers(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> list[str]:
         """Returns each row's best answer over all its windows, or "" for no answer.
 
-        With unanswerable questions, the answer is also "" if the null score is higher than the best span's score. The
-        null score of a window is that of a span from the first to the first token; of a row, the lowest of its windows.
+        With unanswerable questions, the answer is also "" if the null score exceeds the best span's score. A window's
+        null score is the score of its first token as both start and end; a row's is the lowest of its windows.
         """
         spans: list[Span] = [(0, 0)] * len(rows)
         best_scores, null_scores = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
@@ -133,7 +133,7 @@ class SpanTask(Task):
     def _best_spans(
         self, outputs: Sequence[Tensor], windows: Sequence[Features]
     ) -> Iterator[tuple[float, float, Span]]:
-        """Yields each window's best score (-inf if it has no valid span), its null score and its best span."""
+        """Returns each window's best score (-inf if it has no valid span), its null score and its best span."""
         lengths = [len(window["input_ids"]) for window in windows]
         logits = pad_sequence([output[:n].float() for output, n in zip(outputs, lengths, strict=True)], True)
         offsets = [torch.tensor([span or (0, 0) for span in window["offsets"]]) for window in windows]
