@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Two tests at once, on a thread each: the models are so tiny that threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow fuzz test-all lint install clean
+.PHONY: demo test test-slow fuzz test-all lint docs install clean
 
 demo: $(VENV)/.usable
 	$(BIN)/python examples/demo.py
@@ -32,6 +32,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site, in site/.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
+
 install: $(VENV)/.installed
 
 # What a user installs. torch first and by itself: with it there, nothing else pulls another build.
@@ -48,5 +52,10 @@ $(VENV)/.installed: $(VENV)/.usable
 	$(PIP) -e ".[dev]"
 	@touch $@
 
+# And what the documentation needs.
+$(VENV)/.docs: $(VENV)/.usable
+	$(PIP) -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output site

@@ -1,10 +1,10 @@
-"""What pruning promises, checked on a tiny random model of every supported family and head: writes docs/families.md.
+"""Checks pruning on a tiny random model of every supported family and head, and writes docs/families.md.
 
-    python benchmarks/families.py               # half an hour on a core of its own; goes on where it was cut off
-    python benchmarks/families.py --again       # from the beginning
-    python benchmarks/families.py --only Bert   # prints the rows of families that begin so, writes nothing
+    python benchmarks/families.py               # half an hour on one core; an interrupted run continues
+    python benchmarks/families.py --again       # start again
+    python benchmarks/families.py --only Bert   # print the rows of families whose name begins so, write nothing
 
-The models and checks are in testing/families.py, which the tests use too. Results are kept in docs/families.json.
+The models and checks are in testing/families.py, which the tests use too. docs/families.json holds the figures.
 """
 
 import argparse
@@ -33,84 +33,85 @@ ONNX = ("ONNX", "int8")
 
 HEADER = """# Supported models
 
-Written by `python benchmarks/families.py` under Transformers {transformers} and torch {torch}, float32 on a CPU.
-The oldest Transformers with which every model it has passes is {oldest} (UltraBERT came later); one head of each
-family also passes with 5.20, 5.22 and 5.23. Older ones build some layers otherwise: up to 5.17 DINOv2 is refused
-with a sentence, and up to 5.14 **a shrunk T5 or mT5 is wrong where there is padding**; with 5.0 some twenty
+Written by `python benchmarks/families.py` with Transformers {transformers} and torch {torch}, float32 on a CPU.
+The oldest Transformers in which every model that it contains passes is {oldest} (UltraBERT came later); one head of
+each family also passes with 5.20, 5.22 and 5.23. Older versions build some layers differently: up to 5.17, DINOv2 is
+refused with an error; up to 5.14, **a shrunk T5 or mT5 is wrong where there is padding**; with 5.0, about twenty
 families fail.
 
-Each row is a tiny random model with padding in its batch. Figures are the largest difference between two outputs,
-relative to the largest value, where 1e-7 is the last bit of a float:
+Each row is a tiny random model with padding in its batch. A figure is the largest difference between two outputs,
+relative to the largest value; 1e-7 is the last bit of a float:
 
-- *masked == shrunk*: some four in ten units masked, or cut out;
-- *saved == reloaded*: the shrunk model, and what `from_pretrained` makes of its directory;
+- *masked == shrunk*: about four in ten units are masked, or removed;
+- *saved == reloaded*: the shrunk model, and the model that `from_pretrained` loads from its directory;
 - *pruned again*: pruned in two steps, or in one;
 - *one head*: masked == shrunk with a single head and neuron in each layer;
 - *no unit left*: the same with none at all.
 
-The last two are of the shrunk model's files for ONNX Runtime, on {samples} random samples in {batches} batches:
-texts and sounds of random lengths with padding, random images. The first batch is traced, and no other has as many
-samples, or tokens. Words of a vocabulary of 60 are no real texts: `tests/test_real_model.py` has a hundred of those.
+The last two columns compare the shrunk model's files for ONNX Runtime with PyTorch, on {samples} random samples in
+{batches} batches: texts and sounds of random lengths with padding, random images. The first batch is traced; no other
+batch has as many samples or tokens. These random texts use a vocabulary of 60 words; `tests/test_real_model.py` tests a hundred
+real ones.
 
-- *ONNX*: the largest difference of any output from PyTorch's, absolute; more than 1e-4, or than 1e-4 of the largest
-  output where that is above 1, and the file is refused;
-- *int8*: the mean divergence of the file in eight bits: of classes the KL in nats, of what has no head 1 - cosine.
-  These models are random and narrow, so this tells that such a file works, not what a real one loses.
+- *ONNX*: the largest absolute difference of any output from PyTorch's. A file is refused if it is more than 1e-4, or
+  more than 1e-4 of the largest output where that is above 1;
+- *int8*: the mean divergence of the int8 file: KL in nats for classes, 1 - cosine for models without a head. These
+  models are random and narrow, so the figure shows that such a file works, not what a real one loses.
 
-A family that is not here costs a few lines: see [CONTRIBUTING.md](../CONTRIBUTING.md).
+Another family takes a few lines of code: see [CONTRIBUTING.md](../CONTRIBUTING.md).
 
 | family | head | {columns} |
 |---|---|{rule}
 """
 
 UNEXPORTED = """
-## What has no file
+## Models without an ONNX file
 
-What PyTorch's exporter does not follow, or what gives something else in ONNX Runtime, is refused in one sentence that
+A model that PyTorch's exporter cannot trace, or that gives other outputs in ONNX Runtime, is refused with an error that
 names the class, and nothing is written. Of the rows above, {count} of {total}:
 
-| sentence | models |
+| error | models |
 |---|---|
 """
 
 FOOTER = """
-## Layers that are refused
+## Refused layers
 
-A model with such layers is refused before any work, with the reason:
+A model with one of these layers is refused before any work, with the reason:
 
 | layer | reason |
 |---|---|
 """
 
 
-def complete(found: dict[str, Any], family: str, head: str) -> bool:
-    """Adds what the table shows of a model and is not there; whether that was anything."""
-    before = len(found)
-    if "checks" not in found:
+def measure_missing(row: dict[str, Any], family: str, head: str) -> bool:
+    """Adds the figures that a row lacks, and returns whether there were any."""
+    before = len(row)
+    if "checks" not in row:
         model = make(family, head)
-        found["checks"] = {name: check(model) for name, check in CHECKS.items()}
-    if not {"refused", *ONNX} & set(found):
-        found |= in_onnx(family, head)
-    return len(found) > before
+        row["checks"] = {name: check(model) for name, check in CHECKS.items()}
+    if not {"refused", *ONNX} & set(row):
+        row |= onnx_figures(family, head)
+    return len(row) > before
 
 
-def in_onnx(family: str, head: str) -> dict[str, Any]:
-    """Of its files; or why it has none."""
+def onnx_figures(family: str, head: str) -> dict[str, Any]:
+    """Returns the figures of a model's ONNX files, or the error with which export refuses it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            plain, small = exported(make(family, head), Path(folder))
+            float32, int8 = exported(make(family, head), Path(folder))
         except TrimformerError as error:
             return {"refused": str(error)}
-    return {"ONNX": plain.difference, "int8": max(0.0, small.divergence)}
+    return {"ONNX": float32.difference, "int8": max(0.0, int8.divergence)}
 
 
-def line(family: str, head: str, found: dict[str, Any] | None) -> str:
-    """A row of the table."""
-    if found is None:
+def table_row(family: str, head: str, row: dict[str, Any] | None) -> str:
+    """Returns one row of the Markdown table."""
+    if row is None:
         cells = ["not in this version"] * len((*CHECKS, *ONNX))
     else:
-        cells = [_figure(found["checks"][name]) for name in CHECKS]
-        cells += ["refused" if "refused" in found else _figure(found.get(name)) for name in ONNX]
+        cells = [_figure(row["checks"][name]) for name in CHECKS]
+        cells += ["refused" if "refused" in row else _figure(row.get(name)) for name in ONNX]
     return f"| {family} | {head} | {' | '.join(cells)} |"
 
 
@@ -119,7 +120,7 @@ def _figure(value: float | None) -> str:
 
 
 def page(rows: dict[str, Any]) -> str:
-    """The whole of it."""
+    """Returns the whole of docs/families.md."""
     columns = (*CHECKS, *ONNX)
     header = HEADER.format(
         **SETTING,
@@ -129,40 +130,40 @@ def page(rows: dict[str, Any]) -> str:
         columns=" | ".join(columns),
         rule="---|" * len(columns),
     )
-    lines = [line(*model, rows.get(" ".join(model))) for model in GRID]
+    lines = [table_row(*model, rows.get(" ".join(model))) for model in GRID]
     refused = "\n".join(f"| `{layer}` | {reason} |" for layer, reason in sorted(REFUSED.items()))
     return header + "\n".join(lines) + "\n" + _unexported(rows) + FOOTER + refused + "\n"
 
 
 def _unexported(rows: dict[str, Any]) -> str:
-    """The models without a file, by what is said of them."""
-    said = defaultdict(list)
+    """Returns the section of the models without a file, grouped by error."""
+    models_by_error = defaultdict(list)
     for family, head in GRID:
-        sentence = rows.get(f"{family} {head}", {}).get("refused")
-        if sentence:
-            said[sentence.replace(FAMILIES[family].prefix + head, "...")].append(f"{family} {head}")
-    lines = [f"| {sentence} | {'; '.join(models)} |" for sentence, models in said.items()]
-    count = sum(map(len, said.values()))
-    return UNEXPORTED.format(count=count, total=len(rows)) + "\n".join(lines) + "\n" if said else ""
+        error = rows.get(f"{family} {head}", {}).get("refused")
+        if error:
+            models_by_error[error.replace(FAMILIES[family].prefix + head, "...")].append(f"{family} {head}")
+    lines = [f"| {error} | {'; '.join(models)} |" for error, models in models_by_error.items()]
+    count = sum(map(len, models_by_error.values()))
+    return UNEXPORTED.format(count=count, total=len(rows)) + "\n".join(lines) + "\n" if lines else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="beginning of a family's name")
-    parser.add_argument("--again", action="store_true", help="also what docs/families.json has")
+    parser.add_argument("--again", action="store_true", help="measure again what docs/families.json has")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    known = {} if options.again or options.only or not RECORDS.exists() else json.loads(RECORDS.read_text())
-    rows = known["rows"] if known.get("setting") == SETTING else {}
+    records = {} if options.again or options.only or not RECORDS.exists() else json.loads(RECORDS.read_text())
+    rows = records["rows"] if records.get("setting") == SETTING else {}
     for family, head in GRID:
         if not family.startswith(options.only) or not exists(family, head):
             continue
-        found = rows.setdefault(f"{family} {head}", {})
-        if not complete(found, family, head):
+        row = rows.setdefault(f"{family} {head}", {})
+        if not measure_missing(row, family, head):
             continue
-        print(line(family, head, found), flush=True)
+        print(table_row(family, head, row), flush=True)
         if not options.only:
             RECORDS.write_text(json.dumps({"setting": SETTING, "rows": rows}, indent=1) + "\n")
     if not options.only:

@@ -124,7 +124,7 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
             cells[record["model"], record["way"], record["seconds"]].append(record)
         times = sorted({seconds for *_, seconds in cells if seconds})
         title = f"{task}: {of_task[0]['metric']}, dense {100 * of_task[0]['dense']:.1f}"
-        lines += table_head(title, ["model", "way", "as it is", *(f"{seconds:g} s" for seconds in times)])
+        lines += table_head(title, ["model", "training", "before", *(f"after {seconds:g} s" for seconds in times)])
         for model, way in dict.fromkeys((m, w) for m, w, seconds in cells if seconds):
             row = [cell(cells[model, "as it is", 0.0]), *(cell(cells[model, way, seconds]) for seconds in times)]
             lines.append(f"| {model} | {way} | " + " | ".join(row) + " |")

@@ -90,8 +90,8 @@ def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
 
 def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -> str:
     lines = [
-        "| task | MACs kept, by seed | drop where it was judged, bound | drop on untouched rows | kept within "
-        "| looks | passes, of one prune | seconds, of one prune |",
+        "| task | MACs kept, by seed | drop on judged rows < bound | drop on validation rows | promise kept | trials "
+        "| passes; of one prune | seconds; of one prune |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for task in dict.fromkeys(record["task"] for record in records):
@@ -105,7 +105,7 @@ def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -
         held = sum(row["drop"] <= row["asked"] for row in rows)
         passes = f"{np.mean([r['passes'] for r in rows]):.1f}, {np.mean([r['passes_of_one'] for r in rows]):.1f}"
         seconds = f"{np.mean([r['seconds'] for r in rows]):.0f}, {np.mean([r['seconds_of_one'] for r in rows]):.0f}"
-        name = f"{task} ({rows[0]['metric']}, {rows[0]['judged']:,} judged, {rows[0]['rows']:,} untouched)"
+        name = f"{task} ({rows[0]['metric']}, {rows[0]['judged']:,} judged, {rows[0]['rows']:,} validation)"
         lines.append(
             f"| {name} | {each('macs', '.0f', scale=100)} % | {bounds} | {each('drop', '.2f')} | {held} of {len(rows)} "
             f"| {looks} | {passes} | {seconds} |"
