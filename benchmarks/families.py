@@ -50,8 +50,8 @@ relative to the largest value; 1e-7 is the last bit of a float:
 
 The last two columns compare the shrunk model's files for ONNX Runtime with PyTorch, on {samples} random samples in
 {batches} batches: texts and sounds of random lengths with padding, random images. The first batch is traced; no other
-batch has as many samples or tokens. These random texts use a vocabulary of 60 words; `tests/test_real_model.py` tests a hundred
-real ones.
+batch has as many samples or tokens. Random texts use a vocabulary of 60 words; `tests/test_real_model.py` tests a
+hundred real texts.
 
 - *ONNX*: the largest absolute difference of any output from PyTorch's. A file is refused if it is more than 1e-4, or
   more than 1e-4 of the largest output where that is above 1;

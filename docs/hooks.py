@@ -64,7 +64,9 @@ def command_line_page() -> str:
 def _command(command: argparse.ArgumentParser) -> Iterator[str]:
     """Yields the groups of flags of one command as definition lists, then its examples."""
     for group in command._action_groups:
-        actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS and action.dest != "help"]
+        actions = [
+            action for action in group._group_actions if action.help != argparse.SUPPRESS and action.dest != "help"
+        ]
         if not actions:
             continue
         description = f" {_sentence(group.description)}" if group.description else ""
@@ -81,14 +83,12 @@ def _flag(action: argparse.Action) -> str:
     """Returns a flag with its aliases and its value, as code."""
     if not action.option_strings:
         return f"`{action.metavar or action.dest.upper()}`"
-    takes_value = action.nargs != 0
     if action.choices is not None:
-        value = "{" + ",".join(map(str, action.choices)) + "}"
+        value = " {" + ",".join(map(str, action.choices)) + "}"
     else:
-        value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-    return ", ".join(f"`{flag} {value}`" if takes_value else f"`{flag}`" for flag in action.option_strings[:1]) + "".join(
-        f" or `{flag}`" for flag in action.option_strings[1:]
-    )
+        value = f" {action.metavar if isinstance(action.metavar, str) else action.dest.upper()}"
+    first, *aliases = action.option_strings
+    return " or ".join([f"`{first}{'' if action.nargs == 0 else value}`", *(f"`{alias}`" for alias in aliases)])
 
 
 def _help(action: argparse.Action) -> str:
