@@ -46,7 +46,7 @@ def test_the_gpu_prunes_as_the_cpu_does(method):
 
 
 def test_a_table_can_be_measured():
-    model = make_model().cuda()
+    model = make_model().cuda()  # type: ignore[call-arg]
     table = measure_table(model, 2, 8, seconds=0.5)
     assert {kind: len(levels) for kind, levels in table.levels.items()} == {"attention": 5, "ffn": 41}
     assert all((levels > 0).all() for levels in table.levels.values())

@@ -28,14 +28,14 @@ def sound():
 
 
 def vit():
-    config = transformers.ViTConfig(**SMALL, image_size=16, patch_size=4, num_labels=3)
+    config = transformers.ViTConfig(**SMALL, image_size=16, patch_size=4, num_labels=3)  # type: ignore[call-arg]
     processor = transformers.ViTImageProcessorPil(size={"height": 16, "width": 16})
     rows = [{"image": picture(), "label": i % 3} for i in range(20)]
     return transformers.ViTForImageClassification(config), processor, rows
 
 
 def wav2vec2(head="ForSequenceClassification"):
-    config = transformers.Wav2Vec2Config(**SPEECH, num_labels=3)
+    config = transformers.Wav2Vec2Config(**SPEECH, num_labels=3)  # type: ignore[call-arg]
     processor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
     rows = [{"audio": sound(), "label": i % 3} for i in range(20)]
     if head == "ForCTC":

@@ -420,7 +420,7 @@ def test_the_quality_asked_for_is_kept_by_the_smallest_that_was_seen_to_keep_it(
 
 def test_rows_that_judge_neither_calibrate_nor_are_scored_on(monkeypatch):
     seen = {}
-    draw = trimformer.session.setup.draw_samples
+    draw = trimformer.session.setup.draw_samples  # type: ignore[attr-defined]
     monkeypatch.setattr("trimformer.session.setup.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
     prune_to_quality(max_divergence=10.0)
     data = seen["data"]

@@ -43,7 +43,7 @@ def dense(mha_lut, ffn_lut):
 @settings(max_examples=100, deadline=None)
 def test_the_tables_own_latency_is_never_above_the_budget(mha_lut, ffn_lut, scores, constraint):
     try:
-        masks = search_latency(*split(scores), mha_lut, ffn_lut, constraint=constraint)
+        masks = search_latency(*split(scores), mha_lut, ffn_lut, constraint=constraint)  # type: ignore[call-arg]
     except TrimformerError:
         return
     assert estimate_latency(mha_lut, ffn_lut, *masks) <= constraint * dense(mha_lut, ffn_lut) * (1 + 1e-9)
@@ -53,7 +53,7 @@ def test_the_tables_own_latency_is_never_above_the_budget(mha_lut, ffn_lut, scor
 @given(mha_lut=tables(HEADS), ffn_lut=tables(NEURONS), scores=SCORES)
 @settings(max_examples=60, deadline=None)
 def test_constraint_one_keeps_everything(mha_lut, ffn_lut, scores):
-    heads, neurons = search_latency(*split(scores), mha_lut, ffn_lut, constraint=1.0)
+    heads, neurons = search_latency(*split(scores), mha_lut, ffn_lut, constraint=1.0)  # type: ignore[call-arg]
     assert torch.cat([*heads, *neurons]).all()
 
 
@@ -82,11 +82,11 @@ def test_importance_equals_brute_force_where_tables_are_flat_then_linear(head_fn
 @settings(max_examples=100, deadline=None)
 def test_unreachable_names_a_constraint_above_that_can_be_reached(mha_lut, ffn_lut, scores, constraint):
     try:
-        search_latency(*split(scores), mha_lut, ffn_lut, constraint=constraint)
+        search_latency(*split(scores), mha_lut, ffn_lut, constraint=constraint)  # type: ignore[call-arg]
     except TrimformerError as error:
         smallest = float(re.search(r"smallest reachable is ([\d.e+-]+)", str(error))[1])
         assert smallest > constraint
-        heads, neurons = search_latency(*split(scores), mha_lut, ffn_lut, constraint=smallest)
+        heads, neurons = search_latency(*split(scores), mha_lut, ffn_lut, constraint=smallest)  # type: ignore[call-arg]
         assert torch.cat([*heads, *neurons]).sum() >= 1
 
 

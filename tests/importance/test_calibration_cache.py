@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-import trimformer.pruner as stages
 from tests.commands import prune, run, tree
 from tests.conftest import make_batch, make_model
 from trimformer import METHODS, Pruner, Run, TrimformerError
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.importance.calibration_cache import check_calibration_dir
+from trimformer.importance.criteria import CRITERIA
 from trimformer.models import find_sublayers
+from trimformer.refit.updates import UPDATES
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_kept_calibration_gives_the_same_model(setting, tmp_path, monkeypatch,
     anew = Pruner(model, batches, METHODS[method])(costs, 0.5)
     run_ = Run(calibration_dir=tmp_path / "kept")
     Pruner(model, batches, METHODS[method], run=run_)
-    monkeypatch.setitem(stages.CRITERIA, METHODS[method].criterion, never)
+    monkeypatch.setitem(CRITERIA, METHODS[method].criterion, never)
     kept = Pruner(model, batches, METHODS[method], run=run_)(costs, 0.5)
     for (name, a), b in zip(anew.model.state_dict().items(), kept.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -79,7 +80,7 @@ def test_an_invalid_folder_is_rejected_early(tmp_path, place, says):
 @pytest.mark.parametrize("place", ["file/below", "\0", "x" * 300])
 def test_a_folder_that_cannot_be_created_is_rejected_before_the_calibration(setting, tmp_path, monkeypatch, place):
     (tmp_path / "file").touch()
-    monkeypatch.setitem(stages.CRITERIA, "obs", never)
+    monkeypatch.setitem(CRITERIA, "obs", never)
     with pytest.raises(TrimformerError, match=r"calibration_dir .* cannot be created"):
         Pruner(*setting[:2], METHODS["obs"], run=Run(calibration_dir=tmp_path / place))
 
@@ -92,11 +93,11 @@ def test_a_run_that_was_cut_short_goes_on_from_its_calibration(model_dir, data, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setitem(stages.UPDATES, "full", cut_short)
+        patched.setitem(UPDATES, "full", cut_short)
         assert run(main, *words, "--output", tmp_path / "out", "--resume") == 130
     assert {file.split("/")[0] for file in tree(tmp_path)} & {".out.trimformer-calibration"}
     assert not (tmp_path / "out").exists()
-    monkeypatch.setitem(stages.CRITERIA, "obs", never)
+    monkeypatch.setitem(CRITERIA, "obs", never)
     assert run(main, *words, "--output", tmp_path / "out") == 0  # the folder is found without being asked for
     assert not list(tmp_path.glob(".out*"))
     for name in ("model.safetensors", "head_mask.pt", "neuron_mask.pt"):
@@ -108,6 +109,6 @@ def test_without_resume_nothing_is_kept(model_dir, data, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     before = tree(tmp_path)
-    monkeypatch.setitem(stages.UPDATES, "full", cut_short)
+    monkeypatch.setitem(UPDATES, "full", cut_short)
     assert prune(model_dir, data, tmp_path / "out") == 130
     assert tree(tmp_path) == before

@@ -43,7 +43,7 @@ def brute_force(moments, weight, unit_size, removed):
 @given(shape=SHAPES, seed=st.integers(0, 999))
 @settings(max_examples=25, deadline=None)
 def test_the_first_removal_is_the_cheapest_by_brute_force(shape, seed):
-    moments, weight = system(*shape, seed)
+    moments, weight = system(*shape, seed)  # type: ignore[call-arg]
     curve = obs_curve(moments, weight, shape[0], RIDGE, step=1)
     costs = [brute_force(moments, weight, shape[0], [u]) for u in range(shape[1])]
     assert int(curve.order[0]) == int(np.argmin(costs))
@@ -53,7 +53,7 @@ def test_the_first_removal_is_the_cheapest_by_brute_force(shape, seed):
 @given(shape=SHAPES, seed=st.integers(0, 999), step=st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
 def test_every_point_of_the_curve_is_the_cost_of_its_removals_together(shape, seed, step):
-    moments, weight = system(*shape, seed)
+    moments, weight = system(*shape, seed)  # type: ignore[call-arg]
     curve = obs_curve(moments, weight, shape[0], RIDGE, step=step)
     for kept in range(shape[1]):
         removed = curve.order[: shape[1] - kept].tolist()
@@ -72,7 +72,7 @@ def test_removing_everything_costs_the_whole_quadratic_form(unit_size, units, st
 @given(shape=SHAPES, seed=st.integers(0, 999), step=st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
 def test_error_falls_with_units_kept_down_to_zero(shape, seed, step):
-    curve = obs_curve(*system(*shape, seed), shape[0], RIDGE, step=step)
+    curve = obs_curve(*system(*shape, seed), shape[0], RIDGE, step=step)  # type: ignore[call-arg]
     assert sorted(curve.order.tolist()) == list(range(shape[1]))
     assert curve.error.shape == (shape[1] + 1,)
     assert (curve.error.diff() <= 0).all()
@@ -127,7 +127,7 @@ def test_curvature_of_low_rank_is_enough():
 
 @pytest.mark.parametrize("kept", range(8))
 def test_mask_keeps_the_units_removed_last(kept):
-    curve = obs_curve(*system(1, 7), 1, RIDGE)
+    curve = obs_curve(*system(1, 7), 1, RIDGE)  # type: ignore[call-arg]
     mask = curve.mask(kept)
     assert mask.sum() == kept
     assert set(mask.nonzero().flatten().tolist()) == set(curve.order[7 - kept :].tolist())

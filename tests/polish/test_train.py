@@ -69,12 +69,12 @@ def test_ctrl_c_keeps_the_best_so_far_only_if_asked(monkeypatch, stoppable):
     before, step = weights(student), train._Training._step
 
     def pressed(self, *args):
-        if args[1].param_groups[0]["lr"] and not pressed.done:
-            pressed.done = True
+        if args[1].param_groups[0]["lr"] and not pressed.done:  # type: ignore[attr-defined]
+            pressed.done = True  # type: ignore[attr-defined]
             signal.raise_signal(signal.SIGINT)
         return step(self, *args)
 
-    pressed.done = False
+    pressed.done = False  # type: ignore[attr-defined]
     monkeypatch.setattr(train._Training, "_step", pressed)
     budget, handler = PolishBudget(passes=6, stoppable=stoppable), signal.getsignal(signal.SIGINT)
     if stoppable:
@@ -246,7 +246,7 @@ def test_a_masked_language_model_with_tied_weights_keeps_its_embeddings():
     student = pruned(teacher, random_masks(teacher))
     embeddings = weights(student.get_input_embeddings())
     before = float(
-        divergences(*(predict(m, given.held_out) for m in (student, teacher)), given.held_out, "tokens").mean()
+        divergences(*(predict(m, given.held_out) for m in (student, teacher)), given.held_out, "tokens").mean()  # type: ignore[call-arg]
     )
     report = run_polish(teacher, student, given, "3x")
     assert report.before == pytest.approx(before, rel=1e-4)

@@ -163,10 +163,10 @@ def test_temporary_files_are_gone_when_a_walk_ends_early(temporary, leave):
     next(steps)
     assert list(temporary.rglob("*.pt"))
     if leave == "close":
-        steps.close()
+        steps.close()  # type: ignore[attr-defined]
     else:
         with pytest.raises(KeyError):
-            steps.throw(KeyError())
+            steps.throw(KeyError())  # type: ignore[attr-defined]
     assert not list(temporary.iterdir())
 
 

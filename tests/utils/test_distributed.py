@@ -147,7 +147,7 @@ def test_every_item_is_computed_once_and_the_shares_cost_about_the_same(costs, c
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(distributed, "rank", lambda rank=rank: rank)
             patch.setattr(distributed, "world_size", lambda: count)
-            patch.setattr(distributed.dist, "all_gather_object", gather)
+            patch.setattr(torch.distributed, "all_gather_object", gather)
             assert distributed.compute_shared(costs, lambda cost: cost, cost=float) == costs
     assert sorted(i for share in shares for i in share) == list(range(len(costs)))
     loads = [sum(share.values()) for share in shares]

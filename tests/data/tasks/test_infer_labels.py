@@ -126,7 +126,7 @@ def test_without_a_head_the_rows_set_the_number_of_labels():
 def test_the_problem_type_of_the_config_is_replaced(problem, problem_type, num_labels):
     data = {"regression": rows(0.5), "multi_label": rows([0, 1]), "tokens": rows([0, 1])}.get(problem, rows(0, 1))
     for before in (None, "regression", "multi_label_classification"):
-        config = BertConfig(problem_type=before, num_labels=1 if before == "regression" else 5)
+        config = BertConfig(problem_type=before, num_labels=1 if before == "regression" else 5)  # type: ignore[call-arg]
         set_labels(config, problem, None if problem == "span" else "label", data)
         assert (config.problem_type, config.num_labels) == (problem_type, num_labels)
 

@@ -16,7 +16,8 @@ from tests.export.models import BARE, BATCHES, CLASSES, ELSEWHERE, QUICK, SPAN, 
 from trimformer.cli.main import main
 from trimformer.data.outputs import divergence, find_problem, predict
 from trimformer.errors import TrimformerError
-from trimformer.export.onnx.export import Written, export_onnx, quantize
+from trimformer.export.onnx.export import export_onnx, quantize
+from trimformer.export.onnx.files import Written
 from trimformer.export.onnx.serve import open_session, served
 
 

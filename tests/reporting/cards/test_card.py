@@ -47,7 +47,7 @@ def test_metadata_and_table_hold_the_scores():
     data = card.data.to_dict()
     assert (data["pipeline_tag"], data["library_name"]) == ("text-classification", "transformers")
     assert data["tags"] == ["trimformer", "pruned"]
-    found = [(result.dataset_name, result.metric_type, result.metric_value) for result in card.data.eval_results]
+    found = [(result.dataset_name, result.metric_type, result.metric_value) for result in card.data.eval_results]  # type: ignore[attr-defined]
     assert found == [("rows.jsonl", "accuracy", 0.85), ("rows.jsonl", "f1", 0.825)]
     assert "| accuracy | 90.00 ±1.23 | 85.00 | -5.00 |" in card.text
     assert "attention heads kept in each layer: 2, 2, 2 (of 4)" in card.text
