@@ -116,8 +116,8 @@ def edit(folder, change):
 
 
 REFUSED = {
-    "an unknown module": (lambda m: m[1].update(type="x.WeightedLayerPooling"), "with a WeightedLayerPooling module"),
-    "two transformers": (lambda m: m.append({**m[0], "idx": 9}), "begins with its one Transformer"),
+    "an unknown module": (lambda m: m[1].update(type="x.WeightedLayerPooling"), "module WeightedLayerPooling"),
+    "two transformers": (lambda m: m.append({**m[0], "idx": 9}), "whose first module is its only Transformer"),
     "a way out": (lambda m: m[1].update(path="../elsewhere"), "leads out of the directory"),
 }
 

@@ -127,7 +127,7 @@ def test_a_standalone_directory_has_fewer_tokens_too(model_dir: Path, data: Path
     ("content", "message"),
     [
         (None, "does not exist"),
-        (b"\n \n", "is empty; give a text a line"),
+        (b"\n \n", "is empty; give one text per line"),
         (b"\xff\xfe\x00", "is not UTF-8 (byte 0)"),
     ],
 )

@@ -68,7 +68,7 @@ BROKEN = {
     "none.jsonl.gz": (b"not compressed", "cannot be read"),
     "empty.txt": (b"\n \n", "is empty"),
     "latin.txt": (b"caf\xe9", "not UTF-8"),
-    "rows.parquet.gz": (b"x", "no known type"),
+    "rows.parquet.gz": (b"x", "unknown type"),
 }
 
 

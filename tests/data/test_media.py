@@ -65,11 +65,11 @@ def empty_wav():
     [
         (b"no image", "cannot be read"),
         ({"bytes": b"no image", "path": "cat.png"}, "'cat.png'"),
-        ({"bytes": None, "path": None}, "without 'bytes' and 'path'"),
-        ("nowhere.png", "'nowhere.png', which is no file"),
+        ({"bytes": None, "path": None}, "without 'bytes' or 'path'"),
+        ("nowhere.png", "'nowhere.png', which is not a file"),
         (7, "of type int"),
-        (np.zeros((3, 4, 5)), "is an array that is no image"),
-        (Image.new("F", (2, 2)), "fractions as pixels"),
+        (np.zeros((3, 4, 5)), "is an array that is not an image"),
+        (Image.new("F", (2, 2)), "floating-point pixels"),
     ],
 )
 def test_what_is_no_image_is_an_error_that_names_the_row(value, words):
@@ -83,13 +83,13 @@ def test_what_is_no_image_is_an_error_that_names_the_row(value, words):
     [
         (b"no sound", "cannot be read"),
         (empty_wav(), "is empty"),
-        (np.zeros(4), "has no sampling rate, but None"),
-        ({"array": [0.0], "sampling_rate": 0}, "no sampling rate"),
-        ({"array": [0.0, float("nan")], "sampling_rate": 9}, "no numbers"),
+        (np.zeros(4), "no valid sampling rate .None"),
+        ({"array": [0.0], "sampling_rate": 0}, "no valid sampling rate"),
+        ({"array": [0.0, float("nan")], "sampling_rate": 9}, "NaN or infinite"),
         ({"array": np.zeros((1, 2, 3)), "sampling_rate": 9}, "3 dimensions"),
-        (["a"], "no array of samples"),
+        (["a"], "not an array of samples"),
         (7, "of type int"),
-        ("nowhere.wav", "which is no file"),
+        ("nowhere.wav", "which is not a file"),
     ],
 )
 def test_what_is_no_sound_is_an_error_that_names_the_row(value, words):

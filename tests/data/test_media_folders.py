@@ -72,8 +72,8 @@ def test_a_parquet_file_holds_bytes(tmp_path, column):
     [
         (["cat/0"], lambda path: (path / "dog").mkdir(), "class folder '.*dog' holds no image"),
         (["cat/0"], lambda path: save_sound(path / "dog" / "0.wav"), "images and sounds"),
-        (["cat/0"], lambda path: save_image(path / "0.png"), "both files and folders of classes"),
-        (["0"], lambda path: (path / "metadata.csv").write_text("file_name\n1.png\n"), "row 1 .* names no image"),
+        (["cat/0"], lambda path: save_image(path / "0.png"), "both files and class folders"),
+        (["0"], lambda path: (path / "metadata.csv").write_text("file_name\n1.png\n"), "row 1 .* is not an image"),
         ([], lambda path: (path / "cat").mkdir(), "no images or sounds"),
     ],
 )

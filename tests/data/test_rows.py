@@ -112,9 +112,9 @@ def test_a_loader_of_encoded_batches_is_taken_apart_whatever_else_its_batches_ho
         ([1, 2], "row 1 of mine is of type int"),
         (["a", ["b"]], "row 2 of mine is of type list"),
         ([("a", 1, 2)], "a tuple of 3"),
-        ({"text": "a"}, "'text' is no list"),
+        ({"text": "a"}, "'text' is not a list"),
         ({"text": ["a"], "label": [1, 2]}, "differ in length: text has 1, label has 2"),
-        (datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), "several data sets .train."),
+        (datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), "several datasets .train."),
         (DataLoader([(1, 2)], batch_size=None), "batches of mine are of type"),
     ],
 )

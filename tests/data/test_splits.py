@@ -83,7 +83,7 @@ BROKEN = {
     "short.tsv": (b"text\tlabel\na\n", "row 1"),
     "quote.csv": (b'text,label\n"a,b\n', "cannot be read"),
     "broken.parquet": (b"PAR1 no", "cannot be read"),
-    "data.xlsx": (b"x", "no known type"),
+    "data.xlsx": (b"x", "unknown type"),
 }
 
 

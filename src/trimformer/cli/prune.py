@@ -16,7 +16,7 @@ from trimformer.cli.flags.prune import read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
 from trimformer.cli.serving import Serving
-from trimformer.data.splits import read_all
+from trimformer.data.splits import read_evaluation_rows
 from trimformer.export.onnx.export import check_onnx
 from trimformer.models import find_sublayers
 from trimformer.options.budgets import BudgetOptions
@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
         check_trimmable(model, processor)
     if flags.output.standalone:
         check_standalone(model)
-    judged = read_all(arguments.judge_data) if arguments.judge_data else None
+    judged = read_evaluation_rows(arguments.judge_data) if arguments.judge_data else None
     task, train, validation = load_task_data(options.data, model, options.execution.seed)
     return prune_and_write(
         Inputs(model, processor, train, validation, judged, task),

@@ -1,1 +1,1 @@
-"""The user's data: rows, what they mean, samples, padded batches."""
+"""Input data: files and objects read as rows, tasks that encode them, padded batches, and model outputs."""

@@ -1,4 +1,4 @@
-"""Encoded samples -> padded batches of similar length."""
+"""Pads encoded samples into batches of similar length."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,20 +16,20 @@ INPUT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 IMAGE_KEYS = ("pixel_values", "pixel_mask", "pixel_attention_mask", "spatial_shapes")
 AUDIO_KEYS = ("input_values", "input_features")
 
-# What a backward pass keeps grows with the tokens of a batch: some 2.5 GB for these on BERT-base.
+# Activation memory of a backward pass grows with the tokens of a batch: about 2.5 GB for 4096 on BERT-base.
 MAX_TOKENS = 4096
 
-# Tokens that images and sounds become are the model's matter; these bound a batch's memory well enough.
-_PIXELS_A_TOKEN = 16 * 16  # ViT
-_SAMPLES_A_TOKEN = 320  # wav2vec2, HuBERT, WavLM
-_FRAMES_A_TOKEN = 2  # Whisper
-_BINS_A_TOKEN = 100  # AST's patches of a spectrogram, which overlap
+# Rough estimates of how many tokens images and sounds become: enough to bound the memory of a batch.
+_PIXELS_PER_TOKEN = 16 * 16  # ViT
+_SAMPLES_PER_TOKEN = 320  # wav2vec2, HuBERT, WavLM
+_FRAMES_PER_TOKEN = 2  # Whisper
+_BINS_PER_TOKEN = 100  # AST: overlapping patches of a spectrogram
 
 Features = Mapping[str, Any]
 
 
 def sample_indices(num_rows: int, num_samples: int, seed: int) -> list[int]:
-    """Draws `min(num_samples, num_rows)` different rows; the same seed gives the same rows."""
+    """Draws `min(num_samples, num_rows)` row indices without replacement; the same seed gives the same indices."""
     return np.random.default_rng(seed).permutation(num_rows)[:num_samples].tolist()
 
 
@@ -40,26 +40,26 @@ def make_batches(
     device: str | torch.device = "cpu",
     max_tokens: int = MAX_TOKENS,
 ) -> list[Batch]:
-    """Pads encoded samples into batches, samples of similar length together so that little is padding.
+    """Pads encoded samples into batches, grouping samples of similar length to keep padding low.
 
     Args:
-        features: one mapping per sample: what `Task.encode` gives, labels among it: `labels` or, for spans,
-            `start_positions` and `end_positions`. Token labels are padded with -100.
-        processor: the tokenizer, which knows the padding token and side, or the feature extractor that pads sounds,
-            or what holds them.
-        batch_size: samples in a batch, at most.
-        device: where the tensors are put.
-        max_tokens: tokens in a batch, padding included, at most; a batch has one sample at least. Those of images and
-            sounds are estimated.
+        features: one mapping per sample, as returned by `Task.encode`. It may hold labels: `labels` or, for question
+            answering, `start_positions` and `end_positions`. Token labels are padded with -100.
+        processor: the tokenizer (padding token and side), the feature extractor (padding of sounds), or a processor
+            with both.
+        batch_size: maximum number of samples in a batch.
+        device: device of the returned tensors.
+        max_tokens: maximum number of tokens in a batch, padding included; a single longer sample is a batch of its
+            own. The tokens of images and sounds are estimated.
 
     Returns:
-        Batches of model inputs [batch, ...], of texts [batch, length], of choices [batch, choices, length]; labels; and
-        `index` [batch], the samples' positions in `features`.
+        Batches of model inputs and labels. `input_ids` is [batch, length], or [batch, choices, length] for multiple
+        choice. `index` [batch] holds the positions of the samples in `features`.
 
     Raises:
         TrimformerError: images differ in size, or the processor cannot pad these samples.
     """
-    sizes = [(_choices(sample), _tokens(sample)) for sample in features]
+    sizes = [(_num_choices(sample), _num_tokens(sample)) for sample in features]
     order = sorted(range(len(features)), key=lambda i: sizes[i], reverse=True)
     batches, start = [], 0
     while start < len(order):
@@ -71,29 +71,29 @@ def make_batches(
     return batches
 
 
-def _choices(sample: Features) -> int:
-    """How many texts a sample of multiple choice has; 0 of all others."""
+def _num_choices(sample: Features) -> int:
+    """Number of texts in a multiple choice sample; 0 for any other sample."""
     ids = sample.get("input_ids")
     return len(ids) if ids is not None and len(ids) and isinstance(ids[0], Sequence) else 0
 
 
 def _length(sample: Features) -> int:
-    """Tokens of a text, or of the longest of a sample's texts."""
+    """Number of tokens in a text, or in the longest choice of a multiple choice sample."""
     ids = sample["input_ids"]
-    return max(map(len, ids)) if _choices(sample) else len(ids)
+    return max(map(len, ids)) if _num_choices(sample) else len(ids)
 
 
-def _tokens(sample: Features) -> float:
-    """Tokens that a sample becomes, images and sounds by a rough estimate."""
-    total = float(_length(sample) * max(_choices(sample), 1)) if "input_ids" in sample else 0.0
+def _num_tokens(sample: Features) -> float:
+    """Number of tokens of a sample; a rough estimate for images and sounds."""
+    total = float(_length(sample) * max(_num_choices(sample), 1)) if "input_ids" in sample else 0.0
     if "pixel_values" in sample:
-        shape = np.shape(sample["pixel_values"])  # [channels, height, width], or of patches [number, values]
-        total += shape[0] if len(shape) == 2 else shape[-2] * shape[-1] / _PIXELS_A_TOKEN + 1
+        shape = np.shape(sample["pixel_values"])  # [channels, height, width], or [patches, values]
+        total += shape[0] if len(shape) == 2 else shape[-2] * shape[-1] / _PIXELS_PER_TOKEN + 1
     if "input_values" in sample:
         shape = np.shape(sample["input_values"])
-        total += shape[0] / _SAMPLES_A_TOKEN if len(shape) == 1 else shape[0] * shape[1] / _BINS_A_TOKEN
+        total += shape[0] / _SAMPLES_PER_TOKEN if len(shape) == 1 else shape[0] * shape[1] / _BINS_PER_TOKEN
     if "input_features" in sample:
-        total += max(np.shape(sample["input_features"])) / _FRAMES_A_TOKEN
+        total += max(np.shape(sample["input_features"])) / _FRAMES_PER_TOKEN
     return total
 
 
@@ -103,7 +103,7 @@ def _batch(features: Sequence[Features], index: list[int], processor: Any, devic
 
 
 def collate(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
-    """Pads encoded samples to the longest of them, and stacks what has no length.
+    """Pads encoded samples to the longest one and stacks inputs of fixed size.
 
     Raises:
         TrimformerError: images differ in size, or the processor cannot pad these samples.
@@ -128,14 +128,14 @@ def collate(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
 
 
 def _pad_texts(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
-    """[batch, length]; of choices [batch, choices, length]."""
+    """Pads texts to [batch, length], or multiple choice samples to [batch, choices, length]."""
     inputs = [{key: sample[key] for key in INPUT_KEYS if key in sample} for sample in samples]
-    choices = _choices(samples[0])
+    choices = _num_choices(samples[0])
     if choices:
         inputs = [{key: sample[key][i] for key in sample} for sample in inputs for i in range(choices)]
     tokenizer = tokenizer_of(processor)
     if tokenizer.pad_token is None and len({len(sample["input_ids"]) for sample in inputs}) > 1:
-        raise TrimformerError("the tokenizer has no padding token; name one in its tokenizer_config.json (pad_token)")
+        raise TrimformerError("the tokenizer has no padding token; set pad_token in its tokenizer_config.json")
     with one_sentence("the tokenizer cannot pad these texts"):
         padded = dict(tokenizer.pad(inputs, return_tensors="pt"))
     return {key: value.view(len(samples), choices, -1) for key, value in padded.items()} if choices else padded
@@ -146,38 +146,39 @@ def _stack(samples: Sequence[Features], key: str) -> Tensor:
     shapes = {tuple(value.shape) for value in values}
     if len(shapes) > 1:
         raise TrimformerError(
-            f"'{key}' of the samples differ in size ({', '.join(map(str, sorted(shapes)[:3]))}); let the image "
-            "processor resize or crop to one size"
+            f"the samples' '{key}' differ in size ({', '.join(map(str, sorted(shapes)[:3]))}); set the image processor "
+            "to resize or crop to one size"
         )
     return torch.stack(values)
 
 
 def _pad_sounds(samples: Sequence[Features], key: str, processor: Any) -> dict[str, Tensor]:
-    """[batch, samples], or of spectrograms [batch, frames, bins], padded as the feature extractor does it."""
+    """Pads sounds with the feature extractor: waveforms [batch, samples] or spectrograms [batch, frames, bins]."""
     keys = (key, "attention_mask") if "attention_mask" in samples[0] else (key,)
     if len({np.shape(sample[key]) for sample in samples}) == 1:
         batch = {name: torch.as_tensor(np.stack([np.asarray(sample[name]) for sample in samples])) for name in keys}
     else:
         inputs = [{name: np.asarray(sample[name]) for name in keys} for sample in samples]
-        with one_sentence(f"'{key}' of different lengths cannot be padded"):
+        with one_sentence(f"'{key}' cannot be padded to one length"):
             batch = dict(feature_extractor_of(processor).pad(inputs, padding=True, return_tensors="pt"))
     return {name: value.long() if name == "attention_mask" else value for name, value in batch.items()}
 
 
 def token_mask(batch: Batch) -> Tensor:
-    """[batch, length], true at tokens that are not padding; [batch, 1] where the samples are no tokens."""
+    """Boolean mask [batch, length], true at non-padding tokens; [batch, 1], all true, if there is no attention mask."""
     if "attention_mask" not in batch:
         return torch.ones(len(batch["index"]), 1, dtype=torch.bool, device=batch["index"].device)
     return batch["attention_mask"].bool()
 
 
 def count_samples(batches: Iterable[Batch]) -> int:
+    """Total number of samples in the batches."""
     return sum(len(batch["index"]) for batch in batches)
 
 
 def mean_length(features: Sequence[Features]) -> float:
-    """Average tokens per text, of choices those of the longest: the sequence length that MACs are counted for.
+    """Mean number of tokens per sample: the sequence length that MACs are counted for.
 
-    A sample without a text counts as 1.
+    A multiple choice sample counts the tokens of its longest choice; a sample without a text counts 1.
     """
     return float(np.mean([_length(sample) if "input_ids" in sample else 1 for sample in features]))

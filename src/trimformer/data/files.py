@@ -1,4 +1,4 @@
-"""One file of rows: JSON lines, JSON, CSV, TSV, text or Parquet, the first five also compressed by gzip."""
+"""Reads rows from one file: JSON lines, JSON, CSV, TSV, text (each optionally gzipped) or Parquet."""
 
 import csv
 import gzip
@@ -17,38 +17,34 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 _SEPARATORS = ",;\t|"
 
 
-def kind_of(path: Path) -> tuple[str, str]:
-    """A file's name without its suffix, and the suffix in lower case, that of gzip left out: ("train", ".csv")."""
+def stem_and_suffix(path: Path) -> tuple[str, str]:
+    """Splits a file name, without `.gz`, into stem and lower-case suffix: `train.CSV.gz` gives ("train", ".csv")."""
     name = path.name[:-3] if path.suffix.lower() == ".gz" else path.name
     suffix = Path(name).suffix
     return name.removesuffix(suffix), suffix.lower()
 
 
 def is_data_file(path: Path) -> bool:
-    """Whether `read_rows` knows files of that name."""
-    suffix = kind_of(path)[1]
+    """Whether `read_rows` supports files with this suffix."""
+    suffix = stem_and_suffix(path)[1]
     return suffix in SUFFIXES and not (suffix == ".parquet" and path.suffix.lower() == ".gz")
 
 
 def read_rows(path: str | Path) -> Rows:
-    """Rows of one file: JSON lines (or one JSON list), CSV, TSV, a text a line, or Parquet.
+    """Reads the rows of one file: JSON lines (or one JSON list), CSV, TSV, text or Parquet.
 
-    All but Parquet may be compressed (`.csv.gz`). Fields of a CSV file are separated by what its header is: a comma, a
-    semicolon, a tab or a bar. Lines of a text file become the column `text`; empty ones are left out.
+    Every format but Parquet may be gzipped (`.csv.gz`). The separator of a CSV file (comma, semicolon, tab or bar) is
+    detected from its header. Each non-empty line of a text file becomes a row with the column `text`.
 
     Raises:
-        TrimformerError: the file is missing, empty, not UTF-8, not of a known type, or broken.
+        TrimformerError: the file is missing, empty, malformed, not UTF-8 or of an unknown type.
     """
-    check_readable(path, "data file")
-    path = Path(path)
-    if not path.is_file():
-        told = "is a folder; name a file in it" if path.is_dir() else "does not exist"
-        raise TrimformerError(f"data file '{path}' {told}")
+    path = _check_file(path, "data file")
     if not is_data_file(path):
         raise TrimformerError(
-            f"data file '{path}' is of no known type; known are {', '.join(SUFFIXES)}, and .gz of all but the last"
+            f"data file '{path}' has an unknown type; give one of {', '.join(SUFFIXES)} (all but Parquet also as .gz)"
         )
-    suffix = kind_of(path)[1]
+    suffix = stem_and_suffix(path)[1]
     try:
         rows = _read_parquet(path) if suffix == ".parquet" else _PARSERS[suffix](path)
     except UnicodeDecodeError as error:
@@ -61,16 +57,12 @@ def read_rows(path: str | Path) -> Rows:
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Lines of a text file, whatever it is called; it may be compressed (`.gz`). Empty ones are left out.
+    """Reads the non-empty lines of a text file of any name; a `.gz` file is decompressed.
 
     Raises:
-        TrimformerError: the file is missing, empty, not UTF-8 or broken.
+        TrimformerError: the file is missing, empty, malformed or not UTF-8.
     """
-    check_readable(path, "text file")
-    path = Path(path)
-    if not path.is_file():
-        told = "is a folder; name a file in it" if path.is_dir() else "does not exist"
-        raise TrimformerError(f"text file '{path}' {told}")
+    path = _check_file(path, "text file")
     try:
         texts = [row["text"] for row in _read_text(path)]
     except UnicodeDecodeError as error:
@@ -78,18 +70,27 @@ def read_texts(path: str | Path) -> list[str]:
     except (OSError, EOFError, zlib.error) as error:
         raise TrimformerError(f"text file '{path}' cannot be read: {error}") from error
     if not texts:
-        raise TrimformerError(f"text file '{path}' is empty; give a text a line")
+        raise TrimformerError(f"text file '{path}' is empty; give one text per line")
     return texts
 
 
+def _check_file(path: str | Path, description: str) -> Path:
+    check_readable(path, description)
+    path = Path(path)
+    if not path.is_file():
+        problem = "is a folder; give a file in it" if path.is_dir() else "does not exist"
+        raise TrimformerError(f"{description} '{path}' {problem}")
+    return path
+
+
 def _open(path: Path) -> TextIO:
-    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    return opened(path, "rt", encoding="utf-8-sig", newline="")
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _lines(path: Path) -> list[str]:
     with _open(path) as file:
-        return file.read().replace("\r\n", "\n").split("\n")  # Unicode's other line ends may be inside of a text
+        return file.read().replace("\r\n", "\n").split("\n")  # other Unicode line ends may occur inside a text
 
 
 def _read_json(path: Path) -> Rows:
@@ -114,18 +115,18 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError(f"'{_twice([key for key, _ in pairs])}' stands twice in one object")
-    return made
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"an object has the key '{_first_duplicate([key for key, _ in pairs])}' twice")
+    return fields
 
 
-def _twice(names: Sequence[Any]) -> Any:
-    """The first name that stands twice; None: there is none."""
+def _first_duplicate(names: Sequence[Any]) -> Any:
+    """The first repeated name, or None."""
     return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
@@ -134,17 +135,17 @@ def _read_text(path: Path) -> Rows:
 
 
 def _read_csv(path: Path) -> Rows:
-    """Rows by the separator that makes most columns of the header, and as many fields of every row."""
-    if kind_of(path)[1] == ".tsv":
-        return _separated(path, "\t")
+    """Reads a CSV file with the separator that gives the most columns and fits every row."""
+    if stem_and_suffix(path)[1] == ".tsv":
+        return _read_separated(path, "\t")
     with _open(path) as file:
         header = file.readline()
     widths = {separator: len(next(csv.reader([header], delimiter=separator), [])) for separator in _SEPARATORS}
-    likely = [separator for separator in sorted(widths, key=lambda s: -widths[s]) if widths[separator] > 1] or [","]
+    candidates = [separator for separator in sorted(widths, key=lambda s: -widths[s]) if widths[separator] > 1] or [","]
     failures: list[Exception] = []
-    for separator in likely:
+    for separator in candidates:
         try:
-            return _separated(path, separator)
+            return _read_separated(path, separator)
         except (csv.Error, ValueError) as error:
             if isinstance(error, UnicodeDecodeError):
                 raise
@@ -152,12 +153,12 @@ def _read_csv(path: Path) -> Rows:
     raise failures[0]
 
 
-def _separated(path: Path, separator: str) -> Sequence[dict[str, Any]]:
+def _read_separated(path: Path, separator: str) -> Sequence[dict[str, Any]]:
     with _open(path) as file:
         reader = csv.DictReader(file, delimiter=separator, strict=True)
-        twice = _twice([name for name in reader.fieldnames or () if name])
-        if twice is not None:
-            raise ValueError(f"its header names column '{twice}' twice")
+        duplicate = _first_duplicate([name for name in reader.fieldnames or () if name])
+        if duplicate is not None:
+            raise ValueError(f"the header names column '{duplicate}' twice")
         rows = list(reader)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
@@ -169,9 +170,9 @@ def _read_parquet(path: Path) -> Rows:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    twice = _twice(table.column_names)
-    if twice is not None:
-        raise ValueError(f"it has two columns '{twice}'")
+    duplicate = _first_duplicate(table.column_names)
+    if duplicate is not None:
+        raise ValueError(f"the file has two columns named '{duplicate}'")
     rows: Rows = table.to_pylist()
     return rows
 

@@ -1,9 +1,9 @@
-"""Folders of images or of sounds, by class or without classes."""
+"""Reads folders of images or sounds, with one folder per class or without labels."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimformer.data.files import is_data_file, kind_of, read_rows
+from trimformer.data.files import is_data_file, read_rows, stem_and_suffix
 from trimformer.data.media import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from trimformer.data.rows import Rows
 from trimformer.errors import TrimformerError
@@ -12,58 +12,64 @@ _COLUMN = {**dict.fromkeys(IMAGE_SUFFIXES, "image"), **dict.fromkeys(SOUND_SUFFI
 
 
 def read_media(path: Path, split_names: tuple[str, ...]) -> dict[str, Rows]:
-    """Splits of a folder of images or sounds; empty where it is none.
+    """Reads the splits of a folder of images or sounds.
 
-    The files lie in `<class>/`, in `<split>/<class>/`, or, without labels, in the folder or in `<split>/` itself. In
-    place of classes a file `metadata.csv` (or .jsonl, ...) beside them may hold what is known of each `file_name`.
+    The files are in `<class>/` or `<split>/<class>/` or, without labels, in the folder or `<split>/` itself. Instead of
+    class folders, a `metadata.csv` (or .jsonl, ...) beside the files may hold columns for each `file_name`.
 
     Args:
-        path: of the folder.
-        split_names: how the names of splits begin.
+        path: the folder.
+        split_names: prefixes of the folder names that are splits.
 
     Returns:
-        Rows with the file's path as `image` or `audio`, and the name of its class as `label`.
+        Rows by split: the path of each file as `image` or `audio` and the name of its class folder as `label`. Empty if
+        the folder holds no images or sounds.
 
     Raises:
-        TrimformerError: images and sounds are mixed, files lie beside folders of classes, or a folder is empty.
+        TrimformerError: images and sounds are mixed, files are beside class folders, or a class folder is empty.
     """
-    folders = list(_folders(path))
-    with_media = [folder for folder in folders if _files(folder) or any(_files(inner) for inner in _folders(folder))]
+    with_media = [
+        folder for folder in _folders(path) if _files(folder) or any(_files(inner) for inner in _folders(folder))
+    ]
     if with_media and all(folder.name.lower().startswith(split_names) for folder in with_media):
         return {folder.name.lower(): _read(folder) for folder in with_media}
     return {"all": _read(path)} if with_media or _files(path) else {}
 
 
 def _read(path: Path) -> Rows:
-    """Rows of one split."""
+    """Reads the rows of one split."""
     files, classes = _files(path), list(_folders(path))
-    metadata = [file for file in sorted(path.iterdir()) if kind_of(file)[0] == "metadata" and is_data_file(file)]
+    metadata = [
+        file for file in sorted(path.iterdir()) if stem_and_suffix(file)[0] == "metadata" and is_data_file(file)
+    ]
     if metadata:
         return _with_metadata(metadata[0])
     if files and any(_files(folder) for folder in classes):
-        raise TrimformerError(f"folder '{path}' holds both files and folders of classes; move {files[0].name} into one")
+        raise TrimformerError(
+            f"folder '{path}' holds both files and class folders; move {files[0].name} into a class folder"
+        )
     if files:
         rows = [_row(file) for file in files]
     else:
         rows = []
         for folder in classes:
-            inside = _files(folder)
-            if not inside:
-                raise TrimformerError(f"class folder '{folder}' holds no image and no sound; fill or remove it")
-            rows += [{**_row(file), "label": folder.name} for file in inside]
-    kinds = {kind for row in rows for kind in ("image", "audio") if kind in row}
-    if len(kinds) > 1:
-        raise TrimformerError(f"folder '{path}' holds images and sounds; keep them in folders of their own")
+            members = _files(folder)
+            if not members:
+                raise TrimformerError(f"class folder '{folder}' holds no image or sound; fill it or remove it")
+            rows += [{**_row(file), "label": folder.name} for file in members]
+    columns = {column for row in rows for column in ("image", "audio") if column in row}
+    if len(columns) > 1:
+        raise TrimformerError(f"folder '{path}' mixes images and sounds; keep them in separate folders")
     return rows
 
 
 def _with_metadata(file: Path) -> Rows:
-    """Rows of a metadata file, with what their `file_name` names beside it."""
+    """Reads a metadata file and adds the path of the image or sound that each row's `file_name` names."""
     rows = []
     for number, row in enumerate(read_rows(file), start=1):
         media = file.parent / str(row.get("file_name"))
         if not media.is_file() or media.suffix.lower() not in _COLUMN:
-            raise TrimformerError(f"'file_name' in row {number} of '{file}' names no image and no sound: '{media}'")
+            raise TrimformerError(f"'file_name' in row {number} of '{file}' is not an image or sound: '{media}'")
         rows.append({**_row(media), **{key: value for key, value in row.items() if key != "file_name"}})
     return rows
 
@@ -78,5 +84,5 @@ def _files(path: Path) -> list[Path]:
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    # What an editor or an archive left is no class.
+    # hidden folders and leftovers such as __MACOSX are not classes
     return (folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith((".", "__")))

@@ -1,4 +1,4 @@
-"""Metrics by name, from predictions and labels as arrays; percentages are left to the printing."""
+"""Metrics by name, computed from arrays of predictions and labels; values are fractions, not percentages."""
 
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Array = NDArray[np.generic]
 
 def _correlation(measure: Callable[[Array, Array], tuple[float, float]], predictions: Array, labels: Array) -> float:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a constant prediction has no correlation: counted as 0
+        warnings.simplefilter("ignore")  # the correlation of a constant prediction is undefined: counted as 0
         value = float(measure(predictions, labels)[0])
     return value if np.isfinite(value) else 0.0
 
@@ -34,6 +34,6 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
 
 
 def confidence_interval(per_sample: Array) -> float:
-    """Half the width of the normal 95 % interval of a mean over samples."""
+    """Half-width of the 95 % confidence interval of the mean over samples (normal approximation)."""
     values = np.asarray(per_sample, dtype=np.float64)
     return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

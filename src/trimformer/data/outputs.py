@@ -1,11 +1,11 @@
-"""What a model's output is for, and how far one output is from another.
+"""Runs models, and measures the divergence of their outputs from the dense model's.
 
 `Problem` names the kind of output. Every function here takes the output as one tensor:
 
-    single_label, multi_label, regression   logits [batch, labels]; of multiple choice [batch, choices]
-    tokens                                  logits [batch, length, labels], of frames too
+    single_label, multi_label, regression   logits [batch, labels]; for multiple choice [batch, choices]
+    tokens                                  logits [batch, length, labels], of tokens or audio frames
     span                                    start and end logits [batch, length, 2]
-    embedding                               [batch, hidden]; of a model with two towers both, one after the other
+    embedding                               [batch, hidden]; for a dual encoder both embeddings, concatenated
 """
 
 from collections.abc import Iterable
@@ -24,39 +24,40 @@ from trimformer.models.masking import frozen
 
 Problem = Literal["single_label", "multi_label", "regression", "tokens", "span", "embedding"]
 
-# Heads by the end of their class's name.
+# Supported task heads, by the suffix of the model's class name.
 _CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "ForXVector",
                 "ForNextSentencePrediction", "ForMultipleChoice", "ForImageClassificationWithTeacher")  # fmt: skip
 _PER_TOKEN = ("ForTokenClassification", "ForMaskedLM", "ForCTC", "ForAudioFrameClassification")
-_BARE = ("Model", "Encoder", "ModelWithProjection")
+_HEADLESS = ("Model", "Encoder", "ModelWithProjection")
 
-# Text encoders whose users take the pooled output; of all others they take the mean over tokens.
+# Text encoders that are used through their pooled output; others through the mean over tokens.
 _POOLED = ("clip_text_model", "siglip_text_model", "siglip2_text_model")
 
 
 def find_problem(model: PreTrainedModel) -> Problem:
-    """The kind of output of a model, from its class and configuration.
+    """Finds the kind of a model's output from its class and config.
 
     Raises:
-        TrimformerError: the task head is none of those supported, or its config names no kind of labels that is known.
+        TrimformerError: the task head is not supported, or the config's `problem_type` is unknown.
     """
     name, config = type(model).__name__, model.config
-    known = (None, "regression", "single_label_classification", "multi_label_classification")
-    if getattr(config, "problem_type", None) not in known:
+    problem_types = (None, "regression", "single_label_classification", "multi_label_classification")
+    if getattr(config, "problem_type", None) not in problem_types:
         raise TrimformerError(
-            f"the model's problem_type '{config.problem_type}' is unknown; known are {', '.join(filter(None, known))}"
+            f"the model's problem_type '{config.problem_type}' is unknown; set it to one of "
+            f"{', '.join(filter(None, problem_types))}"
         )
     if name.endswith(_CLASSIFIERS):
         if config.problem_type == "multi_label_classification":
             return "multi_label"
-        if name.endswith(("ForMultipleChoice", "ForNextSentencePrediction")):  # their config counts other labels
+        if name.endswith(("ForMultipleChoice", "ForNextSentencePrediction")):  # their num_labels means something else
             return "single_label"
         return "regression" if config.num_labels == 1 or config.problem_type == "regression" else "single_label"
     if name.endswith(_PER_TOKEN):
         return "tokens"
     if name.endswith("ForQuestionAnswering"):
         return "span"
-    if name.endswith(_BARE) and not hasattr(model, "decoder"):
+    if name.endswith(_HEADLESS) and not hasattr(model, "decoder"):
         return "embedding"
     raise TrimformerError(
         f"the task head of {name} is not supported; supported are classification of sequences, tokens, images and "
@@ -65,21 +66,24 @@ def find_problem(model: PreTrainedModel) -> Problem:
 
 
 def model_output(model: PreTrainedModel, batch: Batch, problem: Problem) -> Tensor:
-    """Runs the model on a batch; the result's shape is the one listed at the top of this file."""
+    """Runs the model on a batch; the module's docstring lists the shape of the result by problem."""
     output: Any = forward(model, batch)
     if problem == "span":
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
     if problem == "embedding":
         return _embedding(model, batch, output)
     logits: Tensor = output.logits
-    if problem == "tokens" and token_mask(batch).shape != logits.shape[:2]:  # frames of audio: padding says nothing
+    if problem == "tokens" and token_mask(batch).shape != logits.shape[:2]:  # audio frames: zero the padding
         logits = logits * position_mask(model, batch, logits).unsqueeze(-1)
     return logits
 
 
 def _embedding(model: PreTrainedModel, batch: Batch, output: Any) -> Tensor:
-    """What a model without a head is used for: what sentence-transformers makes of it, its projected or pooled output,
-    of texts and sounds the mean."""
+    """Computes the embedding [batch, hidden] that a model without a task head is used for.
+
+    The first that exists of: projected embeddings, the sentence-transformers embedding, the pooled output (images and
+    some text encoders), the mean over non-padding positions.
+    """
     projected = [output.get(name) for name in ("text_embeds", "image_embeds")]
     if any(value is not None for value in projected):
         return torch.cat([value for value in projected if value is not None], dim=-1)
@@ -96,31 +100,31 @@ def _embedding(model: PreTrainedModel, batch: Batch, output: Any) -> Tensor:
 
 
 def output_mask(output: Tensor, batch: Batch) -> Tensor:
-    """[batch, length], true at tokens of the output that count."""
+    """Boolean mask [batch, length], true at the output's non-padding positions."""
     mask = token_mask(batch)
-    return (
-        mask if mask.shape == output.shape[:2] else torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
-    )
+    if mask.shape == output.shape[:2]:
+        return mask
+    return torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
 
 
 @torch.no_grad()
 def predict(model: PreTrainedModel, batches: Iterable[Batch]) -> list[Tensor]:
-    """The model's output for each batch."""
+    """Runs the model on every batch without gradients."""
     problem = find_problem(model)
     with frozen(model):
         return [model_output(model, batch, problem) for batch in batches]
 
 
 def span_log_probs(output: Tensor, batch: Batch) -> Tensor:
-    """[batch, length, 2]: log-probabilities of start and end over the tokens that are not padding."""
+    """Log-probabilities [batch, length, 2] of start and end over the non-padding tokens."""
     return output.masked_fill(~token_mask(batch).unsqueeze(-1), torch.finfo(output.dtype).min).log_softmax(1)
 
 
 def divergence(output: Tensor, reference: Tensor, batch: Batch, problem: Problem) -> Tensor:
-    """[batch]: how far an output is from the dense model's, 0 when equal.
+    """Divergence [batch] of an output from a reference output, usually the dense model's; 0 if they are equal.
 
-    KL(reference || output) in nats for classes (mean over tokens, or over start and end), squared
-    error for regression, 1 - cosine for embeddings.
+    KL(reference || output) in nats for classes (mean over labels, tokens, or start and end), mean squared error for
+    regression, 1 - cosine similarity for embeddings.
     """
     if problem == "regression":
         return (output - reference).square().mean(1)

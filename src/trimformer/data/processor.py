@@ -1,4 +1,4 @@
-"""The checkpoint's own processor: tokenizer, image processor, feature extractor, or all in one."""
+"""Loads a checkpoint's processor: a tokenizer, image processor, feature extractor, or a combination."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trimformer.data.media import require
+from trimformer.data.media import require_decoder
 from trimformer.errors import TrimformerError, one_sentence
 
 _TOKENIZER_FILES = (
@@ -26,23 +26,23 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer: the processor itself, or what it holds.
+    """Returns the tokenizer of a processor, or the processor itself if it is one.
 
     Raises:
-        TrimformerError: there is none.
+        TrimformerError: the processor has no tokenizer.
     """
-    part = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
-    if not isinstance(part, PreTrainedTokenizerBase):
+    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TrimformerError(
-            f"texts need the model's tokenizer, not {_name(processor)}; load it with AutoTokenizer.from_pretrained"
+            f"texts need the model's tokenizer, not {_type_name(processor)}; load it with AutoTokenizer.from_pretrained"
         )
-    return part
+    return tokenizer
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
-    """Calls the tokenizer, and leaves its own truncation and padding as they were: they are saved with it."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)  # those in Python keep no such state
-    with one_sentence("the tokenizer cannot read these texts"):
+    """Calls the tokenizer and restores its truncation and padding settings, which are saved with it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # None for pure Python tokenizers, which keep no such state
+    with one_sentence("the tokenizer cannot encode these texts"):
         if backend is None:
             return tokenizer(*texts, **options)
         truncation, padding = backend.truncation, backend.padding
@@ -54,65 +54,66 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) ->
 
 
 def image_processor_of(processor: Any) -> Any:
-    """The image processor: the processor itself, or what it holds.
+    """Returns the image processor of a processor, or the processor itself if it is one.
 
     Raises:
-        TrimformerError: there is none.
+        TrimformerError: the processor has no image processor.
     """
     part = getattr(processor, "image_processor", processor)
     if "pixel_values" not in getattr(part, "model_input_names", ()):
         raise TrimformerError(
-            f"images need the model's image processor, not {_name(processor)}; load it with "
+            f"images need the model's image processor, not {_type_name(processor)}; load it with "
             "AutoImageProcessor.from_pretrained"
         )
     return part
 
 
 def feature_extractor_of(processor: Any) -> Any:
-    """The feature extractor: the processor itself, or what it holds.
+    """Returns the feature extractor of a processor, or the processor itself if it is one.
 
     Raises:
-        TrimformerError: there is none.
+        TrimformerError: the processor has no feature extractor.
     """
     part = getattr(processor, "feature_extractor", processor)
     if not {"input_values", "input_features"} & set(getattr(part, "model_input_names", ())):
         raise TrimformerError(
-            f"sounds need the model's feature extractor, not {_name(processor)}; load it with "
+            f"sounds need the model's feature extractor, not {_type_name(processor)}; load it with "
             "AutoFeatureExtractor.from_pretrained"
         )
     return part
 
 
-def _name(processor: Any) -> str:
+def _type_name(processor: Any) -> str:
     return "None" if processor is None else type(processor).__name__
 
 
 def is_dual_encoder(config: PreTrainedConfig, main_input: str) -> bool:
-    """Whether a model takes an image and a text at once, as CLIP does."""
+    """Whether a model has a text and an image encoder, as CLIP does."""
     return main_input == "input_ids" and all(
         getattr(config, name, None) is not None for name in ("text_config", "vision_config")
     )
 
 
 def architecture_of(config: PreTrainedConfig) -> str:
-    """The name of the model's class, as its config has it; "" where it has none."""
+    """The name of the model's class according to its config, or "" if the config has none."""
     names: Any = config.architectures
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
 
 
 def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
-    """Loads what makes a model's inputs, as its directory has it.
+    """Loads the processor of a model directory.
 
     Args:
         path: a local model directory.
-        fallback: a directory, or a name on the hub, to take it from where this one has none.
+        fallback: a directory or hub name to load the processor from if `path` has none.
 
     Returns:
-        A tokenizer for models of text, an image processor for those of images, a feature extractor for those of
-        sounds, and the processor that holds both for those of images and texts.
+        A tokenizer for text models, an image processor for image models, a feature extractor for audio models, or a
+        processor with tokenizer and image processor for dual encoders.
 
     Raises:
-        TrimformerError: it is missing or unusable, or what decodes images or sounds is not installed.
+        TrimformerError: the processor is missing or unusable, or the package that decodes images or sounds is not
+            installed.
     """
     path = Path(path)
     with one_sentence(f"the config of '{path}' cannot be read"):
@@ -120,43 +121,46 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
     model_class = getattr(transformers, architecture_of(config), None)
     main_input = getattr(model_class, "main_input_name", "input_ids")
     if is_dual_encoder(config, main_input):
-        require("PIL")
+        require_decoder("PIL")
         processor = _load(AutoProcessor.from_pretrained, path, fallback, _PROCESSOR_FILES, "processor")
         image_processor_of(processor)
         check_vocabulary(tokenizer_of(processor), path)
         return processor
     if main_input == "pixel_values":
-        require("PIL")
-        return _load(_image_processor, path, fallback, _PROCESSOR_FILES, "image processor")
+        require_decoder("PIL")
+        return _load(_load_image_processor, path, fallback, _PROCESSOR_FILES, "image processor")
     if main_input in ("input_values", "input_features"):
-        require("soundfile")
+        require_decoder("soundfile")
         return _load(AutoFeatureExtractor.from_pretrained, path, fallback, _PROCESSOR_FILES, "feature extractor")
     tokenizer = _load(AutoTokenizer.from_pretrained, path, fallback, _TOKENIZER_FILES, "tokenizer")
     check_vocabulary(tokenizer, path)
     return tokenizer
 
 
-def _image_processor(source: Any) -> Any:
-    from transformers import AutoImageProcessor  # its import needs Pillow
+def _load_image_processor(source: Any) -> Any:
+    from transformers import AutoImageProcessor  # the import needs Pillow
 
     return AutoImageProcessor.from_pretrained(source)
 
 
 def _load(
-    loader: Callable[[Any], Any], path: Path, fallback: str | Path | None, files: tuple[str, ...], what: str
+    loader: Callable[[Any], Any], path: Path, fallback: str | Path | None, files: tuple[str, ...], kind: str
 ) -> Any:
-    source = path if fallback is None or any((path / name).is_file() for name in files) else fallback
-    if what != "tokenizer" and source == path and not any((path / name).is_file() for name in files):
-        raise TrimformerError(f"'{path}' has no {what} ({files[0]}); copy the files of the model's own into it")
-    with one_sentence(f"the {what} in '{source}' cannot be loaded"):
+    has_files = any((path / name).is_file() for name in files)
+    source = path if fallback is None or has_files else fallback
+    if kind != "tokenizer" and source == path and not has_files:
+        raise TrimformerError(f"'{path}' has no {kind} ({files[0]}); copy the model's {kind} files into it")
+    with one_sentence(f"the {kind} in '{source}' cannot be loaded"):
         return loader(source)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Raises:
-    TrimformerError: the tokenizer is what Transformers makes up where there are no files.
+    """Checks that the tokenizer has a vocabulary; Transformers makes up an empty one if its files are missing.
+
+    Raises:
+        TrimformerError: the tokenizer has no tokens but special ones, or cannot be used.
     """
-    with one_sentence(f"the tokenizer in '{path}' cannot be used"):  # such as one whose unknown token it does not know
+    with one_sentence(f"the tokenizer in '{path}' cannot be used"):  # such as an unknown token outside the vocabulary
         has_words = len(tokenizer) > len(tokenizer.all_special_ids)
     if not has_words:
-        raise TrimformerError(f"'{path}' has no tokenizer; copy the files of the model's own into it")
+        raise TrimformerError(f"'{path}' has no tokenizer; copy the model's tokenizer files into it")

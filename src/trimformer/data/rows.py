@@ -1,4 +1,4 @@
-"""Rows: one mapping of column to value per example, from whatever Python users have."""
+"""Converts Python data (lists, data frames, datasets, loaders) into rows: one mapping of columns per example."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Selection(list[Mapping[str, Any]]):
-    """Some rows of a data set that know their numbers there, so that messages name the user's own row.
+    """Selected rows of a dataset that remember their row numbers, so that messages name the user's row.
 
     Args:
-        rows: the data set, or a selection of it.
+        rows: the dataset, or a selection of it.
         indices: positions of the chosen rows in `rows`.
     """
 
@@ -29,53 +29,53 @@ class Selection(list[Mapping[str, Any]]):
 
 
 def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows with their numbers in the user's data, from 1."""
+    """Pairs each row with its number in the user's data, from 1."""
     return zip(rows.numbers if isinstance(rows, Selection) else range(1, len(rows) + 1), rows, strict=True)
 
 
 def as_rows(data: Any, name: str = "dataset") -> Rows:
-    """Rows of what a Python user has.
+    """Converts data into rows.
 
     Args:
         data: a list, or any other iterable, of
 
-            - texts: rows with the column `text`;
-            - dictionaries: taken as they are;
-            - tuples (text, label), (text, text), or (text, text, label): columns `text`, `text_pair`, `label`. Of two
-              strings the second is a text, of three the third is a label; what is no string is a label;
+            - texts: column `text`;
+            - dictionaries: used unchanged;
+            - tuples (text, label), (text, text) or (text, text, label): columns `text`, `text_pair` and `label`. A
+              second item is a text if it is a string and a label otherwise; a third item is always a label;
             - PIL images, alone or in a tuple with a label: columns `image`, `label`;
 
-            or a data frame (pandas, polars) or pyarrow table, a dictionary of columns, a `datasets.Dataset` or
-            `IterableDataset`, or a `DataLoader` whose batches are dictionaries of tensors, which are taken apart.
-            What can only be iterated over is read to its end, into memory.
-        name: of the data, for messages.
+            or a data frame (pandas, polars), a pyarrow table, a dictionary of columns, a `datasets.Dataset` or
+            `IterableDataset`, or a `DataLoader` whose batches are dictionaries of tensors, which are split into rows.
+            Iterables are read into memory.
+        name: the name of the data, for error messages.
 
     Raises:
-        TrimformerError: it is something else.
+        TrimformerError: the data has another type.
     """
     if data is None or isinstance(data, str | bytes):
-        what = "None" if data is None else f"'{data[:50]!s}', a single {type(data).__name__}"
+        value = "None" if data is None else f"'{data[:50]!s}', a single {type(data).__name__}"
         raise TrimformerError(
-            f"{name} is {what}; give a list of texts or of dictionaries (trimformer.data.files.read_rows: a file)"
+            f"{name} is {value}; give a list of texts or dictionaries (trimformer.data.files.read_rows reads a file)"
         )
-    of_datasets = _of_datasets(data, name)
-    if of_datasets is not None:
-        return of_datasets
+    dataset_rows = _rows_of_dataset(data, name)
+    if dataset_rows is not None:
+        return dataset_rows
     if isinstance(data, DataLoader):
-        return _unbatched(data, name)
+        return _rows_of_loader(data, name)
     if isinstance(data, Mapping):
-        return _from_columns(data, name)
-    records = _records(data)
-    if records is not None:
-        return records
-    items = _items(data, name)
+        return _rows_of_columns(data, name)
+    table_rows = _rows_of_table(data)
+    if table_rows is not None:
+        return table_rows
+    items = _list_items(data, name)
     if all(isinstance(item, Mapping) for item in items):
         return items
-    return [_row(item, f"row {number} of {name}") for number, item in enumerate(items, start=1)]
+    return [_row_of_item(item, f"row {number} of {name}") for number, item in enumerate(items, start=1)]
 
 
-def undecoded(dataset: Any) -> Any:
-    """A `datasets.Dataset` whose images and sounds stay as they are stored: we decode them, without torchcodec."""
+def disable_decoding(dataset: Any) -> Any:
+    """Turns off decoding in a `datasets.Dataset`: trimformer decodes images and sounds itself, without torchcodec."""
     import datasets
 
     for column, feature in (dataset.features or {}).items():
@@ -84,42 +84,42 @@ def undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def _of_datasets(data: Any, name: str) -> Rows | None:
-    """Rows of what comes from the library `datasets`; None for all else."""
-    datasets = sys.modules.get("datasets")  # an import takes seconds, and what it made cannot be here without it
+def _rows_of_dataset(data: Any, name: str) -> Rows | None:
+    """Rows of an object from the `datasets` library; None for any other object."""
+    datasets = sys.modules.get("datasets")  # the import takes seconds; its objects exist only if it was imported
     if datasets is None:
         return None
     if isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
-        raise TrimformerError(f"{name} is several data sets ({', '.join(map(str, data))}); give one of them")
+        raise TrimformerError(f"{name} holds several datasets ({', '.join(map(str, data))}); give one of them")
     if isinstance(data, datasets.IterableDataset):
-        return list(undecoded(data))
+        return list(disable_decoding(data))
     if not isinstance(data, datasets.Dataset):
         return None
-    if data.format["type"] == "custom":  # the user's own transform makes the rows
+    if data.format["type"] == "custom":  # keep the user's transform
         return data
-    return undecoded(data.with_format(None))
+    return disable_decoding(data.with_format(None))
 
 
-def _unbatched(loader: Iterable[Any], name: str) -> Rows:
-    """The samples of batches; what a batch holds for all of them together is left out."""
+def _rows_of_loader(loader: Iterable[Any], name: str) -> Rows:
+    """Splits batches into samples; batch values without one entry per sample are dropped."""
     rows: list[Mapping[str, Any]] = []
     for batch in loader:
         if not isinstance(batch, Mapping):
             raise TrimformerError(
-                f"the batches of {name} are of type {type(batch).__name__}; give dictionaries of tensors, as "
-                "DataCollatorWithPadding makes them"
+                f"the batches of {name} are of type {type(batch).__name__}; give dictionaries of tensors, such as "
+                "those of DataCollatorWithPadding"
             )
-        columns = {key: value for key, value in batch.items() if _size(value) is not None}
-        rows += _from_columns(columns, f"a batch of {name}")
+        columns = {key: value for key, value in batch.items() if _num_items(value) is not None}
+        rows += _rows_of_columns(columns, f"a batch of {name}")
     return rows
 
 
-def _from_columns(columns: Mapping[Any, Any], name: str) -> Rows:
-    sizes = {str(key): _size(value) for key, value in columns.items()}
-    single = next((key for key, size in sizes.items() if size is None), None)
-    if single is not None:
+def _rows_of_columns(columns: Mapping[Any, Any], name: str) -> Rows:
+    sizes = {str(key): _num_items(value) for key, value in columns.items()}
+    scalar = next((key for key, size in sizes.items() if size is None), None)
+    if scalar is not None:
         raise TrimformerError(
-            f"{name} is a dictionary whose '{single}' is no list; give a list per column, or a list of dictionaries"
+            f"{name} is a dictionary whose '{scalar}' is not a list; give a list per column, or a list of dictionaries"
         )
     if len(set(sizes.values())) > 1:
         raise TrimformerError(
@@ -129,30 +129,33 @@ def _from_columns(columns: Mapping[Any, Any], name: str) -> Rows:
     return [dict(zip(sizes, items, strict=True)) for items in zip(*values, strict=True)]
 
 
-def _size(column: Any) -> int | None:
-    """Items of a list, an array or a tensor; None of anything else."""
+def _num_items(column: Any) -> int | None:
+    """Number of items of a list, array or tensor; None for any other value."""
     if isinstance(column, str | bytes | Mapping) or getattr(column, "ndim", 1) == 0:
         return None
     return len(column) if hasattr(column, "__len__") and hasattr(column, "__getitem__") else None
 
 
-def _records(data: Any) -> Rows | None:
-    """Rows of a data frame or table, told by its methods so that its library is not needed; missing values are None."""
+def _rows_of_table(data: Any) -> Rows | None:
+    """Rows of a data frame or table, with None for missing values; None for any other object.
+
+    Types are recognized by their methods, so that no library has to be imported.
+    """
     for method in ("to_pylist", "to_dicts"):  # pyarrow, polars
         if hasattr(data, method) and hasattr(data, "columns"):
             return list(getattr(data, method)())
     if hasattr(data, "notna") and hasattr(data, "columns"):  # pandas
         names = [str(column) for column in data.columns]
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise TrimformerError(f"the data frame has two columns '{twice}'; rename one")
-        plain = data.astype(object).where(data.notna(), None)
-        plain.columns = [str(column) for column in data.columns]
-        return list(plain.to_dict("records"))
+            duplicate = next(name for name in names if names.count(name) > 1)
+            raise TrimformerError(f"the data frame has two columns '{duplicate}'; rename one")
+        frame = data.astype(object).where(data.notna(), None)
+        frame.columns = names
+        return list(frame.to_dict("records"))
     return None
 
 
-def _items(data: Any, name: str) -> Any:
+def _list_items(data: Any, name: str) -> Sequence[Any]:
     if isinstance(data, Sequence):
         return data
     try:
@@ -161,12 +164,12 @@ def _items(data: Any, name: str) -> Any:
         return list(data)
     except TypeError:
         raise TrimformerError(
-            f"{name} is of type {type(data).__name__}; give a list of texts or of dictionaries, a data frame, a "
+            f"{name} is of type {type(data).__name__}; give a list of texts or dictionaries, a data frame, a "
             "datasets.Dataset, or a DataLoader"
         ) from None
 
 
-def _row(item: Any, where: str) -> Mapping[str, Any]:
+def _row_of_item(item: Any, where: str) -> Mapping[str, Any]:
     if isinstance(item, Mapping):
         return item
     if isinstance(item, str):
@@ -179,13 +182,13 @@ def _row(item: Any, where: str) -> Mapping[str, Any]:
         is_pair = len(item) > 1 and isinstance(item[1], str)
         columns = ("text", "text_pair", "label") if is_pair else ("text", "label")
         if len(item) <= len(columns):
-            return {key: _plain(value) for key, value in zip(columns, item, strict=False)}
-    what = f"a tuple of {len(item)}" if isinstance(item, tuple) else f"of type {type(item).__name__}"
+            return {key: _python_value(value) for key, value in zip(columns, item, strict=False)}
+    kind = f"a tuple of {len(item)} items" if isinstance(item, tuple) else f"of type {type(item).__name__}"
     raise TrimformerError(
-        f"{where} is {what}; give a text, a dictionary, or a tuple (text, label), (text, text) or (text, text, label)"
+        f"{where} is {kind}; give a text, a dictionary, or a tuple (text, label), (text, text) or (text, text, label)"
     )
 
 
-def _plain(value: Any) -> Any:
-    """Python's own number or list for an array's."""
+def _python_value(value: Any) -> Any:
+    """Converts NumPy and torch values to Python numbers and lists."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value

@@ -1,6 +1,6 @@
-"""What sentence-transformers does with a model's hidden states, read from its directories.
+"""Reads the pooling and later modules of sentence-transformers directories.
 
-So the embedding that is pruned for is the one that is used.
+Pruning then preserves the sentence embedding that is used, not just the hidden states.
 """
 
 import json
@@ -20,7 +20,7 @@ from trimformer.errors import TrimformerError, one_sentence
 
 MODULES = "modules.json"
 
-# Files of such a directory beside those of the model and its tokenizer.
+# Files of sentence-transformers beside those of the model and its tokenizer.
 _FILES = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "sentence_roberta_config.json")
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -64,13 +64,13 @@ POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True, eq=False)
 class SentenceHead:
-    """From hidden states to sentence embeddings, and the directory that says so.
+    """Computes sentence embeddings from hidden states, as a sentence-transformers directory specifies.
 
     Attributes:
-        source: the directory; its files are carried along by `carry`.
-        pooling: names of the poolings, whose results stand one after the other.
-        steps: what follows: [batch, n] -> [batch, m] each.
-        is_cross_encoder: the model scores pairs and has its own head.
+        source: the sentence-transformers directory.
+        pooling: names of the pooling modes, whose results are concatenated.
+        steps: functions applied after the pooling, each [batch, n] -> [batch, m].
+        is_cross_encoder: whether the model scores pairs with its own head, so that there is no pooling.
     """
 
     source: Path
@@ -79,26 +79,26 @@ class SentenceHead:
     is_cross_encoder: bool = False
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[batch, embedding] from hidden states [batch, length, hidden] and their mask [batch, length]."""
+        """Computes embeddings [batch, dim] from hidden states [batch, length, hidden] and mask [batch, length]."""
         embedding = torch.cat([POOLING[name](hidden, mask) for name in self.pooling], dim=-1)
         for step in self.steps:
             embedding = step(embedding)
         return embedding
 
     def copy_files(self, target: Path) -> None:
-        """Copies the files of sentence-transformers beside a pruned model.
+        """Copies the sentence-transformers files beside a pruned model.
 
         Args:
-            target: a directory that holds the model and its tokenizer already; it becomes the transformer module.
+            target: a directory that already holds the model and its tokenizer; it becomes the Transformer module.
         """
         for name in _FILES:
             if (self.source / name).is_file() and name != MODULES:
                 shutil.copyfile(self.source / name, target / name)
-        modules = _modules(self.source)
+        modules = _read_modules(self.source)
         for module in modules:
             folder = self.source / module["path"]
             if module["kind"] == "Transformer":
-                for name in _FILES[1:]:  # old layouts keep them in the transformer's own folder
+                for name in _FILES[1:]:  # old layouts keep them in the Transformer's folder
                     if (folder / name).is_file():
                         shutil.copyfile(folder / name, target / name)
                 module["path"] = ""
@@ -108,8 +108,8 @@ class SentenceHead:
         (target / MODULES).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
 
 
-def _modules(path: Path) -> list[dict[str, Any]]:
-    """The modules of a directory in their order, each with the last part of its class as "kind"."""
+def _read_modules(path: Path) -> list[dict[str, Any]]:
+    """Reads the modules of a directory in order, and adds the last part of each class name as "kind"."""
     with one_sentence(f"'{path / MODULES}' cannot be read"):
         modules = sorted(json.loads((path / MODULES).read_text(encoding="utf-8")), key=lambda module: module["idx"])
         for module in modules:
@@ -120,35 +120,34 @@ def _modules(path: Path) -> list[dict[str, Any]]:
 
 
 def transformer_folder(path: Path) -> Path:
-    """Where the model itself lies in a model directory: old layouts of sentence-transformers have a folder for it.
+    """Returns the folder of the Transformer in a model directory; old sentence-transformers layouts have a subfolder.
 
     Raises:
-        TrimformerError: the directory has several transformers, or none.
+        TrimformerError: the first module is not the directory's only Transformer.
     """
     if not (path / MODULES).is_file():
         return path
-    modules = _modules(path)
+    modules = _read_modules(path)
     transformers = [module for module in modules if module["kind"] == "Transformer"]
     if len(transformers) != 1 or modules[0] is not transformers[0]:
         kinds = ", ".join(module["kind"] for module in modules)
         raise TrimformerError(
-            f"'{path}' is a sentence-transformers model of {kinds}; only one that begins with its one Transformer "
-            "can be pruned"
+            f"'{path}' is a sentence-transformers model of {kinds}; give one whose first module is its only Transformer"
         )
     return path / transformers[0]["path"]
 
 
 def read_sentence_head(path: Path) -> SentenceHead | None:
-    """What a directory says of its embeddings; None where it is not of sentence-transformers.
+    """Reads the sentence head of a directory; None if it is not a sentence-transformers directory.
 
     Raises:
-        TrimformerError: it holds a module that is not known.
+        TrimformerError: the directory has an unsupported module or cannot be read.
     """
     if not (path / MODULES).is_file():
         return None
     pooling: tuple[str, ...] | None = None
     steps: list[Callable[[Tensor], Tensor]] = []
-    for module in _modules(path)[1:]:
+    for module in _read_modules(path)[1:]:
         folder, kind = path / module["path"], module["kind"]
         if kind == "Pooling" and pooling is None:
             pooling = _read_pooling(folder)
@@ -158,7 +157,7 @@ def read_sentence_head(path: Path) -> SentenceHead | None:
             steps.append(_read_dense(folder))
         elif kind != "Dropout":
             raise TrimformerError(
-                f"'{path}' is a sentence-transformers model with a {kind} module, which is not known; known are "
+                f"'{path}' has the sentence-transformers module {kind}, which is not supported; supported are "
                 "Pooling, Dense, Normalize and Dropout"
             )
     return SentenceHead(path.absolute(), pooling or (), tuple(steps), is_cross_encoder=pooling is None)
@@ -168,9 +167,9 @@ def _read_pooling(folder: Path) -> tuple[str, ...]:
     with one_sentence(f"'{folder / 'config.json'}' cannot be read"):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not config.get("include_prompt", True):
-        raise TrimformerError(f"'{folder}' leaves prompts out of its pooling, which is not known; set include_prompt")
-    named = config.get("pooling_mode")
-    if named is None:  # older directories have a switch for each
+        raise TrimformerError(f"'{folder}' excludes prompts from pooling; set include_prompt to true")
+    mode = config.get("pooling_mode")
+    if mode is None:  # older directories have one switch per mode
         switches = {
             "cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens",
             "mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "weightedmean": "weightedmean_tokens",
@@ -178,11 +177,11 @@ def _read_pooling(folder: Path) -> tuple[str, ...]:
         }  # fmt: skip
         names = tuple(name for name, switch in switches.items() if config.get(f"pooling_mode_{switch}"))
     else:
-        names = tuple(named) if isinstance(named, list) else (str(named),)
+        names = tuple(mode) if isinstance(mode, list) else (str(mode),)
     unknown = [name for name in names if name not in POOLING]
     if unknown or not names:
         raise TrimformerError(
-            f"pooling '{', '.join(unknown) or named}' of '{folder}' is unknown; known are {', '.join(POOLING)}"
+            f"pooling '{', '.join(unknown) or mode}' of '{folder}' is unknown; known are {', '.join(POOLING)}"
         )
     return names
 
@@ -201,11 +200,11 @@ def _read_dense(folder: Path) -> Callable[[Tensor], Tensor]:
 
 
 def attach_sentence_head(model: PreTrainedModel, head: SentenceHead | None) -> None:
-    """Remembers with a model what its hidden states are used for; copies of it remember too."""
+    """Stores a sentence head on a model; copies of the model keep it."""
     if head is not None:
         vars(model)["sentence_head"] = head
 
 
 def sentence_head_of(model: PreTrainedModel) -> SentenceHead | None:
-    """What was remembered with a model."""
+    """Returns the sentence head stored on a model, or None."""
     return vars(model).get("sentence_head")

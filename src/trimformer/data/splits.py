@@ -1,4 +1,4 @@
-"""The user's data as splits, read from files and folders, and which of them calibrate and which score."""
+"""Reads data as splits and chooses the calibration and evaluation splits."""
 
 import re
 from collections.abc import Mapping
@@ -6,26 +6,27 @@ from pathlib import Path
 
 import numpy as np
 
-from trimformer.data.files import SUFFIXES, is_data_file, kind_of, read_rows
+from trimformer.data.files import SUFFIXES, is_data_file, read_rows, stem_and_suffix
 from trimformer.data.media_folders import read_media
-from trimformer.data.rows import Rows, Selection, undecoded
+from trimformer.data.rows import Rows, Selection, disable_decoding
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.utils.input_paths import check_readable
 
 _TRAIN_NAMES = ("train", "training")
-_SHARD = re.compile(r"-\d+-of-\d+$")  # of a file that holds a part of a split, as on the hub
+_SHARD = re.compile(r"-\d+-of-\d+$")  # suffix of sharded files on the hub
 _VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
 
 
 def read_splits(path: str | Path) -> dict[str, Rows]:
-    """Splits by name.
+    """Reads a file or folder into splits by name.
 
-    They are the files of a folder (`train.jsonl`, `validation.csv`, ..., or the hub's shards, such as
-    `train-00000-of-00002.parquet`), a folder written by `datasets.save_to_disk`, a folder of images or sounds (see
-    `read_media`), or a single file as the split "all".
+    Args:
+        path: a single file (the split "all"), a folder with one file per split (`train.jsonl`, `validation.csv`) or
+            with shards (`train-00000-of-00002.parquet`), a folder written by `datasets.save_to_disk`, or a folder of
+            images or sounds (see `read_media`).
 
     Raises:
-        TrimformerError: nothing there can be read.
+        TrimformerError: the path does not exist, holds no data, or cannot be read.
     """
     check_readable(path, "data file")
     path = Path(path)
@@ -35,32 +36,34 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
         raise TrimformerError(f"data folder '{path}' does not exist")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _load_from_disk(path)
-    names = (*_TRAIN_NAMES, *_VALIDATION_NAMES)
+    split_names = (*_TRAIN_NAMES, *_VALIDATION_NAMES)
     files: dict[str, list[Path]] = {}
     for file in sorted(path.iterdir()):
-        stem = kind_of(file)[0]
-        if file.is_file() and is_data_file(file) and stem.startswith(names):
+        stem = stem_and_suffix(file)[0]
+        if file.is_file() and is_data_file(file) and stem.startswith(split_names):
             split = _SHARD.sub("", stem)
-            of_split = files.setdefault(split, [])
-            if of_split and split == stem:
-                raise TrimformerError(f"data folder '{path}' holds both {of_split[0].name} and {file.name}")
-            of_split.append(file)
+            shards = files.setdefault(split, [])
+            if shards and split == stem:
+                raise TrimformerError(
+                    f"data folder '{path}' holds both {shards[0].name} and {file.name}; remove one of them"
+                )
+            shards.append(file)
     if files:
         return {split: [row for shard in shards for row in read_rows(shard)] for split, shards in files.items()}
-    media = read_media(path, names)
+    media = read_media(path, split_names)
     if not media:
         raise TrimformerError(
-            f"data folder '{path}' holds no file named train or validation with one of {', '.join(SUFFIXES)}, and no "
-            "images or sounds"
+            f"data folder '{path}' has no images or sounds and no train or validation file; add one of the types "
+            f"{', '.join(SUFFIXES)}"
         )
     return media
 
 
-def read_all(path: str | Path) -> Rows:
-    """The rows of a file, or of a folder's validation split, else of its training split.
+def read_evaluation_rows(path: str | Path) -> Rows:
+    """Reads the rows of a file or of a folder's validation split, or its training split if it has no other.
 
     Raises:
-        TrimformerError: nothing there can be read.
+        TrimformerError: the path does not exist, holds no data, or cannot be read.
     """
     _, validation = find_splits(read_splits(path), need_train=False)
     return next(iter(validation.values()))
@@ -72,18 +75,18 @@ def _load_from_disk(path: Path) -> dict[str, Rows]:
     with one_sentence(f"data folder '{path}' cannot be read"):
         loaded = datasets.load_from_disk(str(path))
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
-    return {name: undecoded(rows) for name, rows in splits.items()}
+    return {name: disable_decoding(rows) for name, rows in splits.items()}
 
 
 def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows]:
-    """Splits of a data set on the Hugging Face hub.
+    """Loads the splits of a dataset from the Hugging Face hub.
 
     Args:
-        task: its name here, for messages.
-        source: the data set's path on the hub and its configuration.
+        task: the name of the task, for error messages.
+        source: the dataset's path on the hub and its configuration, or None if it is not on the hub.
 
     Raises:
-        TrimformerError: the hub cannot be reached, or the task is not there.
+        TrimformerError: the dataset is not on the hub or cannot be loaded.
     """
     import datasets
 
@@ -92,34 +95,43 @@ def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows
         raise TrimformerError(f"task '{task}' is not on the hub; {advice}")
     try:
         splits = datasets.load_dataset(*source)
-    except Exception as error:  # whatever the network, the hub or its cache raises
+    except Exception as error:  # network, hub and cache raise many types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise TrimformerError(f"data set '{source[0]}' cannot be loaded ({reason}); {advice}") from error
-    return {name: undecoded(rows) for name, rows in splits.items()}
+        raise TrimformerError(f"dataset '{source[0]}' cannot be loaded ({reason}); {advice}") from error
+    return {name: disable_decoding(rows) for name, rows in splits.items()}
 
 
 def check_evaluation_sets(sets: Mapping[str, Rows]) -> None:
-    """Raises:
-    TrimformerError: a set to score on has no rows.
+    """Checks that every evaluation set has rows.
+
+    Raises:
+        TrimformerError: there is no evaluation set, or one of them has no rows.
     """
     if not sets:
-        raise TrimformerError("eval_dataset is empty; leave it out to set a fifth of the data aside")
+        raise TrimformerError("eval_dataset is empty; leave it out to hold out a fifth of the data")
     for name, rows in sets.items():
         if not len(rows):
-            raise TrimformerError(f"the set '{name}' of eval_dataset has no rows; leave it out")
+            raise TrimformerError(f"the set '{name}' of eval_dataset has no rows; fill it or leave it out")
 
 
 def find_splits(
     splits: Mapping[str, Rows], seed: int = 0, *, held_out: float = 0.2, need_train: bool = True
 ) -> tuple[Rows, dict[str, Rows]]:
-    """Rows to calibrate on and rows to score on.
+    """Chooses the training rows (for calibration) and the validation splits (for evaluation).
 
-    Without a validation split, a fixed random share `held_out` of the training rows is set aside; if
-    no training rows are needed, all rows are scored. A task may have several validation splits, such as
-    MNLI's `validation_matched` and `validation_mismatched`.
+    There can be several validation splits, such as MNLI's `validation_matched` and `validation_mismatched`.
+
+    Args:
+        splits: rows by split name.
+        seed: seed of the random choice of held-out rows.
+        held_out: fraction of the training rows to hold out if there is no validation split.
+        need_train: whether training rows are needed; if not, nothing is held out and all rows are for evaluation.
+
+    Returns:
+        The training rows, and the validation rows by split name.
 
     Raises:
-        TrimformerError: there is no training split, or it is too small to be split.
+        TrimformerError: there is no training split, or it has too few rows.
     """
     train = next((splits[name] for name in (*_TRAIN_NAMES, "all") if name in splits), [])
     prefix = next((p for p in _VALIDATION_NAMES if any(name.startswith(p) for name in splits)), None)
@@ -127,11 +139,11 @@ def find_splits(
     if not need_train:
         return train, validation or {"all": train}
     if len(train) < (2 if validation else 4):
-        found = ", ".join(f"{name} ({len(rows)})" for name, rows in sorted(splits.items()))
+        row_counts = ", ".join(f"{name} ({len(rows)})" for name, rows in sorted(splits.items()))
         if not len(train):
-            raise TrimformerError(f"the data has no 'train' split; it has {found}")
+            raise TrimformerError(f"the data has no 'train' split, only {row_counts}; add one")
         raise TrimformerError(
-            f"the data has too few rows to calibrate on: {found}; give at least {2 if validation else 4}"
+            f"the data has too few rows to calibrate on: {row_counts}; give at least {2 if validation else 4}"
         )
     if not validation:
         order = np.random.default_rng(seed).permutation(len(train)).tolist()

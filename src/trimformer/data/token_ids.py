@@ -1,4 +1,4 @@
-"""Whether a model has the tokens that the samples are made of."""
+"""Checks token ids against the model's embedding tables."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,27 +10,30 @@ from trimformer.models.layer_calls import Batch
 
 
 def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-    """Raises:
-    TrimformerError: the samples hold ids that the model has no embedding of.
+    """Checks that the model has an embedding for every id in the batches.
+
+    Raises:
+        TrimformerError: an id is negative or beyond the embedding table.
     """
-    for key, what, table in _tables(model):
-        found = [batch[key] for batch in batches if key in batch and batch[key].numel()]
-        least, largest = (min((int(t.min()) for t in found), default=0), max((int(t.max()) for t in found), default=0))
+    for key, name, table in _embedding_tables(model):
+        ids = [batch[key] for batch in batches if key in batch and batch[key].numel()]
+        smallest = min((int(t.min()) for t in ids), default=0)
+        largest = max((int(t.max()) for t in ids), default=0)
         if largest >= table.num_embeddings:
             raise TrimformerError(
-                f"the samples hold {what} id {largest}, but the model has only {table.num_embeddings} {what}s; is the "
-                "tokenizer another model's?"
+                f"the samples hold {name} id {largest}, but the model has only {table.num_embeddings} {name}s; use the "
+                "model's own tokenizer"
             )
-        if least < 0:
-            raise TrimformerError(f"the samples hold {what} id {least}; ids begin at 0")
+        if smallest < 0:
+            raise TrimformerError(f"the samples hold {name} id {smallest}; use ids from 0")
 
 
-def _tables(model: PreTrainedModel) -> Iterator[tuple[str, str, nn.Embedding]]:
-    """Input, what it is, and its embeddings."""
-    tower = getattr(model, "text_model", model)  # a model of two towers has no embeddings of its own
+def _embedding_tables(model: PreTrainedModel) -> Iterator[tuple[str, str, nn.Embedding]]:
+    """Yields the input key, the name of its ids and its embedding table."""
+    tower = getattr(model, "text_model", model)  # a dual encoder has its embeddings in its text tower
     try:
         tokens = tower.get_input_embeddings()
-    except NotImplementedError:  # of images and sounds
+    except NotImplementedError:  # models of images or sounds
         return
     if isinstance(tokens, nn.Embedding):
         yield "input_ids", "token", tokens

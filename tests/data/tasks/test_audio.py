@@ -73,7 +73,7 @@ def test_a_batch_of_sounds_is_bounded_by_its_frames():
     ("row", "words"),
     [
         ({"audio": make_wave(5), "sampling_rate": RATE}, "too short: it has 5 samples .* needs 20"),
-        ({"audio": make_wave()}, "row 2 has no sampling rate"),
+        ({"audio": make_wave()}, "row 2 has no valid sampling rate"),
         ({"audio": None}, "'audio' is empty in row 2"),
         ({"audio": {"bytes": b"no sound", "path": "a.wav"}}, r"row 2 \('a.wav'\) cannot be read"),
     ],
@@ -89,7 +89,7 @@ def test_missing_inputs_are_named():
         task_of(audio_model(), [{"label": 0}])
     with pytest.raises(TrimformerError, match="need the model's feature extractor, not ViTImageProcessor"):
         task_of(audio_model(), make_rows()).encode(make_rows(), image_processor(), audio_model().config)
-    with pytest.raises(TrimformerError, match="'input_values' of different lengths cannot be padded"):
+    with pytest.raises(TrimformerError, match="'input_values' cannot be padded to one length"):
         make_batches([{"input_values": np.zeros(n, np.float32)} for n in (8, 9)], None, 8)
     with pytest.raises(TrimformerError, match="Wav2Vec2ForCTC has no labels"):
         task_of(audio_model(Wav2Vec2ForCTC), make_rows(label=1), label_column="label")

@@ -120,7 +120,7 @@ def test_missing_inputs_are_named():
 
 def test_images_of_different_sizes_are_an_error():
     features = [{"pixel_values": np.zeros((3, n, 8), np.float32)} for n in (8, 9)]
-    with pytest.raises(TrimformerError, match="'pixel_values' of the samples differ in size"):
+    with pytest.raises(TrimformerError, match="the samples' 'pixel_values' differ in size"):
         make_batches(features, image_processor(), 8)
 
 
