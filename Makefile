@@ -26,6 +26,10 @@ fuzz: install
 test-all: install
 	$(PYTEST)
 
+# Which lines of src the quick tests run; several minutes.
+coverage: install
+	$(PYTEST) -m "not slow" --cov=trimformer --cov-report=term-missing:skip-covered
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
