@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
 from images import images, vit
 
-from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.save_load import load
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.costs.macs import layer_lengths

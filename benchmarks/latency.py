@@ -25,11 +25,12 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, movie_reviews
 
-from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.save_load import load
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.backends import prepare
 from trimformer.costs.cost_tables import Costs, linear_costs
-from trimformer.costs.measure_latency import measure_table, random_inputs, resized
+from trimformer.costs.measure_latency import measure_table, resized
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, mean_length, sample_indices
 from trimformer.data.outputs import find_problem

@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import CACHE, finetuned, minilm, movie_reviews, tweets
 from latency import parse_shape
 
-from trimformer.checkpoints.checkpoint import load, load_model, save
+from trimformer.checkpoints.save_load import load, load_model, save
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost_tables import linear_costs
-from trimformer.costs.measure_latency import random_inputs
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, mean_length, sample_indices
 from trimformer.data.splits import find_splits, read_splits

@@ -22,7 +22,7 @@ from accuracy import SETTINGS, find_assets
 from tqdm.auto import tqdm
 
 import trimformer
-from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.save_load import load
 from trimformer.cli.logs import set_up_logging
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import TASKS, task_of

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 import trimformer
 from tests.commands import outputs, write_jsonl
 from trimformer.allocation.allocations import select_masks
-from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.save_load import load
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.data.batches import make_batches, mean_length

@@ -52,7 +52,7 @@ def _is_command() -> bool:
 
 if TYPE_CHECKING:
     from trimformer.api import prune, sweep
-    from trimformer.checkpoints.checkpoint import load, save
+    from trimformer.checkpoints.save_load import load, save
     from trimformer.checkpoints.shrink import shrink
     from trimformer.checkpoints.vocabulary import trim_vocabulary
     from trimformer.models import Sublayer, find_sublayers, register_family
@@ -76,18 +76,18 @@ else:
         "Run": "options.execution",
         "Sublayer": "models",
         "find_sublayers": "models",
-        "load": "checkpoints.checkpoint",
+        "load": "checkpoints.save_load",
         "model_card": "reporting.cards.card",
         "prune": "api",
         "register_family": "models",
-        "save": "checkpoints.checkpoint",
+        "save": "checkpoints.save_load",
         "shrink": "checkpoints.shrink",
         "sweep": "api",
         "trim_vocabulary": "checkpoints.vocabulary",
     }
 
     if not _is_command():
-        import_module("trimformer.checkpoints.checkpoint")
+        import_module("trimformer.checkpoints.save_load")
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:

@@ -7,24 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
 
-from tests.conftest import make_model, make_rows, make_tokenizer, random_masks
+from tests.checkpoints.sentence_models import TEXTS, sentence_model
+from tests.conftest import make_model, make_tokenizer, random_masks
 from trimformer import TrimformerError, load, prune, save, shrink
 from trimformer.data.batches import collate
 from trimformer.data.outputs import model_output
-
-TEXTS = [row["sentence"] for row in make_rows(7)]
-
-
-def sentence_model(folder, *after, pooling="mean"):
-    """A directory that SentenceTransformer wrote, of a tiny encoder."""
-    make_model(head="Model").save_pretrained(folder / "encoder")
-    make_tokenizer().save_pretrained(folder / "encoder")
-    modules = [Transformer(str(folder / "encoder")), Pooling(24, pooling_mode=pooling), *after]
-    model = SentenceTransformer(modules=modules, prompts={"query": "the "}, similarity_fn_name="dot", device="cpu")
-    model.save_pretrained(str(folder / "model"))
-    return folder / "model"
 
 
 def embed(model, tokenizer):

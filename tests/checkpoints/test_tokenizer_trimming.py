@@ -1,7 +1,6 @@
 """Fast tokenizers with fewer tokens read the texts that they were made for as before."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,80 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import (
     Tokenizer,
-    decoders,
     models,
-    normalizers,
     pre_tokenizers,
-    processors,
-    trainers,
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from trimformer.checkpoints.tokenizer_trimming import check_tokenizer, needed_ids, with_tokens
+from tests.checkpoints.tiny_tokenizers import (
+    CORPUS,
+    KINDS,
+    SPECIAL,
+    byte_level,
+    tokens,
+    trained,
+    unigram,
+    with_suffix,
+    wordpiece,
+)
+from trimformer.checkpoints.tokenizer_trimming import check_tokenizer, needed_ids, trim_tokenizer
 from trimformer.errors import TrimformerError
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-# Few letters, so that words share their pieces; ☃ was never seen in training but after a c.
-CORPUS = ["abcab cabba abba", "bacca cab abcabc", "aab bba cca abc☃", "c☃ abab caca bcbc", "acbacb bacbac aabbcc"] * 4
 TEXTS = st.lists(st.text("abc☃ d", max_size=24), min_size=1, max_size=4)
-
-
-def wordpiece() -> tuple[Tokenizer, Any]:
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.normalizer = normalizers.BertNormalizer()
-    return made, trainers.WordPieceTrainer(vocab_size=60, special_tokens=SPECIAL, limit_alphabet=3)
-
-
-def byte_level() -> tuple[Tokenizer, Any]:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    return made, trainers.BpeTrainer(vocab_size=310, special_tokens=SPECIAL, initial_alphabet=alphabet)
-
-
-def with_suffix() -> tuple[Tokenizer, Any]:
-    made = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return made, trainers.BpeTrainer(vocab_size=60, special_tokens=SPECIAL, end_of_word_suffix="</w>", limit_alphabet=3)
-
-
-def unigram() -> tuple[Tokenizer, Any]:
-    made = Tokenizer(models.Unigram())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    return made, trainers.UnigramTrainer(vocab_size=40, special_tokens=SPECIAL, unk_token="[UNK]")
-
-
-def word_level() -> tuple[Tokenizer, Any]:
-    made = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return made, trainers.WordLevelTrainer(special_tokens=SPECIAL)
-
-
-KINDS = [wordpiece, byte_level, with_suffix, unigram, word_level]
-
-
-def trained(kind: Callable[[], tuple[Tokenizer, Any]]) -> PreTrainedTokenizerFast:
-    """Trained on the corpus, with BERT's layout of pairs."""
-    made, trainer = kind()
-    made.train_from_iterator(CORPUS, trainer)
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **names, model_max_length=32)
 
 
 def smaller(tokenizer: Any, texts: list[str]) -> Any:
     used = {index for ids in tokenizer(texts)["input_ids"] for index in ids}
-    return with_tokens(tokenizer, needed_ids(tokenizer, used, texts))
-
-
-def tokens(tokenizer: Any, texts: list[str]) -> list[list[str]]:
-    return [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(texts)["input_ids"]]
+    return trim_tokenizer(tokenizer, needed_ids(tokenizer, used, texts))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,7 +169,7 @@ def test_padding_that_is_set_in_the_tokenizer_pads_with_the_new_id() -> None:
     tokenizer.add_tokens(["<fill>"])
     used = tokenizer("abc")["input_ids"]
     tokenizer.backend_tokenizer.enable_padding(pad_id=len(tokenizer) - 1, pad_token="<fill>", length=9)
-    small = with_tokens(tokenizer, needed_ids(tokenizer, used, ["abc"]))
+    small = trim_tokenizer(tokenizer, needed_ids(tokenizer, used, ["abc"]))
     assert small.backend_tokenizer.padding["pad_id"] == small.get_vocab()["<fill>"]
 
 

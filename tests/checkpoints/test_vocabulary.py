@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from tests.checkpoints.test_tokenizer_trimming import byte_level, tokens, trained, unigram, wordpiece
+from tests.checkpoints.tiny_tokenizers import byte_level, tokens, trained, unigram, wordpiece
 from tests.conftest import make_model, make_tokenizer, pruned, random_masks
 from trimformer import load, save
 from trimformer.checkpoints.vocabulary import trim_vocabulary

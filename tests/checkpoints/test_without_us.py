@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from testing import families
-from tests.checkpoints.test_sentence_transformers import TEXTS, sentence_model
+from tests.checkpoints.sentence_models import TEXTS, sentence_model
 from tests.conftest import make_tokenizer, pruned
 from trimformer import load, save, shrink
 

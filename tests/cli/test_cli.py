@@ -24,7 +24,7 @@ from tests.commands import (
 )
 from tests.conftest import make_batch, make_rows, make_tokenizer
 from trimformer import METHODS
-from trimformer.checkpoints.checkpoint import read_masks
+from trimformer.checkpoints.save_load import read_masks
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.models import find_sublayers

@@ -8,7 +8,7 @@ from tests.conftest import make_model
 from trimformer import TrimformerError
 from trimformer.cli.main import main
 from trimformer.costs import memory_check
-from trimformer.costs.measure_latency import random_inputs
+from trimformer.costs.random_inputs import random_inputs
 
 CPU = torch.device("cpu")
 # Of a sample of 10 tokens: ids and mask, and in float32 a stream of 24 and 40 neurons.

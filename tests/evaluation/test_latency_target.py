@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_model, make_table, pruned, random_masks
 from trimformer.costs.cost_tables import Costs
-from trimformer.costs.measure_latency import random_inputs
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing
 from trimformer.evaluation import latency_target
 from trimformer.evaluation.latency_target import Comparison, LatencyTarget, compare_latency, corrected_costs

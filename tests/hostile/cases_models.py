@@ -9,7 +9,7 @@ import torch
 from tests.commands import save_model
 from tests.conftest import make_table
 from tests.hostile.world import Case, Evil, both, config, ones, saved, text, weights
-from trimformer.checkpoints.checkpoint import load_model
+from trimformer.checkpoints.save_load import load_model
 from trimformer.costs.lookup_tables import write_table
 
 EVALUATE = "evaluate model --data rows.jsonl"

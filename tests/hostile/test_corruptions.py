@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.commands import run
 from tests.conftest import make_table
 from tests.hostile.world import FUZZ, snapshot, world
-from trimformer.checkpoints.checkpoint import load_model
+from trimformer.checkpoints.save_load import load_model
 from trimformer.cli.main import main
 from trimformer.cli.record import parse_command, read_record
 from trimformer.cli.reproduce import figure_differences

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import trimformer
 from tests.commands import problem_rows, run, write_jsonl
 from tests.hostile.world import refusal, snapshot, world
-from trimformer.checkpoints.checkpoint import read_masks
+from trimformer.checkpoints.save_load import read_masks
 from trimformer.cli.main import main
 from trimformer.costs.lookup_tables import read_table
 from trimformer.errors import TrimformerError

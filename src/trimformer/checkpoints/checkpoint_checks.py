@@ -58,7 +58,7 @@ def check_class(model_class: Any, config: PreTrainedConfig, path: Path) -> None:
         )
 
 
-def check_room(skeleton: PreTrainedModel, path: Path) -> None:
+def check_model_size(skeleton: PreTrainedModel, path: Path) -> None:
     """Raises:
     TrimformerError: the config describes a model that is far larger than the weights.
     """

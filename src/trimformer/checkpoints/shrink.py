@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.load_guard import QUANT_METHOD
-from trimformer.checkpoints.standalone import leave_carried_code
+from trimformer.checkpoints.standalone import restore_library_class
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.models.linear import matrix
@@ -48,7 +48,7 @@ def record_widths(model: PreTrainedModel) -> None:
 
     Where a family has tensors with an entry for each head, also which heads are left.
     """
-    leave_carried_code(model)
+    restore_library_class(model)
     sublayers = find_sublayers(model)
     widths: dict[str, Any] = {
         "quant_method": QUANT_METHOD,

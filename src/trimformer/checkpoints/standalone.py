@@ -85,7 +85,7 @@ def write_standalone(model: PreTrainedModel, directory: Path) -> None:
     (directory / f"{FILE}.py").write_text(text, encoding="utf-8")
 
 
-def leave_carried_code(model: PreTrainedModel) -> None:
+def restore_library_class(model: PreTrainedModel) -> None:
     """Turns a model loaded from a standalone directory into one of Transformers' class, as pruned as before."""
     if vars(model.config).pop(SHAPES, None) is not None:
         vars(model.config).pop("auto_map", None)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.costs.measure_latency import random_inputs
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import forward
 from trimformer.models.masking import frozen
 
 
-def with_rows(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
+def trim_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """A copy of a model, dense or pruned, with the tokens that stay, and its configuration's token ids as they are now.
 
     Args:
@@ -56,7 +56,7 @@ def check_outputs(model: PreTrainedModel, kept: Sequence[int]) -> None:
     Raises:
         TrimformerError: its outputs depend on the vocabulary in a way that is not known here.
     """
-    small, index = with_rows(model, kept), torch.tensor(kept, device=model.device)
+    small, index = trim_embeddings(model, kept), torch.tensor(kept, device=model.device)
     inputs = {key: value.to(model.device) for key, value in random_inputs(model, 2, 8).items()}
     ids = inputs["input_ids"] % len(kept)
     with frozen(model), frozen(small):
@@ -85,7 +85,7 @@ def named_ids(model: PreTrainedModel) -> set[int]:
     return {index for value in values for index in (value if isinstance(value, list) else [value])}
 
 
-def last_before_positions(model: PreTrainedModel) -> int:
+def last_reserved_id(model: PreTrainedModel) -> int:
     """The padding token's id where positions are counted from it, as RoBERTa does, so that it must stay; else -1."""
     others = (module for module in model.modules() if getattr(module, "weight", None) is not words(model).weight)
     padding = [getattr(module, "padding_idx", None) for module in others]

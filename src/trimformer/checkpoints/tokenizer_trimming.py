@@ -26,7 +26,7 @@ from trimformer.utils.temp_dirs import temporary_directory
 
 KINDS = ("WordLevel", "WordPiece", "BPE", "Unigram")
 
-AT_ONCE = 8192  # rows or texts encoded together: bounds the memory
+CHUNK_SIZE = 8192  # rows or texts encoded together: bounds the memory
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -100,7 +100,7 @@ def needed_ids(tokenizer: PreTrainedTokenizerBase, used: Iterable[int], texts: I
     return sorted(kept)
 
 
-def with_tokens(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> PreTrainedTokenizerBase:
+def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> PreTrainedTokenizerBase:
     """A tokenizer of the same class and settings with those tokens alone, numbered in their order.
 
     Args:
@@ -191,7 +191,7 @@ def _before_failures(
     backend.no_padding()
     vocabulary, unknown = model["vocab"], model["vocab"][model["unk_token"]]
     spans, texts = set(), iter(texts)
-    while chunk := list(islice(texts, AT_ONCE)):
+    while chunk := list(islice(texts, CHUNK_SIZE)):
         for text, encoding in zip(chunk, backend.encode_batch(chunk, add_special_tokens=False), strict=True):
             found = zip(encoding.ids, encoding.offsets, strict=True)
             spans |= {text[slice(*offset)] for index, offset in found if index == unknown}

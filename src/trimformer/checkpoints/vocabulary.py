@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.checkpoints.token_embeddings import check_outputs, last_before_positions, named_ids, with_rows, words
-from trimformer.checkpoints.tokenizer_trimming import AT_ONCE, check_tokenizer, needed_ids, with_tokens
+from trimformer.checkpoints.token_embeddings import check_outputs, last_reserved_id, named_ids, trim_embeddings, words
+from trimformer.checkpoints.tokenizer_trimming import CHUNK_SIZE, check_tokenizer, needed_ids, trim_tokenizer
 from trimformer.data.files import read_texts
 from trimformer.data.processor import is_dual_encoder, tokenize
 from trimformer.data.rows import Rows, Selection, numbered
@@ -28,20 +28,20 @@ class Vocabulary:
     """The tokens that stay.
 
     Attributes:
-        kept: ids in the dense model, in ascending order; their place is the new id.
-        of: rows of the dense model's embeddings.
+        kept_ids: ids in the dense model, in ascending order; their place is the new id.
+        dense_size: rows of the dense model's embeddings.
         tokenizer: the one with these tokens alone.
     """
 
-    kept: list[int]
-    of: int
+    kept_ids: list[int]
+    dense_size: int
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def new_ids(self) -> Ids:
-        """[of]: the new id of each old one; -1 of what is dropped."""
-        ids = np.full(self.of, -1)
-        ids[self.kept] = np.arange(len(self.kept))
+        """[dense_size]: the new id of each old one; -1 of what is dropped."""
+        ids = np.full(self.dense_size, -1)
+        ids[self.kept_ids] = np.arange(len(self.kept_ids))
         return ids
 
 
@@ -64,8 +64,8 @@ def trim_vocabulary(
     check_trimmable(model, tokenizer)
     texts = list(texts)
     _check_strings(texts)
-    vocabulary = of_texts(model, tokenizer, texts)
-    return with_rows(model, vocabulary.kept), vocabulary.tokenizer
+    vocabulary = vocabulary_of_texts(model, tokenizer, texts)
+    return trim_embeddings(model, vocabulary.kept_ids), vocabulary.tokenizer
 
 
 def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
@@ -89,7 +89,7 @@ def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
         )
 
 
-def of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Vocabulary:
+def vocabulary_of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Vocabulary:
     """What texts need; see `read_vocabulary` and `check_trimmable` for what must hold.
 
     Raises:
@@ -97,14 +97,16 @@ def of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: 
     """
 
     def encode(reader: PreTrainedTokenizerBase) -> Ids:
-        starts = range(0, len(texts), AT_ONCE)
-        encoded = (tokenize(reader, list(texts[i : i + AT_ONCE]), verbose=False)["input_ids"] for i in starts)
+        starts = range(0, len(texts), CHUNK_SIZE)
+        encoded = (tokenize(reader, list(texts[i : i + CHUNK_SIZE]), verbose=False)["input_ids"] for i in starts)
         return flat_ids(ids for chunk in encoded for ids in chunk)
 
     return _find(model, tokenizer, encode, texts)
 
 
-def of_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: Sequence[Rows], task: Task) -> Vocabulary:
+def vocabulary_of_rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: Sequence[Rows], task: Task
+) -> Vocabulary:
     """What all rows of data need, as the task encodes them; see `check_texts` and `check_trimmable`.
 
     Raises:
@@ -153,7 +155,7 @@ def _find(
     texts: Iterable[str],
 ) -> Vocabulary:
     """The vocabulary of what `encode` makes of texts by a tokenizer, checked on these texts and on the model."""
-    used, last, named = encode(tokenizer), last_before_positions(model), named_ids(model)
+    used, last, named = encode(tokenizer), last_reserved_id(model), named_ids(model)
     asked = {index for index in tokenizer.get_vocab().values() if index <= last or index in named}
     kept = needed_ids(tokenizer, asked | set(np.unique(used).tolist()), texts)
     if kept[: last + 1] != list(range(last + 1)):
@@ -161,7 +163,7 @@ def _find(
             f"{type(model).__name__} counts positions from the padding token's id, {last}, and there are no tokens for "
             "all ids before it; leave out the vocabulary"
         )
-    vocabulary = Vocabulary(kept, words(model).num_embeddings, with_tokens(tokenizer, kept))
+    vocabulary = Vocabulary(kept, words(model).num_embeddings, trim_tokenizer(tokenizer, kept))
     if not np.array_equal(vocabulary.new_ids[used], encode(vocabulary.tokenizer)):
         raise TrimformerError(
             f"with fewer tokens this {type(tokenizer).__name__} reads the texts otherwise; leave out the vocabulary"
@@ -178,7 +180,7 @@ def _check_strings(texts: Sequence[Any]) -> None:
 def _parts(rows: Rows) -> Iterator[Rows]:
     """The rows in order, some thousand at a time, with their own numbers."""
     items = numbered(rows)
-    while chunk := list(islice(items, AT_ONCE)):
+    while chunk := list(islice(items, CHUNK_SIZE)):
         part = Selection([row for _, row in chunk], range(len(chunk)))
         part.numbers = [number for number, _ in chunk]
         yield part

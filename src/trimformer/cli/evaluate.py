@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer.checkpoints.checkpoint import load, load_model, read_masks
+from trimformer.checkpoints.save_load import load, load_model, read_masks
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.option_flags import read_options
 from trimformer.data.outputs import find_problem

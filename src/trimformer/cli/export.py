@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.save_load import load
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.export import has_data
 from trimformer.cli.option_flags import read_options
-from trimformer.costs.measure_latency import random_inputs
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices
 from trimformer.data.outputs import find_problem

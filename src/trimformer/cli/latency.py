@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from trimformer.checkpoints.checkpoint import load_model
+from trimformer.checkpoints.save_load import load_model
 from trimformer.cli.flags.latency import add_lut_arguments as add_lut_arguments
 from trimformer.costs.backends import check_backend, prepare
 from trimformer.costs.lookup_tables import write_table
-from trimformer.costs.measure_latency import measure_table, random_inputs
+from trimformer.costs.measure_latency import measure_table
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.errors import one_sentence
 from trimformer.models import find_sublayers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.save_load import load
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.prune import prune_and_write
 from trimformer.costs.lookup_tables import LatencyTable, read_table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trimformer.api import prune_model
-from trimformer.checkpoints.checkpoint import load
+from trimformer.checkpoints.save_load import load
 from trimformer.checkpoints.standalone import check_standalone
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
 from trimformer.cli.arguments import load_task_data

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trimformer.costs.measure_latency import random_inputs
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.serving import serve, write_served
 from trimformer.results import PruningResult

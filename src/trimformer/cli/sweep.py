@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trimformer.checkpoints.checkpoint import find_directory, load
+from trimformer.checkpoints.save_load import find_directory, load
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log

@@ -7,7 +7,6 @@ slope. Whole models of three sizes are timed in between; they tell what the sum 
 """
 
 import copy
-import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -22,10 +21,10 @@ from transformers import PreTrainedModel
 from trimformer.costs.backends import Backend, check_backend, prepare
 from trimformer.costs.cost_tables import Floats
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
-from trimformer.costs.memory_check import check_room
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Stopwatch, Timing
 from trimformer.errors import TrimformerError
-from trimformer.models import KINDS, Kind, Sublayer, find_sublayers, max_positions
+from trimformer.models import KINDS, Kind, Sublayer, find_sublayers
 from trimformer.models.layer_calls import LayerCall, forward, record_calls
 from trimformer.models.masking import frozen
 from trimformer.models.removal import keep_units
@@ -34,61 +33,7 @@ from trimformer.utils.environment import versions
 PASSES = 4  # drawn together: a narrow one, a wide one, two between
 ENOUGH = 12  # measurements of a level
 REPEATS = 2  # of a pass, after one to warm up
-SECOND = 16_000  # samples of sound
-CHOICES = 2  # of a question
 BEND = 0.02  # relative change of slope, over an interval, that is worth a level in between
-
-
-def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict[str, Tensor]:
-    """Random tokens, pixels or sounds, without padding: what the model's forward takes.
-
-    Args:
-        model: says what it takes, and of what size.
-        batch_size: samples.
-        seq_len: tokens of each, where they are texts.
-
-    Raises:
-        TrimformerError: the batch is empty or larger than the memory, or the sequences are empty or longer than the
-            model takes; or the model takes something that is not known.
-    """
-    config: Any = model.config
-    longest = max_positions(config, seq_len)
-    if batch_size < 1 or not 1 <= seq_len <= longest:
-        raise TrimformerError(
-            f"batch size {batch_size} and length {seq_len} cannot be timed; both must be positive, and this model "
-            f"takes up to {longest} tokens"
-        )
-    if batch_size > 1:
-        check_room(model, random_inputs(model, 1, seq_len), batch_size)
-    generator = torch.Generator().manual_seed(0)
-    parameters = inspect.signature(model.forward).parameters
-    inputs: dict[str, Tensor] = {}
-    if "input_ids" in parameters:
-        vocabulary = getattr(config, "text_config", config).vocab_size
-        choices = (CHOICES,) if type(model).__name__.endswith("ForMultipleChoice") else ()
-        ids = torch.randint(vocabulary, (batch_size, *choices, seq_len), generator=generator)
-        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if "pixel_values" in parameters:
-        vision = getattr(config, "vision_config", config)
-        size = vision.image_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        inputs["pixel_values"] = torch.randn(batch_size, vision.num_channels, height, width, generator=generator)
-    if model.main_input_name == "input_features":
-        strides = model.get_encoder().conv1.stride[0] * model.get_encoder().conv2.stride[0]
-        shape = (batch_size, config.num_mel_bins, config.max_source_positions * strides)
-        inputs = {"input_features": torch.randn(shape, generator=generator)}
-    if model.main_input_name == "input_values" and not inputs:
-        if hasattr(config, "num_mel_bins"):  # a spectrogram
-            inputs = {
-                "input_values": torch.randn(batch_size, config.max_length, config.num_mel_bins, generator=generator)
-            }
-        else:
-            inputs = {"input_values": torch.randn(batch_size, SECOND, generator=generator)}
-    if model.main_input_name not in inputs:
-        raise TrimformerError(
-            f"{type(model).__name__} takes '{model.main_input_name}', which cannot be made up for timing"
-        )
-    return {name: value.to(model.device) for name, value in inputs.items()}
 
 
 def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:

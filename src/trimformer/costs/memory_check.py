@@ -15,7 +15,7 @@ _MEMINFO = Path("/proc/meminfo")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
-def check_room(model: PreTrainedModel, one: Mapping[str, Tensor], batch_size: int) -> None:
+def check_memory(model: PreTrainedModel, one: Mapping[str, Tensor], batch_size: int) -> None:
     """Refuses what cannot fit: the inputs, and of one layer the residual stream and its widest channels.
 
     A forward pass takes more than that, so what is let through may still be too much.

@@ -54,7 +54,7 @@ class SmallVocabularyScorer(Scorer):
         for i, j in self._pairs:
             output, reference = self._cut(new[j], self.features[j]), self._cut(old[i], self.features[j])
             if output.shape != reference.shape:
-                reference = reference[..., self._vocabulary.kept]
+                reference = reference[..., self._vocabulary.kept_ids]
             batch = {"index": torch.zeros(1), "attention_mask": torch.ones(1, len(output))}
             apart.append(divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem))
         return torch.cat(apart).double()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trimformer.checkpoints.checkpoint import write_model
+from trimformer.checkpoints.save_load import write_model
 from trimformer.errors import in_unicode
 from trimformer.models import KINDS, Sublayer
 from trimformer.models.mask_tensors import stack_masks

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from trimformer.checkpoints.vocabulary import Vocabulary, check_texts, of_rows, of_texts
+from trimformer.checkpoints.vocabulary import Vocabulary, check_texts, vocabulary_of_rows, vocabulary_of_texts
 from trimformer.costs.macs import layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.rows import Rows, Selection, as_rows
@@ -147,8 +147,12 @@ def draw_samples(
 def with_fewer_tokens(model: PreTrainedModel, processor: Any, data: Samples, texts: Sequence[str] | None) -> Samples:
     """Adds the smaller vocabulary: the tokens that the texts need, or all rows of the data where `texts` is None."""
     check_texts(data.task)
-    vocabulary = of_rows(model, processor, data.sets, data.task) if texts is None else of_texts(model, processor, texts)
-    logger.info("%d of %d tokens stay", len(vocabulary.kept), vocabulary.of)
+    vocabulary = (
+        vocabulary_of_rows(model, processor, data.sets, data.task)
+        if texts is None
+        else vocabulary_of_texts(model, processor, texts)
+    )
+    logger.info("%d of %d tokens stay", len(vocabulary.kept_ids), vocabulary.dense_size)
     retold = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in data.scorers]
     judged = SmallVocabularyScorer(data.judged, vocabulary, model) if data.judged else None
     return replace(data, vocabulary=vocabulary, retold=retold, judged_retold=judged)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from trimformer.checkpoints.checkpoint import file_size
+from trimformer.checkpoints.save_load import file_size
 from trimformer.costs.macs import model_macs
-from trimformer.costs.measure_latency import random_inputs
 from trimformer.costs.pass_cost import peak_memory
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.data.outputs import find_problem
 from trimformer.evaluation.latency_target import LatencyTarget, compare_latency
 from trimformer.evaluation.scores import compare, score
@@ -93,7 +93,7 @@ def _measure(session: Session, result: PruningResult, budget: Budget, requested_
         # The pruned model has other token ids than the dense one.
         pruned_inputs = random_inputs(result.model, batch_size, unit_costs.length)
         changed = sum(scorer.changed for scorer in data.retold)
-        result.vocabulary = VocabularyReport(len(data.vocabulary.kept), data.vocabulary.of, changed)
+        result.vocabulary = VocabularyReport(len(data.vocabulary.kept_ids), data.vocabulary.dense_size, changed)
     with session.timer("timing"):
         latency = compare_latency(model, result.model, unit_costs.inputs, unit_costs.latency.backend, pruned_inputs)
     result.latency = LatencyReport(

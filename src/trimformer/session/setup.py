@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from trimformer.checkpoints.checkpoint import unwrap
 from trimformer.checkpoints.checkpoint_checks import check_finite
-from trimformer.checkpoints.token_embeddings import with_rows
+from trimformer.checkpoints.save_load import unwrap
+from trimformer.checkpoints.token_embeddings import trim_embeddings
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
 from trimformer.costs.backends import check_backend
 from trimformer.costs.lookup_tables import LatencyTable, check_table
@@ -81,7 +81,7 @@ class Session:
 
     def finish(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model with only the tokens that are kept."""
-        return model if self.data.vocabulary is None else with_rows(model, self.data.vocabulary.kept)
+        return model if self.data.vocabulary is None else trim_embeddings(model, self.data.vocabulary.kept_ids)
 
 
 def set_up(

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Costs, linear_costs
 from trimformer.costs.lookup_tables import FILES, LatencyTable, read_table
-from trimformer.costs.measure_latency import measure_table, random_inputs
+from trimformer.costs.measure_latency import measure_table
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.choices import Backend, Metric

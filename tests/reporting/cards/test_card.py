@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from sentence_transformers import CrossEncoder
 
-from tests.checkpoints.test_sentence_transformers import sentence_model
+from tests.checkpoints.sentence_models import sentence_model
 from tests.commands import problem_rows, prune, run, save_model, write_jsonl
 from tests.conftest import make_model
 from tests.data.media_fixtures import audio_model, clip_model, image_model

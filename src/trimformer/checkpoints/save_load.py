@@ -26,13 +26,13 @@ from trimformer.checkpoints.checkpoint_checks import (
     check_class,
     check_config,
     check_finite,
-    check_room,
+    check_model_size,
     check_shards,
     check_unexpected,
 )
 from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard
 from trimformer.checkpoints.shrink import resize
-from trimformer.checkpoints.standalone import leave_carried_code, write_standalone
+from trimformer.checkpoints.standalone import restore_library_class, write_standalone
 from trimformer.data.processor import architecture_of, load_processor
 from trimformer.data.sentence_transformers import (
     attach_sentence_head,
@@ -84,7 +84,7 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(module, PreTrainedModel):
                 vars(module.config).pop("_is_quantized", None)
         model.config.quantization_config = self.quantization_config.to_dict()
-        leave_carried_code(model)
+        restore_library_class(model)
 
     def is_serializable(self) -> bool:
         return True
@@ -184,7 +184,7 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
         find_sublayers(skeleton)
     except TrimformerError as error:  # before the weights are read
         raise TrimformerError(f"the model in '{path}' cannot be pruned: {error}") from error
-    check_room(skeleton, path)
+    check_model_size(skeleton, path)
     kwargs: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with one_sentence(f"the weights in '{path}' cannot be loaded"):
         # Mismatched shapes are told below, in one sentence.

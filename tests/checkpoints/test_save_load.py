@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, SwinConfig, SwinModel, pipeline
 
 from tests.conftest import FAMILIES, HEADS, make_batch, make_model, make_tokenizer
-from trimformer.checkpoints.checkpoint import file_size, load, read_masks, save
+from trimformer.checkpoints.save_load import file_size, load, read_masks, save
 from trimformer.checkpoints.shrink import shrink
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
@@ -296,7 +296,7 @@ def test_an_empty_directory_is_filled_where_it_is(model, tmp_path, monkeypatch):
 
 def test_a_name_of_the_hub_is_downloaded(saved, monkeypatch):
     monkeypatch.setattr(
-        "trimformer.checkpoints.checkpoint.snapshot_download", lambda name, **_: {"user/model": str(saved)}[name]
+        "trimformer.checkpoints.save_load.snapshot_download", lambda name, **_: {"user/model": str(saved)}[name]
     )
     load("user/model")
     with pytest.raises(TrimformerError, match="'user/other' does not exist, and the hub has no such model"):
@@ -306,7 +306,7 @@ def test_a_name_of_the_hub_is_downloaded(saved, monkeypatch):
 @pytest.mark.parametrize("name", ["./here", "/nowhere/at/all", "a/b/c"])
 def test_what_cannot_be_a_name_of_the_hub_is_not_looked_for_there(name, monkeypatch):
     monkeypatch.setattr(
-        "trimformer.checkpoints.checkpoint.snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
+        "trimformer.checkpoints.save_load.snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
     )
     with pytest.raises(TrimformerError, match=f"'{name}' does not exist$"):
         load(name)
