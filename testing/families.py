@@ -1,8 +1,6 @@
-"""Tiny random models of every supported family and head: the one list that tests and `benchmarks/families.py` run on.
+"""Tiny random models of every supported family and head, for the tests and `benchmarks/families.py`.
 
-A row is the beginning of the names of a family's classes, the ends of the names (its heads), and what its config is
-told beyond the sizes of its sort. What pruning promises of each is checked by the functions below, which give the
-largest difference relative to the largest value of the output.
+The check functions return the largest difference between two outputs, relative to the largest value of the output.
 """
 
 import copy
@@ -28,8 +26,8 @@ from trimformer.models.masking import MaskUnits
 LENGTH = 12  # tokens of the longest text
 SOUND = 400  # samples of the longest sound
 
-# (samples, tokens, samples of sound) of the batches on which a file is compared, a hundred samples together: traced is
-# the first, and no other is of its shape.
+# (samples, tokens, audio samples) of the batches on which an exported file is compared, 100 samples in all. The first
+# is traced, and no other has its shape.
 SHAPES = ((5, LENGTH, SOUND), (40, 19, 523), (30, 7, 300), (24, 33, 700), (1, 5, 250))
 
 _SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -70,13 +68,13 @@ SPOKEN = (CLASSES, "Model", CTC)
 
 @dataclass(frozen=True)
 class Row:
-    """A family, or one layout of it.
+    """A family, or a variant of it.
 
     Attributes:
-        prefix: beginning of its classes' names.
-        heads: ends of them; the quick tests take the first.
-        sizes: of its sort.
-        more: what else its config is told.
+        prefix: prefix of the class names.
+        heads: suffixes of the class names; the quick tests use the first.
+        sizes: config entries shared by similar families.
+        more: further config entries.
     """
 
     prefix: str
@@ -196,7 +194,7 @@ GRID = [(name, head) for name, row in FAMILIES.items() for head in row.heads]
 ONE_EACH = [(name, row.heads[0]) for name, row in FAMILIES.items()]
 
 
-# Layers that are refused: what makes a model of them.
+# Layer classes that are refused, with the class prefix and config of a model that has them.
 REFUSED: dict[str, tuple[str, Mapping[str, Any]]] = {
     "BeitLayer": ("Beit", IMAGE),
     "Data2VecVisionLayer": ("Data2VecVision", IMAGE),
@@ -226,19 +224,19 @@ REFUSED: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def make_refused(layer: str) -> PreTrainedModel:
-    """A model of such layers, without its numbers."""
+    """Creates a model with such layers on the meta device."""
     prefix, sizes = REFUSED[layer]
     with torch.device("meta"):
         return getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")(**sizes))
 
 
 def exists(family: str, head: str) -> bool:
-    """Whether this version of Transformers has the class; all do that are as new as the newest family."""
+    """Returns whether this version of Transformers has the class; old versions lack the newest families."""
     return hasattr(transformers, FAMILIES[family].prefix + head)
 
 
 def make(family: str, head: str, attention: str | None = None) -> PreTrainedModel:
-    """A tiny random model whose units all matter: 3 layers, hidden size 24, 4 heads of 6, 40 neurons."""
+    """Creates a tiny random model whose units all matter: 3 layers, hidden size 24, 4 heads of 6, 40 neurons."""
     torch.manual_seed(0)
     row = FAMILIES[family]
     sizes = copy.deepcopy({**row.sizes, **row.more})
@@ -252,7 +250,7 @@ def make(family: str, head: str, attention: str | None = None) -> PreTrainedMode
 def inputs(
     model: PreTrainedModel, batch: int = 5, length: int = LENGTH, sound: int = SOUND, *, seed: int = 0
 ) -> dict[str, Tensor]:
-    """A batch for a model: texts and sounds of different lengths, padded on the right, random images."""
+    """Creates a batch for a model: texts and sounds of different lengths, padded on the right, or random images."""
     generator = torch.Generator().manual_seed(seed)
     config, name = model.config, model.main_input_name
     vision = getattr(config, "vision_config", config)
@@ -260,7 +258,7 @@ def inputs(
     has_towers = name == "input_ids" and hasattr(config, "vision_config")
     if name == "input_ids":
         made |= _texts(model, batch, length, generator)
-    if (name == "pixel_values" or has_towers) and hasattr(vision, "num_patches"):  # SigLIP 2 takes patches
+    if (name == "pixel_values" or has_towers) and hasattr(vision, "num_patches"):  # SigLIP 2 accepts patches
         shape = (batch, vision.num_patches, vision.num_channels * vision.patch_size**2)
         side = torch.tensor(int(vision.num_patches**0.5))
         made |= {
@@ -280,7 +278,7 @@ def inputs(
     elif name == "input_values":
         mask = _mask(batch, sound, 150, generator)
         made[name] = torch.randn(batch, sound, generator=generator) * mask
-        if getattr(config, "feat_extract_norm", "layer") == "layer":  # else the feature extractor gives none
+        if getattr(config, "feat_extract_norm", "layer") == "layer":  # other feature extractors return no mask
             made["attention_mask"] = mask
     return {**made, "index": torch.arange(batch)}
 
@@ -295,7 +293,7 @@ def _texts(model: PreTrainedModel, batch: int, length: int, generator: torch.Gen
     choices = 2 if type(model).__name__.endswith(CHOICE) else 1
     mask = _mask(batch * choices, length, 3, generator)
     ids = torch.randint(3, 60, mask.shape, generator=generator) * mask + (1 - mask)
-    ids[torch.arange(len(ids)), mask.sum(1) - 1] = 2  # the end, where some heads read
+    ids[torch.arange(len(ids)), mask.sum(1) - 1] = 2  # the end token, which some heads use
     made = {"input_ids": ids, "attention_mask": mask}
     if type(model).__name__.startswith("Bros"):
         made["bbox"] = torch.rand(*ids.shape, 4, generator=generator)
@@ -303,7 +301,7 @@ def _texts(model: PreTrainedModel, batch: int, length: int, generator: torch.Gen
 
 
 def random_masks(model: PreTrainedModel, seed: int = 0, share: float = 0.6) -> list[Tensor]:
-    """Masks of zeros and ones; at least one unit of a sublayer is kept, and one removed."""
+    """Draws masks of zeros and ones that keep and remove at least one unit of each sublayer."""
     generator = torch.Generator().manual_seed(seed)
     masks = [(torch.rand(s.num_units, generator=generator) < share).float() for s in find_sublayers(model)]
     for mask in masks:
@@ -312,7 +310,7 @@ def random_masks(model: PreTrainedModel, seed: int = 0, share: float = 0.6) -> l
 
 
 def output(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """The model's output, zeros at padding: Splinter's logits there are as low as numbers go."""
+    """Returns the model's output with zeros at padding, where Splinter's logits are the lowest float."""
     problem = find_problem(model)
     with torch.no_grad():
         made = model_output(model, batch, problem)
@@ -320,7 +318,7 @@ def output(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference, relative to the largest value of `b`."""
+    """Returns the largest difference, relative to the largest value of `b`."""
     assert a.shape == b.shape
     assert b.isfinite().all()
     return float((a - b).abs().max() / b.abs().max())
@@ -330,17 +328,17 @@ def _masked_and_shrunk(model: PreTrainedModel, masks: list[Tensor]) -> float:
     batch = inputs(model)
     with MaskUnits(find_sublayers(model), masks):
         expected = output(model, batch)
-    assert difference(expected, output(model, batch)) > 1e-4  # the masks are felt
+    assert difference(expected, output(model, batch)) > 1e-4  # the masks change the output
     return difference(output(pruned(model, masks), batch), expected)
 
 
 def masked_is_shrunk(model: PreTrainedModel) -> float:
-    """What the model computes under masks, and what it computes when the masked units are cut out."""
+    """Compares the masked model with the model whose masked units are removed."""
     return _masked_and_shrunk(model, random_masks(model))
 
 
 def one_head_left(model: PreTrainedModel) -> float:
-    """The same with a single head in each attention: the second, as there are several; and a single neuron."""
+    """Does the same with only the second head and the second neuron of each sublayer."""
     masks = [torch.zeros(s.num_units) for s in find_sublayers(model)]
     for mask in masks:
         mask[1] = 1
@@ -348,12 +346,12 @@ def one_head_left(model: PreTrainedModel) -> float:
 
 
 def no_unit_left(model: PreTrainedModel) -> float:
-    """The same with no unit at all."""
+    """Does the same without any unit."""
     return _masked_and_shrunk(model, [torch.zeros(s.num_units) for s in find_sublayers(model)])
 
 
 def pruned_again(model: PreTrainedModel) -> float:
-    """Pruned in two steps, and in one."""
+    """Compares pruning in two steps with pruning in one."""
     first = random_masks(model)
     again = [torch.ones(int(mask.sum())) for mask in first]
     for mask in again:
@@ -368,25 +366,25 @@ def pruned_again(model: PreTrainedModel) -> float:
 
 
 def saved_is_reloaded(model: PreTrainedModel) -> float:
-    """A shrunk model, and what is loaded from its directory."""
+    """Compares a pruned model with its reloaded directory."""
     student, batch = pruned(model, random_masks(model)), inputs(model)
     with tempfile.TemporaryDirectory() as directory:
         student.save_pretrained(directory)
-        # Copied, as numbers may differ in the last bit by where a file's weights lie in memory.
+        # Copied, as memory alignment of a file's weights may change the last bit.
         loaded = copy.deepcopy(type(model).from_pretrained(directory).eval())
     assert [s.num_units for s in find_sublayers(loaded)] == [s.num_units for s in find_sublayers(student)]
     return difference(output(loaded, batch), output(student, batch))
 
 
 def exported(model: PreTrainedModel, folder: Path) -> tuple[Written, Written]:
-    """Files of the shrunk model in float32 and in eight bits, both compared with PyTorch on a hundred samples."""
+    """Exports the pruned model in float32 and eight bits, both compared with PyTorch on a hundred samples."""
     student = pruned(model, random_masks(model))
     batches = [inputs(student, *shape, seed=i) for i, shape in enumerate(SHAPES)]
     written = export_onnx(student, folder / "model.onnx", batches)
     return written, quantize(written.path, folder / "model_quantized.onnx", student, batches)
 
 
-# What the table in the docs shows of each model.
+# The columns of the table in docs/families.md.
 CHECKS: dict[str, Callable[[PreTrainedModel], float]] = {
     "masked == shrunk": masked_is_shrunk,
     "saved == reloaded": saved_is_reloaded,

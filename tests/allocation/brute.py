@@ -1,4 +1,4 @@
-"""What searches are compared with: toy models of any shape, and everything that could be chosen, looked at."""
+"""Brute-force references for the searches: toy models of any shape, and enumeration of all choices."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from trimformer.costs.latency_model import LatencyFn
 from trimformer.importance.obs import Curve
 
 
-def family(rows: Sequence[Sequence[float]], function: LatencyFn) -> Iterator[tuple[float, float, int]]:
-    """Of one kind, all masks that the paper's search may choose: (importance, latency, sublayers left)."""
+def candidate_masks(rows: Sequence[Sequence[float]], function: LatencyFn) -> Iterator[tuple[float, float, int]]:
+    """Yields all masks of one kind that the paper's search may choose, as (importance, latency, sublayers left)."""
     ranked = [sorted(range(len(row)), key=lambda i, row=row: -row[i]) for row in rows]
     base = [sum(row[i] for i in best[: function.threshold]) for row, best in zip(rows, ranked, strict=True)]
     by_base = sorted(range(len(rows)), key=lambda layer: base[layer])
@@ -32,12 +32,12 @@ def family(rows: Sequence[Sequence[float]], function: LatencyFn) -> Iterator[tup
 
 @cache
 def subsets(count: int) -> np.ndarray:
-    """[2^count, count], every choice of so many units."""
+    """Returns all choices of `count` units, [2^count, count]."""
     return np.array(list(product([0.0, 1.0], repeat=count))).reshape(2**count, count)
 
 
 def every_sum(values: Sequence[np.ndarray]) -> np.ndarray:
-    """One value of each, in every combination, added up."""
+    """Returns the sums of all combinations with one value of each array."""
     return sum(np.ix_(*values), np.zeros(()))
 
 
@@ -47,18 +47,18 @@ def _layer(**config: Any) -> nn.Module:
     return layer
 
 
-_LAYERS = [_layer(), _layer(head_dim=2)]  # the second's config can say that there are fewer heads
+_LAYERS = [_layer(), _layer(head_dim=2)]  # the second's config can express fewer heads
 
 
 @dataclass(frozen=True)
 class Toy:
-    """Sublayers of no real model, with curves and costs drawn at random.
+    """Sublayers of no real model, with random curves and costs.
 
     Attributes:
         sublayers: attention and feed-forward of each layer in turn.
-        curves: whole numbers, so that sums are exact.
-        costs: in proportion to the units, which may cost more after the first layer, or read off a table for each kind.
-        multiple: of neurons.
+        curves: removal curves of integers, so that sums are exact.
+        costs: proportional to the units, which may cost more after the first layer, or from a table for each kind.
+        multiple: the neuron multiple.
     """
 
     sublayers: list[Any]
@@ -74,13 +74,13 @@ class Toy:
         for layer in range(layers):
             for kind, units in (("attention", heads), ("ffn", neurons)):
                 sublayers.append(SimpleNamespace(kind=kind, layer=layer, num_units=units, module=module))
-                falls = random.integers(0, 10, units)  # of each unit that is removed, first to last
+                falls = random.integers(0, 10, units)  # loss of each removal, in order
                 error = np.concatenate([[0], np.sort(falls).cumsum()])[::-1].astype(float)
                 curves.append(Curve(torch.from_numpy(random.permutation(units)), torch.from_numpy(error.copy())))
         measured = bool(random.random() < 0.3)
         unit = {kind: float(random.integers(1, 20)) * 10 ** random.uniform(-3, 9) for kind in ("attention", "ffn")}
         tables = {"attention": unit["attention"] * np.arange(heads + 1), "ffn": unit["ffn"] * np.arange(neurons + 1)}
-        if measured:  # flat here and there, as hardware is
+        if measured:  # with flat parts, as on hardware
             tables = {
                 kind: random.random() + np.cumsum(random.random(len(t)) * (random.random(len(t)) < 0.6))
                 for kind, t in tables.items()

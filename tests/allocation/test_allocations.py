@@ -42,12 +42,12 @@ def test_no_allocation_exceeds_the_budget(allocation, constraint, metric):
 
 @pytest.mark.parametrize("allocation", get_args(Allocation))
 @pytest.mark.parametrize("constraint", [0.3, 0.5, 0.8])
-def test_the_budget_holds_where_one_tower_sees_longer_inputs(allocation, constraint):
+def test_the_budget_holds_if_one_tower_has_longer_inputs(allocation, constraint):
     costs = linear_costs(SUBLAYERS, "mac", [10.0] * 2 + [50.0] * 4)
     curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
     masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=1)
     assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
-    if allocation in ("dp", "global"):  # the others know one size for all layers
+    if allocation in ("dp", "global"):  # the others use one size for all layers
         assert cost_of(masks, costs) >= 0.95 * constraint * costs.dense
 
 
@@ -66,7 +66,7 @@ def test_dp_keeps_multiples_of_neurons_or_all():
     assert unit_levels(SUBLAYERS[0], 16).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_importance_curves_add_up_what_is_removed():
+def test_importance_curves_sum_the_removed_units():
     curve = importance_curve(torch.tensor([3.0, 1.0, 2.0]))
     assert curve.error.tolist() == [6.0, 3.0, 1.0, 0.0]
     assert curve.mask(1).tolist() == [1.0, 0.0, 0.0]
@@ -85,8 +85,8 @@ def test_every_point_of_the_grid_prunes_within_the_budget(method):
     pruned = Pruner(model, [batch], method, neuron_multiple=8)(costs, 0.5)
     units = [int(mask.count_nonzero()) for mask in pruned.masks]
     assert 0 < costs.of(units) <= 0.5 * costs.dense
-    there = [s.num_units for s in find_sublayers(pruned.model)]  # a plain layout leaves whole layers out
-    assert there == ([k for k in units if k] if method.allocation == "plain" else units)
+    shrunk_units = [s.num_units for s in find_sublayers(pruned.model)]  # a plain layout removes whole layers
+    assert shrunk_units == ([k for k in units if k] if method.allocation == "plain" else units)
     assert len(pruned.refits) == (0 if method.update == "none" else 6)
 
 

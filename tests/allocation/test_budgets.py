@@ -1,4 +1,4 @@
-"""Ten thousand random cases for each search: never above the budget, and as good as the best of all choices."""
+"""Each search on ten thousand random cases: within the budget, and as good as the best of all choices."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.allocation.brute import Toy, every_sum, family, subsets
+from tests.allocation.brute import Toy, candidate_masks, every_sum, subsets
 from trimformer.allocation.allocations import select_masks, smallest_constraint, unit_levels
 from trimformer.allocation.dynamic_programming import BUCKETS, allocate
 from trimformer.allocation.search_latency import search_latency
@@ -21,7 +21,7 @@ from trimformer.options.methods import Allocation
 pytestmark = pytest.mark.slow
 
 CASES = 10_000
-ROUNDING = 1e-9  # what adding up in another order may move, relative to the budget
+ROUNDING = 1e-9  # error of summation order, relative to the budget
 
 
 def draws() -> Iterator[tuple[int, np.random.Generator]]:
@@ -30,7 +30,7 @@ def draws() -> Iterator[tuple[int, np.random.Generator]]:
 
 
 def drawn_rows(random: np.random.Generator, most: int, fewest: int = 0) -> list[torch.Tensor]:
-    """Importances of one to three layers of any widths, whole numbers, so that sums are exact."""
+    """Returns importances of one to three layers of any width; they are integers, so sums are exact."""
     widths = random.integers(fewest, most + 1, random.integers(1, 4))
     return [torch.from_numpy(random.integers(0, 10, width).astype(np.float32)) for width in widths]
 
@@ -46,7 +46,7 @@ def test_the_mac_search_is_within_the_budget_and_the_best_of_all_subsets():
         costs = np.repeat([head_cost, neuron_cost], [sum(map(len, heads)), sum(map(len, neurons))])
         chosen = subsets(len(scores))
         cost, gain = chosen @ costs, chosen @ scores
-        # Some budgets are met to the last unit.
+        # Some budgets are met exactly.
         constraint = float(random.choice([random.uniform(0, 1), random.choice(cost[1:]) / costs.sum()]))
         budget = constraint * costs.sum()
         try:
@@ -91,12 +91,13 @@ def test_the_latency_search_is_the_best_of_all_where_tables_are_flat_then_linear
         luts = [
             [function(k + 1) for k in range(max(map(len, kind)))] for function, kind in zip(drawn, rows, strict=True)
         ]
-        fitted = [fit_latency_fn(lut) for lut in luts]  # the same, but for a table that is flat to its end
+        fitted = [fit_latency_fn(lut) for lut in luts]  # the same, except for a flat table
         dense = estimate_latency(*luts, *([torch.ones_like(row) for row in kind] for kind in rows))
         constraint = random.uniform(0.02, 1)
         budget = constraint * dense
         choices = [
-            np.array(list(family([row.tolist() for row in kind], f))) for kind, f in zip(rows, fitted, strict=True)
+            np.array(list(candidate_masks([row.tolist() for row in kind], f)))
+            for kind, f in zip(rows, fitted, strict=True)
         ]
         gain, cost, left = (every_sum([choice[:, i] for choice in choices]) for i in range(3))
         fits = (cost <= budget * (1 - ROUNDING)) & (left > 0)
@@ -137,7 +138,7 @@ def test_dynamic_programming_is_within_the_budget_and_the_best_but_for_its_round
 
 
 def least_by_levels(toy: Toy, budget: float) -> float:
-    """The least predicted loss of all numbers of units that dynamic programming chooses from."""
+    """Returns the least predicted loss over all levels of dynamic programming."""
     levels = [unit_levels(s, toy.multiple) for s in toy.sublayers]
     cost, error = (
         every_sum([np.asarray(values)[level] for values, level in zip(rows, levels, strict=True)])
@@ -149,7 +150,7 @@ def least_by_levels(toy: Toy, budget: float) -> float:
 
 
 def least_of_one_width(toy: Toy, budget: float) -> float:
-    """The least predicted loss of one number of heads and one width, the cheapest layers but the first left out."""
+    """Returns the least predicted loss with one head count and one width, and layers of least loss removed."""
     heads, neurons = (toy.sublayers[i].num_units for i in (0, 1))
     layers = len(toy.sublayers) // 2
     price = [float(toy.curves[2 * i].error[0] + toy.curves[2 * i + 1].error[0]) for i in range(layers)]
@@ -167,7 +168,7 @@ def least_of_one_width(toy: Toy, budget: float) -> float:
 
 
 def least_of_one_share(toy: Toy, budget: float) -> float:
-    """The predicted loss where every sublayer keeps the largest share that is affordable."""
+    """Returns the predicted loss if every sublayer keeps the largest affordable share."""
     widths = [s.num_units for s in toy.sublayers]
     shares = {kept / width for width in widths for kept in range(1, width + 1)}
     units = [[int(width * share + 1e-9) for width in widths] for share in shares]
@@ -176,7 +177,7 @@ def least_of_one_share(toy: Toy, budget: float) -> float:
 
 
 def least_of_all_subsets(toy: Toy, budget: float) -> float:
-    """The least predicted loss where units go by themselves."""
+    """Returns the least predicted loss over all subsets of units."""
     if toy.costs.measured:
         return np.inf  # its model of a table may be coarser than the table
     falls = np.concatenate([-np.diff(curve.error.numpy()) for curve in toy.curves])
@@ -184,7 +185,7 @@ def least_of_all_subsets(toy: Toy, budget: float) -> float:
     if len(falls) > 12:
         return np.inf
     classes = len({f"{cost:.9g}" for cost in costs})
-    lost = classes / BUCKETS if classes > 2 else 0.0  # shared out by dynamic programming
+    lost = classes / BUCKETS if classes > 2 else 0.0  # lost to the rounding of dynamic programming
     chosen = subsets(len(falls))
     return float(((1 - chosen) @ falls)[chosen @ costs <= budget * (1 - lost - 3 * ROUNDING)].min(initial=np.inf))
 

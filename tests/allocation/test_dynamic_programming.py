@@ -37,7 +37,7 @@ def test_equals_brute_force_on_integer_costs(levels, budget):
 
 @given(seed=st.integers(0, 999), share=st.floats(0, 1), buckets=st.sampled_from([2, 30, 20_000]))
 @settings(max_examples=60, deadline=None)
-def test_budget_is_never_exceeded_and_every_one_from_the_smallest_up_is_reached(seed, share, buckets):
+def test_budget_is_never_exceeded_and_all_from_the_smallest_up_are_reachable(seed, share, buckets):
     generator = np.random.default_rng(seed)
     shape = generator.integers(1, 7), generator.integers(1, 5)
     errors, costs = list(generator.random(shape)), list(generator.random(shape) * 10 ** generator.uniform(-3, 9))
@@ -47,7 +47,7 @@ def test_budget_is_never_exceeded_and_every_one_from_the_smallest_up_is_reached(
 
 
 @pytest.mark.parametrize("sublayers", [1, 3, 7, 24])
-def test_a_budget_for_everything_buys_everything(sublayers):
+def test_a_full_budget_keeps_everything(sublayers):
     costs = [np.linspace(0, 1, 5) * (1 + i / 7) for i in range(sublayers)]
     errors = [np.linspace(1, 0, 5)] * sublayers
     assert allocate(errors, costs, sum(float(cost[-1]) for cost in costs)) == [4] * sublayers
@@ -63,5 +63,5 @@ def test_unreachable_names_a_budget_that_can_be_reached(costs):
     assert total(costs, allocate(costs, costs, smallest)) <= smallest
 
 
-def test_free_levels_are_taken_whatever_the_budget():
+def test_free_levels_are_chosen_at_any_budget():
     assert allocate([np.array([3.0, 1.0, 0.0])], [np.array([0.0, 0.0, 5.0])], 1.0) == [1]

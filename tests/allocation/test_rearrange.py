@@ -18,7 +18,7 @@ def loss(grads, pruned):
 
 
 def literal(mask, grads):
-    """Section 4.2, word by word."""
+    """Implements section 4.2 literally."""
     importance = grads.double().square().sum(0)
     pruned = {j for j in range(len(mask)) if mask[j] == 0}
     if not pruned:

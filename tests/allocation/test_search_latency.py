@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.allocation.brute import family
+from tests.allocation.brute import candidate_masks
 from tests.conftest import make_model
 from trimformer.allocation.allocations import select_masks, smallest_constraint, unit_levels
 from trimformer.allocation.search_latency import search_latency
@@ -21,7 +21,7 @@ LAYERS, HEADS, NEURONS = 2, 3, 4
 
 
 def tables(size):
-    """Latencies measured by a noisy clock, rising or not."""
+    """Returns noisy latencies, increasing or not."""
     return st.lists(st.floats(0.1, 100), min_size=size, max_size=size).flatmap(
         lambda values: st.sampled_from([values, sorted(values)])
     )
@@ -57,7 +57,7 @@ def test_constraint_one_keeps_everything(mha_lut, ffn_lut, scores):
     assert torch.cat([*heads, *neurons]).all()
 
 
-# Whole numbers, so that the fitted functions are these and not nearly these.
+# Integers, so that the fitted functions are exact.
 FUNCTIONS = st.builds(LatencyFn, st.integers(1, 3), st.integers(1, 9).map(float), st.sampled_from([0.0, 1.0, 2.0, 5.0]))
 
 
@@ -66,9 +66,9 @@ FUNCTIONS = st.builds(LatencyFn, st.integers(1, 3), st.integers(1, 9).map(float)
 def test_importance_equals_brute_force_where_tables_are_flat_then_linear(head_fn, neuron_fn, scores, constraint):
     heads, neurons = split(scores)
     luts = [head_fn(k + 1) for k in range(HEADS)], [neuron_fn(k + 1) for k in range(NEURONS)]
-    head_fn, neuron_fn = map(fit_latency_fn, luts)  # the same, but for a table that is flat to its end
+    head_fn, neuron_fn = map(fit_latency_fn, luts)  # the same, except for a table that is flat throughout
     budget = constraint * dense(*luts) * (1 + 1e-12)
-    pairs = product(family(heads.tolist(), head_fn), family(neurons.tolist(), neuron_fn))
+    pairs = product(candidate_masks(heads.tolist(), head_fn), candidate_masks(neurons.tolist(), neuron_fn))
     best = max((a[0] + b[0] for a, b in pairs if a[1] + b[1] <= budget and a[2] + b[2]), default=None)
     if best is None:
         with pytest.raises(TrimformerError, match="smallest reachable"):
@@ -80,7 +80,7 @@ def test_importance_equals_brute_force_where_tables_are_flat_then_linear(head_fn
 
 @given(mha_lut=tables(HEADS), ffn_lut=tables(NEURONS), scores=SCORES, constraint=st.floats(0.001, 1))
 @settings(max_examples=100, deadline=None)
-def test_unreachable_names_a_constraint_above_that_can_be_reached(mha_lut, ffn_lut, scores, constraint):
+def test_unreachable_names_a_larger_constraint_that_can_be_reached(mha_lut, ffn_lut, scores, constraint):
     try:
         search_latency(*split(scores), mha_lut, ffn_lut, constraint=constraint)  # type: ignore[call-arg]
     except TrimformerError as error:
@@ -90,22 +90,22 @@ def test_unreachable_names_a_constraint_above_that_can_be_reached(mha_lut, ffn_l
         assert torch.cat([*heads, *neurons]).sum() >= 1
 
 
-def test_where_only_dropping_helps_whole_sublayers_are_dropped():
+def test_whole_sublayers_are_dropped_if_only_that_saves_time():
     heads, neurons = split([1, 1, 1, 2, 2, 2, 9, 0, 0, 0, 3, 3, 3, 3])
-    # Of 10 ms 5 are left: one sublayer of each kind, the ones that are worth most in all.
+    # The budget is 5 of 10 ms: the most important sublayer of each kind remains.
     masks = search_latency(heads, neurons, [2.0] * HEADS, [3.0] * NEURONS, constraint=0.5)
     assert [mask.tolist() for rows in masks for mask in rows] == [[0.0] * 3, [1.0] * 3, [0.0] * 4, [1.0] * 4]
 
 
 @given(scores=SCORES, constraint=st.floats(0.25, 1), threshold=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_a_sublayer_keeps_nothing_or_at_least_what_is_free(scores, constraint, threshold):
+def test_a_sublayer_keeps_nothing_or_at_least_its_base_units(scores, constraint, threshold):
     luts = [[LatencyFn(threshold, 4.0, 1.0)(k + 1) for k in range(size)] for size in (HEADS, NEURONS)]
     for rows in search_latency(*split(scores), *luts, constraint=constraint):
         assert all(mask.sum() == 0 or mask.sum() >= threshold for mask in rows)
 
 
-def test_of_each_sublayer_the_best_units_are_kept():
+def test_the_best_units_of_each_sublayer_are_kept():
     heads, neurons = split([5, 1, 3, 2, 4, 6, 1, 2, 3, 4, 8, 7, 6, 5])
     for rows, scores in zip(
         search_latency(heads, neurons, [1.0, 2.0, 3.0], [1.0, 1.0, 2.0, 3.0], constraint=0.6),
@@ -122,13 +122,13 @@ def test_layers_of_different_width_keep_their_widths():
     assert [[len(mask) for mask in masks] for masks in kept] == [[3, 0, 2], [5, 7, 0]]
 
 
-# Our method's allocation reads the table itself.
+# The "dp" allocation uses the table itself.
 
 SUBLAYERS = find_sublayers(make_model(num_hidden_layers=2))  # 4 heads, 40 neurons each
 
 
 def measured(seed):
-    """Costs that rise somehow, in steps here and there, and curves of random units."""
+    """Returns costs that increase irregularly, and curves of random units."""
     rng = np.random.default_rng(seed)
     widths = [s.num_units for s in SUBLAYERS]
     levels = [np.cumsum(rng.random(width + 1) * (rng.random(width + 1) < 0.5)) + rng.random() for width in widths]
@@ -154,7 +154,7 @@ def test_dp_on_a_measured_table_equals_brute_force(seed, share):
         sum(np.ix_(*(values[level] for values, level in zip(rows, levels, strict=True))))
         for rows in (costs.levels, [curve.error.numpy() for curve in curves])
     )
-    # What rounding to buckets may lose.
+    # Tolerance for rounding to buckets.
     budget = constraint * costs.dense - costs.fixed - len(SUBLAYERS) / 20_000 * (constraint * costs.dense)
     found = sum(float(curve.error[k]) for curve, k in zip(curves, units, strict=True))
     assert found <= error[price <= budget].min(initial=np.inf) + 1e-9
@@ -178,7 +178,7 @@ def test_no_allocation_exceeds_a_measured_budget(allocation, seed, constraint):
 
 
 @pytest.mark.parametrize("allocation", ["dp", "uniform", "global"])
-def test_a_table_for_everything_keeps_everything(allocation):
+def test_a_full_budget_keeps_everything(allocation):
     costs, curves = measured(3)
     if allocation == "global":
         costs = Costs([costs.levels[i % 2] for i in range(4)], costs.fixed, True)
@@ -186,7 +186,7 @@ def test_a_table_for_everything_keeps_everything(allocation):
 
 
 @pytest.mark.parametrize("allocation", ["dp", "global"])
-def test_sublayers_that_cost_the_same_however_narrow_are_kept_whole_or_dropped(allocation):
+def test_sublayers_of_constant_cost_are_kept_whole_or_dropped(allocation):
     _, curves = measured(0)
     flat = Costs([np.array([0.0, *[1.0] * s.num_units]) for s in SUBLAYERS], 0.5, True)
     units = select(allocation, flat, curves, 0.6)

@@ -14,7 +14,7 @@ from trimformer.paper import compute_mac, compute_mask_mac, search_mac
 SIZES = {"seq_len": 3, "hidden_size": 4, "attention_head_size": 2}
 SUBSETS = np.array(list(product([0, 1], repeat=10)))  # 4 heads, then 6 neurons
 MACS = np.array([compute_mac([s[:4].sum()], [s[4:].sum()], **SIZES) for s in SUBSETS])
-# The smallest thing that can be kept is one neuron; below that search_mac refuses.
+# The smallest selection is one neuron; search_mac rejects smaller constraints.
 CONSTRAINTS = st.floats(0.05, 1.0)
 SCORES = st.lists(st.integers(0, 5), min_size=10, max_size=10)
 
@@ -43,7 +43,7 @@ def test_constraint_one_keeps_everything(scores):
 
 @given(constraint=st.floats(0.3, 1.0), shift=st.floats(0, 0.5))
 @settings(max_examples=20, deadline=None)
-def test_a_larger_budget_never_gets_less(constraint, shift):
+def test_a_larger_budget_never_keeps_less_importance(constraint, shift):
     scores = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
     gains = []
     for c in (constraint - shift / 2, constraint):
@@ -79,7 +79,7 @@ def test_unreachable_names_a_constraint_that_can_be_reached(neurons):
 
 
 @pytest.mark.parametrize("none", ["heads", "neurons"])
-def test_a_kind_that_is_not_there_lowers_no_bar(none):
+def test_a_missing_kind_does_not_lower_the_smallest_constraint(none):
     units = {"heads": [torch.ones(4)], "neurons": [torch.ones(4)]} | {none: []}
     costs = {"head_cost": 100.0, "neuron_cost": 100.0} | {none.removesuffix("s") + "_cost": 1.0}
     with pytest.raises(TrimformerError, match=r"smallest reachable is 0\.251"):

@@ -1,4 +1,4 @@
-"""Calibrations that are kept: the same result, found once, and never that of something else."""
+"""The calibration cache returns the same result, and never that of another model, data or setting."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def never(*_):
 
 
 @pytest.mark.parametrize("method", ["obs", "kwon2022", "magnitude", "random"])
-def test_a_kept_calibration_gives_the_same_model(setting, tmp_path, monkeypatch, method):
+def test_a_stored_calibration_gives_the_same_model(setting, tmp_path, monkeypatch, method):
     model, batches, costs = setting
     anew = Pruner(model, batches, METHODS[method])(costs, 0.5)
     run_ = Run(calibration_dir=tmp_path / "kept")
@@ -44,7 +44,7 @@ def test_a_kept_calibration_gives_the_same_model(setting, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("other", ["weights", "samples", "seed", "bf16", "objective", "a broken file"])
-def test_that_of_something_else_is_never_taken(setting, tmp_path, other):
+def test_a_calibration_of_another_setting_is_never_used(setting, tmp_path, other):
     model, batches, _ = setting
     method, options = METHODS["obs"], {"calibration_dir": tmp_path}
     Pruner(model, batches, method, run=Run(**options))
@@ -69,10 +69,10 @@ def test_that_of_something_else_is_never_taken(setting, tmp_path, other):
         assert len(files) == 2
 
 
-@pytest.mark.parametrize(("place", "says"), [("file", "not a folder"), ("", "give the path"), (3, "give the path")])
-def test_an_invalid_folder_is_rejected_early(tmp_path, place, says):
+@pytest.mark.parametrize(("place", "message"), [("file", "not a folder"), ("", "give the path"), (3, "give the path")])
+def test_an_invalid_folder_is_rejected_early(tmp_path, place, message):
     (tmp_path / "file").touch()
-    with pytest.raises(TrimformerError, match=says):
+    with pytest.raises(TrimformerError, match=message):
         check_calibration_dir(tmp_path / place if place == "file" else place)
     assert check_calibration_dir(None) is None
 
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_created_is_rejected_before_the_calibration(sett
         Pruner(*setting[:2], METHODS["obs"], run=Run(calibration_dir=tmp_path / place))
 
 
-def test_a_run_that_was_cut_short_goes_on_from_its_calibration(model_dir, data, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_resumes_from_its_calibration(model_dir, data, tmp_path, monkeypatch, capsys):
     words = ("prune", model_dir, "--data", data, "--constraint", "0.5")
     assert run(main, *words, "--output", tmp_path / "whole", "--resume") == 0
 
@@ -98,13 +98,13 @@ def test_a_run_that_was_cut_short_goes_on_from_its_calibration(model_dir, data, 
     assert {file.split("/")[0] for file in tree(tmp_path)} & {".out.trimformer-calibration"}
     assert not (tmp_path / "out").exists()
     monkeypatch.setitem(CRITERIA, "obs", never)
-    assert run(main, *words, "--output", tmp_path / "out") == 0  # the folder is found without being asked for
+    assert run(main, *words, "--output", tmp_path / "out") == 0  # a run without --resume uses the folder too
     assert not list(tmp_path.glob(".out*"))
     for name in ("model.safetensors", "head_mask.pt", "neuron_mask.pt"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_without_resume_nothing_is_kept(model_dir, data, tmp_path, monkeypatch):
+def test_without_resume_nothing_is_stored(model_dir, data, tmp_path, monkeypatch):
     def cut_short(*_):
         raise KeyboardInterrupt
 

@@ -49,7 +49,7 @@ def batch_for(problem, size=5, length=12):
 
 
 def take(batch, rows, padding=0):
-    """Some samples of a batch, padded further."""
+    """Selects samples of a batch and adds padding."""
     taken = {key: value[rows] for key, value in batch.items()}
     fill = {"input_ids": 1, "attention_mask": 0, "labels": -100}
     for key, value in fill.items():
@@ -59,7 +59,7 @@ def take(batch, rows, padding=0):
 
 
 def alone(batch, i):
-    """One sample without its padding."""
+    """Returns one sample without its padding."""
     length = batch["input_ids"].shape[1]
     kept = int(batch["attention_mask"][i].sum())
     return {
@@ -104,7 +104,7 @@ def test_batch_grads_are_the_mean_of_the_samples(problem):
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "tokens", "span", "embedding"])
-def test_label_free_draws_depend_on_the_seed(problem):
+def test_label_free_gradients_depend_on_the_seed(problem):
     model, batch = model_for(problem), batch_for(problem)
     first, again, other = (collect_mask_grads(model, [batch], objective="curvature", seed=s)[0] for s in (0, 0, 1))
     assert torch.equal(first, again)
@@ -126,7 +126,7 @@ def test_two_class_curvature_grads_sum_to_the_exact_gauss_newton():
     torch.testing.assert_close(grads.T @ grads, exact, atol=1e-6, rtol=1e-3)
 
 
-def test_collecting_leaves_the_model_as_it_was():
+def test_collecting_does_not_change_the_model():
     model, batch = model_for("single_label").train(), batch_for("single_label")
     model.classifier.weight.requires_grad_(False)
     collect_mask_grads(model, [batch])
@@ -136,7 +136,7 @@ def test_collecting_leaves_the_model_as_it_was():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_grads_are_found_where_gradients_are_switched_off():
+def test_grads_are_computed_inside_no_grad():
     model, batch = model_for("single_label"), batch_for("single_label")
     with torch.no_grad():
         assert collect_mask_grads(model, [batch])[0].abs().sum() > 0

@@ -20,7 +20,7 @@ SEQUENCE, TOKENS, SPAN = "ForSequenceClassification", "ForTokenClassification", 
 
 
 def full_batch(**labels):
-    """Four samples without padding."""
+    """Returns four samples without padding."""
     batch = make_batch(batch=4, labels=None)
     ids = torch.randint(3, 60, (4, 12), generator=torch.Generator().manual_seed(0))
     return batch | {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | labels
@@ -66,7 +66,7 @@ def test_unsupported_heads_are_an_error_that_names_the_class():
 
 @pytest.mark.parametrize("problem", ["tokens", "span"])
 @pytest.mark.parametrize("loss", ["labels", "curvature", "divergence"])
-def test_outputs_at_padding_count_nothing(problem, loss):
+def test_outputs_at_padding_do_not_count(problem, loss):
     batch, output = make_batch(labels=None), output_for(problem)
     padding = batch["attention_mask"] == 0
     batch["labels"] = torch.zeros_like(padding, dtype=torch.long).masked_fill(padding, -100)
@@ -101,7 +101,7 @@ def test_divergence_is_the_kl_from_the_reference():
 
 
 def squared_gradients(problem, logits, count=6000, seed=0):
-    """Mean of g g^T over many draws for one output, g flat."""
+    """Returns the mean of g g^T over many draws for one output, g flattened."""
     output = logits.expand(count, *logits.shape).clone().requires_grad_()
     batch = {"index": torch.arange(count), "attention_mask": torch.ones(count, logits.shape[0])}
     gradients = torch.autograd.grad(curvature_losses(output, batch, problem, seed).sum(), output)[0].flatten(1)
@@ -124,7 +124,7 @@ def test_squared_gradients_are_on_average_the_curvature_of_the_loss(problem):
     torch.testing.assert_close(squared_gradients(problem, logits), exact, atol=0.03, rtol=0)
 
 
-def test_two_classes_and_regression_need_no_draw():
+def test_two_classes_and_regression_are_deterministic():
     logits = torch.tensor([0.3, 1.0])
     p = logits.softmax(0)
     torch.testing.assert_close(squared_gradients("single_label", logits, 2), p.diag() - torch.outer(p, p))
@@ -139,6 +139,6 @@ def test_curvature_losses_read_no_labels(problem):
 
 
 @pytest.mark.parametrize("problem", SHAPES)
-def test_labels_that_are_missing_are_an_error(problem):
+def test_missing_labels_are_an_error(problem):
     with pytest.raises(TrimformerError, match="labels"):
         supervised_losses(output_for(problem), make_batch(labels=None), problem)

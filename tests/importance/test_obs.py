@@ -12,7 +12,7 @@ SHAPES = st.sampled_from([(1, 7), (2, 4), (3, 3)])  # unit size, units
 
 
 def system(unit_size, units, seed=0, hidden=5, dead=0):
-    """Moments of 40 random tokens and a weight; the last `dead` units never fire."""
+    """Returns the moments of 40 random tokens, and a weight; the last `dead` units are always zero."""
     generator = torch.Generator().manual_seed(seed)
     channels = unit_size * units
     x = torch.randn(40, channels, generator=generator, dtype=torch.float64)
@@ -29,7 +29,7 @@ def ridged(moments):
 
 
 def brute_force(moments, weight, unit_size, removed):
-    """Least 1/2 tr(G D H D^T) over all changes D of the weight that leave zeros in the columns removed."""
+    """Returns the least 1/2 tr(G D H D^T) over all changes D of the weight that zero the removed columns."""
     w, g = weight.double().numpy(), (moments.gradients / moments.count).numpy()
     root = np.linalg.cholesky(ridged(moments)).T  # H = root^T root
     out = [u * unit_size + c for u in removed for c in range(unit_size)]
@@ -52,7 +52,7 @@ def test_the_first_removal_is_the_cheapest_by_brute_force(shape, seed):
 
 @given(shape=SHAPES, seed=st.integers(0, 999), step=st.integers(1, 5))
 @settings(max_examples=25, deadline=None)
-def test_every_point_of_the_curve_is_the_cost_of_its_removals_together(shape, seed, step):
+def test_every_point_of_the_curve_is_the_joint_cost_of_its_removals(shape, seed, step):
     moments, weight = system(*shape, seed)  # type: ignore[call-arg]
     curve = obs_curve(moments, weight, shape[0], RIDGE, step=step)
     for kept in range(shape[1]):
@@ -93,7 +93,7 @@ def test_permuting_units_permutes_the_order(unit_size, units, step):
 
 
 @pytest.mark.parametrize(("unit_size", "units"), [(1, 9), (3, 4)])
-def test_units_that_never_fire_go_first(unit_size, units):
+def test_units_that_are_always_zero_are_removed_first(unit_size, units):
     moments, weight = system(unit_size, units, dead=2)
     curve = obs_curve(moments, weight, unit_size, ridge=1e-6, step=1)
     assert set(curve.order[:2].tolist()) == {units - 2, units - 1}
@@ -111,7 +111,7 @@ def test_the_update_interval_does_not_change_the_curve(monkeypatch, interval, un
     torch.testing.assert_close(curve.error, expected.error, rtol=1e-8, atol=1e-10)
 
 
-def test_a_sublayer_that_the_loss_never_hears_costs_nothing():
+def test_a_sublayer_without_influence_on_the_loss_costs_nothing():
     moments = SublayerMoments(torch.zeros(4, 4).double(), torch.zeros(3, 3).double(), 0, 0.0, [])
     curve = obs_curve(moments, torch.randn(3, 4), unit_size=2)
     assert curve.error.tolist() == [0.0] * 3

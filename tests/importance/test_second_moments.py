@@ -13,7 +13,7 @@ def collect(model, batches, token_weighting=True):
 
 
 def tokens_of(model, batch, i):
-    """Per sublayer, inputs and output gradients of one sample's tokens: [length, n] each. Two classes."""
+    """Returns inputs and output gradients [length, n] of one sample's tokens, per sublayer, for two classes."""
     kept = int(batch["attention_mask"][i].sum())
     seen, handles = [], []
     for s in find_sublayers(model):
@@ -71,13 +71,13 @@ def test_token_norms_are_zero_on_padding_and_their_squares_sum_to_the_weight_sum
         assert float(sum(w.square().sum() for w in m.token_norms)) == pytest.approx(m.weight_sum, rel=1e-4)
 
 
-def test_only_the_first_token_weighs_in_a_classifiers_last_ffn():
+def test_only_the_first_token_has_weight_in_a_classifiers_last_ffn():
     *_, last = collect(make_model(), [make_batch()])
     assert (last.token_norms[0][:, 1:] == 0).all()
     assert (last.token_norms[0][:, 0] > 0).all()
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_not_changed():
     model, batch = make_model(), make_batch()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     collect(model, [batch])
@@ -90,7 +90,7 @@ def test_the_model_is_left_as_it_was():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_moment_that_is_not_finite_is_told():
+def test_a_moment_that_is_not_finite_is_an_error():
     model = make_model()
     with torch.no_grad():
         model.bert.encoder.layer[1].output.dense.weight[0, 0] = torch.nan

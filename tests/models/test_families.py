@@ -41,26 +41,26 @@ from trimformer.models.sublayer import attention, ffn, producers
 from trimformer.refit.reconstruct import reconstruct
 from trimformer.refit.walk import walk
 
-# One of each structure: what the costlier tests take when time is short.
+# One family of each structure, for the expensive tests.
 STRUCTURES = {
     "Bert", "RoFormer", "RobertaPreLayerNorm", "Albert, two groups", "MPNet", "DebertaV2, own positions", "ModernBert",
     "JinaEmbeddingsV3", "T5, gated", "UMT5", "ViT", "Dinov2, gated", "CLIP", "Whisper", "Wav2Vec2, stable", "Gemma2",
     "GPT2", "GPTNeoX", "GPTNeoX, serial", "Phi",
 }  # fmt: skip
-# The bare encoder where there is one: what a refit changes is its output.
+# The bare encoder where there is one, as its output shows what a refit changes.
 BARE = [(name, "Model" if "Model" in row.heads else row.heads[0]) for name, row in FAMILIES.items()]
 
 
 @cache
 def dense(family: str, head: str, attention: str | None = None) -> PreTrainedModel:
-    """Shared by the tests, which change copies."""
+    """Returns a cached model; tests change copies of it."""
     if not exists(family, head):
         pytest.skip("this version of transformers has no such model")
     return make(family, head, attention)
 
 
 def parameters(models, quick):
-    """Models for a test; those for which `quick` is false are marked slow."""
+    """Returns test parameters; models for which `quick` is false are marked slow."""
     return [
         pytest.param(*model, id="-".join(model), marks=() if quick(*model) else pytest.mark.slow) for model in models
     ]
@@ -80,13 +80,13 @@ def test_masked_is_shrunk(family, head, check):
 @pytest.mark.parametrize(
     ("family", "head"), parameters(GRID, lambda family, head: family in STRUCTURES and (family, head) in ONE_EACH)
 )
-def test_a_shrunk_model_is_a_model(family, head, check):
-    """With a single head, pruned in two steps, and saved and loaded: that to the last bit."""
+def test_a_shrunk_model_can_be_pruned_again_and_reloaded(family, head, check):
+    """A reloaded model computes exactly the same, the others nearly."""
     assert check(dense(family, head)) <= (0 if check is saved_is_reloaded else 1e-5)
 
 
 @structures
-def test_a_copy_of_a_shrunk_model_computes_the_same_by_itself(family, head):
+def test_a_copy_of_a_shrunk_model_is_independent(family, head):
     model = dense(family, head)
     masks = random_masks(model)
     masks[0][:] = 0
@@ -102,8 +102,8 @@ def test_a_copy_of_a_shrunk_model_computes_the_same_by_itself(family, head):
 
 
 @one_each
-def test_layers_are_found_in_the_order_in_which_they_run(family, head):
-    """Each tower's by themselves: which of two runs first differs."""
+def test_layers_are_found_in_execution_order(family, head):
+    """Compares each tower by itself, as models differ in which tower runs first."""
     model = dense(family, head)
     layers, ran = find_layers(model), []
     handles = [layer.register_forward_pre_hook(lambda layer, _: ran.append(layer)) for layer in layers]
@@ -114,48 +114,48 @@ def test_layers_are_found_in_the_order_in_which_they_run(family, head):
     for tower in {owner[layer] for layer in layers}:
         expected = [layer for layer in layers if owner[layer] is tower]
         assert [layer for layer in dict.fromkeys(ran) if owner[layer] is tower] == expected
-    visits = {layer: ran.count(layer) for layer in layers}
-    assert all(visits[s.module] == s.calls_per_pass for s in find_sublayers(model))
+    calls = {layer: ran.count(layer) for layer in layers}
+    assert all(calls[s.module] == s.calls_per_pass for s in find_sublayers(model))
 
 
 @structures
-def test_the_walk_meets_the_student_as_it_runs(family, head):
-    """What it says goes into each projection is what does so in the student's own forward, changed below."""
+def test_the_walk_sees_the_inputs_of_the_students_own_forward(family, head):
+    """The input of each projection equals that in the student's forward, after the sublayers below were changed."""
     model = dense(family, head)
     batch, masks = inputs(model, 9), random_masks(model)
     masks[0][:] = 0
     student = pruned(model, masks)
     calls = record_calls(model, batch)
     for step in walk(model, student, [batch]):
-        seen = []
+        inputs_seen = []
         projection = step.sublayer.projection
-        handle = projection.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        handle = projection.register_forward_pre_hook(lambda _, args, seen=inputs_seen: seen.append(args[0]))
         output(student, batch)
         handle.remove()
         source = find_sublayers(model)[step.index].module
         masks = [call.mask for call in calls if call.layer is source]
-        total = sum(x[mask].double().sum(0) for x, mask in zip(seen, masks, strict=True))
+        total = sum(x[mask].double().sum(0) for x, mask in zip(inputs_seen, masks, strict=True))
         torch.testing.assert_close(step.fit.x + step.held_out.x, total, atol=1e-3, rtol=1e-4)
         projection.weight.mul_(1.2)
 
 
 def positions_macs(model, batch):
-    """MACs of scores of relative positions, which the costs leave out, for one sample."""
+    """Returns the MACs of relative position scores per sample, which the costs do not include."""
     config, count = model.config, len(batch["index"])
-    if config.model_type == "bros":  # each query with each pair's position
+    if config.model_type == "bros":  # each query with the position of each pair
         return config.num_hidden_layers * LENGTH**2 * config.hidden_size
-    if config.model_type == "deberta-v2":  # each query and key with each position, which are projected once for a batch
+    if config.model_type == "deberta-v2":  # positions are projected once per batch
         buckets = getattr(config, "position_buckets", -1)
         positions = 2 * (buckets if buckets > 0 else config.max_position_embeddings)
         amounts = positions * (LENGTH * config.hidden_size + config.hidden_size**2 / count)
-        counted = 0 if config.share_att_key else LENGTH * config.hidden_size**2  # own projections, as of tokens
+        counted = 0 if config.share_att_key else LENGTH * config.hidden_size**2  # separate projections
         return config.num_hidden_layers * 2 * (amounts - counted)
     return 0
 
 
 @one_each
-def test_macs_are_those_that_run(family, head):
-    model = dense(family, head, "eager")  # what SDPA does is not counted
+def test_macs_match_those_that_torch_counts(family, head):
+    model = dense(family, head, "eager")  # torch does not count SDPA
     batch, sublayers, counted, hidden = inputs(model), find_sublayers(model), 0, None
     with frozen(model):
         for call in record_calls(model, batch):
@@ -167,7 +167,7 @@ def test_macs_are_those_that_run(family, head):
 
 
 @structures
-def test_parameters_are_those_that_go(family, head):
+def test_unit_parameters_match_those_removed(family, head):
     model = dense(family, head)
     sublayers = find_sublayers(model)
     empty = pruned(model, [torch.zeros(s.num_units) for s in sublayers])
@@ -187,7 +187,7 @@ def test_a_refit_brings_the_output_nearer(family, head):
 
 
 @pytest.mark.parametrize("layer", REFUSED)
-def test_a_layer_that_cannot_be_pruned_says_why_in_a_sentence(layer):
+def test_a_layer_that_cannot_be_pruned_is_rejected_with_the_reason(layer):
     try:
         model = make_refused(layer)
     except AttributeError:
@@ -197,7 +197,7 @@ def test_a_layer_that_cannot_be_pruned_says_why_in_a_sentence(layer):
     assert str(caught.value) == f"layers of class {layer} cannot be pruned: {table.REFUSED[layer]}"
 
 
-def test_every_layer_that_is_known_or_refused_is_tested():
+def test_every_supported_or_refused_layer_is_tested():
     if not all(exists(*model) for model in ONE_EACH):
         pytest.skip("this version of transformers lacks some of the models")
     assert REFUSED.keys() == table.REFUSED.keys()
@@ -211,7 +211,7 @@ class OwnConfig(PreTrainedConfig):
 
 
 class OwnLayer(nn.Module):
-    """A layer of nobody's family: query, key and value of all heads in one matrix, two heads of 4, 12 neurons."""
+    """A layer of no built-in family: fused query, key and value, two heads of size 4, 12 neurons."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,12 +248,12 @@ def own_family(layer) -> Iterator:
 
 
 @pytest.fixture
-def forget():
+def unregister_own_layer():
     yield
     table.LAYERS.pop("OwnLayer", None)
 
 
-def check_own():
+def check_own_family():
     torch.manual_seed(0)
     model = OwnModel(OwnConfig()).eval()
     for layer in model.layers:
@@ -271,18 +271,18 @@ def check_own():
     )
 
 
-@pytest.mark.usefixtures("forget")
+@pytest.mark.usefixtures("unregister_own_layer")
 def test_a_family_registered_from_outside():
     with pytest.raises(TrimformerError, match=r"OwnModel .* has no layer that can be pruned"):
         find_sublayers(OwnModel(OwnConfig()))
     register_family("OwnLayer", own_family)
-    check_own()
+    check_own_family()
 
 
-@pytest.mark.usefixtures("forget")
+@pytest.mark.usefixtures("unregister_own_layer")
 def test_a_family_of_an_entry_point(monkeypatch):
     point = SimpleNamespace(name="OwnLayer", load=lambda: own_family)
     groups = {"trimformer.families": [point]}
     monkeypatch.setattr(table, "entry_points", lambda group: groups[group])
     table._load_entry_points.cache_clear()
-    check_own()
+    check_own_family()

@@ -35,7 +35,7 @@ def test_masks_of_ones_change_nothing(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_mask_is_felt(family):
+def test_every_mask_changes_the_output(family):
     model, batch = make_model(family), make_batch()
     expected, sublayers = logits(model, batch), find_sublayers(model)
     for i in range(len(sublayers)):
@@ -74,7 +74,7 @@ def test_one_mask_too_few_is_an_error_and_leaves_no_hook():
     assert num_hooks(model) == 0
 
 
-def test_applied_neuron_masks_act_like_the_context_and_come_off():
+def test_applied_neuron_masks_act_like_the_context_and_can_be_removed():
     model, batch = make_model(), make_batch()
     mask = torch.stack(random_factors(model)[1::2])
     with MaskNeurons(model, mask):
@@ -87,7 +87,7 @@ def test_applied_neuron_masks_act_like_the_context_and_come_off():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_masking_a_head_is_zeroing_the_projections_columns(family):
+def test_masking_a_head_equals_zeroing_the_projections_columns(family):
     model, batch = make_model(family), make_batch()
     zeroed = copy.deepcopy(model)
     mask = torch.ones(3, 4)
@@ -98,7 +98,7 @@ def test_masking_a_head_is_zeroing_the_projections_columns(family):
         torch.testing.assert_close(logits(model, batch), logits(zeroed, batch))
 
 
-def test_a_mask_per_sample_masks_each_sample_by_its_own():
+def test_each_sample_can_have_its_own_mask():
     model, batch = make_model(), make_batch(batch=3)
     sublayers = find_sublayers(model)
     masks = [torch.rand(3, 1, s.num_units) for s in sublayers]
@@ -120,7 +120,7 @@ def test_register_mask_and_hijack_input_see_the_same_input():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_collect_layer_inputs_gives_what_the_layer_gets(family):
+def test_collect_layer_inputs_returns_the_layers_inputs(family):
     model = make_model(family)
     batches = [model_inputs(make_batch(seed=i)) for i in range(2)]
     for layer in range(3):
@@ -142,7 +142,7 @@ def mixed_model():
 
 
 @pytest.mark.parametrize("stop", [False, True])
-def test_collect_layer_inputs_leaves_the_model_as_it_was(stop):
+def test_collect_layer_inputs_does_not_change_the_model(stop):
     model = mixed_model()
     before = flags(model)
     for _ in collect_layer_inputs(model, [model_inputs(make_batch())] * 2):
@@ -184,7 +184,7 @@ def test_frozen_restores_flags_after_an_exception():
 
 
 @pytest.mark.parametrize("shrunk", [False, True])
-def test_stacked_masks_unstack_to_themselves(shrunk):
+def test_unstacking_inverts_stacking(shrunk):
     from trimformer.checkpoints.shrink import shrink
 
     model = make_model()

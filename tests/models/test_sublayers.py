@@ -13,7 +13,7 @@ SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "in
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_run_one_by_one_equal_the_model(family, attention):
+def test_running_the_layers_one_by_one_equals_the_model(family, attention):
     model = make_model(family, "Model", attn_implementation=attention)
     batch = make_batch()
     hidden = None
