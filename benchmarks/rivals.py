@@ -33,7 +33,9 @@ from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
 from trimformer.options.methods import find_method
 from trimformer.polish.data import draw_polish_inputs
-from trimformer.polish.train import MAX_NORM, learning_rate, polish, trainable
+from trimformer.polish.schedule import learning_rate
+from trimformer.polish.train import polish, trainable
+from trimformer.polish.training_loop import MAX_NORM
 
 
 def fine_tune(model: Any, batches: Sequence[Batch], seconds: float, seed: int) -> int:

@@ -12,7 +12,7 @@ from tests.conftest import make_rows, make_tokenizer
 from trimformer import METHODS, Pruner, TrimformerError
 from trimformer.data.batches import make_batches
 from trimformer.data.tasks import task_of
-from trimformer.polish import train
+from trimformer.polish import training_loop
 
 WORDS = ("--batch-size", "8", "--neuron-multiple", "4", "--device", "cpu")
 
@@ -39,7 +39,7 @@ def test_it_is_told_wherever_the_run_is_told_of(model_dir, data, tmp_path, capsy
 
 
 def test_a_polish_that_is_thrown_away_leaves_what_the_refit_gave(monkeypatch):
-    monkeypatch.setattr(train, "learning_rate", lambda *_: 0.0)
+    monkeypatch.setattr(training_loop, "learning_rate", lambda *_: 0.0)
     options = {"batch_size": 8, "neuron_multiple": 4}
     one, two = (
         trimformer.prune(problem_model("single_label"), make_tokenizer(), problem_rows("single_label"), 0.5,
@@ -69,7 +69,7 @@ def test_a_plain_layout_is_polished_too(problem):
         (("--polish", "--polish-budget", "1.1x"), "below one epoch"),
         (("--polish", "--polish-data", "nowhere.jsonl"), "does not exist"),
         (("--polish", "--batch-size", "64"), "fewer than a batch"),
-        (("--method", "kprune", "--polish"), "of one piece"),
+        (("--method", "kprune", "--polish"), "does not accept"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_writes_nothing(model_dir, data, tmp_path, capsys, words, told):
@@ -88,7 +88,7 @@ def test_an_interrupted_polish_writes_nothing(data, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trimformer.polish.train.hidden_loss", interrupted)
+    monkeypatch.setattr("trimformer.polish.training_loop.hidden_loss", interrupted)
     model = save_model(tmp_path / "model")
     assert prune(model, data, tmp_path / "out", *WORDS, "--polish") != 0
     assert not (tmp_path / "out").exists()

@@ -14,10 +14,11 @@ from trimformer.data.outputs import predict
 from trimformer.data.tasks import task_of
 from trimformer.evaluation.scores import divergences
 from trimformer.options.polish import PolishBudget
-from trimformer.polish import train
+from trimformer.polish import schedule, train, training_loop
 from trimformer.polish.data import draw_polish_inputs
-from trimformer.polish.teacher_outputs import Watch, matching_teacher_layers
+from trimformer.polish.teacher_outputs import OutputRecorder, matching_teacher_layers
 from trimformer.polish.train import polish, trainable
+from trimformer.polish.training_loop import TrainingLoop
 
 
 def make(problem, rows=80, batch_size=8, family="Bert", **overrides):
@@ -66,7 +67,7 @@ def test_held_out_divergence_falls_and_the_report_tells_it(problem):
 @pytest.mark.parametrize("stoppable", [True, False])
 def test_ctrl_c_keeps_the_best_so_far_only_if_asked(monkeypatch, stoppable):
     teacher, student, given = make("single_label")
-    before, step = weights(student), train._Training._step
+    before, step = weights(student), TrainingLoop._step
 
     def pressed(self, *args):
         if args[1].param_groups[0]["lr"] and not pressed.done:  # type: ignore[attr-defined]
@@ -75,7 +76,7 @@ def test_ctrl_c_keeps_the_best_so_far_only_if_asked(monkeypatch, stoppable):
         return step(self, *args)
 
     pressed.done = False  # type: ignore[attr-defined]
-    monkeypatch.setattr(train._Training, "_step", pressed)
+    monkeypatch.setattr(TrainingLoop, "_step", pressed)
     budget, handler = PolishBudget(passes=6, stoppable=stoppable), signal.getsignal(signal.SIGINT)
     if stoppable:
         report = polish(teacher, student, given.batches, given.held_out, budget=budget)
@@ -108,7 +109,7 @@ def test_embeddings_flags_and_the_dense_model_stay_as_they_were(problem):
 
 def test_what_gains_nothing_is_thrown_away(monkeypatch):
     teacher, student, given = make("single_label")
-    monkeypatch.setattr(train, "LEARNING_RATE", 300.0)
+    monkeypatch.setattr(schedule, "LEARNING_RATE", 300.0)
     before = weights(student)
     report = run_polish(teacher, student, given)
     assert not report.accepted
@@ -126,8 +127,8 @@ def test_a_loss_that_is_not_finite_ends_it_and_the_best_state_stays(monkeypatch)
         calls.append(args)
         return args[0].sum() * (torch.nan if len(calls) == 3 else 0.0)
 
-    monkeypatch.setattr(train, "output_loss", broken)
-    monkeypatch.setattr(train, "hidden_loss", lambda hidden, *_: hidden[0].sum() * 0)
+    monkeypatch.setattr(training_loop, "output_loss", broken)
+    monkeypatch.setattr(training_loop, "hidden_loss", lambda hidden, *_: hidden[0].sum() * 0)
     report = run_polish(teacher, student, given)
     assert not report.accepted
     assert "not finite" in report.note
@@ -229,7 +230,7 @@ def test_weights_of_halves_are_trained_in_float32_and_stay_halves(dtype, monkeyp
     assert report.accepted
     assert report.after < report.before
     assert {value.dtype for value in student.state_dict().values() if value.is_floating_point()} == {dtype}
-    monkeypatch.setattr(train, "LEARNING_RATE", 300.0)
+    monkeypatch.setattr(schedule, "LEARNING_RATE", 300.0)
     other = copy.deepcopy(student)
     other.load_state_dict(before)
     assert not run_polish(teacher, other, given).accepted
@@ -273,27 +274,29 @@ def test_a_layer_that_runs_at_several_depths_is_seen_at_each():
     teacher = enlarged(AlbertForSequenceClassification(config).eval())
     student = pruned(teacher, random_masks(teacher))
     _, _, given = make("single_label")
-    with Watch(teacher, matching_teacher_layers(teacher)) as watch:
-        assert len(watch(given.batches[0]).hidden) == 3
+    with OutputRecorder(teacher, matching_teacher_layers(teacher)) as recorder:
+        assert len(recorder(given.batches[0]).hidden) == 3
     report = run_polish(teacher, student, given)
     assert report.after <= report.before
 
 
 @pytest.mark.parametrize("steps", [1, 2, 30, 500, 5000])
 def test_the_learning_rate_goes_up_and_down_and_never_beyond_its_peak(steps):
-    rates = [train.learning_rate(step, steps) for step in range(1, steps + 1)]
+    rates = [schedule.learning_rate(step, steps) for step in range(1, steps + 1)]
     top = rates.index(max(rates))
     assert min(rates) > 0
-    assert max(rates) <= train.LEARNING_RATE
+    assert max(rates) <= schedule.LEARNING_RATE
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
 @pytest.mark.parametrize("problem", ["single_label", "embedding", "regression"])
 def test_the_less_is_left_to_mend_the_lower_the_rate_but_for_numbers(problem):
-    rates = [train.peak_rate(problem, divergence) for divergence in (1e-4, 1e-3, 1e-2, 0.1, 1.0)]
+    rates = [schedule.peak_rate(problem, divergence) for divergence in (1e-4, 1e-3, 1e-2, 0.1, 1.0)]
     assert rates == sorted(rates)
-    assert rates[-1] == train.LEARNING_RATE == max(train.learning_rate(step, 5000, rates[-1]) for step in (300, 301))
+    assert (
+        rates[-1] == schedule.LEARNING_RATE == max(schedule.learning_rate(step, 5000, rates[-1]) for step in (300, 301))
+    )
     assert (rates[0] < rates[-1]) == (problem != "regression")
 
 
@@ -308,7 +311,7 @@ def test_part_of_the_way_is_kept_where_it_is_nearer(monkeypatch):
         return 1.0 if seen[-1] == 0 else 0.8 if seen[-1] == max(seen) else 0.6
 
     monkeypatch.setattr(train, "_measure", measure)
-    monkeypatch.setattr(train, "PARTS", (0.75,))
+    monkeypatch.setattr(training_loop, "INTERPOLATIONS", (0.75,))
     report = run_polish(teacher, student, given, "3x")
     assert report.accepted
     assert seen[-1] == pytest.approx(0.75 * max(seen), rel=1e-3)

@@ -1,1 +1,1 @@
-"""Label-free training of a pruned model on what the dense model says: optional, after the refit."""
+"""Optional training of a pruned model towards the dense model's outputs, without labels, after the refit."""

@@ -1,4 +1,4 @@
-"""Samples to polish on: those that calibrated, and more of the user's without their labels; an eighth is held out."""
+"""Samples to polish on: the calibration samples and more unlabelled ones; every eighth is held out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,20 +20,19 @@ from trimformer.options.polish import PolishBudget, PolishOptions, epochs_of_pas
 from trimformer.refit.regression_moments import HELD_OUT_EVERY
 from trimformer.utils.distributed import shard, world_size
 
-# Where a task says which column holds labels, and what it says where none does.
+# Fields of a task that name its label columns, with their values for unlabelled rows.
 _NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "indicator_columns": ()}
 
 
 @dataclass(frozen=True)
 class PolishInputs:
-    """What a polish works on.
+    """Samples and budget of a polish.
 
     Attributes:
-        batches: to train on, this process's part; as many in every process.
-        held_out: to measure on, this process's part.
-        budget: to spend.
-        only_calibration: all of these samples are calibration samples, so those held out judge only what was refitted
-            without them.
+        batches: this process's part of the samples to train on; every process has as many batches.
+        held_out: this process's part of the held-out samples.
+        budget: forward passes or seconds to spend.
+        only_calibration: all samples are calibration samples, so the held-out ones must not be used by the refit.
     """
 
     batches: list[Batch]
@@ -42,13 +41,13 @@ class PolishInputs:
     only_calibration: bool = False
 
     def check_affordable(self, share: float) -> None:
-        """Before the long work: tells of a budget in passes below an epoch.
+        """Checks, before the long work, that a budget in passes pays for one epoch.
 
         Args:
-            share: of the dense model's MACs that is to be kept.
+            share: share of the dense model's MACs to keep.
 
         Raises:
-            TrimformerError: it is.
+            TrimformerError: the budget pays for less than one epoch.
         """
         if self.budget.passes is not None:
             epochs_of_passes(self.budget, share)
@@ -62,75 +61,77 @@ def draw_polish_inputs(
     options: PolishOptions | None = None,
     batch_size: int = 32,
 ) -> PolishInputs:
-    """Batches of the calibration samples and of more data, every eighth sample held out; equal ones count once.
+    """Batches the calibration samples and more data; holds out every eighth sample and drops duplicates.
 
     Args:
-        model: gives configuration and device.
-        processor: its tokenizer or processor.
-        task: what the calibration samples mean.
-        features: the calibration samples, encoded; those that its refit held out are held out here too.
-        options: more examples, in any form that `as_rows` takes, and the budget.
-        batch_size: samples in a batch, at most.
+        model: the model, for its configuration and device.
+        processor: the model's tokenizer or processor.
+        task: task of the calibration samples.
+        features: the encoded calibration samples; those that the refit holds out are held out here, too.
+        options: more examples in any form that `as_rows` accepts, whose labels are ignored, and the budget.
+        batch_size: number of samples in a batch, at most.
 
     Raises:
-        TrimformerError: the data do not fit the model's task, there are too few samples, or the budget is none.
+        TrimformerError: the data do not fit the model's task, there are too few samples, or the budget is not valid.
     """
     options = options or PolishOptions()
-    data, spend = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
+    data, budget = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
     more = [] if data is None else encode_unlabelled(model, processor, task, data)
     samples: dict[bytes, tuple[int, Features]] = {}
     for i, sample in enumerate([*without_labels(features), *more]):
         samples.setdefault(_digest(sample), (i, sample))
-    chosen, left = ([s for i, s in samples.values() if (i % HELD_OUT_EVERY > 0) is used] for used in (True, False))
+    parts: tuple[list[Features], list[Features]] = [], []  # to train on, held out
+    for i, sample in samples.values():
+        parts[i % HELD_OUT_EVERY == 0].append(sample)
     if len(samples) < batch_size:
         raise TrimformerError(
             f"{len(samples)} different samples to polish on are fewer than a batch of {batch_size}; give more "
-            "as polish data, or lower the batch size"
+            "polish data or lower the batch size"
         )
-    batches, held_out = (make_batches(of, processor, batch_size, model.device) for of in (chosen, left))
+    batches, held_out = (make_batches(part, processor, batch_size, model.device) for part in parts)
     if min(len(batches), len(held_out)) < world_size():
         raise TrimformerError(
-            f"{len(samples)} different samples to polish on make {len(held_out)} held-out batches, too few for "
+            f"{len(samples)} different samples to polish on make {len(held_out)} held-out batches, fewer than the "
             f"{world_size()} processes; lower the batch size"
         )
     return PolishInputs(
-        shard(batches)[: len(batches) // world_size()], shard(held_out), spend, only_calibration=data is None
+        shard(batches)[: len(batches) // world_size()], shard(held_out), budget, only_calibration=data is None
     )
 
 
 def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: Any) -> list[Features]:
-    """The examples as the model's task reads them, without labels; columns of other names are guessed.
+    """Encodes examples for the model's task, without labels; guesses columns that have other names.
 
     Raises:
-        TrimformerError: they are of another kind, or cannot be read.
+        TrimformerError: the examples cannot be read or are of another task.
     """
     try:
         rows = as_rows(data, "polish_data")
         if not len(rows):
             raise TrimformerError("it has no rows")
-        own = _unlabelled(task)
-        if not all(column in rows[0] for column in _columns(own)):
-            own = _unlabelled(replace(task_of(model, rows), max_length=task.max_length))
-            if type(own) is not type(task) or len(_columns(own)) != len(_columns(_unlabelled(task))):
-                raise TrimformerError(f"it holds samples of '{own.name}', and the model's are of '{task.name}'")
-        if isinstance(own, SpanTask):
+        unlabelled = _unlabelled(task)
+        if not all(column in rows[0] for column in _columns(unlabelled)):
+            unlabelled = _unlabelled(replace(task_of(model, rows), max_length=task.max_length))
+            if type(unlabelled) is not type(task) or len(_columns(unlabelled)) != len(_columns(_unlabelled(task))):
+                raise TrimformerError(f"its task is '{unlabelled.name}', but the model's task is '{task.name}'")
+        if isinstance(unlabelled, SpanTask):
             rows = [{**row, "answers": None} for row in rows]
-        encoded = own.encode(drop_blank_rows(rows, own, "rows to polish on"), processor, model.config)
+        encoded = unlabelled.encode(drop_blank_rows(rows, unlabelled, "rows to polish on"), processor, model.config)
     except TrimformerError as error:
         raise TrimformerError(f"polish data cannot be used: {error}") from error
     return without_labels(encoded)
 
 
 def without_labels(features: Sequence[Features]) -> list[Features]:
-    """The inputs alone."""
+    """Returns the samples without their labels."""
     return [{key: value for key, value in sample.items() if key not in LABEL_KEYS} for sample in features]
 
 
 def _digest(sample: Features) -> bytes:
-    """The same for equal inputs, so that no sample is both trained on and held out."""
+    """Hashes a sample's inputs, so that no input is both trained on and held out."""
     digest = hashlib.sha256()
     for key, value in sample.items():
-        if key in INPUT_KEYS:  # choices are lists of different lengths
+        if key in INPUT_KEYS:  # a list of lists of different lengths for multiple choice
             digest.update(str(value.tolist() if hasattr(value, "tolist") else value).encode())
         elif key in (*IMAGE_KEYS, *AUDIO_KEYS):
             digest.update(np.asarray(value).tobytes())
@@ -138,10 +139,10 @@ def _digest(sample: Features) -> bytes:
 
 
 def read_polish_data(options: PolishOptions) -> PolishOptions:
-    """The options with the rows of the file that they name, or of a folder's training split.
+    """Replaces the path in the options by the rows of that file or of that folder's training split.
 
     Raises:
-        TrimformerError: nothing there can be read.
+        TrimformerError: the path cannot be read, or the folder has no training split.
     """
     path = options.polish_data
     if path is None:
@@ -153,25 +154,28 @@ def read_polish_data(options: PolishOptions) -> PolishOptions:
 
 
 def _unlabelled(task: Task) -> Task:
-    known = {field.name for field in fields(task)}
-    return replace(task, **{name: value for name, value in _NO_LABELS.items() if name in known})
+    """Returns the task without its label columns."""
+    names = {field.name for field in fields(task)}
+    return replace(task, **{name: value for name, value in _NO_LABELS.items() if name in names})
 
 
 def _columns(task: Task) -> list[str]:
-    """The columns that the task reads."""
-    found: list[str] = []
+    """Returns the names of the columns that the task reads."""
+    columns: list[str] = []
     for field in fields(task):
         value = getattr(task, field.name)
         if value and field.name.endswith(("_column", "_columns")):
-            found += [value] if isinstance(value, str) else value
-    return found
+            columns += [value] if isinstance(value, str) else value
+    return columns
 
 
 def check_polish_inputs(method: Method, polishing: PolishInputs | None) -> None:
-    """Raises:
-    TrimformerError: the method polishes and there is nothing to polish on, or the other way round.
+    """Checks that polish inputs are given if, and only if, the method polishes.
+
+    Raises:
+        TrimformerError: the method polishes and there are no inputs, or the reverse.
     """
     if method.polish != (polishing is not None):
         raise TrimformerError(
-            "a method that polishes needs samples to polish on, and no other takes them: give both or neither"
+            "a method that polishes needs samples to polish on, and other methods accept none; give both or neither"
         )

@@ -1,4 +1,4 @@
-"""How far a student is from the dense model, as polish minimises it: outputs by their kind, and hidden states."""
+"""Losses of a polish: distances of a student's outputs and hidden states from the dense model's."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from trimformer.models.layer_calls import Batch
 
 
 def output_loss(output: Tensor, target: Tensor, batch: Batch, problem: Problem, scale: float) -> Tensor:
-    """Scalar: mean divergence of a batch, over the spread of the dense model's outputs where these have a scale.
+    """Returns the mean divergence of a batch from the dense model, a scalar.
 
     Args:
-        output: of the student; see `batches.output` for the shapes.
-        target: of the dense model.
-        batch: of samples.
+        output: the student's output; see `trimformer.data.outputs` for the shapes.
+        target: the dense model's output.
+        batch: the batch of samples.
         problem: kind of output.
-        scale: 1, or of numbers their variance.
+        scale: divisor: the variance of outputs that are numbers, else 1.
     """
     return divergence(output.float(), target.float(), batch, problem).mean() / scale
 
@@ -25,13 +25,13 @@ def output_loss(output: Tensor, target: Tensor, batch: Batch, problem: Problem, 
 def hidden_loss(
     hidden: Sequence[Tensor], targets: Sequence[Tensor], masks: Sequence[Tensor], variances: Sequence[float]
 ) -> Tensor:
-    """Scalar: squared error over variance, a mean over tokens that are not padding and over layers.
+    """Returns the squared error of hidden states over their variance, a mean over layers and tokens without padding.
 
     Args:
-        hidden: of the student, [rows, length, hidden] each.
-        targets: of the dense model.
-        masks: [rows, length] each, true at positions that are not padding.
-        variances: of the dense model's hidden states.
+        hidden: the student's hidden states, [rows, length, hidden] per layer.
+        targets: the dense model's hidden states.
+        masks: [rows, length] per layer, true at positions that are not padding.
+        variances: variance of the dense model's hidden states, per layer.
     """
     losses = [
         ((x - y).float().square().sum(-1) * mask).sum() / mask.sum() / variance

@@ -1,23 +1,25 @@
-"""What became of a polish."""
+"""Result of a polish."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class PolishReport:
-    """Divergences are means over the held-out samples, as `batches.output.divergence` counts them.
+    """Result of a polish.
+
+    Divergences are means over the held-out samples; see `trimformer.data.outputs.divergence`.
 
     Attributes:
-        samples: that were trained on.
-        held_out: samples that were set aside to measure on.
-        steps: training steps that were taken.
-        epochs: the same in passes over the samples.
-        before: divergence of the model as it was pruned.
-        after: of the model as it is now; `before` where nothing was gained.
+        samples: number of samples trained on.
+        held_out: number of held-out samples.
+        steps: number of training steps.
+        epochs: number of passes over the training samples.
+        before: divergence of the pruned model before the polish.
+        after: divergence of the returned model; equal to `before` if the polish was rejected.
         history: divergence at the end of each epoch.
         accepted: whether the weights were changed.
-        note: why nothing was changed, or why training ended early; or empty.
-        forward_passes: what it cost, in forward passes of the dense model over the polish samples.
+        note: reason why the polish was rejected or ended early; empty otherwise.
+        forward_passes: cost in forward passes of the dense model over the polish samples.
     """
 
     samples: int
@@ -33,5 +35,5 @@ class PolishReport:
 
     def __str__(self) -> str:
         cost = f"{self.forward_passes:.1f} forward passes over {self.samples + self.held_out:,} unlabelled samples"
-        told = f"divergence of held-out samples {self.before:.4f} -> {self.after:.4f}" if self.accepted else self.note
-        return f"polish cost {cost}: {told}" + (f" ({self.note})" if self.accepted and self.note else "")
+        result = f"divergence of held-out samples {self.before:.4f} -> {self.after:.4f}" if self.accepted else self.note
+        return f"polish cost {cost}: {result}" + (f" ({self.note})" if self.accepted and self.note else "")

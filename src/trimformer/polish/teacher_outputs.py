@@ -1,4 +1,4 @@
-"""What the dense model says of each batch, computed once: its output, and the hidden states that its layers give."""
+"""Outputs and hidden states of the dense model on each batch, computed once and stored."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,21 +19,20 @@ from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.batch_tensors import BatchTensors
 from trimformer.utils.distributed import add_up
 
-# Hidden states are kept in half the bytes; what that rounds off is a hundredth of what a student is off.
-_KEPT = torch.bfloat16
+# Halves the bytes of hidden states; the rounding error is a hundredth of a student's error.
+_STORED_DTYPE = torch.bfloat16
 
-# Bytes that the answers take in memory where nothing is said.
-_IN_MEMORY = 4e9
+_DEFAULT_MAX_BYTES = 4e9  # of stored outputs in memory, if the run sets no limit
 
 
 @dataclass
-class Seen:
-    """A model's answer to a batch.
+class RecordedOutputs:
+    """Outputs of a model on one batch.
 
     Attributes:
-        output: see `batches.output`.
-        hidden: what each call of a watched layer gave, [rows, length, hidden].
-        masks: [rows, length] each, true at positions that are not padding.
+        output: the model's output; see `trimformer.data.outputs` for the shapes.
+        hidden: output of each call of a recorded layer, [rows, length, hidden].
+        masks: [rows, length] per call, true at positions that are not padding.
     """
 
     output: Tensor
@@ -41,42 +40,42 @@ class Seen:
     masks: list[Tensor]
 
 
-class Watch(Hooks):
-    """Context manager: runs a model and keeps what its layers give.
+class OutputRecorder(Hooks):
+    """Context manager that runs a model and records the outputs of its layers.
 
     Args:
-        model: dense, or shrunk.
-        layers: those to be watched.
+        model: the dense or a shrunk model.
+        layers: layers to record.
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self._model, self._layers, self._problem = model, layers, find_problem(model)
-        self._seen: list[tuple[Tensor, bool]] = []
+        self._calls: list[tuple[Tensor, bool]] = []  # hidden states, and whether the layer received a mask
 
     def __enter__(self) -> Self:
         for layer in self._layers:
-            self._handles.append(layer.register_forward_hook(self._keep, with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(self._record, with_kwargs=True))
         return self
 
-    def _keep(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._seen.append((hidden_states(output), has_attention_mask(layer, args[1:], kwargs)))
+    def _record(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self._calls.append((hidden_states(output), has_attention_mask(layer, args[1:], kwargs)))
 
-    def __call__(self, batch: Batch) -> Seen:
-        """The model's answer."""
-        self._seen.clear()
+    def __call__(self, batch: Batch) -> RecordedOutputs:
+        """Runs the model on a batch."""
+        self._calls.clear()
         output = model_output(self._model, batch, self._problem)
-        masks = [position_mask(self._model, batch, hidden, masked) for hidden, masked in self._seen]
-        return Seen(output, [hidden for hidden, _ in self._seen], masks)
+        masks = [position_mask(self._model, batch, hidden, masked) for hidden, masked in self._calls]
+        return RecordedOutputs(output, [hidden for hidden, _ in self._calls], masks)
 
 
 def matching_teacher_layers(teacher: nn.Module, kept: Sequence[int] | None = None) -> list[nn.Module]:
-    """The dense model's layer for each of a student's: the one after which the student should be at the same point.
+    """Returns, for each layer of a student, the dense model's layer whose output it should match.
 
     Args:
         teacher: the dense model.
-        kept: indices of the layers that the student has; what a run of left-out layers did is the work of the one
-            below it. None: all.
+        kept: indices of the dense model's layers that the student has; None for all. A layer below removed layers
+            takes over their work, so it should match the output of the last of them.
     """
     layers = find_layers(teacher)
     if kept is None:
@@ -84,80 +83,86 @@ def matching_teacher_layers(teacher: nn.Module, kept: Sequence[int] | None = Non
     return [layers[above - 1] for above in (*kept[1:], len(layers))]
 
 
-class Targets:
-    """The dense model's answers to all batches, in memory or in temporary files.
+class TeacherOutputs:
+    """Outputs of the dense model on all batches, in memory or in temporary files.
 
     Args:
-        new: makes a list of tensors, one for each batch.
-        like: an answer, for its shapes.
-        is_number: the outputs are numbers, which have a scale.
+        new_tensors: makes an empty list of tensors, one per batch.
+        example: outputs on one batch, for their shapes.
+        is_number: the outputs are numbers, which have a scale of their own.
+
+    Attributes:
+        scale: variance of the outputs if they are numbers, else 1; set by `finish`.
+        variances: variance of each recorded layer's hidden states; set by `finish`.
     """
 
-    def __init__(self, new: Callable[[], BatchTensors], like: Seen, is_number: bool) -> None:
-        self._output, self._hidden = new(), [new() for _ in like.hidden]
-        self._spreads = [_Spread(hidden.shape[-1], hidden.device) for hidden in like.hidden]
-        self._numbers = _Spread(1, like.output.device) if is_number else None
-        self.scale, self.variances = 1.0, [1.0] * len(like.hidden)
+    def __init__(self, new_tensors: Callable[[], BatchTensors], example: RecordedOutputs, is_number: bool) -> None:
+        self._output, self._hidden = new_tensors(), [new_tensors() for _ in example.hidden]
+        self._hidden_sums = [_VarianceSums(hidden.shape[-1], hidden.device) for hidden in example.hidden]
+        self._output_sums = _VarianceSums(1, example.output.device) if is_number else None
+        self.scale, self.variances = 1.0, [1.0] * len(example.hidden)
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[Tensor]]:
-        """The output for a batch, and the hidden states of each call, rounded."""
-        return self._output[i], [kept[i] for kept in self._hidden]
+        """Returns the output on a batch and the rounded hidden states of each recorded call."""
+        return self._output[i], [stored[i] for stored in self._hidden]
 
-    def add(self, i: int, seen: Seen) -> None:
-        """Keeps the answer to a batch."""
-        self._output[i] = seen.output
-        if self._numbers is not None:
-            self._numbers.add(seen.output.reshape(-1, 1))
-        for kept, spread, hidden, mask in zip(self._hidden, self._spreads, seen.hidden, seen.masks, strict=True):
-            kept[i] = hidden.to(_KEPT)
-            spread.add(hidden[mask])
+    def add(self, i: int, outputs: RecordedOutputs) -> None:
+        """Stores the outputs on a batch."""
+        self._output[i] = outputs.output
+        if self._output_sums is not None:
+            self._output_sums.add(outputs.output.reshape(-1, 1))
+        calls = zip(self._hidden, self._hidden_sums, outputs.hidden, outputs.masks, strict=True)
+        for stored, sums, hidden, mask in calls:
+            stored[i] = hidden.to(_STORED_DTYPE)
+            sums.add(hidden[mask])
 
-    def close(self) -> None:
-        """When all are there: the variance of hidden states, and the scale of outputs, of all processes together."""
-        self.variances = [spread.variance() for spread in self._spreads]
-        if self._numbers is not None:
-            self.scale = self._numbers.variance()
+    def finish(self) -> None:
+        """Computes variances and scale over all processes, once all batches are added."""
+        self.variances = [sums.variance() for sums in self._hidden_sums]
+        if self._output_sums is not None:
+            self.scale = self._output_sums.variance()
 
 
 @contextmanager
-def targets_of(
+def teacher_outputs(
     teacher: PreTrainedModel, batches: Sequence[Batch], run: ExecutionOptions, layers: Sequence[nn.Module] = ()
-) -> Iterator[Targets]:
-    """Runs the dense model once on every batch; temporary files are gone on exit.
+) -> Iterator[TeacherOutputs]:
+    """Runs the dense model once on every batch and yields its outputs; temporary files are deleted on exit.
 
     Args:
         teacher: the dense model.
-        batches: of samples.
-        run: bounds the memory of what is kept.
-        layers: of the dense model, whose hidden states are kept too.
+        batches: batches of samples.
+        run: `max_memory` bounds the outputs in memory.
+        layers: layers of the dense model whose hidden states are stored too.
     """
-    answers = _answers(teacher, batches, run, layers)
-    like = next(answers)
-    held = like.output.nbytes + sum(hidden.numel() * _KEPT.itemsize for hidden in like.hidden)
+    computed = _compute(teacher, batches, run, layers)
+    example = next(computed)
+    example_bytes = example.output.nbytes + sum(hidden.numel() * _STORED_DTYPE.itemsize for hidden in example.hidden)
     sizes = [max(value.numel() for value in model_inputs(batch).values()) for batch in batches]
-    bound = _IN_MEMORY if math.isinf(run.max_memory) else run.max_memory
-    with BatchTensors.factory(held * sum(sizes) / sizes[0] > bound, len(batches)) as new:
-        targets = Targets(new, like, find_problem(teacher) == "regression")
-        for i, seen in enumerate(chain([like], answers)):
-            targets.add(i, seen)
-        targets.close()
-        yield targets
+    max_bytes = _DEFAULT_MAX_BYTES if math.isinf(run.max_memory) else run.max_memory
+    with BatchTensors.factory(example_bytes * sum(sizes) / sizes[0] > max_bytes, len(batches)) as new_tensors:
+        stored = TeacherOutputs(new_tensors, example, find_problem(teacher) == "regression")
+        for i, outputs in enumerate(chain([example], computed)):
+            stored.add(i, outputs)
+        stored.finish()
+        yield stored
 
 
 @torch.no_grad()
-def _answers(
+def _compute(
     teacher: PreTrainedModel, batches: Sequence[Batch], run: ExecutionOptions, layers: Sequence[nn.Module]
-) -> Iterator[Seen]:
-    with frozen(teacher), Watch(teacher, layers) as watch, run.precision(teacher.device):
-        for batch in run.progress(batches, "dense model's answers"):
-            yield watch(batch)
+) -> Iterator[RecordedOutputs]:
+    with frozen(teacher), OutputRecorder(teacher, layers) as recorder, run.precision(teacher.device):
+        for batch in run.progress(batches, "dense model's outputs"):
+            yield recorder(batch)
 
 
-class _Spread:
-    """Sums over tokens, for their variance."""
+class _VarianceSums:
+    """Sums over tokens from which their variance is computed."""
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self._sums = torch.zeros(width + 2, dtype=torch.float64, device=device)  # sum [width], of squares, count
+        # [width + 2]: sum of each channel, sum of squares, count
+        self._sums = torch.zeros(width + 2, dtype=torch.float64, device=device)
 
     def add(self, tokens: Tensor) -> None:
         """Adds tokens [tokens, width]."""
@@ -165,7 +170,7 @@ class _Spread:
         self._sums += torch.cat([tokens.sum(0), tokens.square().sum().view(1), tokens.new_tensor([len(tokens)])])
 
     def variance(self) -> float:
-        """Of all processes together, summed over channels."""
+        """Returns the variance over the tokens of all processes, summed over channels."""
         add_up(self._sums)
         mean, square = self._sums[:-2] / self._sums[-1], self._sums[-2] / self._sums[-1]
         return float((square - mean.square().sum()).clamp(min=1e-12))
