@@ -1,4 +1,4 @@
-"""Images, sounds, their processors and tiny models of them, all made here."""
+"""Generated images and sounds, with their processors and tiny models."""
 
 from pathlib import Path
 from typing import Any

@@ -8,12 +8,12 @@ from trimformer.models.layer_calls import model_inputs
 
 
 def features(lengths, *, per_token=False):
-    """Sample i is made of the token 3 + i."""
-    made = []
+    """Encoded samples of the given lengths; sample i repeats the token 3 + i."""
+    samples = []
     for i, length in enumerate(lengths):
         labels = [i] * length if per_token else i
-        made.append({"input_ids": [3 + i] * length, "attention_mask": [1] * length, "labels": labels})
-    return made
+        samples.append({"input_ids": [3 + i] * length, "attention_mask": [1] * length, "labels": labels})
+    return samples
 
 
 @given(rows=st.integers(0, 50), wanted=st.integers(0, 60), seed=st.integers(0, 99))
@@ -34,7 +34,7 @@ def test_another_seed_draws_other_rows_and_more_samples_extend_fewer():
 @settings(max_examples=40, deadline=None)
 def test_batches_hold_every_sample_once_with_its_own_tokens_and_label(lengths, batch_size):
     batches = make_batches(features(lengths), make_tokenizer(), batch_size)
-    seen = []
+    indices = []
     for batch in batches:
         for index, ids, mask, label in zip(
             *(batch[k] for k in ("index", "input_ids", "attention_mask", "labels")), strict=True
@@ -43,8 +43,8 @@ def test_batches_hold_every_sample_once_with_its_own_tokens_and_label(lengths, b
             assert ids.tolist() == [3 + int(index)] * length + [1] * (len(ids) - length)
             assert mask.tolist() == [1] * length + [0] * (len(ids) - length)
             assert label == index
-            seen.append(int(index))
-    assert sorted(seen) == list(range(len(lengths)))
+            indices.append(int(index))
+    assert sorted(indices) == list(range(len(lengths)))
     assert count_samples(batches) == len(lengths)
     assert all(len(batch["index"]) <= batch_size for batch in batches)
 

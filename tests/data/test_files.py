@@ -1,4 +1,4 @@
-"""Files that people have: text, compressed, and separated by what is usual where they live."""
+"""Reading data files: text, CSV with any usual separator, and compressed files."""
 
 import gzip
 import json
@@ -13,14 +13,14 @@ ROWS = [{"utterance": "a, b; c", "intent": "one"}, {"utterance": "d", "intent": 
 QUOTED = '"a, b; c"'
 
 
-def test_a_text_file_has_a_text_a_line(tmp_path):
+def test_a_text_file_has_one_text_per_line(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("\ufeffgood film\r\n\r\n  bad\u2028one \n".encode())
     assert read_rows(path) == [{"text": "good film"}, {"text": "bad\u2028one"}]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_the_header_tells_the_separator(tmp_path, separator):
+def test_the_separator_is_detected_from_the_header(tmp_path, separator):
     path = tmp_path / "rows.csv"
     lines = [["utterance", "intent"], [QUOTED, "one"], ["d", "two"]]
     path.write_text("\n".join(separator.join(fields) for fields in lines))
@@ -30,8 +30,8 @@ def test_the_header_tells_the_separator(tmp_path, separator):
 @pytest.mark.parametrize(
     ("content", "columns"),
     [
-        ("text\na, b\n", None),  # one column: the comma is a mistake, as before
-        ("text, short;label\na;1\nb, c, d;0\n", ["text, short", "label"]),  # as many of both: what fits the rows
+        ("text\na, b\n", None),  # one column: a comma in a row is an error
+        ("text, short;label\na;1\nb, c, d;0\n", ["text, short", "label"]),  # a tie: the separator that fits the rows
         ('"a;b",c\n"x;y",z\n', ["a;b", "c"]),
     ],
 )
@@ -46,7 +46,7 @@ def test_a_separator_must_fit_every_row(tmp_path, content, columns):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "txt"])
-def test_compressed_files_are_read_alike(tmp_path, suffix):
+def test_compressed_files_give_the_same_rows(tmp_path, suffix):
     lines = {"csv": ["text", "a", "b"], "tsv": ["text", "a", "b"], "txt": ["a", "b"]}.get(
         suffix, ['{"text": "a"}', '{"text": "b"}']
     )

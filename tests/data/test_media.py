@@ -1,4 +1,4 @@
-"""Images and sounds are decoded alike, wherever they come from."""
+"""Decoding images and sounds from paths, bytes, arrays and objects."""
 
 import io
 import sys
@@ -14,11 +14,11 @@ from trimformer.data.media import open_image, open_sound
 from trimformer.errors import TrimformerError
 
 
-def test_an_image_is_the_same_from_wherever_it_comes(tmp_path):
+def test_every_source_of_an_image_gives_the_same_pixels(tmp_path):
     path = save_image(tmp_path / "a.png")
     content = path.read_bytes()
-    given = [path, str(path), content, {"bytes": content, "path": None}, {"bytes": None, "path": str(path)}]
-    for value in [*given, Image.open(path), make_pixels()]:
+    sources = [path, str(path), content, {"bytes": content, "path": None}, {"bytes": None, "path": str(path)}]
+    for value in [*sources, Image.open(path), make_pixels()]:
         assert np.array_equal(np.asarray(open_image(value, "row 1")), make_pixels())
 
 
@@ -37,21 +37,21 @@ def test_16_bits_become_8(tmp_path):
     assert np.array_equal(np.asarray(open_image(tmp_path / "a.png", "row 1"))[..., 0], grey)
 
 
-def test_a_sound_is_the_same_from_wherever_it_comes(tmp_path):
+def test_every_source_of_a_sound_gives_the_same_samples(tmp_path):
     path = save_sound(tmp_path / "a.wav")
     content, wave = path.read_bytes(), make_wave()
-    given = [path, content, {"bytes": content}, {"path": path}, {"array": wave, "sampling_rate": RATE}]
-    for value in [*given, save_sound(tmp_path / "b.wav", channels=2), save_sound(tmp_path / "c.flac")]:
+    sources = [path, content, {"bytes": content}, {"path": path}, {"array": wave, "sampling_rate": RATE}]
+    for value in [*sources, save_sound(tmp_path / "b.wav", channels=2), save_sound(tmp_path / "c.flac")]:
         assert open_sound(value, "row 1", RATE) == pytest.approx(wave, abs=1e-4)
     assert open_sound(wave.tolist(), "row 1", RATE, RATE) == pytest.approx(wave)
 
 
 @pytest.mark.parametrize("rate", [2000, 500, 441])
 def test_another_rate_is_resampled(rate):
-    tone, wanted = (np.sin(2 * np.pi * 20 * np.arange(r) / r).astype(np.float32) for r in (rate, RATE))
-    heard = open_sound({"array": tone, "sampling_rate": rate}, "row 1", RATE)
-    assert (len(heard), heard.dtype) == (RATE, np.float32)
-    assert heard[50:-50] == pytest.approx(wanted[50:-50], abs=0.02)
+    tone, expected = (np.sin(2 * np.pi * 20 * np.arange(r) / r).astype(np.float32) for r in (rate, RATE))
+    resampled = open_sound({"array": tone, "sampling_rate": rate}, "row 1", RATE)
+    assert (len(resampled), resampled.dtype) == (RATE, np.float32)
+    assert resampled[50:-50] == pytest.approx(expected[50:-50], abs=0.02)
 
 
 def empty_wav():
@@ -72,7 +72,7 @@ def empty_wav():
         (Image.new("F", (2, 2)), "floating-point pixels"),
     ],
 )
-def test_what_is_no_image_is_an_error_that_names_the_row(value, words):
+def test_an_invalid_image_is_an_error_that_names_the_row(value, words):
     with pytest.raises(TrimformerError, match=words) as error:
         open_image(value, "row 5")
     assert "the image of row 5" in str(error.value)
@@ -92,7 +92,7 @@ def test_what_is_no_image_is_an_error_that_names_the_row(value, words):
         ("nowhere.wav", "which is not a file"),
     ],
 )
-def test_what_is_no_sound_is_an_error_that_names_the_row(value, words):
+def test_an_invalid_sound_is_an_error_that_names_the_row(value, words):
     with pytest.raises(TrimformerError, match=words) as error:
         open_sound(value, "row 5", RATE)
     assert "the sound of row 5" in str(error.value)

@@ -1,4 +1,4 @@
-"""Folders of images and sounds."""
+"""Reading folders of images and sounds."""
 
 import datasets
 import pytest
@@ -27,7 +27,7 @@ def test_classes_are_folders(tmp_path, column):
 
 
 @MEDIA
-def test_splits_are_folders_of_such_folders(tmp_path, column):
+def test_splits_are_folders_of_class_folders(tmp_path, column):
     train, test = fill(tmp_path, column, "train/cat/0", "test/dog/0")
     expected = {"train": [{column: train, "label": "cat"}], "test": [{column: test, "label": "dog"}]}
     assert read_splits(tmp_path) == expected
@@ -44,13 +44,13 @@ def test_a_class_may_be_called_train(tmp_path):
     assert [row["label"] for row in read_splits(tmp_path)["all"]] == ["bus", "train"]
 
 
-def test_a_metadata_file_tells_what_the_files_are(tmp_path):
+def test_a_metadata_file_adds_its_columns(tmp_path):
     (file,) = fill(tmp_path, "image", "train/0")
     (tmp_path / "train" / "metadata.csv").write_text("file_name,caption\n0.png,a cat\n")
     assert read_splits(tmp_path) == {"train": [{"image": file, "caption": "a cat"}]}
 
 
-def test_what_datasets_saved_stays_undecoded(tmp_path):
+def test_a_saved_dataset_is_not_decoded(tmp_path):
     (file,) = fill(tmp_path, "audio", "0")
     dataset = datasets.Dataset.from_dict({"audio": [file]}).cast_column("audio", datasets.Audio())
     dataset.save_to_disk(tmp_path / "saved")
@@ -77,7 +77,7 @@ def test_a_parquet_file_holds_bytes(tmp_path, column):
         ([], lambda path: (path / "cat").mkdir(), "no images or sounds"),
     ],
 )
-def test_folders_that_cannot_be_meant_are_named(tmp_path, names, extra, words):
+def test_ambiguous_or_empty_folders_are_errors_that_name_them(tmp_path, names, extra, words):
     fill(tmp_path, "image", *names)
     extra(tmp_path)
     with pytest.raises(TrimformerError, match=words) as error:

@@ -39,7 +39,7 @@ def test_a_class_that_is_never_predicted_gives_a_finite_score(name):
     assert 0 <= METRICS[name](np.zeros(4, int), np.array([0, 0, 1, 1])) <= 0.5
 
 
-def test_accuracy_of_metrics_is_invariant_to_order():
+def test_metrics_are_invariant_to_sample_order():
     order = np.random.default_rng(0).permutation(8)
     for metric in METRICS.values():
         assert metric(PREDICTIONS[order], LABELS[order]) == pytest.approx(metric(PREDICTIONS, LABELS))

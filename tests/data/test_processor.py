@@ -1,4 +1,4 @@
-"""The processor that a checkpoint comes with."""
+"""Loading the processor of a checkpoint."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_a_directory_gives_the_processor_of_its_model(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_a_processor_that_is_missing_is_named_and_may_come_from_elsewhere(tmp_path, kind):
+def test_a_missing_processor_is_an_error_and_a_fallback_is_used(tmp_path, kind):
     model, processor, _ = CHECKPOINTS[kind]
     model().save_pretrained(tmp_path / "model")
     with pytest.raises(TrimformerError, match=f"model' has no {kind}") as raised:
@@ -48,7 +48,7 @@ def test_a_broken_processor_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "extra"), [("image processor", "vision"), ("feature extractor", "audio")])
-def test_what_decodes_is_asked_for_first(tmp_path, monkeypatch, kind, extra):
+def test_a_missing_decoder_is_an_error_that_names_its_extra(tmp_path, monkeypatch, kind, extra):
     monkeypatch.setattr(media, "find_spec", lambda name: None)
     CHECKPOINTS[kind][0]().save_pretrained(tmp_path)
     with pytest.raises(TrimformerError, match=rf"trimformer\[{extra}\]"):
@@ -70,10 +70,10 @@ def test_parts_are_found_in_a_processor_and_alone():
 
 
 @pytest.mark.parametrize("problem", ["single_label", "tokens", "span", "embedding"])
-@pytest.mark.parametrize("has_own", [False, True])
-def test_encoding_leaves_the_tokenizer_as_it_was(problem, has_own):
+@pytest.mark.parametrize("has_settings", [False, True])
+def test_encoding_leaves_the_tokenizer_as_it_was(problem, has_settings):
     tokenizer, model, rows = make_tokenizer(), problem_model(problem), as_rows(problem_rows(problem))
-    if has_own:
+    if has_settings:
         tokenizer.backend_tokenizer.enable_truncation(33)
         tokenizer.backend_tokenizer.enable_padding(pad_id=1, pad_token="[PAD]", length=40)
     before = tokenizer.backend_tokenizer.to_str()

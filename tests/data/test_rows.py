@@ -1,4 +1,4 @@
-"""What Python users have becomes rows."""
+"""Converting Python data into rows."""
 
 import datasets
 import numpy as np
@@ -30,7 +30,7 @@ def generated():
     yield from ROWS
 
 
-GIVEN = {
+SOURCES = {
     "dictionaries": ROWS,
     "tuples": [("good film", 1), ("bad", 0)],
     "tuples of numpy": [("good film", np.int64(1)), ("bad", torch.tensor(0))],
@@ -47,9 +47,9 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("name", GIVEN)
-def test_whatever_holds_the_rows_gives_the_same(name):
-    rows = as_rows(GIVEN[name])
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_gives_the_same_rows(name):
+    rows = as_rows(SOURCES[name])
     assert list(rows) == ROWS
     assert all(type(row["label"]) is int for row in rows)
 
@@ -76,35 +76,35 @@ def test_images_get_columns_too():
     assert as_rows([image, (image, "cat")]) == [{"image": image}, {"image": image, "label": "cat"}]
 
 
-def test_what_pandas_misses_is_none_and_its_columns_are_words():
+def test_missing_pandas_values_are_none_and_column_names_are_strings():
     frame = pandas.DataFrame({"text": ["a", None], 0: [1.5, np.nan]})
     assert as_rows(frame) == [{"text": "a", "0": 1.5}, {"text": None, "0": None}]
 
 
-def test_rows_stay_the_rows_they_are():
+def test_a_selection_is_returned_unchanged():
     chosen = Selection(ROWS, [1])
     assert as_rows(chosen) is chosen
 
 
-def test_images_and_sounds_of_datasets_stay_undecoded():
+def test_datasets_are_not_decoded():
     dataset = datasets.Dataset.from_dict({"audio": ["a.wav"]}).cast_column("audio", datasets.Audio())
-    for given in (dataset, dataset.to_iterable_dataset()):
-        assert next(iter(as_rows(given)))["audio"] == {"bytes": None, "path": "a.wav"}
+    for source in (dataset, dataset.to_iterable_dataset()):
+        assert next(iter(as_rows(source)))["audio"] == {"bytes": None, "path": "a.wav"}
 
 
-def test_a_transform_of_the_users_is_kept():
+def test_a_transform_of_the_user_is_kept():
     dataset = datasets.Dataset.from_list(ROWS).with_transform(lambda batch: {"text": ["x"] * len(batch["text"])})
     assert list(as_rows(dataset)) == [{"text": "x"}] * 2
 
 
-def test_a_loader_of_encoded_batches_is_taken_apart_whatever_else_its_batches_hold():
+def test_a_loader_of_encoded_batches_is_split_into_rows():
     batches = [{"input_ids": torch.tensor([[3, 4], [5, 1]]), "return_loss": True}, {"input_ids": torch.tensor([[6]])}]
     rows = as_rows(DataLoader(batches, batch_size=None))
     assert [row["input_ids"].tolist() for row in rows] == [[3, 4], [5, 1], [6]]
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("data", "words"),
     [
         (None, "mine is None"),
         ("rows.jsonl", "'rows.jsonl', a single str"),
@@ -118,7 +118,7 @@ def test_a_loader_of_encoded_batches_is_taken_apart_whatever_else_its_batches_ho
         (DataLoader([(1, 2)], batch_size=None), "batches of mine are of type"),
     ],
 )
-def test_all_else_is_an_error_that_says_what_it_is(given, words):
+def test_any_other_type_is_an_error_that_names_it(data, words):
     with pytest.raises(TrimformerError, match=words) as raised:
-        as_rows(given, "mine")
+        as_rows(data, "mine")
     assert "\n" not in str(raised.value)

@@ -32,14 +32,14 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(tmp_path, suffix):
+def test_a_byte_order_mark_and_windows_line_ends_are_ignored(tmp_path, suffix):
     path = write(tmp_path / f"data.{suffix}", [{"text": "a", "label": "b"}] * 2)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert read_rows(path) == [{"text": "a", "label": "b"}] * 2
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
-def test_json_lines_may_hold_what_unicode_calls_a_line_end(tmp_path, separator):
+def test_json_lines_may_hold_other_unicode_line_ends(tmp_path, separator):
     rows = [{"text": f"one{separator}two"}, {"text": "three"}]
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps(row, ensure_ascii=separator < "\x80") for row in rows), encoding="utf-8")
@@ -60,7 +60,7 @@ def test_shards_are_one_split(tmp_path):
     assert read_splits(tmp_path) == {"train": ROWS + ROWS, "validation": ROWS}
 
 
-def test_what_datasets_saved_is_read(tmp_path):
+def test_a_saved_dataset_is_read(tmp_path):
     dataset = datasets.Dataset.from_list(ROWS)
     dataset.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(tmp_path / "more")
@@ -104,25 +104,25 @@ def test_missing_files_and_empty_folders_are_errors_that_name_the_path(tmp_path,
         read_splits(tmp_path / name)
 
 
-def test_an_index_column_without_a_name_is_no_reason_to_refuse(tmp_path):
+def test_an_unnamed_index_column_is_accepted(tmp_path):
     path = tmp_path / "pandas.csv"
     path.write_text(",text,label\n0,good,1\n1,bad,0\n")
     assert [row["text"] for row in read_rows(path)] == ["good", "bad"]
 
 
 @pytest.mark.parametrize("name", ["validation", "dev", "test"])
-def test_splits_that_are_there_are_taken_as_they_are(name):
+def test_existing_splits_are_used_unchanged(name):
     assert find_splits({"train": ROWS, name: ROWS[:1]}) == (ROWS, {name: ROWS[:1]})
 
 
-def test_validation_goes_before_test_and_may_come_in_parts():
+def test_validation_is_preferred_to_test_and_may_have_several_parts():
     parts = {"validation_matched": ROWS[1:], "validation_mismatched": ROWS[:1]}
     assert find_splits({"test": ROWS[:1], **parts, "train": ROWS}) == (ROWS, parts)
 
 
 @pytest.mark.parametrize("split", ["all", "train"])
 @pytest.mark.parametrize("count", [4, 7, 50])
-def test_rows_set_aside_are_disjoint_complete_and_repeat_with_the_seed(split, count):
+def test_held_out_rows_are_disjoint_complete_and_repeat_with_the_seed(split, count):
     rows = [{"text": str(i)} for i in range(count)]
     train, validation = find_splits({split: rows}, seed=3)
     (held_out,) = validation.values()
@@ -133,19 +133,19 @@ def test_rows_set_aside_are_disjoint_complete_and_repeat_with_the_seed(split, co
         assert find_splits({split: rows}, seed=4) != (train, validation)
 
 
-def test_all_rows_are_scored_where_none_are_trained_on():
+def test_all_rows_are_for_evaluation_if_none_are_needed_for_training():
     assert find_splits({"all": ROWS}, need_train=False)[1] == {"all": ROWS}
     assert find_splits({"test": ROWS}, need_train=False)[1] == {"test": ROWS}
 
 
 @pytest.mark.parametrize("splits", [{"test": ROWS, "dev": ROWS}, {"train": ROWS[:1], "dev": ROWS}, {"all": ROWS}])
-def test_without_enough_training_rows_the_error_names_the_splits_there_are(splits):
+def test_too_few_training_rows_are_an_error_that_names_the_splits(splits):
     with pytest.raises(TrimformerError, match=rf"(no 'train' split|too few rows).*\b{min(splits)} \("):
         find_splits(splits)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no network\nat all"), OSError()])
-def test_a_hub_that_cannot_be_reached_is_one_sentence_with_advice(monkeypatch, error):
+def test_an_unreachable_hub_is_one_sentence_with_advice(monkeypatch, error):
     def fail(*_):
         raise error
 
@@ -156,7 +156,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence_with_advice(monkeypatch, e
         assert "\n" not in str(raised.value)
 
 
-def test_a_selection_of_a_selection_knows_the_users_row_numbers():
+def test_a_nested_selection_keeps_the_row_numbers_of_the_data():
     rows = [{"text": str(i)} for i in range(10)]
     chosen = Selection(Selection(rows, [9, 4, 2]), [2, 0])
     assert [(number, row["text"]) for number, row in numbered(chosen)] == [(3, "2"), (10, "9")]
