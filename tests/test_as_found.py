@@ -86,7 +86,7 @@ def test_what_is_no_class_is_refused_by_row(label):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv", "csv.gz"])
-def test_a_mark_of_the_byte_order_is_no_part_of_the_first_column(suffix, model_dir, tmp_path, capsys):
+def test_a_byte_order_mark_is_not_part_of_the_first_column(suffix, model_dir, tmp_path, capsys):
     lines = [json.dumps(row) for row in ROWS]
     separator = "\t" if suffix == "tsv" else ","
     table = "\n".join(["sentence" + separator + "label", *(f"{r['sentence']}{separator}{r['label']}" for r in ROWS)])
@@ -120,7 +120,7 @@ def test_one_class_or_a_label_that_occurs_once_is_enough_for_every_method(method
     assert 0 < result.budget.kept <= 0.5
 
 
-def test_where_the_labels_rank_nothing_it_is_told():
+def test_labels_that_rank_nothing_are_reported():
     model, rows = problem_model("single_label"), [{**row, "label": 1} for row in ROWS]
     with torch.no_grad():
         model.classifier.bias.copy_(torch.tensor([-500.0, 500.0]))  # sure of the only class: the loss is 0
@@ -141,13 +141,13 @@ def overflowing(dtype):
 
 
 @pytest.mark.parametrize("method", ["obs", "kwon2022", "kprune", "magnitude"])
-def test_a_checkpoint_that_overflows_in_half_precision_is_told(method):
+def test_a_checkpoint_that_overflows_in_half_precision_is_an_error(method):
     with pytest.raises(TrimformerError, match=r"not finite.*float32"):
         prune(ROWS, overflowing(torch.float16), method=method)
     assert prune(ROWS, overflowing(torch.bfloat16), method=method).scores.divergence >= 0
 
 
-def test_scores_of_outputs_that_overflow_are_not_given(tmp_path, data, capsys):
+def test_scores_of_outputs_that_overflow_are_not_reported(tmp_path, data, capsys):
     path = save_model(tmp_path / "model")
     overflowing(torch.float16).save_pretrained(path)
     assert run(main, "evaluate", path, "--data", data) == 2

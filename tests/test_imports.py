@@ -35,6 +35,6 @@ def test_every_public_name_is_there():
     assert all(getattr(trimformer, name) is not None for name in trimformer.__all__)
 
 
-def test_a_name_that_is_not_there_is_an_error_of_attributes():
+def test_an_unknown_public_name_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="'prunes'"):
         trimformer.prunes  # type: ignore[attr-defined]  # noqa: B018

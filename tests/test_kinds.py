@@ -66,7 +66,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_raw_rows_in_a_smaller_directory_out(kind, tmp_path):
+def test_rows_in_a_smaller_directory_out(kind, tmp_path):
     torch.manual_seed(0)
     model, processor, rows = KINDS[kind]()
     with torch.no_grad():  # at its start a model answers everything alike
@@ -82,6 +82,6 @@ def test_raw_rows_in_a_smaller_directory_out(kind, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), result.model.parameters(), strict=True))
 
 
-def test_a_token_that_the_model_does_not_know_is_told_before_any_pass():
+def test_a_token_id_beyond_the_embedding_is_an_error_before_any_pass():
     with pytest.raises(TrimformerError, match=r"token id .* but the model has only 9 tokens"):
         prune(make_model(vocab_size=9), make_tokenizer(), make_rows(20), 0.5, device="cpu")

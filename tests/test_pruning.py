@@ -57,7 +57,7 @@ def test_every_family_can_be_pruned(family):
 
 @pytest.mark.parametrize("constraint", [0.9, 0.5, 0.21, 0.08])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_budget_is_kept_and_the_masks_say_what_is_left(method, constraint):
+def test_the_budget_holds_and_the_masks_match_the_pruned_model(method, constraint):
     model = problem_model("single_label")
     result = prune(model, method=method, constraint=constraint)
     widths = [s.num_units for s in find_sublayers(result.model)]
@@ -125,7 +125,7 @@ def test_the_result_does_not_depend_on_the_tokens_of_a_batch(method, monkeypatch
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_model_given_is_left_as_it_was(method):
+def test_the_input_model_is_not_changed(method):
     model = problem_model("single_label").train()
     model.classifier.requires_grad_(False)
     before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
@@ -182,7 +182,7 @@ def test_a_method_can_be_put_together():
     assert any(refit.accepted for refit in result.refits)
 
 
-def test_too_few_samples_are_all_used_and_it_is_said(caplog):
+def test_too_few_samples_are_all_used_and_logged(caplog):
     with caplog.at_level(logging.WARNING, logger="trimformer"):
         result = prune(num_samples=999)
     assert result.samples.calibration == 32  # a fifth is set aside
@@ -253,7 +253,7 @@ def test_milliseconds_are_kept_to_by_every_allocation(allocation):
     assert 6 < budget.estimated_ms <= 10
 
 
-def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
+def test_a_table_measured_on_this_machine_is_checked_by_measuring(monkeypatch):
     seen = Timing(8.0, 7.9, 8.1, 9)
     comparison = Comparison(Timing(10.0, 9.9, 10.1, 9), seen, Timing(0.8, 0.79, 0.81, 9))
     monkeypatch.setattr("trimformer.evaluation.latency_target.compare_latency", lambda *_: comparison)
@@ -267,7 +267,7 @@ def test_a_table_that_knows_its_machine_is_held_to_its_promise(monkeypatch):
     assert units[0] < units[1]
 
 
-def test_a_promise_that_cannot_be_kept_is_told_and_the_first_selection_stays(monkeypatch, caplog):
+def test_a_missed_latency_target_is_logged_and_the_first_selection_stays(monkeypatch, caplog):
     # Nothing is gained by pruning: all is overhead.
     dense = Timing(10.0, 9.9, 10.1, 9)
     comparison = Comparison(dense, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
@@ -382,7 +382,7 @@ def test_a_constraint_outside_of_the_range_is_an_error(constraint):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_smallest_reachable_constraint_is_told_and_can_be_reached(method):
+def test_the_smallest_reachable_constraint_is_named_and_can_be_reached(method):
     with pytest.raises(TrimformerError, match="smallest reachable is") as error:
         prune(method=method, constraint=1e-6)
     smallest = float(str(error.value).split()[-1])
@@ -408,7 +408,7 @@ def prune_to_quality(problem="single_label", count=400, **options):
 @pytest.mark.parametrize(("problem", "target"), [
     ("single_label", {"max_drop": 15.0}), ("tokens", {"max_drop": 15.0}), ("embedding", {"max_divergence": 0.2}),
 ])  # fmt: skip
-def test_the_quality_asked_for_is_kept_by_the_smallest_that_was_seen_to_keep_it(problem, target):
+def test_the_smallest_model_that_passes_the_quality_test_is_returned(problem, target):
     result = prune_to_quality(problem, **target)
     report, final = result.target, result.target.tried[-1]
     assert report.bound == final.bound <= report.asked == next(iter(target.values()))
@@ -418,7 +418,7 @@ def test_the_quality_asked_for_is_kept_by_the_smallest_that_was_seen_to_keep_it(
     assert report.samples == 120
 
 
-def test_rows_that_judge_neither_calibrate_nor_are_scored_on(monkeypatch):
+def test_quality_rows_are_used_neither_for_calibration_nor_for_scores(monkeypatch):
     seen = {}
     draw = trimformer.session.setup.draw_samples  # type: ignore[attr-defined]
     monkeypatch.setattr("trimformer.session.setup.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
@@ -430,7 +430,7 @@ def test_rows_that_judge_neither_calibrate_nor_are_scored_on(monkeypatch):
     assert len(data.features) == 60
 
 
-def test_rows_to_judge_by_may_be_given():
+def test_separate_rows_can_test_the_quality():
     rows = problem_rows("single_label", 150)
     result = prune_to_quality(max_divergence=1.0, judge_dataset=rows)
     assert result.target.samples == 150
@@ -442,7 +442,7 @@ def test_rows_to_judge_by_may_be_given():
         prune(judge_dataset=rows)
 
 
-def test_a_quality_that_no_model_keeps_is_told():
+def test_an_unreachable_quality_is_an_error():
     with pytest.raises(TrimformerError, match="no model was found that keeps the divergence within 1e-06"):
         prune_to_quality("embedding", max_divergence=1e-6)
 

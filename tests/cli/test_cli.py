@@ -213,7 +213,7 @@ def test_unlabelled_texts_are_enough(model_dir, tmp_path):
     assert results["scores"]["divergence"] > 0
 
 
-def test_the_version_is_told(capsys):
+def test_the_version_is_printed(capsys):
     assert run(main, "--version") == 0
     assert capsys.readouterr().out == f"trimformer {trimformer.__version__}\n"
 

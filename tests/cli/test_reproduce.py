@@ -60,7 +60,7 @@ def reproduce(capsys, *words):
     return code, {line[:8].strip(): line[9:] for line in printed.splitlines() if not line.startswith(" ")}, printed
 
 
-def test_what_was_recorded_comes_out_again_and_nothing_is_left_of_it(folder, capsys):
+def test_a_recorded_run_is_reproduced_and_leaves_no_files(folder, capsys):
     before = snapshot(folder.parent)
     code, told, _ = reproduce(capsys)
     assert code == 0
@@ -68,14 +68,14 @@ def test_what_was_recorded_comes_out_again_and_nothing_is_left_of_it(folder, cap
     assert snapshot(folder.parent) == before
 
 
-def test_what_is_kept_is_the_same_and_can_be_run_again(folder, capsys):
+def test_a_kept_second_run_has_the_same_bytes_and_can_be_reproduced(folder, capsys):
     assert reproduce(capsys, "--output", "again")[0] == 0
     for name in (WEIGHTS, "config.json", "head_mask.pt", "neuron_mask.pt"):
         assert (folder / "again" / name).read_bytes() == (folder / "out" / name).read_bytes()
     assert run(main, "reproduce", "again") == 0
 
 
-def test_a_weight_that_is_another_is_named(folder, capsys):
+def test_a_changed_weight_is_named(folder, capsys):
     tensors = load_file(folder / "out" / WEIGHTS)
     tensors["classifier.bias"][0] += 0.5
     save_file(tensors, folder / "out" / WEIGHTS, metadata={"format": "pt"})
@@ -86,7 +86,7 @@ def test_a_weight_that_is_another_is_named(folder, capsys):
     assert told["masks"] == "the same"
 
 
-def test_a_mask_that_is_another_is_named(folder, capsys):
+def test_a_changed_mask_is_named(folder, capsys):
     mask = torch.load(folder / "out" / "head_mask.pt", weights_only=True)
     torch.save(1 - mask, folder / "out" / "head_mask.pt")
     code, told, printed = reproduce(capsys)
@@ -94,7 +94,7 @@ def test_a_mask_that_is_another_is_named(folder, capsys):
     assert "head_mask.pt by 1 at most" in printed
 
 
-def test_other_data_give_another_model(folder, capsys):
+def test_changed_data_give_a_different_model(folder, capsys):
     write_jsonl(folder / "rows.jsonl", make_rows(seed=1))
     code, told, _ = reproduce(capsys)
     assert code == DIFFERS
@@ -102,7 +102,7 @@ def test_other_data_give_another_model(folder, capsys):
     assert told["sizes"] != "the same"  # other texts are of another length
 
 
-def test_another_machine_is_told_and_is_no_difference_of_the_model(folder, capsys):
+def test_another_machine_is_reported_but_does_not_count_as_a_difference(folder, capsys):
     versions = json.loads((folder / "out" / "results.json").read_text())["machine"]["versions"]
     edit(folder, machine={"device": "abacus, 10 threads", "versions": versions | {"torch": "0.1"}})
     code, told, printed = reproduce(capsys)
@@ -111,7 +111,7 @@ def test_another_machine_is_told_and_is_no_difference_of_the_model(folder, capsy
     assert f"versions torch 0.1 then, {torch.__version__} now" in printed
 
 
-def test_a_score_that_is_told_otherwise_is_no_difference_of_the_model(folder, capsys):
+def test_a_changed_score_is_reported_but_does_not_count_as_a_difference(folder, capsys):
     edit(folder, scores={"divergence": float("nan")})
     code, told, _ = reproduce(capsys)
     assert code == 0

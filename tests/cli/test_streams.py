@@ -37,7 +37,7 @@ def ascii_only():
     return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
 
 
-def test_letters_that_are_not_there_are_spelled():
+def test_characters_that_the_encoding_lacks_are_escaped():
     stream = ascii_only()
     tolerant = TolerantStream(stream)
     print("± 3 ms", file=tolerant)
@@ -47,7 +47,7 @@ def test_letters_that_are_not_there_are_spelled():
 
 
 @pytest.mark.parametrize(("stream", "says"), [(Full(), "no space left"), (Broken(), ""), (None, "closed")])
-def test_what_cannot_be_printed_ends_no_run(stream, says):
+def test_a_failing_stream_records_the_error(stream, says):
     tolerant = TolerantStream(stream)
     print("text", file=tolerant)
     tolerant.flush()
@@ -88,7 +88,7 @@ def test_an_unexpected_error_is_one_sentence_and_its_trace_a_private_file(tmp_pa
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_trace_is_shown_to_who_asks_for_it(tmp_path, capsys, monkeypatch):
+def test_the_debug_variable_prints_the_traceback(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv(logs.DEBUG, "1")
     assert guarded(fail(RuntimeError("odd"))) == 1
@@ -108,7 +108,7 @@ def test_a_trace_is_shown_to_who_asks_for_it(tmp_path, capsys, monkeypatch):
         (KeyboardInterrupt("interrupted; there are checkpoints"), 130, "there are checkpoints"),
     ],
 )
-def test_each_end_has_its_code_and_its_line(error, code, says, capsys):
+def test_every_way_to_end_has_its_exit_code_and_message(error, code, says, capsys):
     assert guarded(fail(error)) == code
     told = capsys.readouterr().err
     assert says in told
@@ -128,7 +128,7 @@ BOTH = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 
 
 @pytest.mark.parametrize(("number", "word"), BOTH)
-def test_a_signal_that_a_library_caught_is_one_all_the_same(number, word, capsys):
+def test_a_signal_counts_even_if_a_library_caught_it(number, word, capsys):
     def command():
         try:
             os.kill(os.getpid(), number)
@@ -171,7 +171,7 @@ def test_a_signal_while_libraries_are_imported_ends_the_run_at_once(number, word
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_complete_is_told_when_the_rest_is_cut_short(tmp_path, capsys):
+def test_an_interrupted_run_names_the_complete_outputs(tmp_path, capsys):
     def command(*names):
         for name in names:
             with write_directory(tmp_path / name) as directory:
@@ -204,7 +204,7 @@ def test_help_and_bad_flags_import_nothing_heavy(words):
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--constraint", "x"], 2)])
-def test_nor_does_the_command_of_the_paper(words, code):
+def test_help_of_the_papers_command_imports_nothing_heavy(words, code):
     watched = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *words]
     done = subprocess.run(watched, capture_output=True, text=True, check=False)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
@@ -263,7 +263,7 @@ def test_a_signal_at_any_time_is_one_line_and_leaves_nothing(model_dir, data, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", ["| true", "> /dev/full", ">&-", "2>&- >&-"])
-def test_in_a_shell_too(model_dir, data, tmp_path, shell):
+def test_a_signal_in_a_shell_is_one_line_and_leaves_nothing(model_dir, data, tmp_path, shell):
     command = f"{sys.executable} -m trimformer evaluate {model_dir} --data {data} --output {tmp_path}/x.json {shell}"
     environment = {**os.environ, "LANG": "C", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=environment)

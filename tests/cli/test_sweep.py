@@ -79,7 +79,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(model_dir, data, tmp_path)
     assert all((out / name / "model.safetensors").stat().st_mtime_ns == then for name, then in finished.items())
 
 
-def test_lists_of_budgets():
+def test_lists_of_budgets_are_parsed():
     assert read_numbers("0.9:0.1:0.1") == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
     assert read_numbers("5,10,20") == [5.0, 10.0, 20.0]
     assert read_numbers("0.5:0.5:0.1") == [0.5]
@@ -89,7 +89,7 @@ def test_lists_of_budgets():
             read_numbers(text)
 
 
-def test_bad_sweeps_are_told_before_anything_is_written(model_dir, data, tmp_path, capsys):
+def test_bad_sweeps_are_refused_before_anything_is_written(model_dir, data, tmp_path, capsys):
     for words, flags in {
         "list of constraints is empty": ["--constraints", ","],
         "in no order": ["--constraints", "0.5,0.9,0.7"],

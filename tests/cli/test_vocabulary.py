@@ -131,7 +131,7 @@ def test_a_standalone_directory_has_fewer_tokens_too(model_dir: Path, data: Path
         (b"\xff\xfe\x00", "is not UTF-8 (byte 0)"),
     ],
 )
-def test_a_file_that_tells_no_texts_is_refused(
+def test_a_file_without_texts_is_refused(
     content: bytes | None, message: str, model_dir: Path, data: Path, tmp_path: Path, capsys: Any
 ) -> None:
     if content is not None:

@@ -70,7 +70,7 @@ def test_data_and_scores_may_have_names_that_are_no_unicode(command, tmp_path):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_tokenizers_know_unicode_only_which_is_told_first(command, tmp_path, capsys):
+def test_a_model_path_that_is_not_unicode_is_refused(command, tmp_path, capsys):
     folder, odd = furnish(tmp_path / "in"), tmp_path / ODD
     odd.mkdir()
     (odd / "link").symlink_to(folder)
@@ -94,14 +94,14 @@ def gone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_working_directory_that_is_gone_is_told(command, tmp_path, gone, capsys):
+def test_a_deleted_working_directory_is_an_error(command, tmp_path, gone, capsys):
     words, made = words_of(command, furnish(tmp_path / "in"), tmp_path / "out")
     assert run(main, *words) == 2
     assert "working directory" in error_line(capsys.readouterr().err)
     assert not os.path.exists(made)
 
 
-def test_so_it_is_in_a_process_of_its_own_whose_libraries_would_end_it(tmp_path, gone):
+def test_a_deleted_working_directory_is_an_error_in_a_process_of_its_own(tmp_path, gone):
     command = [sys.executable, "-m", "trimformer", *words_of("prune", furnish(tmp_path / "in"), tmp_path / "out")[0]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

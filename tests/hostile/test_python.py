@@ -50,7 +50,7 @@ def give(name, value):
 
 
 @pytest.mark.parametrize(("name", "value"), NUMBERS, ids=lambda value: repr(value)[:30])
-def test_a_number_that_cannot_be_meant_is_refused_by_name(name, value):
+def test_a_number_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(TrimformerError, match=f"^({name} |a latency of )") as caught:
         give(name, value)
     assert "\n" not in str(caught.value)
@@ -147,7 +147,7 @@ MODELS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_that_cannot_be_cut_is_told_by_its_structure(name):
+def test_an_unsupported_model_is_refused_with_its_structure(name):
 
     spoil, says = MODELS[name]
     made = make_model()
@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_cut_is_told_by_its_structure(name):
     assert "\n" not in str(caught.value)
 
 
-def test_inference_mode_is_told():
+def test_inference_mode_is_an_error():
     with torch.inference_mode(), pytest.raises(TrimformerError, match="inference_mode"):
         check_model(make_model())
 
@@ -222,7 +222,7 @@ DATASETS = {
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_data_set_that_is_none_is_refused(name):
+def test_an_invalid_data_set_is_refused(name):
     model, tokenizer = ready()
     with pytest.raises(TrimformerError) as caught:
         trimformer.prune(model, tokenizer, DATASETS[name], 0.5, device="cpu")
@@ -230,7 +230,7 @@ def test_a_data_set_that_is_none_is_refused(name):
 
 
 @pytest.mark.parametrize("path", ["", "no/such/folder/at/all", "/proc/x", "\0", "x" * 5000, "loop"])
-def test_a_place_that_is_none_is_refused(path, tmp_path, monkeypatch):
+def test_an_invalid_output_path_is_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(TrimformerError):
@@ -282,7 +282,7 @@ def test_a_method_that_reads_labels_says_so_where_there_are_none(name):
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}, "MASTER_PORT"),
     ],
 )
-def test_half_an_environment_of_a_launcher_is_told(environment, says, monkeypatch):
+def test_incomplete_launcher_variables_are_an_error(environment, says, monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -291,7 +291,7 @@ def test_half_an_environment_of_a_launcher_is_told(environment, says, monkeypatc
         distributed.join("cpu")
 
 
-def test_compiling_without_a_compiler_is_told(monkeypatch):
+def test_compiling_without_a_compiler_is_an_error(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(TrimformerError, match=r"C\+\+ compiler"):

@@ -68,7 +68,7 @@ sys.exit(max(codes))
 
 
 @pytest.mark.slow
-def test_the_other_methods_do_so_too(model_dir, data, tmp_path):
+def test_two_processes_prune_as_one_does_by_every_method(model_dir, data, tmp_path):
     words = ["prune", model_dir, "--data", data, "--constraint", "0.5", *WORDS]
     done = launch(script(tmp_path / "several.py", SEVERAL), *words, tmp_path / "two")
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_the_other_methods_do_so_too(model_dir, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_bad_input_is_told_once(model_dir, data, tmp_path):
+def test_bad_input_is_reported_by_one_process_only(model_dir, data, tmp_path):
     words = ["prune", model_dir, "--data", data, "--output", tmp_path / "out", "--constraint", "2", *WORDS]
     done = launch("-m", "trimformer", *words)
     assert done.returncode != 0
@@ -124,7 +124,7 @@ def test_the_launchers_signal_leaves_nothing_half_written(tmp_path):
 
 
 @given(items=st.lists(st.integers()), count=st.integers(1, 5))
-def test_every_item_is_in_one_part(items, count):
+def test_every_item_is_in_one_shard(items, count):
     parts = []
     for rank in range(count):
         with pytest.MonkeyPatch.context() as patch:
@@ -178,7 +178,7 @@ def test_a_process_alone_does_everything_itself():
     distributed.leave()
 
 
-def test_what_breaks_between_processes_is_a_lost_process():
+def test_an_error_between_processes_is_a_lost_process():
     for error in (RuntimeError("Connection\n closed by peer"), ConnectionResetError("gone")):
         with pytest.raises(distributed.LostProcess, match="nothing is written"), distributed._one_sentence_if_lost():
             raise error

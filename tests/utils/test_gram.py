@@ -45,7 +45,7 @@ def test_many_batches_give_what_one_gives(n, symmetric):
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_products_are_in_full_float32_whatever_is_switched_on(precision):
+def test_products_are_in_full_float32_even_if_tf32_is_on(precision):
     x, before = numbers(200, 300, seed=0), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:

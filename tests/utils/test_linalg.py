@@ -38,7 +38,7 @@ def test_closed_form_of_an_indefinite_system_reports_failure():
     assert solution.tolist() == [0, 0]
 
 
-def test_closed_form_of_dead_inputs_is_zero():
+def test_closed_form_of_inputs_that_are_all_zero_is_zero():
     solution, success = closed_form_solver(torch.zeros(3, 3), torch.zeros(3))
     assert success
     assert solution.tolist() == [0.0] * 3

@@ -108,7 +108,7 @@ def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path, exists, moment)
     assert tree(tmp_path) == {"out", "out/x", "out/y"}
 
 
-def test_two_runs_to_one_place_are_told_apart_before_the_work(tmp_path):
+def test_a_second_run_to_the_same_output_fails_before_the_work(tmp_path):
     place = tmp_path / "a" / "out"
     with lock_output(place):
         found: list[str] = []
@@ -160,7 +160,7 @@ def test_without_locks_temporary_folders_work(tmp_path, monkeypatch, no_flock):
 
 
 @pytest.mark.parametrize("attempt", range(5))
-def test_of_saves_at_once_one_wins_and_the_others_say_so(tmp_path, attempt):
+def test_of_concurrent_saves_one_wins_and_the_others_raise(tmp_path, attempt):
     barrier, won, lost = threading.Barrier(4), [], []
 
     def save(name):
@@ -230,7 +230,7 @@ def test_a_config_is_moved_last_so_that_no_half_model_loads(tmp_path, monkeypatc
     assert order[-1] == "config.json"
 
 
-def test_while_it_grows_nobody_else_may_look(tmp_path):
+def test_an_unfinished_output_is_readable_only_by_its_owner(tmp_path):
     with write_directory(tmp_path / "out") as directory:
         assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~_umask()
@@ -365,7 +365,7 @@ def test_temporary_files_of_a_killed_run_go_with_the_next(tmp_path, monkeypatch)
     assert not tree(tmp_path)
 
 
-def test_a_folder_that_only_has_such_a_name_stays(tmp_path, monkeypatch):
+def test_a_folder_with_the_prefix_but_no_lock_stays(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "trimformer-scratch-mine").mkdir()
     (tmp_path / "trimformer-scratch-link").symlink_to(tmp_path)
