@@ -1,6 +1,5 @@
 """What a pruning run hands back: the model, and every figure of the run, typed."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
@@ -20,8 +19,6 @@ from trimformer.options.methods import AnyMethod
 from trimformer.options.quality_target import QualityTarget
 from trimformer.polish.result import PolishReport
 from trimformer.refit.result import Refit
-
-DIVERGENCE = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
 
 
 @dataclass(frozen=True)
@@ -210,6 +207,8 @@ class PruningResult:
     polish: PolishReport | None = None
 
     def __str__(self) -> str:
+        from trimformer.reporting.score_table import format_table  # which reads this class
+
         return format_table(self)
 
     __repr__ = __str__
@@ -250,116 +249,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def format_table(result: PruningResult) -> str:
-    """Dense and pruned side by side, then what the run cost."""
-    rows = table_rows(result)
-    header = ("", "dense", "pruned", "change")
-    lines = aligned([header, *rows])
-    cost = result.cost
-    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in cost.seconds.items())
-    memory = ", ".join(f"{name} {value:.1f} GB" for name, value in cost.peak_gb.items())
-    passes = cost.forward_passes["total"]
-    return "\n".join(
-        [
-            *(lines if result.scores else []),
-            *(["", INTERVALS] if any("±" in row[1] for row in rows) else []),
-            *_serving_lines(result),
-            *_target_lines(result.target),
-            "",
-            f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
-            f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
-            *([] if result.polish is None else [str(result.polish)]),
-        ]
-    )
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, the first row's with a rule below it; names stand to the left, all else to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
-
-
-def _target_lines(target: QualityTargetReport | None) -> list[str]:
-    if target is None:
-        return []
-    what, unit = (f"drop of {target.metric}", " points") if target.kind == "drop" else ("divergence", "")
-    form = ".2f" if target.kind == "drop" else ".4f"
-    return [
-        "",
-        f"{what}: {target.measured:{form}}{unit} on {target.samples:,} samples set aside to judge by, below "
-        f"{target.bound:{form}} with {100 * target.confidence:.0f} % confidence; {target.asked:g} was allowed",
-    ]
-
-
-def _serving_lines(result: PruningResult) -> list[str]:
-    """A line for each ONNX file."""
-    if not result.serving or result.latency is None:
-        return []
-    metric = next((name for name in result.serving[0].scores if not name.endswith("_ci95")), None)
-    shape = f"ms, {result.latency.batch_size} x {result.latency.seq_len}"
-    divergence = DIVERGENCE.get(result.task.problem, "KL to dense")
-    names = ["in ONNX Runtime", *([metric] if metric else []), divergence, "MB", shape, "speed-up"]
-    rows = [names]
-    for s in result.serving:
-        score = [f"{100 * s.scores[metric]:.2f}"] if metric else []
-        apart = f"{max(0.0, s.divergence):.4f}"
-        rows.append([s.name, *score, apart, f"{s.bytes / 1e6:.1f}", f"{s.ms.median:.2f}", f"{s.speedup.median:.2f}x"])
-    return ["", *aligned(rows)]
-
-
-INTERVALS = "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score"
-
-Row = tuple[str, str, str, str]
-
-
-def table_rows(result: PruningResult) -> list[Row]:
-    """(what, dense, pruned, change) of every score and size; empty where nothing was measured."""
-    return [*_score_rows(result), *_size_rows(result)]
-
-
-def _score_rows(result: PruningResult) -> list[Row]:
-    if result.scores is None:
-        return []
-    dense, pruned, rows = result.scores.dense, result.scores.pruned, []
-    for name in (key for key in dense if not key.endswith("_ci95")):
-        interval = f" ±{100 * dense[name + '_ci95']:.2f}" if name + "_ci95" in dense else ""
-        change = 100 * (pruned[name] - dense[name])
-        rows.append((name, f"{100 * dense[name]:.2f}{interval}", f"{100 * pruned[name]:.2f}", f"{change:+.2f}"))
-    divergence = DIVERGENCE.get(result.task.problem, "KL to dense (nats)")
-    rows.append((divergence, "", f"{result.scores.divergence:.4f}", ""))
-    if result.scores.neighbours is not None:
-        rows.append(("nearest neighbours kept", "", f"{100 * result.scores.neighbours:.1f}", ""))
-    return rows
-
-
-def _size_rows(result: PruningResult) -> Sequence[Row]:
-    if result.sizes is None or result.latency is None:
-        return []
-    dense, pruned, latency = result.sizes["dense"], result.sizes["pruned"], result.latency
-    budget = result.budget
-    rows = [
-        _ratio_row(f"MACs (G, length {result.samples.seq_len:.1f})", dense.macs / 1e9, pruned.macs / 1e9),
-        _ratio_row("parameters (M)", dense.parameters / 1e6, pruned.parameters / 1e6),
-        _ratio_row("weights (MB)", dense.bytes / 1e6, pruned.bytes / 1e6),
-    ]
-    if result.vocabulary is not None:
-        tokens, of = result.vocabulary.tokens, result.vocabulary.of
-        rows.append(("vocabulary (tokens)", f"{of:,}", f"{tokens:,}", f"{100 * tokens / of:.1f} %"))
-    a, b = latency.dense_ms.median, latency.pruned_ms.median
-    faster = f"{a / b:.2f}x faster" if b <= a else f"{b / a:.2f}x slower"
-    rows.append((f"latency (ms, {latency.batch_size} x {latency.seq_len})", _number(a, a), _number(b, a), faster))
-    if budget.asked_ms is not None and budget.estimated_ms is not None:
-        rows.append(("  asked", "", f"{budget.asked_ms:.2f}", ""))
-        rows.append(("  estimated", "", f"{budget.estimated_ms:.2f}", ""))
-    return rows
-
-
-def _ratio_row(label: str, dense: float, pruned: float) -> Row:
-    return (label, _number(dense, dense), _number(pruned, dense), f"{100 * pruned / dense:.1f} %")
-
-
-def _number(value: float, scale: float) -> str:
-    return f"{value:.3f}" if scale < 1 else f"{value:.2f}"

@@ -7,7 +7,7 @@ from tests.conftest import make_model, make_tokenizer
 from tests.results import make_result, ms
 from trimformer.models import find_sublayers
 from trimformer.reporting.result_files import results_dict, write_result
-from trimformer.results import format_table
+from trimformer.reporting.score_table import format_table
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from trimformer.options.methods import METHODS
 from trimformer.polish.data import read_polish_data
 from trimformer.reporting.page.sweep import family_page
 from trimformer.reporting.result_files import write_result
-from trimformer.results import PruningResult, aligned
+from trimformer.reporting.score_table import format_columns
+from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import set_up
 from trimformer.sweeping import SweepMember, mark_front, member_entry, prune_members, sweep_members
@@ -237,4 +238,4 @@ def format_family(family: Mapping[str, Any]) -> str:
         rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
     seconds = sum(family["cost"]["seconds"].values())
     told = "* on the Pareto front: none is both cheaper and nearer to the dense model"
-    return "\n".join([*aligned(rows), "", told, f"{seconds:.1f} seconds in all"])
+    return "\n".join([*format_columns(rows), "", told, f"{seconds:.1f} seconds in all"])

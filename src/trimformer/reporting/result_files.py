@@ -1,4 +1,4 @@
-"""The files that a pruning run leaves beside its model."""
+"""Writes the output directory of a pruning run."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +23,19 @@ from trimformer.utils.outputs import write_directory
 def results_dict(
     result: PruningResult, sublayers: list[Sublayer], arguments: Mapping[str, Any], command: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Every figure of the run, ready for JSON.
+    """Builds the contents of `results.json`.
 
     Args:
         result: of the run.
-        sublayers: of the model that was pruned.
+        sublayers: of the dense model, one for each mask.
         arguments: of the run.
-        command: its words.
+        command: words of the command line.
     """
     figures = result.figures()
     for sublayer, entry in zip(sublayers, figures["sublayers"], strict=True):
         entry["sublayer"] = sublayer.name
-    left = list(zip(result.kinds, units_left(result.masks), strict=True))
-    heads, neurons = ([units for kind, units in left if kind == wanted] for wanted in KINDS)
+    counts = list(zip(result.kinds, units_left(result.masks), strict=True))
+    heads, neurons = ([units for kind, units in counts if kind == wanted] for wanted in KINDS)
     return {**figures, "heads": heads, "neurons": neurons, "command": list(command), "arguments": dict(arguments)}
 
 
@@ -51,18 +51,19 @@ def write_result(
     beside: Callable[[Path], None] = lambda _: None,
     standalone: bool = False,
 ) -> None:
-    """Writes the shrunk model, and beside it its card, `head_mask.pt`, `neuron_mask.pt`, `results.json`, the same
-    figures as a page, `report.html`, and `log.txt`.
+    """Writes the pruned model and the files beside it.
+
+    These are the model card, `head_mask.pt`, `neuron_mask.pt`, `results.json`, `report.html` and `log.txt`.
 
     Args:
         result: of the run.
         processor: the tokenizer or processor, saved with the model.
         path: a directory that is empty or does not exist; it appears only once complete.
-        sublayers: of the model that was pruned; the masks are theirs.
+        sublayers: of the dense model, one for each mask.
         arguments: of the run, recorded in `results.json`.
         log: lines of `log.txt` before the table.
-        command: its words, for the card and for `trimformer reproduce`.
-        beside: writes more into the directory, and may add to the result, before its figures are written.
+        command: words of the command line, for the card and for `trimformer reproduce`.
+        beside: writes further files into the directory and may add to the result, before its figures are written.
         standalone: the directory also loads without trimformer; see `write_standalone`.
 
     Raises:
@@ -81,6 +82,6 @@ def write_result(
         card.save(directory / CARD)
         text = json.dumps(results_dict(result, sublayers, arguments, command), indent=2, default=str)
         (directory / "results.json").write_text(text + "\n", encoding="utf-8")
-        page = prune_page(json.loads(text), last_part(path), loading_lines(result.model, last_part(path)))
+        page = prune_page(result, sublayers, last_part(path), arguments, loading_lines(result.model, last_part(path)))
         (directory / "report.html").write_text(in_unicode(page), encoding="utf-8")
         (directory / "log.txt").write_text("\n".join([*log, "", str(result), ""]), encoding="utf-8")

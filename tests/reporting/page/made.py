@@ -1,6 +1,7 @@
-"""Figures that pages are made of, and what a page holds."""
+"""Results that pages are rendered from, and a parser of pages."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import trimformer
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_tokenizer
-from trimformer.models import find_sublayers
-from trimformer.reporting.result_files import results_dict
-from trimformer.results import PruningResult
+from trimformer.costs.timing import Timing
+from trimformer.evaluation.quality_test import Verdict
+from trimformer.evaluation.serving import Served
+from trimformer.models import Sublayer, find_sublayers
+from trimformer.reporting.page.prune import prune_page
+from trimformer.results import PruningResult, QualityTargetReport
 
 HOSTILE = "<script>alert('1')</script>\"&$x_1$"
 
@@ -18,30 +22,34 @@ _VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
 @cache
-def tiny_run(problem: str = "single_label") -> tuple[PruningResult, dict[str, Any]]:
-    """A tiny model pruned to half, and the figures as they are read from results.json."""
+def tiny_run(problem: str = "single_label") -> tuple[PruningResult, list[Sublayer]]:
+    """Prunes a tiny model to half; returns the result and the sublayers of the dense model."""
     model = problem_model(problem)
     result = trimformer.prune(
         model, make_tokenizer(), problem_rows(problem), 0.5, batch_size=8, num_samples=20, neuron_multiple=4
     )
-    return result, json.loads(json.dumps(results_dict(result, find_sublayers(model), {})))
+    return result, find_sublayers(model)
 
 
-def ms(median: float) -> dict[str, float]:
+def tiny_page(problem: str = "single_label", *, name: str = "tiny", loading: Sequence[str] = (), **changes: Any) -> str:
+    """Renders the page of `tiny_run` with some attributes of the result replaced."""
+    result, sublayers = tiny_run(problem)
+    return prune_page(replace(result, **changes), sublayers, name, {}, loading)
+
+
+def ms(median: float) -> dict[str, Any]:
     return {"median": median, "low": 0.9 * median, "high": 1.2 * median, "count": 9}
 
 
-TARGET = {
-    "kind": "drop", "asked": 1.0, "measured": 0.4, "bound": 0.9, "confidence": 0.95, "samples": 2048,
-    "metric": "accuracy", "tried": [
-        {"constraint": 0.5, "measured": 0.8, "bound": 1.3, "keeps": False},
-        {"constraint": 0.6, "measured": 0.4, "bound": 0.9, "keeps": True},
-    ],
-}  # fmt: skip
+TARGET = QualityTargetReport(
+    "drop", 1.0, 0.4, 0.9, 0.95, 2048, "accuracy", [Verdict(0.5, 0.8, 1.3, False), Verdict(0.6, 0.4, 0.9, True)]
+)
 
 SERVED = [
-    {"name": name, "scores": {"accuracy": 0.9 - i / 50, "accuracy_ci95": 0.01}, "divergence": i / 100,
-     "neighbours": None, "bytes": 80_000_000 // (i + 1), "ms": ms(30 / (i + 1)), "speedup": ms(i + 1.0)}
+    Served(
+        name, {"accuracy": 0.9 - i / 50, "accuracy_ci95": 0.01}, i / 100, None, 80_000_000 // (i + 1),
+        Timing(**ms(30 / (i + 1))), Timing(**ms(i + 1.0)),
+    )
     for i, name in enumerate(["dense", "dense + int8", "pruned", "pruned + int8"])
 ]  # fmt: skip
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from testing.browser import CHROMIUM, DESK, DRIVER, PHONE, open_browser, show
-from tests.reporting.page.made import HOSTILE, SERVED, TARGET, make_family, tiny_run
-from trimformer.reporting.page.prune import prune_page
+from tests.reporting.page.made import HOSTILE, SERVED, TARGET, make_family, tiny_page
 from trimformer.reporting.page.sweep import family_page
 
 pytestmark = [
@@ -31,10 +30,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    figures = {**tiny_run()[1], "target": TARGET, "serving": SERVED}
     long = "a-name-of-a-model-that-is-longer-than-a-phone-is-wide-" * 2
     made = {
-        "prune": prune_page(figures, HOSTILE, ["import trimformer", f"model = trimformer.load({long!r})"]),
+        "prune": tiny_page(
+            name=HOSTILE,
+            loading=["import trimformer", f"model = trimformer.load({long!r})"],
+            target=TARGET,
+            serving=SERVED,
+        ),
         "family": family_page(make_family(model=long)),
     }
     folder = tmp_path_factory.mktemp("pages")

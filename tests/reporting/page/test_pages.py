@@ -1,45 +1,61 @@
 """Pages say what results.json says, fetch nothing, and take no text for HTML."""
 
+import json
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.commands import PROBLEMS
 from tests.conftest import make_model
-from tests.reporting.page.made import HOSTILE, SERVED, TARGET, Page, make_family, tiny_run
+from tests.reporting.page.made import HOSTILE, SERVED, TARGET, Page, make_family, tiny_page, tiny_run
 from tests.results import make_result
+from trimformer.costs.timing import Timing
+from trimformer.evaluation.changed_predictions import Change, ChangedReport, Prediction
 from trimformer.models import find_sublayers
+from trimformer.options.methods import METHODS
 from trimformer.reporting.page.prune import prune_page
-from trimformer.reporting.page.svg import power
+from trimformer.reporting.page.svg import format_tick
 from trimformer.reporting.page.sweep import family_page
 from trimformer.reporting.result_files import results_dict
-from trimformer.results import table_rows
+from trimformer.reporting.score_table import score_table
+from trimformer.results import Size
 
 LINES = ["import trimformer", f'model = load("{HOSTILE}")']
 
 
-def whole(**changes):
-    """Figures of a run with all that a page can show."""
-    return {**tiny_run()[1], "target": TARGET, "serving": SERVED, **changes}
+def whole_page(**options):
+    """Renders a page with every section."""
+    return tiny_page(loading=LINES, target=TARGET, serving=SERVED, **options)
 
 
-def changed_by(word):
-    """Of one sample, all of it that is a user's."""
-    said = {"name": word, "probability": 0.75}
-    example = {"text": word, "label": word, "word": word, "dense": said, "pruned": said}
-    return {"count": 1, "of": 9, "examples": [example]}
+def changed_scores(count, total, examples):
+    """Returns the scores of the tiny run with other changed predictions."""
+    return replace(tiny_run()[0].scores, changed=ChangedReport(count, total, examples))
+
+
+def figures_of(problem="single_label"):
+    """Returns the contents of results.json."""
+    result, sublayers = tiny_run(problem)
+    return json.loads(json.dumps(results_dict(result, sublayers, {})))
+
+
+HOSTILE_CHANGE = Change(HOSTILE, HOSTILE, Prediction(HOSTILE, 0.75), Prediction(HOSTILE, 0.75), HOSTILE)
 
 
 @cache
 def made(name):
     """A page by name; of a run it is the problem's."""
     return {
-        "whole": lambda: prune_page(whole(), "tiny", LINES),
-        "hostile": lambda: prune_page(whole(changed=changed_by(HOSTILE)), HOSTILE, LINES),
+        "whole": whole_page,
+        "hostile": lambda: whole_page(name=HOSTILE, scores=changed_scores(1, 9, [HOSTILE_CHANGE])),
         "family": lambda: family_page(make_family()),
         "unlabelled family": lambda: family_page(make_family(None)),
-    }.get(name, lambda: prune_page(tiny_run(name)[1], "tiny"))()
+    }.get(name, lambda: tiny_page(name))()
 
 
 @pytest.mark.parametrize("name", ["whole", "hostile", "family", "unlabelled family"])
@@ -59,21 +75,42 @@ def test_a_page_is_well_formed_and_fetches_nothing(name):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_table_says_what_the_printed_one_says(problem):
-    result, _ = tiny_run(problem)
-    page = Page(made(problem))
-    rows = next(table for table in page.tables if table[0][1:] == ["dense", "pruned", "change"])[1:]
-    printed = table_rows(result)
-    assert len(rows) == len(printed)
-    for (_, *cells), (_, dense, pruned, change) in zip(rows, printed, strict=True):
-        assert cells[0].replace("–", "").startswith(dense)
-        assert cells[1].split()[0] == pruned
-        told = cells[2].replace("−", "-").replace("×", "x").replace("±0.00", "+0.00")
-        assert told == change.replace("-0.00", "+0.00")
+    assert_same_table(made(problem), tiny_run(problem)[0])
+
+
+def assert_same_table(html, result):
+    """Checks that the page's table has the texts of the printed one; the page shows more intervals."""
+    rows = next(table for table in Page(html).tables if table[0][1:] == ["dense", "pruned", "change"])[1:]
+    printed = [line.split() for line in str(result).splitlines()[2:]]
+    for cells, row, line in zip(rows, score_table(result), printed, strict=False):
+        label, dense, pruned, change = row.cells
+        assert f"{cells[1]} ".startswith(f"{dense or '–'} ")
+        assert f"{cells[2]} ".startswith(f"{pruned} ")
+        assert (cells[0].strip(), cells[3]) == (label.strip(), change)
+        assert line == f"{label} {dense} {pruned} {change}".split()
+    assert len(rows) == len(score_table(result)) > 4
+
+
+magnitudes = st.floats(-7, 9).map(lambda exponent: 10**exponent)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(magnitudes, magnitudes), st.tuples(magnitudes, magnitudes), st.floats(0, 1), st.floats(-1e-9, 20))
+def test_numbers_of_any_magnitude_have_the_same_text_in_table_and_page(latencies, sizes, accuracy, divergence):
+    result = make_result()
+    result.refits = []  # no plots
+    result.scores = replace(result.scores, pruned={"accuracy": accuracy, "f1": 0.8}, divergence=divergence)
+    dense_ms, pruned_ms = (Timing(value, 0.9 * value, 1.1 * value, 9) for value in latencies)
+    result.latency = replace(result.latency, dense_ms=dense_ms, pruned_ms=pruned_ms)
+    result.budget = replace(result.budget, asked_ms=latencies[0], estimated_ms=latencies[1])
+    dense, pruned = (Size(value * 1e9, int(value * 1e6) + 1, int(value * 1e6) + 1) for value in sizes)
+    result.sizes = {"dense": dense, "pruned": pruned}
+    assert_same_table(prune_page(result, find_sublayers(make_model()), "tiny", {}), result)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_figure_of_the_page_is_one_of_results_json(problem):
-    _, figures = tiny_run(problem)
+    figures = figures_of(problem)
     page = Page(made(problem))
 
     def numbers(value):
@@ -90,7 +127,7 @@ def test_every_figure_of_the_page_is_one_of_results_json(problem):
 
 def test_what_is_shown_is_the_value_rounded():
     for value, text in Page(made("whole")).data:
-        digits, exponent = re.match(r"([-\d.]+)(e-?\d+)?", text.replace(",", "").replace("−", "-")).groups()
+        digits, exponent = re.match(r"([-\d.]+)(e-?\d+)?", text.replace(",", "")).groups()
         unit = 10.0 ** (int((exponent or "e0")[1:]) - len(digits.partition(".")[2]))  # of the last digit
         wanted = [value * scale for scale in (1, 100, 1e-6, 1e-9)]
         shown = float(digits + (exponent or ""))
@@ -98,31 +135,38 @@ def test_what_is_shown_is_the_value_rounded():
 
 
 def test_every_layer_shows_its_heads_and_neurons():
-    _, figures = tiny_run()
+    figures = figures_of()
     html = made("single_label")
     kept = [entry["heads"] for entry in figures["sublayers"] if entry["heads"] is not None]
     rows = re.findall(r'class="units attention"[^>]*>(.*?)</span>', html)
     assert [[i for i, mark in enumerate(re.findall("<i[^>]*>", row)) if "on" in mark] for row in rows] == kept
     for number in range(3):
         attention, neurons = figures["sublayers"][2 * number : 2 * number + 2]
-        assert f"layer {number}: {attention['units']} of 4 heads left" in html
-        assert f"layer {number}: {neurons['units']} of 40 neurons left" in html
+        assert f"layer {number}: {attention['units']} of 4 heads kept" in html
+        assert f"layer {number}: {neurons['units']} of 40 neurons kept" in html
+
+
+def network_page(indices, masks=None):
+    """Renders the page of some of the tiny run's sublayers, two to a layer."""
+    result, sublayers = tiny_run()
+    masks = [result.masks[i] for i in indices] if masks is None else masks
+    lists = {key: [getattr(result, key)[i] for i in indices] for key in ("refits", "predicted", "kinds")}
+    chosen = [replace(sublayers[i], layer=number // 2) for number, i in enumerate(indices)]
+    return prune_page(replace(result, masks=masks, **lists), chosen, "tiny", {})
 
 
 def test_a_network_without_one_kind_or_without_units_is_drawn():
-    _, figures = tiny_run()
-    neurons = [entry for entry in figures["sublayers"] if entry["heads"] is None]
-    assert "attention heads and" not in Page(prune_page({**figures, "sublayers": neurons}, "tiny")).text
-    nothing = {"units": 0, "of": 0}
-    empty = [{**entry, **nothing, "heads": None if entry["heads"] is None else []} for entry in figures["sublayers"]]
-    assert "0 of 0 heads left" in prune_page({**figures, "sublayers": empty}, "tiny")
+    assert "attention heads and" not in Page(network_page([1, 3, 5])).text
+    assert "0 of 0 heads kept" in network_page(range(6), [torch.zeros(0)] * 6)
+
+
+def test_removed_heads_are_named():
+    masks = [torch.tensor([1.0, 0, 1, 0]), *tiny_run()[0].masks[1:]]
+    assert "layer 0: 2 of 4 heads kept, without heads 1, 3" in network_page(range(6), masks)
 
 
 def test_a_deep_network_is_drawn_whole():
-    _, figures = tiny_run()
-    names = [f"layer {i // 2} {('attention', 'ffn')[i % 2]}" for i in range(96)]
-    deep = [{**figures["sublayers"][i % 6], "sublayer": name} for i, name in enumerate(names)]
-    html = prune_page({**figures, "sublayers": deep}, "deep")
+    html = network_page([i % 6 for i in range(96)])
     assert html.count('class="units attention"') == html.count('class="units ffn"') == 48
     assert len(html) < 300_000
 
@@ -150,23 +194,21 @@ def test_a_run_without_measurements_has_a_page():
     result = make_result()
     result.scores = result.sizes = result.latency = None
     result.refits = []
-    figures = results_dict(result, find_sublayers(make_model()), {})
-    page = Page(prune_page(figures, "tiny"))
+    page = Page(prune_page(result, find_sublayers(make_model()), "tiny", {}))
     assert "svg" not in page.tags
-    assert "What is left of the network" in page.text
+    assert "The pruned network" in page.text
 
 
 def test_a_method_of_one_piece_and_a_latency_have_a_page():
-    _, figures = tiny_run()
-    budget = {**figures["budget"], "metric": "latency", "asked_ms": 12.5, "estimated_ms": 12.25}
-    page = Page(prune_page({**figures, "budget": budget, "method": {"name": "kprune"}}, "tiny"))
-    assert page.table("latency asked, ms")["latency asked, ms"][1] == "12.50"
+    budget = replace(tiny_run()[0].budget, metric="latency", asked_ms=12.5, estimated_ms=12.25)
+    page = Page(tiny_page(budget=budget, method=METHODS["kprune"]))
+    assert page.table("  asked")["  asked"][1] == "12.50"
     assert "name kprune" in page.text
 
 
 def test_the_target_and_all_that_was_tried_are_shown():
     page = Page(made("whole"))
-    rows = next(table for table in page.tables if table[0][-1] == "keeps")
+    rows = next(table for table in page.tables if table[0][-1] == "meets it")
     assert rows[1:] == [["50.0 %", "0.8", "1.3", "no"], ["60.0 %", "0.4", "0.9", "yes"]]
     assert "with 95 % confidence at most 0.9" in page.text
     assert "drop of accuracy, points" in page.text
@@ -174,23 +216,21 @@ def test_the_target_and_all_that_was_tried_are_shown():
 
 def test_files_of_onnx_are_compared():
     rows = Page(made("whole")).table("pruned + int8")
-    assert list(rows)[1:] == [each["name"] for each in SERVED]
-    assert rows["pruned + int8"] == ["84.00 ±1.00", "0.0300", "20.00", "7.50 6.75 to 9.00", "4.00× 3.60 to 4.80"]
+    assert list(rows)[1:] == [file.name for file in SERVED]
+    assert rows["pruned + int8"] == ["84.00 ±1.00", "0.0300", "20.00", "7.50 6.75 to 9.00", "4.00x 3.60 to 4.80"]
 
 
 def test_of_changed_samples_all_are_there():
-    _, figures = tiny_run()
-    said = {"name": "good", "probability": 0.75}
-    example = {"label": "good", "word": None, "dense": said, "pruned": said}
-    examples = [{"text": f"sample {i}", **example} for i in range(20)]
-    page = Page(prune_page({**figures, "changed": {"count": 25, "of": 50, "examples": examples}}, "tiny"))
+    good = Prediction("good", 0.75)
+    examples = [Change(f"sample {i}", "good", good, good) for i in range(20)]
+    page = Page(tiny_page(scores=changed_scores(25, 50, examples)))
     assert all(f"sample {i}" in page.text for i in range(20))
     assert "25 of 50 samples, 50.0 %" in page.text
     assert page.text.count("✓") == 40
     assert "12 more" in page.text
-    numbers = Page(prune_page({**figures, "changed": {"count": None, "of": 50, "examples": examples}}, "tiny"))
+    numbers = Page(tiny_page(scores=changed_scores(None, 50, examples)))
     assert "largest differences among 50 samples" in numbers.text
-    assert "Predictions that changed" not in Page(prune_page({**figures, "changed": None}, "tiny")).text
+    assert "Predictions that changed" not in Page(tiny_page(scores=None)).text
 
 
 def test_a_family_shows_every_member_and_leads_to_it():
@@ -222,5 +262,5 @@ def test_budgets_in_milliseconds_are_told_in_them():
 
 
 def test_ticks_of_logarithms_are_read_as_numbers():
-    assert [power(10.0**i) for i in (-7, -3, -2, 0, 3, 4)] == ["10⁻⁷", "10⁻³", "0.01", "1", "1000", "10⁴"]
-    assert power(5e-6) == "5·10⁻⁶"
+    assert [format_tick(10.0**i) for i in (-7, -3, -2, 0, 3, 4)] == ["10⁻⁷", "10⁻³", "0.01", "1", "1000", "10⁴"]
+    assert format_tick(5e-6) == "5·10⁻⁶"

@@ -15,7 +15,8 @@ from trimformer.models.masking import units_left
 from trimformer.options.choices import Format
 from trimformer.reporting.cards.source import Source, source_of
 from trimformer.reporting.cards.use import export_lines, kind_tags, library, loading_lines, pipeline_tag
-from trimformer.results import PruningResult, table_rows
+from trimformer.reporting.score_table import score_table
+from trimformer.results import PruningResult
 from trimformer.utils.environment import describe_device, versions
 
 _COUNTED = {"mac": "MACs", "parameters": "parameters", "latency": "latency"}
@@ -48,13 +49,13 @@ def model_card(
     polished = result.polish is not None and result.polish.accepted
     training = "and polished without labels" if polished else "without retraining"
     lines = [f"{source}, pruned by trimformer to {share}, {training}. It is an ordinary, smaller model."]
-    table = table_rows(result)
+    table = score_table(result)
     if table:
         lines += [
             "",
             "| | dense | pruned | change |",
             "|---|--:|--:|--:|",
-            *(f"| {' | '.join(row)} |" for row in table),
+            *(f"| {' | '.join(row.cells)} |" for row in table),
         ]
         lines += ["", *_notes(result, dataset)]
     use = _code(loading_lines(result.model, name), "python")

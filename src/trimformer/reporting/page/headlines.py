@@ -1,63 +1,72 @@
-"""The figures that are read first."""
+"""The headline figures at the top of a page."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from trimformer.reporting.page import numbers
+from trimformer.reporting import figures
+from trimformer.results import PruningResult
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A figure that is read first.
+    """A figure in large type at the top of a page.
 
     Attributes:
-        label: what it is.
-        value: large.
-        unit: after it, smaller.
-        more: a line below.
-        left: share that is left, for a bar; None without.
+        label: name of the figure.
+        value: its text, in large type.
+        unit: follows the value in small type.
+        detail: a line below.
+        fraction: length of a bar below, from 0 to 1; None for no bar.
     """
 
     label: str
     value: str
     unit: str
-    more: str
-    left: float | None = None
+    detail: str
+    fraction: float | None = None
 
 
-def headlines(figures: Mapping[str, Any]) -> list[Headline]:
-    """Of one pruned model: how good, how fast, how large; of what was not measured there is none."""
-    scores, sizes, latency = figures["scores"], figures["sizes"], figures["latency"]
-    found, name = [], _main_score(figures)
-    if name is not None:
-        dense, pruned = (numbers.score(scores[side], name) for side in ("dense", "pruned"))
-        label, unit = numbers.score_label(name).rsplit(", ", 1)
-        told = " ".join(filter(None, ("dense", dense.text, dense.more)))
-        change = numbers.points(dense.value, pruned.value)
-        found.append(Headline(label, pruned.text, unit, f"{told}, {change}"))
-    elif scores is not None:
-        value = numbers.distance(scores["divergence"]).text
-        more = "0 where outputs are the same"
-        if scores["neighbours"] is not None:
-            more = f"{numbers.share(scores['neighbours']).text} of nearest neighbours kept"
-        found.append(Headline(numbers.distance_label(figures["task"]["problem"]), value, "", more))
-    if latency is not None:
-        dense_ms, pruned_ms = latency["dense_ms"]["median"], latency["pruned_ms"]["median"]
-        speed, word = numbers.faster(dense_ms, pruned_ms).split(" ")
-        more = f"{pruned_ms:.1f} ms, dense {dense_ms:.1f} ms"
-        found.append(Headline("speed", speed, word, more, min(1.0, pruned_ms / dense_ms)))
-    if sizes is not None:
-        for label, key, unit, scale in (("weights", "bytes", "MB", 1e6), ("MACs a sample", "macs", "G", 1e9)):
-            dense_size, own = sizes["dense"][key], sizes["pruned"][key]
-            value = numbers.scaled(own, scale, dense_size).text
-            more = f"{numbers.share(own / dense_size).text} of {numbers.scaled(dense_size, scale).text} {unit}"
-            found.append(Headline(label, value, unit, more, own / dense_size))
-    return found
+def headlines(result: PruningResult) -> list[Headline]:
+    """Returns the quality, speed and size of a pruned model, as far as they were measured."""
+    return [*_quality(result), *_speed(result), *_sizes(result)]
 
 
-def _main_score(figures: Mapping[str, Any]) -> str | None:
-    """The score that is read first: the task's, else the first there is."""
-    names = numbers.score_names(figures["scores"]["dense"]) if figures["scores"] else []
-    wanted = figures["task"]["score"]
-    return wanted if wanted in names else next(iter(names), None)
+def _quality(result: PruningResult) -> list[Headline]:
+    if result.scores is None:
+        return []
+    names = figures.score_names(result.scores.dense)
+    if names:
+        main = result.task.score
+        name = main if main in names else names[0]
+        dense, pruned = (figures.score(scores, name) for scores in (result.scores.dense, result.scores.pruned))
+        label, unit = figures.score_label(name).rsplit(", ", 1)
+        reference = " ".join(filter(None, ("dense", dense.text, dense.interval)))
+        change = figures.score_change(dense.value, pruned.value)
+        return [Headline(label, pruned.text, unit, f"{reference}, {change}")]
+    detail = "0 where outputs are the same"
+    if result.scores.neighbours is not None:
+        detail = f"{figures.share(result.scores.neighbours).text} of nearest neighbours kept"
+    label = figures.divergence_label(result.task.problem)
+    return [Headline(label, figures.divergence(result.scores.divergence).text, "", detail)]
+
+
+def _speed(result: PruningResult) -> list[Headline]:
+    if result.latency is None:
+        return []
+    dense, pruned = result.latency.dense_ms.median, result.latency.pruned_ms.median
+    speed, word = figures.speed_change(dense, pruned).split(" ")
+    detail = f"{figures.scaled(pruned).text} ms, dense {figures.scaled(dense).text} ms"
+    return [Headline("speed", speed, word, detail, min(1.0, pruned / dense))]
+
+
+def _sizes(result: PruningResult) -> list[Headline]:
+    if result.sizes is None:
+        return []
+    dense, pruned = result.sizes["dense"], result.sizes["pruned"]
+    cards = []
+    for label, before, after, unit, scale in (
+        ("weights", dense.bytes, pruned.bytes, "MB", 1e6),
+        ("MACs a sample", dense.macs, pruned.macs, "G", 1e9),
+    ):
+        detail = f"{figures.share(after / before).text} of {figures.scaled(before, scale).text} {unit}"
+        cards.append(Headline(label, figures.scaled(after, scale, before).text, unit, detail, after / before))
+    return cards

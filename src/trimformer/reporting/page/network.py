@@ -1,96 +1,107 @@
-"""The network, layer by layer, and what each sublayer was foretold and then measured."""
+"""The pruned network, layer by layer, with each sublayer's predicted loss and measured refit error."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from trimformer.reporting.page.numbers import Shown, small
+from trimformer.models import Sublayer
+from trimformer.refit.result import Refit
+from trimformer.reporting.figures import Figure, significant
+from trimformer.results import PruningResult
 
-_NAME = re.compile(r"layer (\d+) (\w+)")  # of a sublayer, see `Sublayer.name`
-
-WORDS = {"attention": "heads", "ffn": "neurons"}
+UNIT_NAMES = {"attention": "heads", "ffn": "neurons"}
 
 
 @dataclass(frozen=True)
-class Part:
-    """A sublayer.
+class SublayerReport:
+    """One pruned sublayer.
 
     Attributes:
-        layer: its number.
+        layer: number of its layer.
         kind: "attention" or "ffn".
-        units: that are left.
-        of: so many.
-        heads: one per head, whether it is left; empty of neurons.
-        predicted: loss increase by its curve.
-        before: error of its output before the refit.
-        after: and after.
-        note: what else became of the refit.
+        units: number of units kept.
+        total: number of units before pruning.
+        heads: whether each head is kept; empty for neurons.
+        predicted: loss increase by its curve; None without curves.
+        before: held-out error of its output before the refit; None without a refit.
+        after: the same after the refit.
+        note: outcome of the refit.
     """
 
     layer: int
     kind: str
     units: int
-    of: int
+    total: int
     heads: tuple[bool, ...]
-    predicted: Shown | None
-    before: Shown | None
-    after: Shown | None
+    predicted: Figure | None
+    before: Figure | None
+    after: Figure | None
     note: str
 
     @property
-    def word(self) -> str:
-        """What its units are."""
-        return WORDS[self.kind]
+    def unit_name(self) -> str:
+        """Name of its units."""
+        return UNIT_NAMES[self.kind]
+
+    @property
+    def removed_heads(self) -> list[int]:
+        """Indices of the removed heads."""
+        return [i for i, is_kept in enumerate(self.heads) if not is_kept]
 
     @property
     def percent(self) -> float:
-        """Of the units that are left."""
-        return 100 * self.units / max(self.of, 1)
+        """Percentage of units kept."""
+        return 100 * self.units / max(self.total, 1)
 
 
-def find_parts(sublayers: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """The sublayers of results.json, in running order."""
-    return [_part(entry) for entry in sublayers]
+def sublayer_reports(result: PruningResult, sublayers: Sequence[Sublayer]) -> list[SublayerReport]:
+    """Describes every sublayer of a pruned model, in running order.
+
+    Args:
+        result: of the run.
+        sublayers: of the dense model, one for each mask.
+    """
+    reports = []
+    for i, (sublayer, mask) in enumerate(zip(sublayers, result.masks, strict=True)):
+        kept = tuple(bool(value) for value in mask.tolist())
+        refit = result.refits[i] if result.refits else None
+        reports.append(
+            SublayerReport(
+                layer=sublayer.layer,
+                kind=sublayer.kind,
+                units=sum(kept),
+                total=len(kept),
+                heads=kept if sublayer.kind == "attention" else (),
+                predicted=significant(result.predicted[i] if result.predicted else None),
+                before=significant(refit.error_before if refit else None),
+                after=significant(refit.error_after if refit else None),
+                note=_note(refit),
+            )
+        )
+    return reports
 
 
-def _part(entry: Mapping[str, Any]) -> Part:
-    found = _NAME.fullmatch(entry["sublayer"])
-    if found is None:
-        raise ValueError(f"'{entry['sublayer']}' names no layer")
-    left, refit = entry["heads"], entry["refit"] or {}
-    return Part(
-        layer=int(found[1]),
-        kind=found[2],
-        units=entry["units"],
-        of=entry["of"],
-        heads=() if left is None else tuple(i in set(left) for i in range(entry["of"])),
-        predicted=small(entry["predicted_loss"]),
-        before=small(refit.get("error_before")),
-        after=small(refit.get("error_after")),
-        note=_note(refit),
-    )
-
-
-def _note(refit: Mapping[str, Any]) -> str:
-    """What became of a refit, in few words."""
-    if not refit:
+def _note(refit: Refit | None) -> str:
+    """Describes the outcome of a refit in a few words."""
+    if refit is None:
         return "not refitted"
-    aligned = bool((refit["alignment"] or {}).get("accepted"))
-    done = ["refitted"] if refit["accepted"] else [refit["note"]]
-    return ", ".join([*done, *(["inputs aligned"] if aligned else [])])
+    aligned = refit.alignment is not None and refit.alignment.accepted
+    return ", ".join([*(["refitted"] if refit.accepted else [refit.note]), *(["inputs aligned"] if aligned else [])])
 
 
-def by_layer(parts: Sequence[Part]) -> list[tuple[int, list[Part | None]]]:
-    """Layers with their sublayers of each kind that the network has, attention first; None where a layer has none."""
-    kinds = [kind for kind in WORDS if any(part.kind == kind for part in parts)]
-    layers: dict[int, dict[str, Part]] = {}
-    for part in parts:
-        layers.setdefault(part.layer, {})[part.kind] = part
-    return [(number, [own.get(kind) for kind in kinds]) for number, own in layers.items()]
+def by_layer(reports: Sequence[SublayerReport]) -> list[tuple[int, list[SublayerReport | None]]]:
+    """Groups sublayers by layer, attention first; None where a layer lacks a kind that others have."""
+    kinds = [kind for kind in UNIT_NAMES if any(report.kind == kind for report in reports)]
+    layers: dict[int, dict[str, SublayerReport]] = {}
+    for report in reports:
+        layers.setdefault(report.layer, {})[report.kind] = report
+    return [(number, [layer.get(kind) for kind in kinds]) for number, layer in layers.items()]
 
 
-def totals(parts: Sequence[Part]) -> list[tuple[str, int, int]]:
-    """(heads or neurons, left, of) in all layers."""
-    own = {word: [part for part in parts if part.kind == kind] for kind, word in WORDS.items()}
-    return [(word, sum(p.units for p in found), sum(p.of for p in found)) for word, found in own.items() if found]
+def totals(reports: Sequence[SublayerReport]) -> list[tuple[str, int, int]]:
+    """Returns (unit name, units kept, units before pruning) of all layers together, for each kind in the network."""
+    sums = []
+    for kind, name in UNIT_NAMES.items():
+        chosen = [report for report in reports if report.kind == kind]
+        if chosen:
+            sums.append((name, sum(r.units for r in chosen), sum(r.total for r in chosen)))
+    return sums

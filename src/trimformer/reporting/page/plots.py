@@ -1,66 +1,70 @@
-"""The plots of the pages, by Matplotlib."""
+"""Draws the plots of the pages with Matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trimformer.reporting.page.network import WORDS, Part
-from trimformer.reporting.page.svg import INK, LINE, MARKERS, MUTED, PAPER, SERIES, draw, power
+from trimformer.reporting.page.network import UNIT_NAMES, SublayerReport
+from trimformer.reporting.page.svg import INK, LINE, MARKERS, MUTED, PAPER, SERIES, draw, format_tick
+from trimformer.results import QualityTargetReport
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-LEAST = 1e-6  # a divergence below is rounding; a logarithmic axis has no 0
+LEAST = 1e-6  # smaller divergences are rounding error; a logarithmic axis has no 0
 
 
-def predicted_plot(parts: Sequence[Part]) -> "Markup | None":
-    """Loss increase that the curves foretell, over layers; None where there is none to draw."""
-    values = [part.predicted.value if part.predicted else 0.0 for part in parts]
+def predicted_plot(reports: Sequence[SublayerReport]) -> "Markup | None":
+    """Plots the predicted loss increase of each sublayer over layers; None if no increase is positive."""
+    values = [report.predicted.value if report.predicted else 0.0 for report in reports]
     if not any(value > 0 for value in values):
         return None
 
     def paint(axes: "Axes") -> None:
-        for number, kind in enumerate(WORDS):
-            own = [(p.layer, v) for p, v in zip(parts, values, strict=True) if p.kind == kind and v > 0]
-            x, y = ([each[i] for each in own] for i in range(2))
-            axes.plot(x, y, color=SERIES[number], marker=MARKERS[number], markersize=_size(parts), linewidth=1.2)
-        _over_layers(axes, parts, "predicted loss increase")
+        for number, kind in enumerate(UNIT_NAMES):
+            points = [(r.layer, v) for r, v in zip(reports, values, strict=True) if r.kind == kind and v > 0]
+            x, y = ([point[i] for point in points] for i in range(2))
+            axes.plot(
+                x, y, color=SERIES[number], marker=MARKERS[number], markersize=_marker_size(reports), linewidth=1.2
+            )
+        _set_layer_axes(axes, reports, "predicted loss increase")
 
     return draw("predicted", paint)
 
 
-def refit_plot(parts: Sequence[Part]) -> "Markup | None":
-    """Held-out error of each sublayer's output before and after its refit; None where there is none to draw."""
-    pairs = [(p, p.before.value, p.after.value) for p in parts if p.before and p.after]
-    pairs = [(p, before, after) for p, before, after in pairs if before > 0 and after > 0]
+def refit_plot(reports: Sequence[SublayerReport]) -> "Markup | None":
+    """Plots the held-out error of each sublayer's output before and after its refit; None without positive errors."""
+    pairs = [(r, r.before.value, r.after.value) for r in reports if r.before and r.after]
+    pairs = [(r, before, after) for r, before, after in pairs if before > 0 and after > 0]
     if not pairs:
         return None
 
     def paint(axes: "Axes") -> None:
-        for number, kind in enumerate(WORDS):
-            own = [(p.layer + 0.32 * number - 0.16, b, a) for p, b, a in pairs if p.kind == kind]
-            x, before, after = ([each[i] for each in own] for i in range(3))
+        for number, kind in enumerate(UNIT_NAMES):
+            points = [(r.layer + 0.32 * number - 0.16, b, a) for r, b, a in pairs if r.kind == kind]
+            x, before, after = ([point[i] for point in points] for i in range(3))
             look: dict[str, Any] = {"color": SERIES[number], "marker": MARKERS[number], "linestyle": "none"}
-            look["markersize"] = _size(parts)
+            look["markersize"] = _marker_size(reports)
             axes.vlines(x, before, after, color=SERIES[number], linewidth=1.2)
             axes.plot(x, before, **look, markerfacecolor=PAPER)
             axes.plot(x, after, **look)
-        _over_layers(axes, parts, "squared error per token")
+        _set_layer_axes(axes, reports, "squared error per token")
 
     return draw("refit", paint)
 
 
-def _size(parts: Sequence[Part]) -> float:
-    """Of markers: smaller where there are many layers."""
-    return 6.0 if len(parts) <= 48 else 3.5
+def _marker_size(reports: Sequence[SublayerReport]) -> float:
+    """Returns a smaller marker size for networks of many layers."""
+    return 6.0 if len(reports) <= 48 else 3.5
 
 
-def _over_layers(axes: "Axes", parts: Sequence[Part], label: str) -> None:
+def _set_layer_axes(axes: "Axes", reports: Sequence[SublayerReport], label: str) -> None:
+    """Sets the axes of a plot over layers."""
     from matplotlib.ticker import MaxNLocator
 
-    layers = sorted({part.layer for part in parts})
-    _logarithmic(axes)
+    layers = sorted({report.layer for report in reports})
+    _set_logarithmic(axes)
     axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     axes.grid(False, axis="x")
@@ -69,30 +73,29 @@ def _over_layers(axes: "Axes", parts: Sequence[Part], label: str) -> None:
     axes.tick_params(length=0, which="both")
 
 
-def _logarithmic(axes: "Axes") -> None:
-    """A logarithmic y; where it spans little, with ticks between the powers."""
+def _set_logarithmic(axes: "Axes") -> None:
+    """Makes y logarithmic; an axis of a short range has ticks between the powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 1000 else (1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(power))
+    axes.yaxis.set_major_formatter(FuncFormatter(format_tick))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def target_plot(target: Mapping[str, Any], label: str) -> "Markup":
-    """What was tried to keep to a target: measured, and how much it may be in truth."""
+def target_plot(target: QualityTargetReport, label: str) -> "Markup":
+    """Plots measured values and upper bounds of all models that were tried for a quality target."""
 
     def paint(axes: "Axes") -> None:
-        tried = sorted(target["tried"], key=lambda each: each["constraint"])
-        for each in tried:
-            x, color = 100 * each["constraint"], SERIES[0] if each["keeps"] else SERIES[1]
-            marker = MARKERS[0] if each["keeps"] else MARKERS[6]
-            axes.vlines(x, each["measured"], each["bound"], color=color, linewidth=1.4)
-            axes.plot(x, each["bound"], color=color, marker="_", markersize=9)
-            axes.plot(x, each["measured"], color=color, marker=marker)
-        axes.axhline(target["asked"], color=INK, linestyle=(0, (4, 3)), linewidth=1)
-        axes.annotate("asked", (1, target["asked"]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        for verdict in sorted(target.tried, key=lambda verdict: verdict.constraint):
+            x, color = 100 * verdict.constraint, SERIES[0] if verdict.keeps else SERIES[1]
+            marker = MARKERS[0] if verdict.keeps else MARKERS[6]
+            axes.vlines(x, verdict.measured, verdict.bound, color=color, linewidth=1.4)
+            axes.plot(x, verdict.bound, color=color, marker="_", markersize=9)
+            axes.plot(x, verdict.measured, color=color, marker=marker)
+        axes.axhline(target.asked, color=INK, linestyle=(0, (4, 3)), linewidth=1)
+        axes.annotate("allowed", (1, target.asked), xycoords=("axes fraction", "data"), ha="right", va="bottom")
         axes.set_xlabel("kept, %")
         axes.set_ylabel(label)
         axes.margins(0.08, 0.12)
@@ -103,7 +106,7 @@ def target_plot(target: Mapping[str, Any], label: str) -> "Markup":
 
 @dataclass(frozen=True)
 class Point:
-    """A model of a family: where it stands on both axes, with intervals, and whether none is better on both."""
+    """A model of a sweep: its place on both axes, with intervals, and whether it is on the Pareto front."""
 
     x: float
     y: float
@@ -121,14 +124,14 @@ def pareto_plot(
     *,
     log: bool = False,
 ) -> "Markup":
-    """A line a method.
+    """Plots quality against cost, one line per method.
 
     Args:
         name: of the plot.
         series: points by method.
-        dense: the model that was pruned; None where the axis has no place for it.
-        labels: of the axes.
-        log: y is logarithmic, and values below `LEAST` stand there.
+        dense: the dense model; None to leave it out.
+        labels: of the x and y axes.
+        log: make y logarithmic; values below `LEAST` are drawn there.
     """
 
     def paint(axes: "Axes") -> None:
@@ -139,7 +142,7 @@ def pareto_plot(
         for number, points in enumerate(series.values()):
             _line(axes, sorted(points, key=lambda p: p.x), number % len(SERIES), log)
         if log:
-            _logarithmic(axes)
+            _set_logarithmic(axes)
         axes.margins(0.07)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
@@ -149,6 +152,7 @@ def pareto_plot(
 
 
 def _line(axes: "Axes", points: Sequence[Point], number: int, log: bool) -> None:
+    """Draws one method's points, filled if on the Pareto front, with their intervals."""
     x = [p.x for p in points]
     y = [max(p.y, LEAST) if log else p.y for p in points]
     axes.errorbar(

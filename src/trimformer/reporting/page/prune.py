@@ -1,67 +1,79 @@
-"""The page of one pruned model."""
+"""The report page of one pruned model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from trimformer.reporting.page import numbers, tables
+from trimformer.models import Sublayer
+from trimformer.reporting import figures
+from trimformer.reporting.page import tables
 from trimformer.reporting.page.headlines import headlines
-from trimformer.reporting.page.network import by_layer, find_parts, totals
+from trimformer.reporting.page.network import by_layer, sublayer_reports, totals
 from trimformer.reporting.page.plots import predicted_plot, refit_plot, target_plot
 from trimformer.reporting.page.render import render
+from trimformer.reporting.score_table import score_table, serving_table
+from trimformer.results import PruningResult
 
 COUNTED = {"mac": "MACs of its layers", "parameters": "parameters of its layers", "latency": "latency, as estimated"}
 
+FIRST = 8  # changed samples that are shown; the others unfold
 
-def prune_page(figures: Mapping[str, Any], name: str, loading: Sequence[str] = ()) -> str:
-    """One HTML file, without scripts, that needs nothing else.
-
-    Args:
-        figures: what `results.json` holds; `target` may be there too.
-        name: of the model.
-        loading: lines of Python that load it.
-    """
-    parts = find_parts(figures["sublayers"])
-    target = figures.get("target")
-    return render(
-        "prune.html",
-        name=name,
-        lead=_lead(figures),
-        headlines=headlines(figures),
-        rows=tables.rows(figures),
-        notes=tables.notes(figures),
-        target=target,
-        target_label=_target_label(figures, target),
-        target_plot=target_plot(target, _target_label(figures, target)) if target and target["tried"] else None,
-        serving=tables.serving(figures),
-        layers=by_layer(parts),
-        totals=totals(parts),
-        parts=parts,
-        plots=[(predicted_plot(parts), _PREDICTED), (refit_plot(parts), _REFIT)],
-        stages=tables.stages(figures["cost"]),
-        cost=figures["cost"],
-        changed=figures.get("changed"),
-        first=FIRST,
-        loading="\n".join(loading),
-        made=tables.made(figures),
-    )
-
-
-FIRST = 8  # changed samples that are seen at once
-
-_PREDICTED = "What each sublayer's curve foretold that its removed units cost a token, before any refit."
+_PREDICTED = "Loss increase per token that each sublayer's curve predicts for its removed units, before any refit."
 _REFIT = "Held-out error of each sublayer's output against the dense model's: hollow before its refit, filled after."
 
 
-def _lead(figures: Mapping[str, Any]) -> str:
-    """What was made of what, in one sentence."""
-    budget, model = figures["budget"], figures["arguments"].get("model")
-    kept = f"runed to {numbers.share(budget['kept']).text} of the {COUNTED[budget['metric']]}, without retraining."
+def prune_page(
+    result: PruningResult,
+    sublayers: Sequence[Sublayer],
+    name: str,
+    arguments: Mapping[str, Any],
+    loading: Sequence[str] = (),
+) -> str:
+    """Renders the report of one pruned model as a self-contained HTML file without scripts.
+
+    Args:
+        result: of the run.
+        sublayers: of the dense model, one for each mask.
+        name: of the model.
+        arguments: of the run; `model` and `data` are named on the page.
+        loading: lines of Python that load the model.
+    """
+    reports = sublayer_reports(result, sublayers)
+    target, label = result.target, _target_label(result)
+    return render(
+        "prune.html",
+        name=name,
+        lead=_lead(result, arguments.get("model")),
+        headlines=headlines(result),
+        rows=score_table(result),
+        notes=tables.notes(result, arguments.get("data")),
+        target=target,
+        target_label=label,
+        target_plot=target_plot(target, label) if target and target.tried else None,
+        serving=serving_table(result),
+        layers=by_layer(reports),
+        totals=totals(reports),
+        reports=reports,
+        plots=[(predicted_plot(reports), _PREDICTED), (refit_plot(reports), _REFIT)],
+        stages=tables.stages(result.cost.seconds, result.cost.forward_passes),
+        cost=result.cost,
+        changed=result.changed,
+        first=FIRST,
+        loading="\n".join(loading),
+        details=tables.run_details(result),
+    )
+
+
+def _lead(result: PruningResult, model: str | None) -> str:
+    """Describes the model in one sentence."""
+    polished = result.polish is not None and result.polish.accepted
+    training = "and polished without labels" if polished else "without retraining"
+    kept = f"runed to {figures.share(result.budget.kept).text} of the {COUNTED[result.budget.metric]}, {training}."
     return f"{PurePath(model).name}, p{kept}" if model else f"P{kept}"
 
 
-def _target_label(figures: Mapping[str, Any], target: Mapping[str, Any] | None) -> str:
-    """What is bounded, with its unit."""
-    if target is None or target["kind"] == "divergence":
-        return f"divergence ({numbers.distance_label(figures['task']['problem'])})"
-    return f"drop of {str(target['metric']).replace('_', ' ')}, points"
+def _target_label(result: PruningResult) -> str:
+    """Names the quantity that the target bounds, with its unit."""
+    if result.target is None or result.target.kind == "divergence":
+        return f"divergence: {figures.divergence_label(result.task.problem)}"
+    return f"drop of {str(result.target.metric).replace('_', ' ')}, points"

@@ -1,4 +1,4 @@
-"""Fills the templates of this folder. All text is escaped, as it may be a user's."""
+"""Fills the page templates; all text is escaped because users control some of it."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -8,18 +8,19 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page.
+    """Renders a page.
 
     Args:
-        template: a file in `templates`.
-        **values: its names; only `Markup` is taken as HTML.
+        template: name of a file in `templates`.
+        **values: variables of the template; only `Markup` is inserted as HTML.
     """
     return _environment().get_template(template).render(**values)
 
 
 @cache
 def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # those who write no page need not wait for it
+    """Creates the Jinja environment."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # slow to import
 
     loader = PackageLoader("trimformer.reporting.page", "templates")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as SVG that stands in a page: its text can be selected, its colours are the page's own."""
+"""Turns Matplotlib figures into inline SVG with selectable text and the colours of the page."""
 
 import io
 import re
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-# Names of CSS variables by the colours that stand for them while drawing; `style.css` has both light and dark ones.
+# Placeholder colours; `_inline` replaces them with CSS variables, which `style.css` sets for light and dark pages.
 INK, MUTED, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506", "#050507")
-MARKERS = "os^DvPX"  # a series is told by its shape too
+MARKERS = "os^DvPX"  # series differ in shape as well as colour
 
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "panel"} | {
     color: f"series-{number}" for number, color in enumerate(SERIES, start=1)
@@ -20,7 +20,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "panel"} | {
 
 _STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a dollar in a user's name is a dollar
+    "text.parse_math": False,  # so that a dollar sign in a user's name stays one
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -43,39 +43,39 @@ _STYLE = {
 
 
 def draw(name: str, paint: "Callable[[Axes], None]", width: float = 4.6, height: float = 2.75) -> "Markup":
-    """One plot.
+    """Draws one plot as an SVG element.
 
     Args:
-        name: of the plot, unlike any other's on the page.
+        name: of the plot, unique on the page.
         paint: draws into the axes.
         width: in inches.
         height: in inches.
     """
     from markupsafe import Markup
-    from matplotlib import style  # a second that only those wait for who write a page
+    from matplotlib import style  # takes a second, so it is imported only where a page is written
     from matplotlib.figure import Figure
 
-    written = io.StringIO()
-    with style.context(["default", {**_STYLE, "svg.hashsalt": name}]):  # whatever style the user has set
+    svg = io.StringIO()
+    with style.context(["default", {**_STYLE, "svg.hashsalt": name}]):  # ignores the user's own style
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure.add_subplot())
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(written, format="svg", metadata=nothing)
-    return Markup(_inline(written.getvalue()))
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(svg, format="svg", metadata=no_metadata)
+    return Markup(_inline(svg.getvalue()))
 
 
 def _inline(text: str) -> str:
-    """The SVG element alone, without ids that two plots would share, in the page's colours."""
+    """Extracts the SVG element, removes ids that two plots would share, and sets the page's colours."""
     text = text[text.index("<svg") :]
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1))
-    return re.sub("|".join(_VARIABLES), lambda found: f"var(--{_VARIABLES[found[0]]})", text).strip()
+    return re.sub("|".join(_VARIABLES), lambda match: f"var(--{_VARIABLES[match[0]]})", text).strip()
 
 
-def power(value: float, _: object = None) -> str:
-    """Ticks of a logarithmic axis: 10⁻³, and plain numbers near 1."""
+def format_tick(value: float, _: object = None) -> str:
+    """Formats a tick of a logarithmic axis: as a power, 10⁻³, or as a plain number near 1."""
     if 0.01 <= value < 10_000:
         return f"{value:g}"
-    exponent = f"{value:.0e}".split("e")
-    raised = str(int(exponent[1])).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{raised}" if exponent[0] == "1" else f"{exponent[0]}·10{raised}"
+    digit, exponent = f"{value:.0e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if digit == "1" else f"{digit}·10{raised}"

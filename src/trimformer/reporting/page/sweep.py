@@ -1,10 +1,10 @@
-"""The page of a family: one model pruned to several budgets by one method or several."""
+"""The page of a sweep: one model pruned to several budgets by one or more methods."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from trimformer.reporting.page import numbers
+from trimformer.reporting import figures
 from trimformer.reporting.page.headlines import Headline
 from trimformer.reporting.page.plots import Point, pareto_plot
 from trimformer.reporting.page.render import render
@@ -13,20 +13,20 @@ from trimformer.reporting.page.tables import stages
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-GLYPHS = "●■▲◆▼✚✖"  # Matplotlib's markers in `plots`, in the same order
+GLYPHS = "●■▲◆▼✚✖"  # same shapes and order as `svg.MARKERS`
 
-NEAR = 0.01  # of a score: what the headline figures may lose
+NEAR = 0.01  # largest drop of the score, as a fraction, of a model that counts as near the dense one
 
 _SIZES = (("macs", "MACs a sample, G", 1e9), ("parameters", "parameters, M", 1e6))
 
 
 def family_page(family: Mapping[str, Any]) -> str:
-    """One HTML file, without scripts, that needs nothing else; it links to the page in each member's directory.
+    """Renders a sweep as a self-contained HTML file without scripts, with links to the page of each member.
 
     Args:
         family: the model and data by name, `metric` of the budget, `score` (None without labels), `problem`; of
-            `dense`: `scores`, `sizes` and `latency_ms`; and of each of `members` these and its `directory`, `method`,
-            `constraint`, `kept`, `divergence`, `speedup` and whether it is `pareto`; and what it `cost`.
+            `dense`: `scores`, `sizes` and `latency_ms`; of each of `members` the same, and its `directory`, `method`,
+            `constraint`, `kept`, `divergence`, `speedup` and whether it is `pareto`; and the `cost` of the sweep.
     """
     methods = list(dict.fromkeys(member["method"] for member in family["members"]))
     score = family["score"]
@@ -36,67 +36,71 @@ def family_page(family: Mapping[str, Any]) -> str:
         headlines=_headlines(family),
         legend=[(GLYPHS[i % len(GLYPHS)], i % len(GLYPHS) + 1, method) for i, method in enumerate(methods)],
         plots=_plots(family, methods),
-        score=numbers.score_label(score) if score else None,
-        distance=numbers.distance_label(family["problem"]),
+        score=figures.score_label(score) if score else None,
+        divergence=figures.divergence_label(family["problem"]),
         dense=_cells(family, family["dense"]),
         members=[
             {"link": f"{quote(member['directory'])}/report.html", **member, "cells": _cells(family, member)}
             for member in family["members"]
         ],
-        stages=stages(family["cost"]),
+        stages=stages(family["cost"]["seconds"], family["cost"]["forward_passes"]),
         cost=family["cost"],
     )
 
 
 def _headlines(family: Mapping[str, Any]) -> list[Headline]:
-    """The fastest and the smallest member that lose little, and what all cost."""
-    score, dense, found = family["score"], family["dense"], []
+    """Returns the fastest and the smallest member that lose little, and the time for all members."""
+    score, dense, cards = family["score"], family["dense"], []
     if score is not None:
-        own = numbers.score(dense["scores"], score)
-        label, unit = numbers.score_label(score).rsplit(", ", 1)
-        interval = f"{own.more}, half a 95 % interval" if own.more else ""
-        found.append(Headline(f"dense {label}", own.text, unit, interval))
+        quality = figures.score(dense["scores"], score)
+        label, unit = figures.score_label(score).rsplit(", ", 1)
+        interval = f"{quality.interval}, half a 95 % interval" if quality.interval else ""
+        cards.append(Headline(f"dense {label}", quality.text, unit, interval))
         near = [m for m in family["members"] if dense["scores"][score] - m["scores"][score] <= NEAR]
         if near:
             fast = max(near, key=lambda member: member["speedup"]["median"])
             small = min(near, key=lambda member: member["sizes"]["bytes"])
             share = small["sizes"]["bytes"] / dense["sizes"]["bytes"]
-            found += [
-                Headline(
-                    "fastest within 1 point", f"{fast['speedup']['median']:.2f}×", "faster", str(fast["directory"])
-                ),
+            speed = figures.speedup(**_interval(fast["speedup"])).text
+            cards += [
+                Headline("fastest within 1 point", speed, "faster", str(fast["directory"])),
                 Headline(
                     "smallest within 1 point",
-                    numbers.scaled(small["sizes"]["bytes"], 1e6).text,
+                    figures.scaled(small["sizes"]["bytes"], 1e6).text,
                     "MB",
-                    f"{numbers.share(share).text} of dense: {small['directory']}",
+                    f"{figures.share(share).text} of dense: {small['directory']}",
                     share,
                 ),
             ]
     seconds, count = sum(family["cost"]["seconds"].values()), len(family["members"])
-    found.append(Headline("all members", str(count), "models", f"made and measured in {seconds:.0f} seconds"))
-    return found
+    cards.append(Headline("all members", str(count), "models", f"made and measured in {seconds:.0f} seconds"))
+    return cards
 
 
-def _cells(family: Mapping[str, Any], model: Mapping[str, Any]) -> list[numbers.Shown | None]:
-    """A model's figures, in the order of the table's columns; the dense one diverges from nothing."""
+def _cells(family: Mapping[str, Any], model: Mapping[str, Any]) -> list[figures.Figure | None]:
+    """Returns a model's figures in the order of the table's columns; the dense model has no divergence or speed-up."""
     sizes = model["sizes"]
     return [
-        *([numbers.score(model["scores"], family["score"])] if family["score"] else []),
-        numbers.distance(model["divergence"]) if "divergence" in model else None,
-        *(numbers.scaled(sizes[key], scale, family["dense"]["sizes"][key]) for key, _, scale in _SIZES),
-        numbers.scaled(sizes["bytes"], 1e6),
-        numbers.timing(model["latency_ms"]),
-        numbers.speedup(model["speedup"]) if "speedup" in model else None,
+        *([figures.score(model["scores"], family["score"])] if family["score"] else []),
+        figures.divergence(model["divergence"]) if "divergence" in model else None,
+        *(figures.scaled(sizes[key], scale, family["dense"]["sizes"][key]) for key, _, scale in _SIZES),
+        figures.scaled(sizes["bytes"], 1e6),
+        figures.milliseconds(**_interval(model["latency_ms"])),
+        figures.speedup(**_interval(model["speedup"])) if "speedup" in model else None,
     ]
 
 
+def _interval(timing: Mapping[str, float]) -> dict[str, float]:
+    """Selects the median and its interval from a timing of results.json."""
+    return {key: timing[key] for key in ("median", "low", "high")}
+
+
 def _plots(family: Mapping[str, Any], methods: Sequence[str]) -> "list[tuple[str, Markup]]":
-    """(what it shows, plot): score and divergence against what a model costs."""
-    score, found = family["score"], []
-    distance = numbers.distance_label(family["problem"])
+    """Returns (description, plot) of score and divergence against each cost."""
+    score, plots = family["score"], []
+    divergence = figures.divergence_label(family["problem"])
     for y in (["score"] if score else []) + ["divergence"]:
-        label = numbers.score_label(score) if y == "score" else distance
+        label = figures.score_label(score) if y == "score" else divergence
         for x, cost in (*((key, text) for key, text, _ in _SIZES), ("latency_ms", "latency of a batch, ms")):
             series = {
                 method: [_point(m, x, y, score) for m in family["members"] if m["method"] == method]
@@ -104,11 +108,12 @@ def _plots(family: Mapping[str, Any], methods: Sequence[str]) -> "list[tuple[str
             }
             dense = _point({**family["dense"], "pareto": True}, x, y, score) if y == "score" else None
             plot = pareto_plot(f"{y}-{x}", series, dense, (cost, label), log=y == "divergence")
-            found.append((f"{label} against {cost}", plot))
-    return found
+            plots.append((f"{label} against {cost}", plot))
+    return plots
 
 
 def _point(model: Mapping[str, Any], x: str, y: str, score: str | None) -> Point:
+    """Places a model in a plot of `y` against `x`."""
     if x == "latency_ms":
         place, low, high = (model[x][key] for key in ("median", "low", "high"))
     else:
@@ -116,5 +121,5 @@ def _point(model: Mapping[str, Any], x: str, y: str, score: str | None) -> Point
         place = low = high = model["sizes"][x] / scale
     if y == "divergence" or score is None:
         return Point(place, model["divergence"], low, high, 0.0, model["pareto"])
-    half = 100 * model["scores"].get(score + numbers.INTERVAL, 0.0)
+    half = 100 * model["scores"].get(score + figures.INTERVAL, 0.0)
     return Point(place, 100 * model["scores"][score], low, high, half, model["pareto"])

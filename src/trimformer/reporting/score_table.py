@@ -1,0 +1,174 @@
+"""The score table of a pruning run, which terminal, report page and model card share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trimformer.reporting import figures
+from trimformer.reporting.figures import Figure
+from trimformer.results import PruningResult, QualityTargetReport
+
+INTERVALS = "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the score table.
+
+    Attributes:
+        label: name and unit of the figure.
+        dense: the dense model's figure; None if it has none.
+        pruned: the pruned model's figure.
+        change: from dense to pruned, as text.
+    """
+
+    label: str
+    dense: Figure | None
+    pruned: Figure
+    change: str = ""
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """The row as plain text; only a dense score shows its interval."""
+        if self.dense is None:
+            return self.label, "", self.pruned.text, self.change
+        interval = f" {self.dense.interval}" if self.dense.interval.startswith("±") else ""
+        return self.label, self.dense.text + interval, self.pruned.text, self.change
+
+
+@dataclass(frozen=True)
+class ServingTable:
+    """The table of the exported files.
+
+    Attributes:
+        header: titles of the columns after the first.
+        rows: name of each file, and its figures.
+    """
+
+    header: list[str]
+    rows: list[tuple[str, list[Figure]]]
+
+
+def score_table(result: PruningResult) -> list[Row]:
+    """Builds a row for every score and size; an empty list if nothing was measured."""
+    return [*_score_rows(result), *_size_rows(result)]
+
+
+def _score_rows(result: PruningResult) -> list[Row]:
+    if result.scores is None:
+        return []
+    rows = []
+    for name in figures.score_names(result.scores.dense):
+        dense, pruned = (figures.score(scores, name) for scores in (result.scores.dense, result.scores.pruned))
+        rows.append(Row(name, dense, pruned, figures.score_change(dense.value, pruned.value)))
+    label = figures.divergence_label(result.task.problem)
+    rows.append(Row(label, None, figures.divergence(result.scores.divergence)))
+    if result.scores.neighbours is not None:
+        rows.append(Row("nearest neighbours kept", None, figures.share(result.scores.neighbours)))
+    return rows
+
+
+def _size_rows(result: PruningResult) -> list[Row]:
+    if result.sizes is None or result.latency is None:
+        return []
+    dense, pruned, latency, budget = result.sizes["dense"], result.sizes["pruned"], result.latency, result.budget
+    rows = [
+        _ratio_row(f"MACs (G, length {result.samples.seq_len:.1f})", dense.macs, pruned.macs, 1e9),
+        _ratio_row("parameters (M)", dense.parameters, pruned.parameters, 1e6),
+        _ratio_row("weights (MB)", dense.bytes, pruned.bytes, 1e6),
+    ]
+    if result.vocabulary is not None:
+        tokens, total = result.vocabulary.tokens, result.vocabulary.of
+        change = figures.share(tokens / total).text
+        rows.append(Row("vocabulary (tokens)", figures.count(total), figures.count(tokens), change))
+    dense_ms, pruned_ms = (figures.milliseconds(t.median, t.low, t.high) for t in (latency.dense_ms, latency.pruned_ms))
+    change = figures.speed_change(dense_ms.value, pruned_ms.value)
+    rows.append(Row(f"latency (ms, {latency.batch_size} x {latency.seq_len})", dense_ms, pruned_ms, change))
+    if budget.asked_ms is not None and budget.estimated_ms is not None:
+        rows.append(Row("  asked", None, figures.scaled(budget.asked_ms)))
+        rows.append(Row("  estimated", None, figures.scaled(budget.estimated_ms)))
+    return rows
+
+
+def _ratio_row(label: str, dense: float, pruned: float, unit: float) -> Row:
+    change = figures.share(pruned / dense).text
+    return Row(label, figures.scaled(dense, unit), figures.scaled(pruned, unit, dense), change)
+
+
+def serving_table(result: PruningResult) -> ServingTable | None:
+    """Builds the table of the ONNX files; None if there are none."""
+    if not result.serving:
+        return None
+    first = result.serving[0]
+    name = next(iter(figures.score_names(first.scores)), None)
+    has_neighbours = first.neighbours is not None
+    shape = f"ms, {result.latency.batch_size} x {result.latency.seq_len}" if result.latency else "ms"
+    header = [
+        *([name] if name else []),
+        figures.divergence_label(result.task.problem),
+        *(["neighbours kept"] if has_neighbours else []),
+        "MB",
+        shape,
+        "speed-up",
+    ]
+    rows = [
+        (
+            file.name,
+            [
+                *([figures.score(file.scores, name)] if name else []),
+                figures.divergence(file.divergence),
+                *([figures.share(file.neighbours)] if file.neighbours is not None else []),
+                figures.scaled(file.bytes, 1e6),
+                figures.milliseconds(file.ms.median, file.ms.low, file.ms.high),
+                figures.speedup(file.speedup.median, file.speedup.low, file.speedup.high),
+            ],
+        )
+        for file in result.serving
+    ]
+    return ServingTable(header, rows)
+
+
+def format_table(result: PruningResult) -> str:
+    """Formats a result for the terminal: the score table, then what the run cost."""
+    rows = [row.cells for row in score_table(result)]
+    cost = result.cost
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in cost.seconds.items())
+    memory = ", ".join(f"{name} {value:.1f} GB" for name, value in cost.peak_gb.items())
+    passes = cost.forward_passes["total"]
+    return "\n".join(
+        [
+            *(format_columns([("", "dense", "pruned", "change"), *rows]) if result.scores else []),
+            *(["", INTERVALS] if any("±" in row[1] for row in rows) else []),
+            *_serving_lines(serving_table(result)),
+            *_target_lines(result.target),
+            "",
+            f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
+            f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
+            *([] if result.polish is None else [str(result.polish)]),
+        ]
+    )
+
+
+def format_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligns a table's columns: the first to the left, the others to the right; a rule follows the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _serving_lines(table: ServingTable | None) -> list[str]:
+    if table is None:
+        return []
+    rows = [[name, *(figure.text for figure in row)] for name, row in table.rows]
+    return ["", *format_columns([["in ONNX Runtime", *table.header], *rows])]
+
+
+def _target_lines(target: QualityTargetReport | None) -> list[str]:
+    if target is None:
+        return []
+    label, unit = (f"drop of {target.metric}", " points") if target.kind == "drop" else ("divergence", "")
+    form = ".2f" if target.kind == "drop" else ".4f"
+    return [
+        "",
+        f"{label}: {target.measured:{form}}{unit} on {target.samples:,} held-out samples, below "
+        f"{target.bound:{form}} with {100 * target.confidence:.0f} % confidence; {target.asked:g} was allowed",
+    ]
