@@ -45,7 +45,7 @@ from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.serving import EXAMPLES, examples, feeds, write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session, served
-from trimformer.export.onnx.trace import BudgetRequest
+from trimformer.export.onnx.trace import TupleModel
 from trimformer.export.openvino.export import check_openvino, quantize, write_openvino
 from trimformer.export.openvino.serve import open_session as openvino_session
 from trimformer.models import find_sublayers
@@ -138,7 +138,7 @@ def plainly(model: PreTrainedModel, folder: Path) -> None:
     inputs = random_inputs(model, 4, 16)
     inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
-    asked = BudgetRequest(model, inputs).eval()
+    asked = TupleModel(model, inputs).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(asked, kwargs={"inputs": inputs}, f=folder / MODEL, input_names=list(inputs),

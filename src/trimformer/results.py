@@ -1,4 +1,4 @@
-"""What a pruning run hands back: the model, and every figure of the run, typed."""
+"""Typed results of a pruning run: the pruned model and every figure of the run."""
 
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from trimformer.refit.result import Refit
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What the model is for: the task's name, the kind of output, and the main score (None without labels)."""
+    """The task of a model: its name, the kind of output, and the main score (None without labels)."""
 
     name: str
     problem: Problem
@@ -32,16 +32,16 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """What was asked for and what is kept.
+    """The budget and the cost of the pruned model.
 
     Attributes:
-        metric: what is counted.
-        constraint: share of the dense cost that was allowed.
-        kept: share of it that is left, by the same count.
-        asked_ms: for a latency, what that is in milliseconds.
-        estimated_ms: what the table says of the pruned model.
-        corrected: whether units were selected once more, as the first selection was too slow.
-        missed: whether the model is slower than asked for nevertheless, by more than the noise.
+        metric: unit of the cost.
+        constraint: allowed fraction of the dense cost.
+        kept: fraction of the dense cost that the pruned model has.
+        asked_ms: for a latency budget, the allowed latency in ms.
+        estimated_ms: latency of the pruned model in ms, estimated from the latency table.
+        corrected: whether units were selected again because the first selection was too slow.
+        missed: whether the pruned model exceeds the allowed latency by more than the noise.
     """
 
     metric: Metric
@@ -55,17 +55,17 @@ class BudgetReport:
 
 @dataclass(frozen=True)
 class QualityTargetReport:
-    """The quality that was asked for, and how sure it is that the model keeps it.
+    """The quality target and the evidence that the pruned model meets it.
 
     Attributes:
         kind: "drop" of the score, in points, or "divergence".
-        asked: how much of it was allowed.
-        measured: what was seen of the model, on the samples set aside to judge by.
-        bound: what it is below, with this confidence.
-        confidence: as a fraction.
-        samples: it was judged by.
-        metric: the score; None of a divergence without labels.
-        tried: what was looked at on the way, in that order; all but the last were refitted on fewer samples.
+        asked: largest value allowed.
+        measured: value on the held-out samples.
+        bound: upper confidence bound of the value.
+        confidence: of the bound, as a fraction.
+        samples: number of held-out samples.
+        metric: name of the score; None for a divergence without labels.
+        tried: verdicts of all models tried, in order; all but the last were refitted on fewer samples.
     """
 
     kind: str
@@ -79,21 +79,21 @@ class QualityTargetReport:
 
     @classmethod
     def of(cls, target: QualityTarget, tried: list[Verdict], samples: int, metric: str | None) -> "QualityTargetReport":
-        """The last of what was tried is the model that is reported."""
+        """Builds the report of the last model tried."""
         last = tried[-1]
         return cls(target.kind, target.most, last.measured, last.bound, CONFIDENCE, samples, metric, tried)
 
 
 @dataclass(frozen=True)
 class SampleReport:
-    """Samples that were used, and the positions of one on average.
+    """The number and length of the samples.
 
     Attributes:
-        calibration: to calibrate on.
-        evaluation: to score on.
-        seq_len: positions of one.
-        blank_dropped: rows without a text that were left out of the calibration.
-        blank_scored: those to score on, which count like all others.
+        calibration: number of calibration samples.
+        evaluation: number of evaluation samples.
+        seq_len: average length of a sample, in positions.
+        blank_dropped: number of rows without a text that were left out of the calibration.
+        blank_scored: number of evaluation rows without a text; they are scored like all others.
     """
 
     calibration: int
@@ -105,7 +105,7 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class Size:
-    """MACs of one sample, parameters, and bytes of the weights."""
+    """Size of a model: MACs per sample, number of parameters, and bytes of the weights."""
 
     macs: float
     parameters: int
@@ -114,7 +114,13 @@ class Size:
 
 @dataclass(frozen=True)
 class VocabularyReport:
-    """Tokens that are left, of how many, and samples to score on that are made of other tokens for it."""
+    """Reduction of the vocabulary.
+
+    Attributes:
+        tokens: number of tokens kept.
+        of: number of tokens before.
+        changed: number of evaluation samples that are tokenized differently.
+    """
 
     tokens: int
     of: int
@@ -123,7 +129,7 @@ class VocabularyReport:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Both models timed in turns, and pruned / dense turn by turn."""
+    """Latency of both models, timed in turns, and the ratio pruned / dense of each turn."""
 
     batch_size: int
     seq_len: int
@@ -135,14 +141,14 @@ class LatencyReport:
 
 @dataclass(frozen=True)
 class CostReport:
-    """What the run cost.
+    """Cost of the run.
 
     Attributes:
-        seconds: of each stage.
-        forward_passes: of the stages of pruning proper, in forward passes of the dense model over the calibration
+        seconds: duration of each stage.
+        forward_passes: duration of each pruning stage in forward passes of the dense model over the calibration
             samples; "total" is their sum.
-        seconds_per_pass: of one such pass.
-        peak_gb: most memory held, of the "host" and of the "device".
+        seconds_per_pass: duration of one such pass.
+        peak_gb: peak memory in GB of the "host" and of the "device".
     """
 
     seconds: dict[str, float]
@@ -153,7 +159,7 @@ class CostReport:
 
 @dataclass(frozen=True)
 class MachineReport:
-    """Where it ran."""
+    """Machine of the run: device, number of processes, and versions of the packages."""
 
     device: str
     processes: int
@@ -162,28 +168,28 @@ class MachineReport:
 
 @dataclass(repr=False)
 class PruningResult:
-    """A pruned model and what is known of it. Printed, it is a table.
+    """A pruned model and the figures of its run; `str()` gives the score table.
 
     Attributes:
-        model: shrunk, in evaluation mode.
-        masks: one per sublayer of the model that was given: 0 for a removed unit, else its scale.
-        task: what the model is for.
-        method: how units were chosen and refitted.
-        budget: what was asked for and what is kept.
-        target: the quality that the budget was chosen to keep, where one was asked for.
-        samples: what it was calibrated and scored on.
-        cost: what the run cost.
-        machine: where it ran.
-        refits: what became of each sublayer's refit; empty without an update.
-        predicted: the loss increase that each sublayer's curve foretells; empty where there are no curves.
-        kinds: of each mask's sublayer, "attention" or "ffn".
-        scores: of both models; of several processes only the main one has them, and what follows.
-        sizes: "dense" and "pruned".
+        model: the pruned model, in evaluation mode.
+        masks: one mask [units] per sublayer of the dense model: 0 for a removed unit, else its scale.
+        task: task of the model.
+        method: how units were selected and refitted.
+        budget: the budget and the cost of the pruned model.
+        samples: calibration and evaluation samples.
+        cost: cost of the run.
+        machine: machine of the run.
+        refits: refit of each sublayer; empty if the method has no refit.
+        predicted: loss increase that each sublayer's curve predicts; empty if the method has no curves.
+        kinds: kind of each sublayer, "attention" or "ffn".
+        scores: scores of both models; in a distributed run only the main process has these and what follows.
+        sizes: of the "dense" and the "pruned" model.
         latency: of both models.
-        serving: ONNX files of both models, where they were asked for.
-        processor: what makes the pruned model's inputs: the one that was given, or a tokenizer with fewer tokens.
-        vocabulary: what is left of the tokens, where some were dropped.
-        polish: what became of the polish, where the method has one.
+        serving: ONNX files of both models; empty if none were written.
+        processor: tokenizer or processor of the pruned model.
+        vocabulary: reduction of the vocabulary; None if it was not reduced.
+        target: quality target and its evidence; None without a target.
+        polish: result of the polish; None without a polish.
     """
 
     model: PreTrainedModel
@@ -207,7 +213,7 @@ class PruningResult:
     polish: PolishReport | None = None
 
     def __str__(self) -> str:
-        from trimformer.reporting.score_table import format_table  # which reads this class
+        from trimformer.reporting.score_table import format_table  # imports this module
 
         return format_table(self)
 
@@ -215,24 +221,25 @@ class PruningResult:
 
     @property
     def changed(self) -> ChangedReport | None:
-        """Samples whose prediction changed; None where nothing was scored or outputs say nothing of a sample."""
+        """Samples whose prediction changed; None without scores or without predictions of single samples."""
         return self.scores.changed if self.scores else None
 
     def figures(self) -> dict[str, Any]:
-        """All but the tensors, as plain values for JSON; docs/results.md explains the keys."""
+        """Returns all figures as plain values for JSON; docs/results.md explains the keys."""
         names = (
             "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
             "polish", "cost", "machine", "changed",
         )  # fmt: skip
         figures = {name: _plain(getattr(self, name)) for name in names}
         if figures["scores"]:
-            del figures["scores"]["changed"]  # it stands by itself
+            del figures["scores"]["changed"]  # has a key of its own
         return {
             **figures,
             "sublayers": [self._sublayer(i, units) for i, units in enumerate(units_left(self.masks))],
         }
 
     def _sublayer(self, i: int, units: int) -> dict[str, Any]:
+        """Returns the figures of one sublayer."""
         return {
             "units": units,
             "of": len(self.masks[i]),
@@ -243,7 +250,7 @@ class PruningResult:
 
 
 def _plain(value: Any) -> Any:
-    """Reports as dictionaries."""
+    """Converts reports to dictionaries, also inside lists and dictionaries."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

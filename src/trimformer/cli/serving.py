@@ -1,4 +1,4 @@
-"""What `prune --export` adds: ONNX files of both models, and how they compare."""
+"""ONNX files of the dense and the pruned model, for `prune --export`."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from trimformer.session.inputs import Inputs
 
 
 class Serving:
-    """ONNX files of both models and how they compare.
+    """Exports both models to ONNX and compares the files.
 
     Args:
         inputs: the dense model, its processor, its task and the evaluation sets.
         folder: where the dense model's files are written.
-        int8: whether there are files in eight bits too.
+        int8: also write int8 files.
         batch_size: for the scores.
 
     Raises:
@@ -30,7 +30,7 @@ class Serving:
         write_served(self._model, self._dense, self._scorer, int8=int8)
 
     def add(self, result: PruningResult, directory: Path) -> None:
-        """Writes the pruned model's files to the folder `onnx` of a directory, and compares all."""
+        """Writes the pruned model's files to `onnx` in a directory and compares all files in the result."""
         assert result.latency is not None
         write_served(result.model, directory / "onnx", self._scorer, int8=self._int8)
         models = {"dense": (self._model, self._dense), "pruned": (result.model, directory / "onnx")}

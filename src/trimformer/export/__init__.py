@@ -1,1 +1,1 @@
-"""Files for other runtimes."""
+"""Exports models to files for other runtimes."""

@@ -169,7 +169,7 @@ def test_eight_bits_of_eight_bits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrimformerError, match="does not exist; write it with export_onnx"):
         quantize(tmp_path / "none.onnx", tmp_path / "smaller.onnx", model, BATCHES)
     (tmp_path / "text.onnx").write_text("no graph", encoding="utf-8")
-    with pytest.raises(TrimformerError, match="is no ONNX file"):
+    with pytest.raises(TrimformerError, match="is not an ONNX file"):
         quantize(tmp_path / "text.onnx", tmp_path / "smaller.onnx", model, BATCHES)
     assert not (tmp_path / "smaller.onnx").exists()
 

@@ -35,7 +35,9 @@ def whole_page(**options):
 
 def changed_scores(count, total, examples):
     """Returns the scores of the tiny run with other changed predictions."""
-    return replace(tiny_run()[0].scores, changed=ChangedReport(count, total, examples))
+    scores = tiny_run()[0].scores
+    assert scores is not None
+    return replace(scores, changed=ChangedReport(count, total, examples))
 
 
 def figures_of(problem="single_label"):
@@ -98,6 +100,8 @@ magnitudes = st.floats(-7, 9).map(lambda exponent: 10**exponent)
 @given(st.tuples(magnitudes, magnitudes), st.tuples(magnitudes, magnitudes), st.floats(0, 1), st.floats(-1e-9, 20))
 def test_numbers_of_any_magnitude_have_the_same_text_in_table_and_page(latencies, sizes, accuracy, divergence):
     result = make_result()
+    assert result.scores is not None
+    assert result.latency is not None
     result.refits = []  # no plots
     result.scores = replace(result.scores, pruned={"accuracy": accuracy, "f1": 0.8}, divergence=divergence)
     dense_ms, pruned_ms = (Timing(value, 0.9 * value, 1.1 * value, 9) for value in latencies)

@@ -1,7 +1,7 @@
-"""Attention as one node, instead of the dozen that an exporter makes of it.
+"""Exports attention as one ONNX node instead of a dozen.
 
-The node takes [batch, length, heads * size], what projections give and take, so nothing is transposed; and each has
-its own number of heads, as pruned layers do.
+The node reads and writes [batch, length, heads * size], the layout of the projections, so the graph needs no
+transposes. Each node has its own number of heads, which pruned layers need.
 """
 
 from collections.abc import Iterator
@@ -17,25 +17,25 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "trimformer_onnx"
 
-OPSET = 23  # the first in which attention is an operator
+OPSET = 23  # the first with an attention operator
 
-# What an attention may be told that the node cannot be.
-_BEYOND = ("s_aux",)
+# Arguments of attention functions that the node has no input for.
+_UNSUPPORTED = ("s_aux",)
 
 
 @contextmanager
 def one_node(model: PreTrainedModel, opset: int) -> Iterator[None]:
-    """Within it, attention that a model leaves to Transformers' interface is traced as one node.
+    """Makes Transformers' attention interface trace as one node, within the context.
 
     Args:
-        model: as it is afterwards.
-        opset: before 23 the node is ONNX Runtime's own, MultiHeadAttention.
+        model: to be traced; restored afterwards.
+        opset: ONNX operator set; before 23 the node is ONNX Runtime's MultiHeadAttention.
     """
     ALL_ATTENTION_FUNCTIONS.register(NAME, partial(_attend, opset < OPSET))
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)
-    asking = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
+    parts = [m for m in model.modules() if isinstance(m, PreTrainedModel)]
     configs: dict[int, Any] = {
-        id(m.config): m.config for m in asking if m._supports_attention_backend or m._supports_sdpa
+        id(m.config): m.config for m in parts if m._supports_attention_backend or m._supports_sdpa
     }
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
     try:
@@ -55,15 +55,15 @@ def _mask(
     dtype: torch.dtype = torch.float32,
     **kwargs: Any,
 ) -> Tensor | None:
-    """What is added to the scores, [batch, 1, length, length]: 0 where a token is seen."""
+    """Builds the additive attention mask [batch, 1, length, length]: 0 at visible tokens."""
     if mask_function is bidirectional_mask_function and kwargs.get("local_size") is None:
         if attention_mask is None:
             return None
         hidden = (1 - attention_mask.to(dtype)) * torch.finfo(dtype).min
         return hidden[:, None, None, :].expand(-1, 1, q_length, -1)
     kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    seen = sdpa_mask(q_length=q_length, mask_function=mask_function, attention_mask=attention_mask, **kwargs)
-    return None if seen is None else torch.where(seen, 0.0, torch.finfo(dtype).min)
+    visible = sdpa_mask(q_length=q_length, mask_function=mask_function, attention_mask=attention_mask, **kwargs)
+    return None if visible is None else torch.where(visible, 0.0, torch.finfo(dtype).min)
 
 
 def _attend(
@@ -78,14 +78,17 @@ def _attend(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' signature: query, key and value are [batch, heads, length, size]; the result has heads second."""
+    """Computes attention as one node, with the signature of Transformers' attention functions.
+
+    Query, key and value are [batch, heads, length, size]; the output is [batch, length, heads, size].
+    """
     heads, size = query.shape[1], query.shape[3]
     if heads == 0:
         return query.transpose(1, 2), None
     softcap = kwargs.get("softcap") or 0.0
-    unlike = value.shape[3] != size or (is_old and (key.shape[1] != heads or softcap))
-    if unlike or any(kwargs.get(name) is not None for name in _BEYOND):
-        raise NotImplementedError(f"an attention of {type(module).__name__} has a form of its own")
+    is_unsupported = value.shape[3] != size or (is_old and (key.shape[1] != heads or softcap))
+    if is_unsupported or any(kwargs.get(name) is not None for name in _UNSUPPORTED):
+        raise NotImplementedError(f"the attention of {type(module).__name__} does not fit the ONNX operator")
     scores = _scores(attention_mask, kwargs.get("position_bias"), query, key)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     causal = causal and attention_mask is None and query.shape[2] > 1
@@ -106,7 +109,7 @@ def _attend(
 
 
 def _scores(mask: Tensor | None, positions: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-    """What is added to the scores, with a row for each query, or nothing."""
+    """Adds mask and position bias [batch, heads or 1, queries, keys]; None if there is neither."""
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.where(mask, 0.0, torch.finfo(query.dtype).min)
     parts = [part for part in (mask, positions) if part is not None]

@@ -1,4 +1,4 @@
-"""ONNX files of models, dense or pruned, for ONNX Runtime: exported, put into eight bits, and checked."""
+"""Exports dense and pruned models to ONNX, quantizes the files to int8, and compares them with PyTorch."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,15 +21,17 @@ from trimformer.export.onnx.serve import open_session
 from trimformer.models.layer_calls import Batch
 from trimformer.options.choices import OPSETS as OPSETS
 
-# The names of a folder `onnx` that Transformers.js, optimum and sentence-transformers know.
+# File names that Transformers.js, Optimum and sentence-transformers look for in a folder `onnx`.
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
 
 _RUNTIME = Runtime("ONNX Runtime", "ONNX", open_session)
 
 
 def check_onnx() -> None:
-    """Raises:
-    TrimformerError: a package is missing.
+    """Checks that the packages for ONNX files are installed.
+
+    Raises:
+        TrimformerError: a package is missing.
     """
     check_packages("ONNX", ("onnxruntime", "onnxscript", "onnx_ir"), "onnx")
 
@@ -57,17 +59,17 @@ def export_onnx(
     opset: int | None = None,
     embedding: bool = False,
 ) -> Written:
-    """Writes a file that gives what the model gives, for any number of samples and tokens.
+    """Exports a model to an ONNX file for any number of samples and tokens.
 
     Args:
-        model: in float32 on the CPU; left as it was.
-        path: of the file; one that exists is replaced.
-        example_batches: of real samples; the first tells what the file takes, on all of them it is checked.
-        opset: version of ONNX's operators, 18 to 23; before 23, attention is an operator of ONNX Runtime's own.
-        embedding: of a text encoder, give `token_embeddings` and `sentence_embedding`.
+        model: in float32 on the CPU; left unchanged.
+        path: of the file; an existing file is replaced.
+        example_batches: real samples; the first batch defines the inputs, all of them check the file.
+        opset: ONNX operator set, 18 to 23; before 23, attention is an operator of ONNX Runtime.
+        embedding: for a text encoder, output `token_embeddings` and `sentence_embedding`.
 
     Raises:
-        TrimformerError: the model cannot be exported, or its file gives something else; nothing is written then.
+        TrimformerError: the model cannot be exported, or the file's outputs differ; nothing is written then.
     """
     check_onnx()
     import onnx_ir
@@ -84,18 +86,18 @@ def export_onnx(
 
 
 def quantize(source: str | Path, path: str | Path, model: PreTrainedModel, example_batches: Sequence[Batch]) -> Written:
-    """Writes a file with the weights of another in eight bits; activations are quantized as they come.
+    """Quantizes the weights of an ONNX file to int8; activations are quantized dynamically.
 
-    It is right on every CPU: weights keep seven bits of the eight, so that those without VNNI do not overflow.
+    Weights use seven of the eight bits, so that products do not overflow on CPUs without VNNI.
 
     Args:
-        source: a file of `export_onnx`.
-        path: of the new file; one that exists is replaced.
-        model: what the source was made of.
-        example_batches: on which the two are compared.
+        source: a file written by `export_onnx`.
+        path: of the new file; an existing file is replaced.
+        model: the model of the source file.
+        example_batches: samples for comparing the new file with the model.
 
     Raises:
-        TrimformerError: the source is missing, or in eight bits already.
+        TrimformerError: the source is missing or already quantized.
     """
     check_onnx()
     import onnx_ir
@@ -105,7 +107,7 @@ def quantize(source: str | Path, path: str | Path, model: PreTrainedModel, examp
     _check(model, example_batches, OPSETS[-1], path)
     if not Path(source).is_file():
         raise TrimformerError(f"ONNX file '{source}' does not exist; write it with export_onnx")
-    with one_sentence(f"'{source}' is no ONNX file"):
+    with one_sentence(f"'{source}' is not an ONNX file"):
         graph = onnx_ir.load(str(source))
     if is_quantized(graph):
         raise TrimformerError(f"'{source}' is in eight bits already; give the file of export_onnx")
@@ -115,8 +117,10 @@ def quantize(source: str | Path, path: str | Path, model: PreTrainedModel, examp
 
 
 def _check(model: PreTrainedModel, batches: Sequence[Batch], opset: int, path: str | Path) -> None:
-    """Raises:
-    TrimformerError: the arguments cannot be used.
+    """Checks the arguments of an export.
+
+    Raises:
+        TrimformerError: an argument is invalid.
     """
     if opset not in OPSETS:
         raise TrimformerError(f"opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")

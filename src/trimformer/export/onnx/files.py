@@ -1,6 +1,7 @@
-"""Files of models: written under another name, compared with PyTorch, and only then renamed."""
+"""Writes exported files under a temporary name, compares them with PyTorch, and renames them."""
 
 import importlib.util
+import math
 import os
 import sys
 import tempfile
@@ -22,22 +23,22 @@ from trimformer.models import max_positions
 from trimformer.models.layer_calls import Batch, forward
 from trimformer.models.masking import frozen
 
-EMBEDDING = "sentence_embedding"  # the output that a model itself does not give
+EMBEDDING = "sentence_embedding"  # an output that the model itself does not have
 
-TOLERANCE = 1e-4  # of outputs up to 1, else relative to the largest
+TOLERANCE = 1e-4  # absolute for outputs up to 1, else relative to the largest output
 
-_MOST_BYTES = 2**31 - 2**20  # of a file in one piece
+_MOST_BYTES = 2**31 - 2**20  # limit of one protobuf file
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file, and how its outputs on the example batches are from PyTorch's.
+    """A written file and how far its outputs on the example batches are from PyTorch's.
 
     Attributes:
         path: of the file.
-        size: in bytes, with what lies beside it.
-        difference: the largest of any output.
-        divergence: mean over samples; see `divergence`.
+        size: in bytes, including weights in a separate file.
+        difference: largest absolute difference of any output.
+        divergence: mean over samples; see `trimformer.data.outputs.divergence`.
     """
 
     path: Path
@@ -48,12 +49,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs files.
+    """A runtime for exported files.
 
     Attributes:
-        name: for people.
-        kind: of its files, for people.
-        open: a session of a file, with ONNX Runtime's `get_inputs`, `get_outputs` and `run`.
+        name: of the runtime, for messages.
+        kind: of its files, for messages.
+        open: opens a file as a session with ONNX Runtime's `get_inputs`, `get_outputs` and `run`.
     """
 
     name: str
@@ -62,8 +63,15 @@ class Runtime:
 
 
 def check_packages(kind: str, names: Sequence[str], extra: str) -> None:
-    """Raises:
-    TrimformerError: a package that files of this kind need is missing.
+    """Checks that packages are installed.
+
+    Args:
+        kind: of the files, for the message.
+        names: of the packages.
+        extra: of trimformer that installs them.
+
+    Raises:
+        TrimformerError: a package is missing.
     """
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
@@ -71,8 +79,10 @@ def check_packages(kind: str, names: Sequence[str], extra: str) -> None:
 
 
 def check_written(model: PreTrainedModel, batches: Sequence[Batch], path: str | Path, kind: str) -> None:
-    """Raises:
-    TrimformerError: no file of this kind can be written there, of this model, or compared on these batches.
+    """Checks the arguments of an export before any work.
+
+    Raises:
+        TrimformerError: the path, the model or the batches cannot be used.
     """
     if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
         raise TrimformerError(f"{kind} file '{path}' is a folder, or in one that does not exist; name a file")
@@ -97,40 +107,41 @@ def write(
     batches: Sequence[Batch],
     tolerance: float = float("inf"),
 ) -> Written:
-    """Writes and compares in a folder beside, then renames.
+    """Writes a file in a temporary folder, compares it with the model, and moves it into place.
 
     Args:
-        path: of the file; one that exists is replaced.
-        save: writes it to another path, maybe with others of the same stem beside it.
-        runtime: what runs it.
-        model: what it was made of.
-        batches: on which the two are compared.
-        tolerance: of outputs up to 1, else relative to the largest.
+        path: of the file; an existing file is replaced.
+        save: writes the file to a given path; further files of the same stem may lie beside it.
+        runtime: that runs the file.
+        model: the exported model.
+        batches: samples for the comparison.
+        tolerance: largest difference; absolute for outputs up to 1, else relative to the largest output.
 
     Raises:
-        TrimformerError: the file cannot be run, or gives something else; nothing is written then.
+        TrimformerError: the file cannot be run, or its outputs differ; nothing is written then.
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         temporary = Path(folder) / path.name
         save(temporary)
-        difference, scale, apart = _compare(temporary, runtime, model, batches)
+        difference, scale, distance = _compare(temporary, runtime, model, batches)
         if not difference <= tolerance * max(1.0, scale):
             raise TrimformerError(
                 f"the {runtime.kind} file of {type(model).__name__} gives outputs up to {difference:.1e} from "
                 "PyTorch's; it is not written"
             )
-        files = sorted(temporary.parent.iterdir())  # weights, .bin, before the .xml that needs them
+        files = sorted(temporary.parent.iterdir())  # .bin weights before the .xml that refers to them
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, path.with_name(file.name))
-    return Written(path, size, difference, apart)
+    return Written(path, size, difference, distance)
 
 
 def of_two_shapes(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Batch]:
-    """The batches; where all have as many samples, or tokens, one more with one of both more, the token of padding.
+    """Adds a batch of another shape if all batches have the same number of samples or of tokens.
 
-    A number that the file took for a constant would otherwise not be seen.
+    The comparison then detects a size that the export took for a constant. The added batch has one more sample and
+    one more token, of padding.
     """
     batch = batches[0]
     main = "input_ids" if "input_ids" in batch else next(iter(batch))
@@ -155,40 +166,40 @@ def of_two_shapes(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Batc
 def _compare(
     path: Path, runtime: Runtime, model: PreTrainedModel, batches: Sequence[Batch]
 ) -> tuple[float, float, float]:
-    """(largest difference of any output, largest output, mean divergence) of a file from its model."""
+    """Returns (largest difference of any output, largest output, mean divergence) of a file from its model."""
     session, problem = runtime.open(path), find_problem(model)
     largest = scale = total = 0.0
     samples = 0
     with frozen(model):
-        for given_batch in batches:
-            batch = {"index": torch.arange(len(next(iter(given_batch.values())))), **given_batch}
+        for example in batches:
+            batch = {"index": torch.arange(len(next(iter(example.values())))), **example}
             expected, [reference] = forward(model, batch), predict(model, [batch])
             with served(model, session), one_sentence(f"{runtime.name} cannot run the file of {type(model).__name__}"):
-                given, [output] = forward(model, batch), predict(model, [batch])
-            for name, value in given.items():
-                theirs = model_output(model, batch, "embedding") if name == EMBEDDING else expected[name]
-                if value.shape != theirs.shape:
+                actual, [output] = forward(model, batch), predict(model, [batch])
+            for name, value in actual.items():
+                reference_value = model_output(model, batch, "embedding") if name == EMBEDDING else expected[name]
+                if value.shape != reference_value.shape:
                     raise TrimformerError(
                         f"the {runtime.kind} file of {type(model).__name__} gives {name} of shape {list(value.shape)} "
-                        f"where PyTorch gives {list(theirs.shape)}; it is not written"
+                        f"where PyTorch gives {list(reference_value.shape)}; it is not written"
                     )
-                seen = _that_count(value, theirs, batch)
-                largest = max(largest, _worst(seen[0] - seen[1]))
-                scale = max(scale, _worst(seen[1]))
+                file_value, model_value = _without_padding(value, reference_value, batch)
+                largest = max(largest, _max_magnitude(file_value - model_value))
+                scale = max(scale, _max_magnitude(model_value))
             total += float(divergence(output, reference, batch, problem).double().sum())
             samples += len(output)
     return largest, scale, total / samples
 
 
-def _that_count(value: Tensor, expected: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Both without what stands at padding, which may be anything."""
+def _without_padding(value: Tensor, expected: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Removes padding positions from both outputs; their values are arbitrary."""
     if "input_ids" in batch and value.shape[:2] == batch["input_ids"].shape:
         mask = token_mask(batch)
         return value[mask], expected[mask]
     return value, expected
 
 
-def _worst(values: Any) -> float:
-    """The largest magnitude; not a number is the worst of all."""
-    worst = float(values.abs().max())
-    return worst if worst == worst else float("inf")
+def _max_magnitude(values: Any) -> float:
+    """Returns the largest magnitude; infinity if any value is not a number."""
+    largest = float(values.abs().max())
+    return float("inf") if math.isnan(largest) else largest

@@ -1,7 +1,7 @@
-"""Rewrites of an exported graph that leave its results as they are, to what ONNX Runtime runs fastest.
+"""Rewrites an exported graph to an equivalent one that ONNX Runtime runs faster.
 
-Everything here works on nodes by what they compute, never by their names: layers of different widths, sublayers
-without units and heads of any task are the same to it.
+The rewrites match operators, never names, so they apply to layers of different widths, sublayers without units and
+any task head.
 """
 
 from typing import Any
@@ -11,25 +11,25 @@ import onnx_ir as ir
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Operators that treat each token by itself, and which of their inputs hold tokens.
+# Operators that compute each token independently, and the inputs that hold tokens.
 _PER_TOKEN = {
     "LayerNormalization": (0,), "Gelu": (0,), "Relu": (0,), "Tanh": (0,), "MatMul": (0,),
     "Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1), "Attention": (0,), "MultiHeadAttention": (0,),
 }  # fmt: skip
 
-# Which input of an attention is added to its scores.
+# The input of an attention that is added to its scores.
 _MASK = {"Attention": 3, "MultiHeadAttention": 5}
 
 
 def optimize(model: ir.Model) -> None:
-    """All rewrites, in place."""
+    """Applies all rewrites in place."""
     for rewrite in (_drop_reshapes, _drop_expands, _fold_rows, _fold_shifts, _select_early, _add_before_norms):
         rewrite(model.graph)
         remove_unused(model.graph)
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The value as an array, if it is a constant."""
+    """Returns a constant as an array; None if the value is not constant."""
     if value is None:
         return None
     tensor = value.const_value
@@ -39,7 +39,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """A new constant of the graph; `name` is made unique."""
+    """Adds a constant to the graph; `name` is made unique."""
     unique, count = name, 0
     while unique in graph.initializers:
         count += 1
@@ -60,7 +60,7 @@ def add_node(
     domain: str = "",
     attributes: dict[str, Any] | None = None,
 ) -> ir.Node:
-    """A new node before another; its first output has the shape and type of `like`."""
+    """Inserts a node before another; its first output has the shape and type of `like`."""
     node = ir.node(operator, inputs, attributes=attributes, domain=domain, num_outputs=outputs)
     if like is not None:
         node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
@@ -71,7 +71,7 @@ def add_node(
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """Whatever reads one value reads another; an output of the graph keeps its name."""
+    """Replaces a value in all its uses; an output of the graph keeps its name."""
     name, is_output = old.name, old.is_graph_output()
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     if is_output:
@@ -110,7 +110,7 @@ def _is_used_once(value: ir.Value) -> bool:
 
 
 def _drop_reshapes(graph: ir.Graph) -> None:
-    """Of reshapes in a row the last is enough, and none where the shape comes out as it went in."""
+    """Merges consecutive reshapes and removes those that keep the shape."""
     for node in _of(graph, "Reshape"):
         source = node.inputs[0]
         while (before := _producer(source, "Reshape")) is not None:
@@ -124,7 +124,7 @@ def _drop_reshapes(graph: ir.Graph) -> None:
 
 
 def _drop_expands(graph: ir.Graph) -> None:
-    """An operand need not be expanded to the shape of the other; addition does it."""
+    """Removes the expansion of an addend; the addition broadcasts it."""
     for node in _of(graph, "Add"):
         for i in (0, 1):
             expand, other, output = _producer(node.inputs[i], "Expand"), node.inputs[1 - i], node.outputs[0]
@@ -133,7 +133,7 @@ def _drop_expands(graph: ir.Graph) -> None:
 
 
 def _constant_operand(node: ir.Node) -> tuple[ir.Value, Array] | None:
-    """(value, row) of a node that adds one row [hidden] to every token of a value."""
+    """Returns (value, row) of a node that adds one constant row [hidden] to every token of a value."""
     for i in (0, 1):
         row, value = constant(node.inputs[i]), node.inputs[1 - i]
         if row is not None and row.ndim == 1 and row.size > 1 and value is not None:
@@ -142,34 +142,34 @@ def _constant_operand(node: ir.Node) -> tuple[ir.Value, Array] | None:
 
 
 def _fold_rows(graph: ir.Graph) -> None:
-    """A row that is added to whatever a table of embeddings gives is added to the table."""
+    """Folds a constant row that is added to embeddings into the embedding table."""
     for node in _of(graph, "Add"):
-        found = _constant_operand(node)
-        gather = _producer(found[0], "Gather") if found else None
-        if found is None or gather is None or not _is_used_once(found[0]):
+        operand = _constant_operand(node)
+        gather = _producer(operand[0], "Gather") if operand else None
+        if operand is None or gather is None or not _is_used_once(operand[0]):
             continue
         table = constant(gather.inputs[0])
         if table is not None and table.ndim == 2 and gather.attributes.get_int("axis", 0) == 0:
             name = gather.inputs[0].name or "table"  # type: ignore[union-attr]
-            gather.replace_input_with(0, add_constant(graph, name, table + found[1]))
+            gather.replace_input_with(0, add_constant(graph, name, table + operand[1]))
             replace(node.outputs[0], gather.outputs[0])
 
 
 def _fold_shifts(graph: ir.Graph) -> None:
-    """A row that is added to what a norm gives, and to nothing else of it, is added to the norm's own."""
+    """Folds a constant row that is added to the only use of a norm into the norm's bias."""
     for node in _of(graph, "Add"):
-        found = _constant_operand(node)
-        norm = _producer(found[0], "LayerNormalization") if found else None
-        if found is None or norm is None or not _is_used_once(found[0]) or len(norm.inputs) < 3:
+        operand = _constant_operand(node)
+        norm = _producer(operand[0], "LayerNormalization") if operand else None
+        if operand is None or norm is None or not _is_used_once(operand[0]) or len(norm.inputs) < 3:
             continue
         shift = constant(norm.inputs[2])
         if shift is not None:
-            norm.replace_input_with(2, add_constant(graph, norm.inputs[2].name or "shift", shift + found[1]))  # type: ignore[union-attr]
+            norm.replace_input_with(2, add_constant(graph, norm.inputs[2].name or "shift", shift + operand[1]))  # type: ignore[union-attr]
             replace(node.outputs[0], norm.outputs[0])
 
 
 def _select_early(graph: ir.Graph) -> None:
-    """Where only the first token of a layer's output is read, no other is computed."""
+    """Computes only the first token of a layer's output where no other is read."""
     for node in _of(graph, "Gather"):
         index, source = constant(node.inputs[1]), node.inputs[0]
         if index is None or index.shape != () or node.attributes.get_int("axis", 0) != 1 or source is None:
@@ -182,18 +182,18 @@ def _select_early(graph: ir.Graph) -> None:
 
 
 class _First:
-    """The first token of a value, [batch, 1, hidden], from nodes that see no other.
+    """Recomputes values [batch, 1, hidden] for the first token only.
 
     Args:
-        select: the node that reads the first token only.
+        select: node that reads only the first token.
     """
 
     def __init__(self, select: ir.Node) -> None:
         graph = select.graph
         assert isinstance(graph, ir.Graph)
         self._zero = add_constant(graph, "first", np.array([0]))
-        self._narrow: set[ir.Node] = set()  # nodes of which nobody reads another token
-        self._made: dict[ir.Value, ir.Value] = {}
+        self._narrow: set[ir.Node] = set()  # nodes of which only the first token is read
+        self._cache: dict[ir.Value, ir.Value] = {}
         for node in reversed(list(graph)):
             if all(self._reads_first(use, select) for use in node.outputs[0].uses()) and self._is_per_token(node):
                 self._narrow.add(node)
@@ -204,25 +204,25 @@ class _First:
         return use.node in self._narrow and use.idx in _PER_TOKEN[use.node.op_type]
 
     def __call__(self, value: ir.Value) -> ir.Value:
-        if value not in self._made:
+        if value not in self._cache:
             node = value.producer()
-            self._made[value] = self._again(node, value) if node in self._narrow else self._cut(value)
-        return self._made[value]
+            self._cache[value] = self._recompute(node, value) if node in self._narrow else self._cut(value)
+        return self._cache[value]
 
-    def _again(self, node: ir.Node, value: ir.Value) -> ir.Value:
-        """The node's result for the first token."""
+    def _recompute(self, node: ir.Node, value: ir.Value) -> ir.Value:
+        """Adds a copy of a node that computes the first token only."""
         inputs = list(node.inputs)
         for i in _PER_TOKEN[node.op_type]:
             operand = inputs[i]
             if operand is not None and len(_dims(operand)) == 3 and constant(operand) is None:
                 inputs[i] = self(operand)
         mask = _MASK.get(node.op_type, len(inputs))
-        if mask < len(inputs) and (scores := inputs[mask]) is not None:  # a row for each query
+        if mask < len(inputs) and (scores := inputs[mask]) is not None:  # one row per query
             inputs[mask] = self._cut(scores, 2)
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        moved = add_node(node, node.op_type, inputs, domain=node.domain, attributes=attributes)
-        self._shape(moved.outputs[0], value)
-        return moved.outputs[0]
+        copy = add_node(node, node.op_type, inputs, domain=node.domain, attributes=attributes)
+        self._shape(copy.outputs[0], value)
+        return copy.outputs[0]
 
     def _cut(self, value: ir.Value, axis: int = 1) -> ir.Value:
         maker = value.producer()
@@ -261,8 +261,10 @@ class _First:
 
 
 def _add_before_norms(graph: ir.Graph) -> None:
-    """A sum before a norm is written as `Sum`, not `Add`: of the latter ONNX Runtime makes SkipLayerNormalization,
-    which on CPUs takes several times as long as the two by themselves."""
+    """Replaces `Add` before a norm by `Sum`.
+
+    ONNX Runtime fuses `Add` and norm into SkipLayerNormalization, which is several times slower on CPUs.
+    """
     for node in _of(graph, "LayerNormalization"):
         add = _producer(node.inputs[0], "Add")
         if add is not None:

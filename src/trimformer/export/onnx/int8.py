@@ -1,14 +1,14 @@
-"""Weights in eight bits: matrices by column, tables of embeddings by block; activations as they come, by tensor."""
+"""Int8 quantization: matrices per column, embedding tables per block, activations dynamically per tensor."""
 
 import numpy as np
 import onnx_ir as ir
 
 from trimformer.export.onnx.graph import Array, add_constant, add_node, constant, remove_unused, replace
 
-# Weights of a matrix or a table that is worth it.
-_ENOUGH = 256
+# Smallest number of weights of a matrix or table that is quantized.
+_MIN_SIZE = 256
 
-# CPUs without VNNI add two products of bytes in sixteen bits, which larger weights would overflow.
+# Largest quantized weight: CPUs without VNNI add two int8 products in 16 bits, which larger weights overflow.
 _LARGEST = 64
 
 _ORT = "com.microsoft"
@@ -18,11 +18,12 @@ _INT8 = ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "Dyna
 
 
 def is_quantized(model: ir.Model) -> bool:
+    """Returns whether a graph contains int8 operators."""
     return any(node.op_type in _INT8 for node in model.graph)
 
 
 def quantize_weights(model: ir.Model) -> int:
-    """Puts the weights of matrix products and of tables into eight bits, in place; returns how many."""
+    """Quantizes the weights of matrix products and embedding tables in place; returns their number."""
     count = _quantize_products(model.graph) + _quantize_tables(model.graph)
     remove_unused(model.graph)
     if count:
@@ -31,13 +32,14 @@ def quantize_weights(model: ir.Model) -> int:
 
 
 def _quantize_products(graph: ir.Graph) -> int:
+    """Quantizes matrix products with constant weights; returns their number."""
     count = 0
-    inputs: dict[ir.Value, ir.Node] = {}  # what several matrices read is quantized once
+    inputs: dict[ir.Value, ir.Node] = {}  # an input of several matrices is quantized once
     for node in [node for node in graph if node.op_type == "MatMul"]:
         source, name, weight = node.inputs[0], node.inputs[1], constant(node.inputs[1])
         if source is None or name is None or weight is None or weight.ndim != 2:
             continue
-        if weight.size < _ENOUGH or weight.dtype != np.float32:
+        if weight.size < _MIN_SIZE or weight.dtype != np.float32:
             continue
         if source not in inputs:
             inputs[source] = add_node(node, "DynamicQuantizeLinear", [source], outputs=3)
@@ -57,7 +59,7 @@ def _quantize_products(graph: ir.Graph) -> int:
 
 
 def _bias_after(node: ir.Node, width: int) -> tuple[ir.Node, ir.Value] | None:
-    """The node that adds a constant row to a product that nothing else reads, and the row."""
+    """Returns the node that adds a bias to a product, and the bias; None if the product has other uses."""
     output = node.outputs[0]
     if len(output.uses()) != 1 or output.is_graph_output():
         return None
@@ -68,10 +70,11 @@ def _bias_after(node: ir.Node, width: int) -> tuple[ir.Node, ir.Value] | None:
 
 
 def _quantize_tables(graph: ir.Graph) -> int:
+    """Quantizes embedding tables; returns their number."""
     count = 0
     for node in [node for node in graph if node.op_type == "Gather"]:
         name, table = node.inputs[0], constant(node.inputs[0])
-        if name is None or table is None or table.ndim != 2 or table.dtype != np.float32 or table.size < _ENOUGH:
+        if name is None or table is None or table.ndim != 2 or table.dtype != np.float32 or table.size < _MIN_SIZE:
             continue
         size = next((size for size in (128, 64, 32, 16) if table.shape[1] % size == 0), 0)
         if not size or node.attributes.get_int("axis", 0) != 0:
@@ -87,7 +90,7 @@ def _quantize_tables(graph: ir.Graph) -> int:
 
 
 def _by_block(table: Array, size: int) -> tuple[Array, Array]:
-    """(values around 128, a scale for each block of a row)."""
+    """Returns (values with zero point 128, scale of each block of a row)."""
     blocks = table.reshape(len(table), -1, size)
     scales = np.maximum(np.abs(blocks).max(axis=2), 1e-12) / np.float32(127)
     values = np.rint(blocks / scales[..., None]) + 128

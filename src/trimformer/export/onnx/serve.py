@@ -1,4 +1,4 @@
-"""A model whose forward pass is run by ONNX Runtime from a file, so that whatever scores models scores files."""
+"""Runs a model's forward pass in ONNX Runtime, so that files are scored like models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from trimformer.errors import one_sentence
 
 
 class _Output(dict[str, Tensor]):
-    """What a model gives, by item and by attribute."""
+    """Outputs of a model, accessible by key and by attribute."""
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -22,19 +22,19 @@ class _Output(dict[str, Tensor]):
             raise AttributeError(name) from None
 
 
-# Names of sentence-transformers -> of Transformers.
-_SAME = {"token_embeddings": "last_hidden_state"}
+# Output names: sentence-transformers -> Transformers.
+_RENAMED = {"token_embeddings": "last_hidden_state"}
 
 
 def open_session(path: str | Path | bytes, threads: int | None = None) -> Any:
-    """A session of ONNX Runtime on the CPU.
+    """Opens an ONNX file in ONNX Runtime on the CPU.
 
     Args:
-        path: of the file, or what it would hold.
-        threads: None: as many as PyTorch uses.
+        path: of the file, or its contents.
+        threads: number of threads; None for as many as PyTorch uses.
 
     Raises:
-        TrimformerError: the file is missing, or none that this version runs.
+        TrimformerError: the file is missing or this version cannot run it.
     """
     import onnxruntime
 
@@ -49,19 +49,19 @@ def open_session(path: str | Path | bytes, threads: int | None = None) -> Any:
 
 @contextmanager
 def served(model: PreTrainedModel, session: Any) -> Iterator[None]:
-    """Within it, the model's forward pass is the session's.
+    """Replaces a model's forward pass by a session within the context.
 
     Args:
-        model: the one that the session's file was made of.
-        session: of `open_session`.
+        model: the model of the session's file.
+        session: as returned by `open_session`.
     """
-    wanted = [value.name for value in session.get_inputs()]
-    names = [value.name for value in session.get_outputs()]
+    input_names = [value.name for value in session.get_inputs()]
+    output_names = [value.name for value in session.get_outputs()]
 
     def run(**inputs: Any) -> _Output:
-        given = {name: inputs[name].numpy() for name in wanted if name in inputs}
-        values = session.run(None, given)
-        return _Output({_SAME.get(n, n): torch.from_numpy(value) for n, value in zip(names, values, strict=True)})
+        feeds = {name: inputs[name].numpy() for name in input_names if name in inputs}
+        values: dict[str, Any] = dict(zip(output_names, session.run(None, feeds), strict=True))
+        return _Output({_RENAMED.get(name, name): torch.from_numpy(value) for name, value in values.items()})
 
     vars(model)["forward"] = run
     try:

@@ -1,4 +1,4 @@
-"""Graphs as they go into files, and sessions of them without a file, to be timed."""
+"""Builds optimized ONNX graphs, and sessions of them without a file for timing."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,44 +15,44 @@ from trimformer.export.onnx.attention import OPSET
 from trimformer.export.onnx.graph import optimize
 from trimformer.export.onnx.int8 import quantize_weights
 from trimformer.export.onnx.serve import open_session
-from trimformer.export.onnx.trace import BudgetRequest, trace, trace_layer
+from trimformer.export.onnx.trace import TupleModel, trace, trace_layer
 from trimformer.models.layer_calls import Batch
 
 
 def model_graph(model: PreTrainedModel, batch: Batch, opset: int = OPSET, embedding: bool = False) -> ir.Model:
-    """The graph of a whole model, for any number of samples and tokens.
+    """Builds the optimized graph of a model for any number of samples and tokens.
 
     Raises:
-        TrimformerError: the exporter cannot follow the model.
+        TrimformerError: the exporter does not support the model.
     """
-    asked = BudgetRequest(model, batch, embedding)
-    with _followed(model):
-        graph = trace(asked, batch, opset)
+    module = TupleModel(model, batch, embedding)
+    with _one_sentence(model):
+        graph = trace(module, batch, opset)
     optimize(graph)
     return graph
 
 
 def model_bytes(model: PreTrainedModel, batch: Batch) -> bytes:
-    """What a file of `model_graph` would hold."""
+    """Returns the contents of an ONNX file of the model."""
     return _bytes(model_graph(model, batch))
 
 
 def session_of(module: nn.Module, inputs: Mapping[str, Tensor], model: PreTrainedModel, *, int8: bool = False) -> Any:
-    """A session of ONNX Runtime that runs what a file of `export_onnx`, or `quantize`, would run.
+    """Opens a model or layer in ONNX Runtime, without a file; the graph is that of `export_onnx` or `quantize`.
 
     Args:
         module: the model, or one of its layers that takes `hidden`.
-        inputs: of its forward, on the CPU.
-        model: the model.
-        int8: whether weights are in eight bits.
+        inputs: of its forward pass, on the CPU.
+        model: the model that contains the module.
+        int8: quantize the weights.
 
     Raises:
-        TrimformerError: the exporter cannot follow the model, or ONNX Runtime cannot run it.
+        TrimformerError: the exporter does not support the model, or ONNX Runtime cannot run it.
     """
     if module is model:
         graph = model_graph(model, {**inputs, "index": torch.arange(len(next(iter(inputs.values()))))})
     else:
-        with _followed(model):
+        with _one_sentence(model):
             graph = trace_layer(module, model, inputs["hidden"])
         optimize(graph)
     if int8:
@@ -65,8 +65,8 @@ def _bytes(graph: ir.Model) -> bytes:
 
 
 @contextmanager
-def _followed(model: PreTrainedModel) -> Iterator[None]:
-    """Whatever the exporter raises becomes one sentence."""
+def _one_sentence(model: PreTrainedModel) -> Iterator[None]:
+    """Turns any error of the exporter into a one-sentence `TrimformerError`."""
     try:
         yield
     except Exception as error:
@@ -80,7 +80,7 @@ def _followed(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _reason(cause: BaseException) -> str:
-    """What the exporter says, without its advice to those who wrote the model."""
+    """Shortens an error of the exporter to its reason."""
     text = " ".join(str(cause).split())
     if constants := re.search(r"Constraints violated \((.*?)\)", text):
         return f"it computes for one size of {constants[1]} only"

@@ -1,4 +1,4 @@
-"""From a model to an ONNX graph, before anything is rewritten in it."""
+"""Traces a model to an ONNX graph, before any rewrites."""
 
 import logging
 import warnings
@@ -22,7 +22,7 @@ from trimformer.models.masking import frozen
 if TYPE_CHECKING:
     import onnx_ir
 
-# What a model is asked for: the first of these that its output has.
+# Outputs of a file: the first of these sets that the model's output has.
 _OUTPUTS = (
     ("logits",),
     ("start_logits", "end_logits"),
@@ -33,33 +33,33 @@ _OUTPUTS = (
     ("last_hidden_state",),
 )
 
-_OF_IMAGES = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-_OF_SOUND = ("input_values", "attention_mask")  # where there are no texts
+_IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+_AUDIO_INPUTS = ("input_values", "attention_mask")  # of models without texts
 
-_INT32, _BOOL = 6, 9  # types, by their number in ONNX
+_INT32, _BOOL = 6, 9  # ONNX data types
 
 _UNBOUNDED = 1 << 20
 
-# The exporter's own version. For later ones it makes operators of what ONNX Runtime then does not take (rotations and
-# attention with shapes to be broadcast); what it makes for this one means the same in them.
+# Operator set that the exporter targets. For later ones it emits operators that ONNX Runtime does not support (rotary
+# embeddings and attention that broadcast). Its operators for this one mean the same in later sets.
 _NATIVE = 20
 
 
-class BudgetRequest(nn.Module):
-    """A model that takes a batch and gives a tuple of what it is asked for.
+class TupleModel(nn.Module):
+    """A model that takes a batch and returns its exported outputs as a tuple.
 
     Args:
         model: in evaluation mode.
-        batch: tells what the model takes, and by one pass what it gives.
-        embedding: ask for the embedding of each text too, the mean over its tokens.
+        batch: defines the inputs, and by one forward pass the outputs.
+        embedding: also return the embedding of each text, the mean over its tokens.
     """
 
     def __init__(self, model: PreTrainedModel, batch: Batch, embedding: bool = False) -> None:
         super().__init__()
         self.model, self._embedding = model, embedding
         with torch.no_grad():
-            given = forward(model, batch)
-        self.names = next((n for n in _OUTPUTS if all(given.get(name) is not None for name in n)), ())
+            output = forward(model, batch)
+        self.names = next((n for n in _OUTPUTS if all(output.get(name) is not None for name in n)), ())
         if find_problem(model) == "embedding" and "input_ids" in batch and "last_hidden_state" in self.names:
             self.names = ("last_hidden_state",)  # the pooled output was trained for another task
         if not self.names:
@@ -67,44 +67,46 @@ class BudgetRequest(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
+        """Names of the exported outputs."""
         return ["token_embeddings", "sentence_embedding"] if self._embedding else list(self.names)
 
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Returns the exported outputs."""
         output = forward(self.model, inputs)
         values = tuple(output[name] for name in self.names)
         return (*values, model_output(self.model, inputs, "embedding")) if self._embedding else values
 
 
-def trace(asked: BudgetRequest, batch: Batch, opset: int = OPSET) -> "onnx_ir.Model":
-    """The graph that computes what is asked for, for any number of samples and tokens.
+def trace(module: TupleModel, batch: Batch, opset: int = OPSET) -> "onnx_ir.Model":
+    """Traces a model for any number of samples and tokens.
 
     Args:
-        asked: holds the model.
-        batch: of at least one sample.
-        opset: version of ONNX's operators.
+        module: the model with its outputs.
+        batch: at least one sample.
+        opset: ONNX operator set.
 
     Raises:
-        Exception: whatever the exporter raises for what it cannot do.
+        Exception: the exporter does not support the model.
     """
-    inputs = {name: _several(value) for name, value in model_inputs(batch).items()}
-    shapes = {"inputs": _dynamic(asked.model, inputs)}
+    inputs = {name: _at_least_two(value) for name, value in model_inputs(batch).items()}
+    shapes = {"inputs": _dynamic(module.model, inputs)}
     with ExitStack() as stack:
         if "token_type_ids" not in inputs:
-            stack.enter_context(_of_one_type(asked.model))
-        return _export(asked, asked.model, {"inputs": inputs}, list(inputs), asked.output_names, shapes, opset)
+            stack.enter_context(_single_token_type(module.model))
+        return _export(module, module.model, {"inputs": inputs}, list(inputs), module.output_names, shapes, opset)
 
 
 def trace_layer(layer: nn.Module, model: PreTrainedModel, hidden: Tensor, opset: int = OPSET) -> "onnx_ir.Model":
-    """The graph of one layer by itself, for hidden states of this shape only.
+    """Traces one layer for hidden states of one shape.
 
     Args:
-        layer: takes `hidden` and gives the layer's output.
-        model: what the layer is of.
-        hidden: [batch, length, hidden].
-        opset: version of ONNX's operators.
+        layer: takes `hidden` and returns the layer's output.
+        model: the model that contains the layer.
+        hidden: hidden states [batch, length, hidden].
+        opset: ONNX operator set.
 
     Raises:
-        Exception: whatever the exporter raises for what it cannot do.
+        Exception: the exporter does not support the model.
     """
     return _export(layer, model, {"hidden": hidden}, ["hidden"], ["output"], None, opset)
 
@@ -118,6 +120,7 @@ def _export(
     shapes: dict[str, Any] | None,
     opset: int,
 ) -> "onnx_ir.Model":
+    """Runs PyTorch's exporter."""
     for name in ("torch.onnx", "onnxscript", "torch.export"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as stack:
@@ -126,7 +129,7 @@ def _export(
         stack.enter_context(torch.no_grad())
         stack.enter_context(frozen(model))
         stack.enter_context(one_node(model, opset))
-        stack.enter_context(_without_the_empty(model))
+        stack.enter_context(_skip_empty_sublayers(model))
         program = torch.onnx.export(
             module,
             kwargs=inputs,
@@ -144,7 +147,7 @@ def _export(
 
 
 def _is_all_true(values: Any) -> Any:
-    """What models check their inputs by, which the exporter has no operator for."""
+    """Translates `aten._is_all_true`, with which models check their inputs; the exporter lacks it."""
     import onnxscript
 
     operators: Any = onnxscript.opset18
@@ -152,42 +155,44 @@ def _is_all_true(values: Any) -> Any:
     return operators.Cast(least, to=_BOOL)
 
 
-def _several(value: Tensor) -> Tensor:
-    """Two samples at least: what a tracer sees one of, it takes for a constant."""
+def _at_least_two(value: Tensor) -> Tensor:
+    """Repeats a single sample, because the tracer takes a size of 1 for a constant."""
     return value if len(value) > 1 else torch.cat([value, value])
 
 
 def _dynamic(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
+    """Returns the dynamic axes of each input."""
     length = Dim("length", max=max_positions(model.config, _UNBOUNDED))
     samples, images = Dim("batch"), Dim("images")
     shapes: dict[str, dict[int, Any]] = {}
     for name, value in inputs.items():
-        is_image = name in _OF_IMAGES
+        is_image = name in _IMAGE_INPUTS
         shapes[name] = {0: images if is_image and "input_ids" in inputs else samples}
         if not is_image and (axis := token_axis(inputs, value)):
             shapes[name][axis] = length
             if axis == 2:
                 shapes[name][1] = Dim("choices")
-        elif name in _OF_SOUND and value.dim() == 2:
+        elif name in _AUDIO_INPUTS and value.dim() == 2:
             shapes[name][1] = Dim("samples")
     return shapes
 
 
 def token_axis(inputs: Mapping[str, Tensor], value: Tensor) -> int:
-    """The axis of an input that has an entry for each token of the texts; 0 where it has none."""
+    """Returns the axis of an input that counts the tokens of a text; 0 if there is none."""
     shape = inputs["input_ids"].shape if "input_ids" in inputs else ()
     return len(shape) - 1 if shape and value.shape[: len(shape)] == shape else 0
 
 
 @contextmanager
-def _without_the_empty(model: PreTrainedModel) -> Iterator[None]:
-    """A sublayer without units answers with its projection's bias, and nothing of it is computed."""
+def _skip_empty_sublayers(model: PreTrainedModel) -> Iterator[None]:
+    """Replaces sublayers without units by their projection's bias within the context."""
     empty = [s for s in find_sublayers(model) if not s.num_units]
     with replay_sublayers([(s, partial(_bias, s.projection)) for s in empty]):
         yield
 
 
 def _bias(projection: Any, x: Tensor) -> Tensor:
+    """Returns the output of a projection without input channels."""
     bias = projection.bias
     if bias is None:
         bias = projection.weight.new_zeros(max(projection.weight.shape))
@@ -195,8 +200,8 @@ def _bias(projection: Any, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _of_one_type(model: PreTrainedModel) -> Iterator[None]:
-    """Tokens are all of the first type: one row for all of them, not one each."""
+def _single_token_type(model: PreTrainedModel) -> Iterator[None]:
+    """Makes all tokens share the first row of the token type table within the context."""
     tables = [m for name, m in model.named_modules() if name.endswith("token_type_embeddings")]
     try:
         for table in tables:
@@ -208,5 +213,6 @@ def _of_one_type(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _first_row(table: Any, ids: Tensor) -> Tensor:
+    """Returns the first row of an embedding table, whatever the ids."""
     row: Tensor = table.weight[0]
     return row

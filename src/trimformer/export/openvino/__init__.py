@@ -1,1 +1,1 @@
-"""Files for OpenVINO, of the graphs for ONNX Runtime: float32, and eight bits by NNCF."""
+"""Exports models to OpenVINO from their ONNX graphs: in float32, and in int8 by NNCF."""

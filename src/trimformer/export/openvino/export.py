@@ -1,4 +1,4 @@
-"""OpenVINO files of models, dense or pruned: converted, put into eight bits by NNCF, and checked."""
+"""Exports dense and pruned models to OpenVINO, quantizes them with NNCF, and compares them with PyTorch."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +20,7 @@ from trimformer.export.onnx.files import (
 from trimformer.export.openvino.serve import open_session
 from trimformer.models.layer_calls import Batch
 
-# The names of a folder `openvino` that optimum and sentence-transformers know.
+# File names that Optimum and sentence-transformers look for in a folder `openvino`.
 MODEL, QUANTIZED = "openvino_model.xml", "openvino_model_qint8_quantized.xml"
 
 _RUNTIME = Runtime("OpenVINO", "OpenVINO", open_session)
@@ -29,8 +29,10 @@ _NEEDED = ("openvino", "nncf", "onnxscript", "onnx_ir")
 
 
 def check_openvino() -> None:
-    """Raises:
-    TrimformerError: a package is missing.
+    """Checks that the packages for OpenVINO files are installed.
+
+    Raises:
+        TrimformerError: a package is missing.
     """
     check_packages("OpenVINO", _NEEDED, "openvino")
 
@@ -43,7 +45,7 @@ def write_openvino(
     int8: bool,
     calibration: Sequence[Batch] = (),
 ) -> list[Written]:
-    """Writes `openvino_model.xml`, and the one in eight bits if `int8`, into a folder; see the functions below."""
+    """Writes `openvino_model.xml`, and its int8 version if `int8`, into a folder."""
     files = [export_openvino(model, folder / MODEL, example_batches)]
     if int8:
         files.append(quantize(folder / MODEL, folder / QUANTIZED, model, example_batches, calibration))
@@ -51,15 +53,15 @@ def write_openvino(
 
 
 def export_openvino(model: PreTrainedModel, path: str | Path, example_batches: Sequence[Batch]) -> Written:
-    """Writes a file, and its weights beside it, that gives what the model gives, for any number of samples and tokens.
+    """Exports a model to an OpenVINO file, with its weights beside it, for any number of samples and tokens.
 
     Args:
-        model: in float32 on the CPU; left as it was.
-        path: of the `.xml`; one that exists is replaced.
-        example_batches: of real samples; the first tells what the file takes, on all of them it is checked.
+        model: in float32 on the CPU; left unchanged.
+        path: of the `.xml`; an existing file is replaced.
+        example_batches: real samples; the first batch defines the inputs, all of them check the file.
 
     Raises:
-        TrimformerError: the model cannot be exported, or its file gives something else; nothing is written then.
+        TrimformerError: the model cannot be exported, or the file's outputs differ; nothing is written then.
     """
     check_openvino()
     import openvino
@@ -80,19 +82,19 @@ def quantize(
     example_batches: Sequence[Batch],
     calibration: Sequence[Batch] = (),
 ) -> Written:
-    """Writes a file in eight bits, made of another by NNCF.
+    """Quantizes an OpenVINO file to int8 with NNCF.
 
-    It is right on every CPU: those without VNNI are left half the range of weights, so that nothing overflows.
+    Weights use half the range of int8, so that products do not overflow on CPUs without VNNI.
 
     Args:
-        source: a file of `export_openvino`.
-        path: of the new `.xml`; one that exists is replaced.
-        model: what the source was made of.
-        example_batches: on which the two are compared.
-        calibration: what activations are quantized for; without, only weights are.
+        source: a file written by `export_openvino`.
+        path: of the new `.xml`; an existing file is replaced.
+        model: the model of the source file.
+        example_batches: samples for comparing the new file with the model.
+        calibration: samples for quantizing activations; without them, only weights are quantized.
 
     Raises:
-        TrimformerError: the source is missing, or NNCF cannot put it into eight bits.
+        TrimformerError: the source is missing, or NNCF cannot quantize it.
     """
     check_openvino()
     import openvino
@@ -102,14 +104,15 @@ def quantize(
     check_written(model, example_batches, path, "OpenVINO")
     if not Path(source).is_file():
         raise TrimformerError(f"OpenVINO file '{source}' does not exist; write it with export_openvino")
-    with one_sentence(f"'{source}' is no OpenVINO file"):
+    with one_sentence(f"'{source}' is not an OpenVINO file"):
         graph = openvino.Core().read_model(str(source))
-    with one_sentence(f"NNCF cannot put '{source}' into eight bits"):
-        smaller = static(graph, calibration) if calibration else weights_only(graph)
-    return write(path, partial(_save, smaller), _RUNTIME, model, example_batches)
+    with one_sentence(f"NNCF cannot quantize '{source}'"):
+        quantized = static(graph, calibration) if calibration else weights_only(graph)
+    return write(path, partial(_save, quantized), _RUNTIME, model, example_batches)
 
 
 def _save(graph: Any, path: Path) -> None:
+    """Saves a graph in float32."""
     import openvino
 
-    openvino.save_model(graph, str(path), compress_to_fp16=False)  # half the bytes would not be the same outputs
+    openvino.save_model(graph, str(path), compress_to_fp16=False)  # float16 would change the outputs

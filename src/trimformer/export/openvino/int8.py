@@ -1,4 +1,4 @@
-"""Eight bits by NNCF: of weights and activations where there are samples to see, else of weights alone."""
+"""Int8 quantization with NNCF: of weights and activations, or of weights alone."""
 
 import contextlib
 import io
@@ -10,18 +10,18 @@ from trimformer.models.layer_calls import Batch
 
 
 def static(graph: Any, batches: Sequence[Batch]) -> Any:
-    """Matrix products in eight bits; what they read is scaled by what the batches show of it.
+    """Quantizes weights and activations; calibration samples set the scales of the activations.
 
     Args:
-        graph: of OpenVINO; used up.
-        batches: of samples like those to come.
+        graph: OpenVINO model; must not be used afterwards.
+        batches: calibration samples.
     """
     names = [value.any_name for value in graph.inputs]
     with _quiet() as nncf:
         from nncf.quantization.advanced_parameters import OverflowFix
 
         feeds = [{name: batch[name].numpy() for name in names} for batch in batches]
-        # CPUs without VNNI add two products of bytes in sixteen bits: half the range for all weights, as in our ONNX.
+        # Half the range for weights, as in the ONNX files: CPUs without VNNI add two int8 products in 16 bits.
         parameters = nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
         return nncf.quantize(
             graph,
@@ -33,10 +33,10 @@ def static(graph: Any, batches: Sequence[Batch]) -> Any:
 
 
 def weights_only(graph: Any) -> Any:
-    """Weights and tables in eight bits, which are floats again where they are used.
+    """Quantizes weights and embedding tables, which are converted back to floats when used.
 
     Args:
-        graph: of OpenVINO; used up.
+        graph: OpenVINO model; must not be used afterwards.
     """
     with _quiet() as nncf:
         return nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
@@ -44,7 +44,7 @@ def weights_only(graph: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[Any]:
-    """NNCF, which within prints neither what it does nor how far it is."""
+    """Provides NNCF without its log messages and progress bars within the context."""
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Files of OpenVINO behind the interface of ONNX Runtime's sessions, so that whatever runs these runs those."""
+"""Runs OpenVINO files behind the interface of ONNX Runtime's sessions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +10,16 @@ from trimformer.errors import one_sentence
 
 
 class Value(NamedTuple):
-    """An input or an output."""
+    """An input or output of a session."""
 
     name: str
 
 
 class Session:
-    """A compiled model.
+    """A compiled model with the interface of `onnxruntime.InferenceSession`.
 
     Args:
-        compiled: by OpenVINO.
+        compiled: OpenVINO's compiled model.
     """
 
     def __init__(self, compiled: Any) -> None:
@@ -28,26 +28,28 @@ class Session:
         self._request = compiled.create_infer_request()
 
     def get_inputs(self) -> list[Value]:
+        """Returns the inputs."""
         return self._inputs
 
     def get_outputs(self) -> list[Value]:
+        """Returns the outputs."""
         return [Value(value.any_name) for value in self._outputs]
 
     def run(self, names: None, feeds: Mapping[str, Any]) -> list[Any]:
-        """All outputs, as arrays."""
-        found = self._request.infer(dict(feeds), share_inputs=True)
-        return [found[value] for value in self._outputs]
+        """Runs the model and returns all outputs as arrays."""
+        outputs = self._request.infer(dict(feeds), share_inputs=True)
+        return [outputs[value] for value in self._outputs]
 
 
 def open_session(path: str | Path, threads: int | None = None) -> Session:
-    """A file on the CPU, computed in float32 even where the CPU has bfloat16, which OpenVINO would take by itself.
+    """Opens a file on the CPU in float32; OpenVINO would choose bfloat16 on CPUs that have it.
 
     Args:
         path: of the `.xml`.
-        threads: None: as many as PyTorch uses.
+        threads: number of threads; None for as many as PyTorch uses.
 
     Raises:
-        TrimformerError: the file is missing, or none that this version runs.
+        TrimformerError: the file is missing or this version cannot run it.
     """
     import openvino
 

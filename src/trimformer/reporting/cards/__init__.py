@@ -1,1 +1,1 @@
-"""Model cards: the page that the hub shows of a directory."""
+"""Model cards, which the Hugging Face Hub shows for a directory."""

@@ -1,4 +1,4 @@
-"""The cards of pruned and of exported models."""
+"""Builds the model cards of pruned and of exported models."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from trimformer.utils.environment import describe_device, versions
 
 _COUNTED = {"mac": "MACs", "parameters": "parameters", "latency": "latency"}
 
-# The hub's names of metrics, where they are not ours.
+# Metrics that have another name on the hub.
 _METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
 
@@ -33,14 +33,14 @@ def model_card(
     command: Sequence[str] = (),
     standalone: bool = False,
 ) -> ModelCard:
-    """The card of a pruned model, to be saved as `README.md` beside it.
+    """Builds the card of a pruned model, to be saved as `README.md` beside it.
 
     Args:
         result: of the run.
-        name: of the model, and of the directory it lies in.
-        dataset: name of the data it was scored on; None: the scores are shown, but not as the hub's metadata.
-        command: the words that made it; paths among them are cut to their last part.
-        standalone: the directory brings code of its own; see `write_standalone`.
+        name: of the model and its directory.
+        dataset: name of the evaluation data; None leaves the scores out of the hub's metadata.
+        command: words of the command line; paths are cut to their last part.
+        standalone: the directory contains its own modelling code; see `write_standalone`.
     """
     source, budget = source_of(result.model), result.budget
     share = f"{100 * budget.kept:.1f} % of the {_COUNTED[budget.metric]} of its layers"
@@ -59,9 +59,9 @@ def model_card(
         ]
         lines += ["", *_notes(result, dataset)]
     use = _code(loading_lines(result.model, name), "python")
-    lines += _section("Use", f"`{name}` is this directory, or its name on the hub.", "", *use)
+    lines += _section("Use", f"`{name}` is this directory or its name on the hub.", "", *use)
     if standalone:
-        lines += ["", "Without trimformer, leave out its import and pass `trust_remote_code=True`."]
+        lines += ["", "To load it without trimformer, leave out the import and pass `trust_remote_code=True`."]
     lines += _section("How it was made", _calibration(result), "", *_command(command, source.hub))
     lines += [*_units(result), "", _versions(result.machine.versions)]
     metrics = result.scores.pruned if result.scores and dataset else {}
@@ -71,21 +71,21 @@ def model_card(
 def export_card(
     model: PreTrainedModel, name: str, files: Sequence[str], table: str, command: Sequence[str], form: Format = "onnx"
 ) -> ModelCard:
-    """The card of a directory of files for a runtime without PyTorch.
+    """Builds the card of an exported directory.
 
     Args:
-        model: the one that was exported.
+        model: the exported model.
         name: of the directory.
-        files: in its folder of the format's name, the one to be loaded by the lines last.
-        table: what was compared, and the files' sizes and timings, as printed.
-        command: the words that made it; paths among them are cut to their last part.
-        form: of the files.
+        files: names of the files; the card's code loads the last one.
+        table: printed comparison of the files.
+        command: words of the command line; paths are cut to their last part.
+        form: format of the files.
     """
     source = source_of(model)
     kind = "ONNX files for ONNX Runtime" if form == "onnx" else "OpenVINO files"
     lines = [f"{source} as {kind}, exported by trimformer.", ""]
-    lines += [*_code(table.splitlines()), "", "`difference` is the largest of any output from PyTorch's; timed on "
-              f"{describe_device(model.device)}."]  # fmt: skip
+    difference = "`difference` is the largest difference of any output from PyTorch's"
+    lines += [*_code(table.splitlines()), "", f"{difference}; timed on {describe_device(model.device)}."]
     for title, code in export_lines(model, name, files[-1], form).items():
         lines += _section(title, f"`{name}` is this directory.", "", *_code(code, "python"))
     lines += _section("How it was made", *_command(command, source.hub), _versions(versions()))
@@ -101,22 +101,23 @@ def _card(
     metrics: dict[str, float] | None = None,
     dataset: str = "",
 ) -> ModelCard:
-    carried = dict(source.metadata)
-    theirs, base = carried.pop("tags", []), carried.pop("base_model", [])
+    """Puts metadata and lines together."""
+    metadata = dict(source.metadata)
+    source_tags, base = metadata.pop("tags", []), metadata.pop("base_model", [])
     data = ModelCardData(
-        **carried,
+        **metadata,
         base_model=base[0] if len(base) == 1 else base or None,
         library_name=library(model),
         pipeline_tag=pipeline_tag(model),
-        tags=list(dict.fromkeys([*kind_tags(model), *tags, *theirs])),
+        tags=list(dict.fromkeys([*kind_tags(model), *tags, *source_tags])),
         **_evaluated(metrics or {}, name, dataset, pipeline_tag(model)),
     )
     return ModelCard("\n".join(["---", data.to_yaml(), "---", "", f"# {name}", "", *lines, ""]))
 
 
 def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) -> dict[str, Any]:
-    """The pruned model's scores as the hub reads them."""
-    found = [
+    """Returns the scores as metadata of the hub."""
+    results = [
         EvalResult(
             task_type=task,
             dataset_type=re.sub(r"[^\w.-]+", "-", dataset),
@@ -128,11 +129,11 @@ def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) ->
         for key, value in metrics.items()
         if not key.endswith("_ci95") and math.isfinite(value)
     ]
-    return {"model_name": name, "eval_results": found} if found else {}
+    return {"model_name": name, "eval_results": results} if results else {}
 
 
 def _notes(result: PruningResult, dataset: str | None) -> list[str]:
-    """What the table does not say of itself."""
+    """Explains how the figures of the table were measured."""
     of = f" of `{dataset}`" if dataset else ""
     notes = [f"Scores in percent, ± half a 95 % interval, on {result.samples.evaluation:,} samples{of}."]
     if result.latency:
@@ -145,7 +146,7 @@ def _notes(result: PruningResult, dataset: str | None) -> list[str]:
 
 
 def _calibration(result: PruningResult) -> str:
-    """Samples, method and cost in one sentence."""
+    """Describes samples, method and cost in one sentence."""
     method = ", ".join(f"{key} `{value}`" for key, value in result.figures()["method"].items())
     cost = result.cost
     polish = "" if result.polish is None else f" The {result.polish}."
@@ -156,28 +157,28 @@ def _calibration(result: PruningResult) -> str:
 
 
 def _units(result: PruningResult) -> list[str]:
-    """How many units each layer kept, a line a kind."""
+    """Lists the units kept in each layer, one line for each kind."""
     pairs = list(zip(result.kinds, units_left(result.masks), map(len, result.masks), strict=True))
     lines = []
     for kind in (kind for kind in KINDS if kind in result.kinds):
-        counts = [(units, of) for own, units, of in pairs if own == kind]
+        counts = [(units, of) for kind_of_pair, units, of in pairs if kind_of_pair == kind]
         same = len({of for _, of in counts}) == 1
-        told = ", ".join(str(units) if same else f"{units}/{of}" for units, of in counts)
-        what = "attention heads" if kind == "attention" else "neurons"
-        lines.append(f"- {what} kept in each layer: {told}" + (f" (of {counts[0][1]})" if same else ""))
+        listing = ", ".join(str(units) if same else f"{units}/{of}" for units, of in counts)
+        name = "attention heads" if kind == "attention" else "neurons"
+        lines.append(f"- {name} kept in each layer: {listing}" + (f" (of {counts[0][1]})" if same else ""))
     return lines
 
 
 def _command(words: Sequence[str], hub: str | None) -> list[str]:
-    """The command in a block, without the folders of whoever ran it."""
+    """Shows the command, without the folders of the machine it ran on."""
     if not words:
         return []
-    told = [word if word == hub else re.sub(r"^(--[\w-]+=)?(.*[/\\])", r"\1", word.rstrip("/")) for word in words]
-    return [*_code([shlex.join(told)]), ""]
+    shown = [word if word == hub else re.sub(r"^(--[\w-]+=)?(.*[/\\])", r"\1", word.rstrip("/")) for word in words]
+    return [*_code([shlex.join(shown)]), ""]
 
 
-def _versions(found: dict[str, str]) -> str:
-    return "Versions: " + ", ".join(f"{name} {version}" for name, version in found.items()) + "."
+def _versions(packages: dict[str, str]) -> str:
+    return "Versions: " + ", ".join(f"{name} {version}" for name, version in packages.items()) + "."
 
 
 def _section(title: str, *lines: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a model is for, in the hub's words, and the lines that run it."""
+"""The hub's task of a model, and the lines of Python that load and run it."""
 
 from transformers import PreTrainedModel
 
@@ -7,7 +7,7 @@ from trimformer.data.processor import is_dual_encoder
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.options.choices import Format
 
-# The hub's tasks, by the end of the class's name.
+# The hub's tasks by the suffix of the class name.
 _TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForNextSentencePrediction": "text-classification",
@@ -23,13 +23,13 @@ _TASKS = {
     "ForXVector": "audio-classification",
 }
 
-# Of these a pipeline of Transformers gives what people want.
+# Tasks for which the card shows a pipeline of Transformers.
 _PIPELINES = (
     "text-classification", "token-classification", "fill-mask", "image-classification", "audio-classification",
     "zero-shot-image-classification",
 )  # fmt: skip
 
-# Optimum has a class for each.
+# Suffixes of classes that Optimum has.
 _OPTIMUM = (
     "ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM",
     "ForImageClassification", "ForCTC", "ForAudioClassification", "ForAudioFrameClassification",
@@ -38,28 +38,28 @@ _NOT_IN_OPTIMUM = (("openvino", "ForMultipleChoice"),)
 
 
 def pipeline_tag(model: PreTrainedModel) -> str:
-    """The hub's name of a model's task."""
+    """Returns the hub's name of a model's task."""
     head = sentence_head_of(model)
     if head is not None:
         if not head.is_cross_encoder:
             return "sentence-similarity"
         return "text-ranking" if model.config.num_labels == 1 else "text-classification"
-    of_sound = model.main_input_name in ("input_values", "input_features")
+    is_audio = model.main_input_name in ("input_values", "input_features")
     for end, tag in _TASKS.items():
         if type(model).__name__.endswith(end):
-            return "audio-classification" if of_sound and tag == "text-classification" else tag
+            return "audio-classification" if is_audio and tag == "text-classification" else tag
     if is_dual_encoder(model.config, model.main_input_name):
         return "zero-shot-image-classification"
     return "image-feature-extraction" if model.main_input_name == "pixel_values" else "feature-extraction"
 
 
 def library(model: PreTrainedModel) -> str:
-    """The library that loads a model's directory."""
+    """Returns the name of the library that loads a model's directory."""
     return "transformers" if sentence_head_of(model) is None else "sentence-transformers"
 
 
 def kind_tags(model: PreTrainedModel) -> list[str]:
-    """Tags that sentence-transformers gives its models, so that the hub finds ours among them."""
+    """Returns the tags by which the hub finds models of sentence-transformers."""
     head = sentence_head_of(model)
     if head is None:
         return []
@@ -68,14 +68,14 @@ def kind_tags(model: PreTrainedModel) -> list[str]:
 
 
 def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
-    """Python that loads a pruned directory and runs the model.
+    """Returns Python lines that load a pruned directory and run the model.
 
     Args:
-        model: the one in the directory.
+        model: the model in the directory.
         name: of the directory.
     """
     tag, lines = pipeline_tag(model), ["import trimformer  # lets Transformers load layers of different widths"]
-    if not is_pruned(model.config):  # of a plain layout, which needs nothing of ours
+    if not is_pruned(model.config):  # the plain layout loads without trimformer
         lines = []
     if sentence_head_of(model) is not None:
         return [*lines, *_sentence_lines(model, f'"{name}"')]
@@ -94,13 +94,13 @@ def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
 
 
 def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> dict[str, list[str]]:
-    """Python that runs an exported directory, by the library that does it.
+    """Returns Python lines that run an exported directory, by library.
 
     Args:
-        model: the one that was exported.
+        model: the exported model.
         name: of the directory.
-        file: in its folder of the format's name.
-        form: of the files.
+        file: name of the file in the folder named after the format.
+        form: format of the file.
     """
     processor, inputs = _inputs(model, "np")
     path, load = f"{name}/{form}/{file}", f'processor = {processor}.from_pretrained("{name}")'
@@ -115,18 +115,18 @@ def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> 
         run = ["names = [value.any_name for value in model.inputs]",
                "outputs = list(model({key: inputs[key] for key in names}).values())"]  # fmt: skip
     lines = [f"import {module}", f"from transformers import {processor}", "", load, open_file, *inputs, *run]
-    found = {title: lines}
+    snippets = {title: lines}
     if sentence_head_of(model) is not None:
         options = f'"{name}", backend="{form}", model_kwargs={{"file_name": "{form}/{file}"}}'
-        return {"sentence-transformers": _sentence_lines(model, options), **found}
+        return {"sentence-transformers": _sentence_lines(model, options), **snippets}
     kind = type(model).__name__
     end = next((end for end in _OPTIMUM if kind.endswith(end) and (form, end) not in _NOT_IN_OPTIMUM), None)
     end = end or ("ForFeatureExtraction" if pipeline_tag(model) == "feature-extraction" else None)
     if end:
         package = "optimum.onnxruntime" if form == "onnx" else "optimum.intel"
         load = f'model = {optimum}Model{end}.from_pretrained("{name}", subfolder="{form}", file_name="{file}")'
-        found["Optimum"] = [f"from {package} import {optimum}Model{end}", "", load]
-    return found
+        snippets["Optimum"] = [f"from {package} import {optimum}Model{end}", "", load]
+    return snippets
 
 
 def _sentence_lines(model: PreTrainedModel, options: str) -> list[str]:
@@ -144,7 +144,7 @@ def _sentence_lines(model: PreTrainedModel, options: str) -> list[str]:
 
 
 def _inputs(model: PreTrainedModel, tensors: str) -> tuple[str, list[str]]:
-    """The class of the processor, and the lines in which it makes inputs of that kind of tensors."""
+    """Returns the processor's class and the lines that make inputs with it."""
     options, tag = f'return_tensors="{tensors}"', pipeline_tag(model)
     if is_dual_encoder(model.config, model.main_input_name):
         return "AutoProcessor", [f'inputs = processor(text="a text", images=image, {options})']
