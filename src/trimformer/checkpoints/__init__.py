@@ -1,1 +1,1 @@
-"""Physical removal of units, and directories of shrunk models."""
+"""Removes units from models, and saves and loads the resulting checkpoints."""

@@ -1,4 +1,4 @@
-"""What a config says, believed only where the weights beside it can bear it out."""
+"""Checks a checkpoint's config against its weights before a model is built."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,21 +12,24 @@ from trimformer.checkpoints.load_guard import QUANT_METHOD
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import find_layers
 
-MOST_LAYERS = 1000
-_PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
-_LARGER = 500  # a config's model than its weights: a pruned one's config tells of the dense model
-_SMALL = 10_000_000  # parameters that do no harm
+MAX_LAYERS = 1000
+_PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
+_MAX_SIZE_RATIO = 500  # parameters per byte of weights; a pruned model's config is the dense one's
+_ALWAYS_ALLOWED = 10_000_000  # parameters
 
 
 def check_config(config: PreTrainedConfig, path: Path) -> None:
-    """Raises:
-    TrimformerError: the config asks for what cannot be, or for what would not be done.
+    """Checks that a config describes a model that can be loaded and pruned.
+
+    Raises:
+        TrimformerError: a size is impossible, the problem type is unknown, or another library quantized the model.
     """
     _check_sizes(config.to_dict(), path, "")
     problem = getattr(config, "problem_type", None)
-    if problem not in _PROBLEMS:
+    if problem not in _PROBLEM_TYPES:
         raise TrimformerError(
-            f"the config of '{path}' has the problem_type '{problem}'; known are {', '.join(filter(None, _PROBLEMS))}"
+            f"the config of '{path}' has the problem_type '{problem}'; "
+            f"known are {', '.join(filter(None, _PROBLEM_TYPES))}"
         )
     widths = getattr(config, "quantization_config", None)
     if widths is not None:
@@ -35,45 +38,51 @@ def check_config(config: PreTrainedConfig, path: Path) -> None:
             raise TrimformerError(f"the model in '{path}' is quantized by '{method}'; give the one it was made from")
 
 
-def _check_sizes(entries: Mapping[str, Any], path: Path, where: str) -> None:
+def _check_sizes(entries: Mapping[str, Any], path: Path, prefix: str) -> None:
     for key, value in entries.items():
         if isinstance(value, Mapping) and key.endswith("_config") and key != "quantization_config":
-            _check_sizes(value, path, f"{where}{key}.")
+            _check_sizes(value, path, f"{prefix}{key}.")
         counts_layers = "layers" in key and isinstance(value, int) and not isinstance(value, bool)
-        if counts_layers and not -MOST_LAYERS <= value <= MOST_LAYERS:
+        if counts_layers and not -MAX_LAYERS <= value <= MAX_LAYERS:
             raise TrimformerError(
-                f"the config of '{path}' has {where}{key} {value}; no model has more than {MOST_LAYERS} layers"
+                f"the config of '{path}' has {prefix}{key} {value}; no model has more than {MAX_LAYERS} layers"
             )
 
 
 def check_class(model_class: Any, config: PreTrainedConfig, path: Path) -> None:
-    """Raises:
-    TrimformerError: the config names an architecture of another model type.
+    """Checks that the architecture in a config belongs to its model type.
+
+    Raises:
+        TrimformerError: the architecture belongs to another model type.
     """
-    wanted = getattr(getattr(model_class, "config_class", None), "model_type", None)
-    if wanted and wanted != config.model_type and not isinstance(config, model_class.config_class):
+    expected_type = getattr(getattr(model_class, "config_class", None), "model_type", None)
+    if expected_type and expected_type != config.model_type and not isinstance(config, model_class.config_class):
         raise TrimformerError(
             f"the config of '{path}' has the model type '{config.model_type}', but names the architecture "
-            f"{model_class.__name__}, which is of '{wanted}'; one of them is wrong"
+            f"{model_class.__name__}, which is of '{expected_type}'; one of them is wrong"
         )
 
 
 def check_model_size(skeleton: PreTrainedModel, path: Path) -> None:
-    """Raises:
-    TrimformerError: the config describes a model that is far larger than the weights.
+    """Checks that the model in the config is not far larger than the weight files.
+
+    Raises:
+        TrimformerError: the config describes a model that is far larger than its weights.
     """
     described = sum(tensor.numel() for tensor in skeleton.parameters())
-    there = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in path.glob(kind))
-    if described > max(_SMALL, _LARGER * there):
+    weight_bytes = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in path.glob(kind))
+    if described > max(_ALWAYS_ALLOWED, _MAX_SIZE_RATIO * weight_bytes):
         raise TrimformerError(
-            f"the config of '{path}' describes a model of {described:,} parameters, its weights are {there:,} bytes; "
-            "is it another model's config?"
+            f"the config of '{path}' describes a model of {described:,} parameters, but its weights are "
+            f"{weight_bytes:,} bytes; is it another model's config?"
         )
 
 
 def check_unexpected(names: Iterable[str], skeleton: PreTrainedModel, path: Path) -> None:
-    """Raises:
-    TrimformerError: the weights have layers, or parts of layers, that the config does not know.
+    """Checks that every weight of a layer has a place in the model.
+
+    Raises:
+        TrimformerError: the weights contain parts of layers that the config does not describe.
     """
     modules = {id(module): name for name, module in skeleton.named_modules()}
     stacks = {".".join(modules[id(layer)].split(".")[:-1][-2:]) for layer in find_layers(skeleton)}
@@ -86,10 +95,10 @@ def check_unexpected(names: Iterable[str], skeleton: PreTrainedModel, path: Path
 
 
 def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: Path) -> None:
-    """Checks what `from_pretrained` tells of its loading; a head may be new, layers may not.
+    """Checks the loading info of `from_pretrained`: a head may be new, layers may not.
 
     Raises:
-        TrimformerError: the weights lack parts of layers, or have some that the config does not know.
+        TrimformerError: the weights lack parts of layers, or contain some that the config does not describe.
     """
     check_unexpected(info["unexpected_keys"], model, path)
     names = {name for name, module in model.named_modules() if any(module is layer for layer in find_layers(model))}
@@ -100,9 +109,11 @@ def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: P
         )
 
 
-def check_finite(model: torch.nn.Module, what: str) -> None:
-    """Raises:
-    TrimformerError: a weight is NaN or infinite.
+def check_finite(model: torch.nn.Module, weights: str) -> None:
+    """Checks that every weight is finite.
+
+    Raises:
+        TrimformerError: a weight is NaN or infinite.
     """
     for name, parameter in model.named_parameters():
         if parameter.is_meta or not (parameter.is_floating_point() or parameter.is_complex()):
@@ -111,14 +122,16 @@ def check_finite(model: torch.nn.Module, what: str) -> None:
         if bad:
             kind = "NaN" if bool(torch.isnan(parameter.detach()).any()) else "infinite"
             raise TrimformerError(
-                f"{what} are not finite: {bad} of {parameter.numel()} values of {name} are {kind}; the checkpoint is "
-                "broken, or was saved in too low a precision"
+                f"{weights} are not finite: {bad} of {parameter.numel()} values of {name} are {kind}; the checkpoint "
+                "is broken, or was saved in too low a precision"
             )
 
 
 def check_shards(path: Path) -> None:
-    """Raises:
-    TrimformerError: a file that the index of the weights names is missing, or lies elsewhere.
+    """Checks that all files in the index of sharded weights exist in the same folder.
+
+    Raises:
+        TrimformerError: a file is missing or lies in another folder.
     """
     for index in (path / "model.safetensors.index.json", path / "pytorch_model.bin.index.json"):
         if not index.is_file() or (path / index.name.removesuffix(".index.json")).is_file():

@@ -1,11 +1,10 @@
-"""Keeps a pruned directory from loading where nothing knows its widths.
+"""Makes loading a pruned directory without trimformer fail with an error that asks for the import.
 
-Without trimformer, Transformers only warns of the unknown quantization, fails at the shapes, and suggests a flag by
-which every pruned layer becomes random. So a pruned config names a file of weights that does not exist, and its name
-says what to do: loading ends at it, whatever the flags. Our own loading takes the name out (`open_guard`).
+Without it, Transformers would warn of an unknown quantization, fail at the shapes, and suggest a flag that makes
+every pruned layer random. A pruned config therefore names a weight file that does not exist, and the file's name is the
+advice. No flag gets past it. Our own loading removes the entry first (`open_guard`).
 
-Transformers drops the name whenever it saves a config. So it is not kept in the config but written with it: importing
-this module makes every pruned config do so, whoever saves the model.
+Transformers drops the entry when it saves a config, so importing this module adds it to every pruned config on writing.
 """
 
 from typing import Any
@@ -17,27 +16,27 @@ ENTRY = "transformers_weights"
 SHAPES = "trimformer_shapes"  # in the config of a standalone directory
 WHOLE = "import-trimformer-to-load-this.safetensors"
 STANDALONE = "pass-trust_remote_code-or-import-trimformer-to-load-this.safetensors"
-PART = "load-the-whole-model-after-import-trimformer.safetensors"  # one tower has no widths of its own
+PART = "load-the-whole-model-after-import-trimformer.safetensors"  # a single tower has no widths in its config
 
 _to_diff_dict = PreTrainedConfig.to_diff_dict
 
 
 def is_pruned(config: PreTrainedConfig) -> bool:
-    """Whether the config holds widths of ours."""
+    """Whether the config records the widths of a pruned model."""
     widths = getattr(config, "quantization_config", None)
     method = widths.get("quant_method") if isinstance(widths, dict) else getattr(widths, "quant_method", None)
     return method == QUANT_METHOD
 
 
 def open_guard(config: PreTrainedConfig) -> None:
-    """Takes out the file that does not exist, so that the weights are found."""
+    """Removes the entry for the nonexistent file, so that Transformers finds the weights."""
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if part is not None:
             vars(part).pop(ENTRY, None)
 
 
-def _guarded(self: PreTrainedConfig) -> dict[str, Any]:
-    """What is written as config.json."""
+def _to_guarded_dict(self: PreTrainedConfig) -> dict[str, Any]:
+    """Returns the content of config.json; pruned configs get the guard entry."""
     written: dict[str, Any] = _to_diff_dict(self)
     if is_pruned(self):
         written[ENTRY] = STANDALONE if SHAPES in written else WHOLE
@@ -47,4 +46,4 @@ def _guarded(self: PreTrainedConfig) -> dict[str, Any]:
     return written
 
 
-PreTrainedConfig.to_diff_dict = _guarded  # type: ignore[method-assign]
+PreTrainedConfig.to_diff_dict = _to_guarded_dict  # type: ignore[method-assign]

@@ -1,9 +1,8 @@
-"""Saving and loading of ordinary model directories, dense or shrunk.
+"""Saves and loads model directories, dense or pruned.
 
-Transformers cannot load layers of different widths by itself. It does ask a registered "quantizer" to
-prepare the skeleton of a model before its weights are loaded; ours resizes the linear layers. So after
-`import trimformer`, `AutoModel*.from_pretrained`, `pipeline` and whatever stands on them load a shrunk
-directory, and get a plain model: nothing of the quantizer stays on it.
+Transformers cannot load layers of different widths by itself, but it lets a registered quantizer prepare the model
+before the weights are loaded. Ours resizes the linear layers. After `import trimformer`, `AutoModel*.from_pretrained`
+and `pipeline` therefore load a pruned directory and return a plain model, without any trace of the quantizer.
 """
 
 import atexit
@@ -48,13 +47,13 @@ from trimformer.utils.outputs import write_directory
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Weights of other libraries, which a download leaves out.
-_NOT_OURS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
+# Weights of other libraries, which a download skips.
+_IGNORED_FILES = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
 
 
 @register_quantization_config(QUANT_METHOD)
 class TrimformerConfig(QuantizationConfigMixin):
-    """The widths in a pruned config; Transformers names this class where another quantization is asked for."""
+    """The widths in a pruned config; Transformers names this class if another quantization is requested."""
 
     def __init__(
         self, heads: list[int], neurons: list[int], kept_heads: list[list[int] | None] | None = None, **_: Any
@@ -97,12 +96,12 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
 def load(
     path: str | Path, attn_implementation: str | None = None, tokenizer_name: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
-    """Loads a model with its own task head, in its own dtype, and what makes its inputs.
+    """Loads a model with its task head, in its saved dtype, together with its tokenizer or processor.
 
     Args:
-        path: of a local directory, or a name on the hub; what sentence-transformers wrote too.
-        attn_implementation: "eager", "sdpa", ...; None: what Transformers chooses.
-        tokenizer_name: where the tokenizer or processor comes from if the directory has none.
+        path: local directory or hub name; directories of sentence-transformers work too.
+        attn_implementation: "eager", "sdpa", ...; None: the default of Transformers.
+        tokenizer_name: source of the tokenizer or processor if the directory has none.
 
     Returns:
         The model, and its tokenizer, image processor, feature extractor or processor; see `load_processor`.
@@ -112,19 +111,19 @@ def load(
     """
     folder = find_directory(path)
     model = load_model(folder, attn_implementation)
-    model.config._name_or_path = str(path)  # as Transformers has it, and not the folder that the hub's files came to
+    model.config._name_or_path = str(path)  # as Transformers does: the name, not the cache folder
     return model, load_processor(transformer_folder(folder), tokenizer_name)
 
 
 def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
-    """What is pruned of what people hold: of a SentenceTransformer or a CrossEncoder its transformer and tokenizer.
+    """Returns the model to prune and its processor, also from a SentenceTransformer or CrossEncoder.
 
     Args:
-        model: a `PreTrainedModel`, or one of these, which is left as it was.
-        processor: its tokenizer or processor; None: the one that a SentenceTransformer or CrossEncoder brings.
+        model: a `PreTrainedModel`, SentenceTransformer or CrossEncoder; it is not changed.
+        processor: its tokenizer or processor; None: that of the SentenceTransformer or CrossEncoder.
 
     Raises:
-        TrimformerError: the model is something else, or holds modules that are not known.
+        TrimformerError: the model has another type or contains unknown modules.
     """
     if isinstance(model, PreTrainedModel):
         return model, processor
@@ -133,26 +132,26 @@ def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
             f"model is a {type(model).__name__}; give a PreTrainedModel, as trimformer.load returns it, or a "
             "SentenceTransformer or CrossEncoder"
         )
-    folder = tempfile.mkdtemp(prefix="trimformer-")  # its files go along with whatever is saved later
+    folder = tempfile.mkdtemp(prefix="trimformer-")  # its files are copied when the model is saved
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     model.save_pretrained(folder)
-    inner, own = load(folder)
-    held = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
-    inner.config._name_or_path = held.config._name_or_path
-    return inner, own if processor is None else processor
+    inner, inner_processor = load(folder)
+    original = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    inner.config._name_or_path = original.config._name_or_path
+    return inner, inner_processor if processor is None else processor
 
 
 def find_directory(name: str | Path) -> Path:
-    """The local directory of that name, or else of the hub's model, downloaded.
+    """Returns a local model directory; downloads the model from the hub if there is none.
 
     Raises:
-        TrimformerError: neither is there.
+        TrimformerError: neither a directory nor a hub model has this name.
     """
     check_model_place(name)
     if Path(name).is_dir():
         return Path(name)
     with one_sentence(f"model directory '{name}' does not exist, and the hub has no such model"):
-        return Path(snapshot_download(str(name), ignore_patterns=_NOT_OURS))
+        return Path(snapshot_download(str(name), ignore_patterns=_IGNORED_FILES))
 
 
 def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
@@ -187,7 +186,7 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
     check_model_size(skeleton, path)
     kwargs: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with one_sentence(f"the weights in '{path}' cannot be loaded"):
-        # Mismatched shapes are told below, in one sentence.
+        # Mismatched shapes are reported below, in one sentence.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = model_class.from_pretrained(path, **kwargs)
     if info["mismatched_keys"]:
@@ -209,7 +208,7 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
 
 
 def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, standalone: bool = False) -> None:
-    """Writes config, safetensors, the tokenizer's or processor's files, and those of sentence-transformers."""
+    """Writes the config, weights, processor files and files of sentence-transformers into a directory."""
     if vars(model).get("lost_tokens"):
         words: Any = model.get_input_embeddings()
         if len(processor) > words.num_embeddings:
@@ -231,20 +230,20 @@ def save(model: PreTrainedModel, processor: Any, path: str | Path, *, standalone
 
     Args:
         model: dense or pruned.
-        processor: what makes its inputs.
-        path: a directory that is empty or does not exist; it appears only once complete.
-        standalone: a pruned model also loads without trimformer, by `trust_remote_code=True`.
+        processor: its tokenizer or processor.
+        path: an empty or new directory; it appears only when complete.
+        standalone: let a pruned model also load without trimformer, with `trust_remote_code=True`.
 
     Raises:
         TrimformerError: the directory is not empty or cannot be written, the model lost tokens that the tokenizer has,
-            or no directory of this model can be standalone.
+            or this model cannot be saved as a standalone directory.
     """
     with write_directory(path) as directory:
         write_model(model, processor, directory, standalone=standalone)
 
 
 def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
-    """One mask per sublayer from the files `head_mask.pt` and `neuron_mask.pt` of a directory.
+    """Reads one mask per sublayer from the files `head_mask.pt` and `neuron_mask.pt` of a directory.
 
     Raises:
         TrimformerError: a file is missing, is not a plain tensor, or does not fit the model.
@@ -271,6 +270,6 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
 
 
 def file_size(model: PreTrainedModel) -> int:
-    """Bytes of the model's weights as a checkpoint holds them."""
+    """Returns the bytes of the model's weights in a checkpoint; tied weights count once."""
     tensors = {t.data_ptr() or id(t): t for t in model.state_dict().values()}
     return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,4 +1,4 @@
-"""Physical removal of units: a model with smaller linear layers, and what its config says of them."""
+"""Removes units from a model's linear layers and records the new widths in its config."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,17 +17,16 @@ from trimformer.models.removal import keep_units, kept_heads
 
 @torch.no_grad()
 def shrink(model: PreTrainedModel, masks: Sequence[Tensor]) -> None:
-    """Removes, in place, the units whose mask is 0; other factors are folded into the output projection.
+    """Removes the units whose mask is 0, in place, and folds other factors into the output projection.
 
-    The model computes what it did under the masks. Its config records the widths, so that
-    `save_pretrained` writes a directory that loads again.
+    The outputs are those of the masked model. The config records the widths, so that a saved directory loads again.
 
     Args:
         model: a supported model.
         masks: one per sublayer, [units].
 
     Raises:
-        TrimformerError: a mask has another number of entries than its sublayer has units, or is not finite.
+        TrimformerError: a mask does not have one entry per unit of its sublayer, or is not finite.
     """
     sublayers = find_sublayers(model)
     for sublayer, mask in zip(sublayers, masks, strict=True):
@@ -46,7 +45,7 @@ def shrink(model: PreTrainedModel, masks: Sequence[Tensor]) -> None:
 def record_widths(model: PreTrainedModel) -> None:
     """Writes the number of heads and neurons of each layer into the model's config.
 
-    Where a family has tensors with an entry for each head, also which heads are left.
+    Families with a tensor indexed by head also record the indices of the remaining heads.
     """
     restore_library_class(model)
     sublayers = find_sublayers(model)
@@ -67,16 +66,16 @@ def resize(
     neurons: Sequence[int],
     kept_heads: Sequence[Sequence[int] | None] | None = None,
 ) -> None:
-    """Gives a model, its weights not loaded yet, the widths of a shrunk checkpoint.
+    """Resizes a model to the widths of a pruned checkpoint, before its weights are loaded.
 
     Args:
-        model: as its config makes it, dense.
-        heads: left in each attention sublayer.
-        neurons: left in each feed-forward sublayer.
-        kept_heads: which heads are left, where that matters.
+        model: the dense model, as built from its config.
+        heads: number of heads per attention sublayer.
+        neurons: number of neurons per feed-forward sublayer.
+        kept_heads: indices of the remaining heads per attention sublayer, where the family needs them.
 
     Raises:
-        TrimformerError: the widths are not those of such a model.
+        TrimformerError: the widths do not fit the model.
     """
     sublayers = find_sublayers(model)
     widths = {"attention": list(heads), "ffn": list(neurons)}
@@ -95,14 +94,16 @@ def resize(
     for sublayer in sublayers:
         count = next(counts[sublayer.kind])
         kept = next(names) if sublayer.kind == "attention" else None
-        # On the CPU, whatever device skeletons are made on: which units are kept must have values.
+        # On the CPU even if the model is on the meta device: indices need values.
         units = range(count) if kept is None else kept
         keep_units(sublayer, torch.tensor(list(units), dtype=torch.long, device="cpu"))
 
 
 def _check_kept(kept_heads: Any, heads: Sequence[int], dense: Sequence[int]) -> None:
-    """Raises:
-    TrimformerError: the heads that are left are not so many of these.
+    """Checks that the indices of remaining heads match their numbers.
+
+    Raises:
+        TrimformerError: an index is out of range or repeated, or a number of heads differs.
     """
     if kept_heads is None:
         return

@@ -1,8 +1,7 @@
-"""Directories of pruned models that load without trimformer, by `trust_remote_code=True`.
+"""Writes directories of pruned models that load without trimformer, with `trust_remote_code=True`.
 
-Their config says how each module differs from that of the dense model, and a file beside it, `modeling_trimformer.py`,
-applies that. Nothing in it is written for a family: modules that run by a class or a hook of trimformer carry its
-source along.
+The config records how each module differs from the dense model, and `modeling_trimformer.py` beside it applies the
+differences. The file works for every family. It includes the source of any trimformer class or hook that a module uses.
 """
 
 import copy
@@ -39,8 +38,10 @@ class {name}(Standalone, transformers.{name}):
 
 
 def check_standalone(model: PreTrainedModel) -> None:
-    """Raises:
-    TrimformerError: no directory of this model can load by itself.
+    """Checks that a model can be saved as a standalone directory.
+
+    Raises:
+        TrimformerError: the model class is not one of Transformers, or no AutoModel class loads it.
     """
     if dense_class(model).__name__ != type(model).__name__:
         raise TrimformerError(
@@ -53,11 +54,11 @@ def check_standalone(model: PreTrainedModel) -> None:
 
 
 def write_standalone(model: PreTrainedModel, directory: Path) -> None:
-    """Lets a directory load without trimformer.
+    """Makes the directory of a pruned model loadable without trimformer.
 
     Args:
-        model: pruned.
-        directory: what `save_pretrained` wrote of it.
+        model: the pruned model.
+        directory: its directory, as written by `save_pretrained`.
 
     Raises:
         TrimformerError: the model is not pruned, or cannot be loaded by an AutoModel class.
@@ -86,7 +87,7 @@ def write_standalone(model: PreTrainedModel, directory: Path) -> None:
 
 
 def restore_library_class(model: PreTrainedModel) -> None:
-    """Turns a model loaded from a standalone directory into one of Transformers' class, as pruned as before."""
+    """Gives a model from a standalone directory its class of Transformers back; it stays pruned."""
     if vars(model.config).pop(SHAPES, None) is not None:
         vars(model.config).pop("auto_map", None)
         if type(model).__module__.endswith(f".{FILE}"):
@@ -94,12 +95,12 @@ def restore_library_class(model: PreTrainedModel) -> None:
 
 
 def dense_class(model: PreTrainedModel) -> type[PreTrainedModel]:
-    """The class of Transformers that the model is of, or that its class stands on."""
+    """Returns the model's class in Transformers, or the nearest base class from there."""
     return next(c for c in type(model).__mro__ if _is_theirs(c))
 
 
 def _auto_classes(model: PreTrainedModel) -> list[str]:
-    """Names of the classes that load such a model by its config."""
+    """Names of the AutoModel classes that load this type of model."""
     found = []
     for name, auto in vars(modeling_auto).items():
         mapping = getattr(auto, "_model_mapping", None) if isinstance(auto, type) else None
@@ -115,7 +116,7 @@ def _is_theirs(thing: Any) -> bool:
 
 
 def _narrowed(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The modules that pruning changes, by name: others may hold numbers of their own that say nothing of widths."""
+    """The modules that pruning changes, by name."""
     found: set[nn.Module] = set()
     for sublayer in find_sublayers(model):
         found |= {sublayer.projection, *(producer.linear for producer in sublayer.producers)}
@@ -125,7 +126,7 @@ def _narrowed(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _change(module: nn.Module, dense: nn.Module) -> dict[str, Any]:
-    """What pruning did to a module, in the words of `standalone_template.Standalone`."""
+    """The difference between a pruned and a dense module, as `standalone_template.Standalone` reads it."""
     shapes = {
         name: list(parameter.shape)
         for name, parameter in module.named_parameters(recurse=False)
@@ -136,14 +137,14 @@ def _change(module: nn.Module, dense: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if (type(value) is int or name == "kept") and value != vars(dense).get(name)
     }
-    told = {
+    change = {
         "shapes": shapes,
         "values": values,
         "class": type(module).__name__ if type(module) is not type(dense) else None,
         "hooks": [[hook.func.__name__, *hook.args] for hook in _hooks(module)],
         "pre_hooks": [hook.__name__ for hook in _pre_hooks(module)],
     }
-    return {key: value for key, value in told.items() if value}
+    return {key: value for key, value in change.items() if value}
 
 
 def _hooks(module: nn.Module) -> list[partial[Any]]:
@@ -156,12 +157,12 @@ def _pre_hooks(module: nn.Module) -> list[Any]:
 
 
 def _is_ours(function: Any) -> bool:
-    """Whether it is a function of ours, or a copy that a standalone directory carried."""
+    """Whether a function comes from trimformer or from a standalone directory."""
     return function.__module__ == removal.__name__ or function.__module__.endswith(f".{FILE}")
 
 
 def _sources(modules: Iterable[nn.Module]) -> Iterator[str]:
-    """Imports and sources of the classes and hooks by which the modules run, each once."""
+    """Imports and sources of the trimformer classes and hooks that the modules use, each once."""
     needed: dict[Any, None] = {}
     for module in modules:
         needed |= dict.fromkeys(kind for kind in reversed(type(module).__mro__) if not _is_theirs(kind))

@@ -1,7 +1,7 @@
 """A pruned model that Transformers loads by itself, given `trust_remote_code=True`.
 
-This text is the beginning of `modeling_trimformer.py` in a standalone directory: it knows nothing of trimformer. What
-follows there are the parts of trimformer that this model's layers need, if any, and its class.
+This source is the beginning of `modeling_trimformer.py` in a standalone directory and must not import trimformer. The
+parts of trimformer that the model's layers need, if any, and the model class follow it.
 """
 
 import copy
@@ -14,11 +14,11 @@ import torch
 import transformers
 from torch import nn
 
-NEEDED = (5, 18)  # modules of Transformers had other names and attributes before
+NEEDED = (5, 18)  # earlier releases have other module names and attributes
 
 
 class Standalone:
-    """Narrows a model of Transformers to what the config's `trimformer_shapes` say of its modules."""
+    """Resizes the modules of a Transformers model as the config's `trimformer_shapes` describe."""
 
     config: Any
 
@@ -33,25 +33,25 @@ class Standalone:
                 setattr(module, key, value)
             if "class" in change:
                 module.__class__ = globals()[change["class"]]
-            for hook, *given in change.get("hooks", []):
-                module.register_forward_hook(partial(globals()[hook], *given))
+            for hook, *arguments in change.get("hooks", []):
+                module.register_forward_hook(partial(globals()[hook], *arguments))
             for hook in change.get("pre_hooks", []):
                 module.register_forward_pre_hook(globals()[hook])
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """No: the weights have the names that Transformers' own class gives them on disk, which others don't get."""
+        """Returns False, so that weights keep the names on disk of the Transformers class."""
         return False
 
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-        """As the model's own; without the entries of the config that are for trimformer."""
+        """Loads like the base class, but ignores the config entries meant for trimformer."""
         if tuple(map(int, transformers.__version__.split(".")[:2])) < NEEDED:
             raise ImportError(f"this model needs transformers {NEEDED[0]}.{NEEDED[1]} or newer")
         if config is None or isinstance(config, (str, Path)):
-            where = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-            given = {key: kwargs[key] for key in where if key in kwargs}
-            config = cls.config_class.from_pretrained(config or name, **given)  # type: ignore[attr-defined]
+            keys = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+            options = {key: kwargs[key] for key in keys if key in kwargs}
+            config = cls.config_class.from_pretrained(config or name, **options)  # type: ignore[attr-defined]
         config = copy.deepcopy(config)
         vars(config).pop("transformers_weights", None)
         widths = vars(config).pop("quantization_config", None)
@@ -64,7 +64,7 @@ class Standalone:
         return (model, info) if with_info else model
 
     def save_pretrained(self, directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As the model's own; with the entry, dropped by Transformers, that keeps others from loading it wrongly."""
+        """Saves like the base class, and adds the config entry that makes loading without this code fail."""
         super().save_pretrained(directory, *args, **kwargs)  # type: ignore[misc]
         file = Path(directory) / "config.json"
         if file.is_file():  # not all processes write

@@ -1,4 +1,4 @@
-"""Token embeddings and scores of tokens cut to the tokens that stay."""
+"""Reduces token embeddings and language-model heads to the remaining tokens."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ from trimformer.models.masking import frozen
 
 
 def trim_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
-    """A copy of a model, dense or pruned, with the tokens that stay, and its configuration's token ids as they are now.
+    """Copies a model with the embeddings of the kept tokens only and renumbers the token ids in its configs.
 
     Args:
-        model: left as it was.
-        kept: ids of the tokens, in ascending order; their place is the new id.
+        model: dense or pruned; it is not changed.
+        kept: ids of the tokens, in ascending order; a token's index is its new id.
     """
     made, rows = copy.deepcopy(model), words(model).num_embeddings
     new = {old: index for index, old in enumerate(kept)}
@@ -45,16 +45,16 @@ def trim_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
         _renumber(config, new)
     if getattr(made, "generation_config", None) is not None:
         _renumber(made.generation_config, new)
-    vars(made)["lost_tokens"] = True  # so that it is not saved with the old tokenizer
+    vars(made)["lost_tokens"] = True  # prevents saving with the old tokenizer
     return made
 
 
 @torch.no_grad()
 def check_outputs(model: PreTrainedModel, kept: Sequence[int]) -> None:
-    """Runs a model on random tokens of those that stay, before and after.
+    """Checks that trimmed embeddings do not change the outputs, on random kept tokens.
 
     Raises:
-        TrimformerError: its outputs depend on the vocabulary in a way that is not known here.
+        TrimformerError: an output depends on the vocabulary in an unknown way.
     """
     small, index = trim_embeddings(model, kept), torch.tensor(kept, device=model.device)
     inputs = {key: value.to(model.device) for key, value in random_inputs(model, 2, 8).items()}
@@ -71,7 +71,7 @@ def check_outputs(model: PreTrainedModel, kept: Sequence[int]) -> None:
 
 
 def _agree(old: Tensor, new: Tensor, kept: Tensor) -> bool:
-    """Whether outputs are the same but for rounding, which differs with the sizes of matrices."""
+    """Whether outputs agree up to rounding, which depends on the matrix sizes."""
     if new.shape[-1] == len(kept) < old.shape[-1]:  # scores of tokens
         old = old[..., kept]
     close = 10 * torch.finfo(old.dtype).eps ** 0.5 * old.abs().max()
@@ -79,25 +79,26 @@ def _agree(old: Tensor, new: Tensor, kept: Tensor) -> bool:
 
 
 def named_ids(model: PreTrainedModel) -> set[int]:
-    """Ids of tokens that the model's configuration names."""
+    """Returns the token ids in the model's configs."""
     holders = [model.config, getattr(model, "generation_config", None)]
     values = (value for holder in holders if holder is not None for _, value in _id_entries(holder))
     return {index for value in values for index in (value if isinstance(value, list) else [value])}
 
 
 def last_reserved_id(model: PreTrainedModel) -> int:
-    """The padding token's id where positions are counted from it, as RoBERTa does, so that it must stay; else -1."""
+    """Returns the id from which positions are counted (RoBERTa), else -1; ids up to it must stay."""
     others = (module for module in model.modules() if getattr(module, "weight", None) is not words(model).weight)
     padding = [getattr(module, "padding_idx", None) for module in others]
     return max((index for index in padding if isinstance(index, int)), default=-1)
 
 
 def words(model: PreTrainedModel) -> Any:
+    """Returns the token embeddings of a model."""
     return model.get_input_embeddings()
 
 
 def _tables(model: PreTrainedModel) -> Iterator[nn.Parameter]:
-    """Parameters with one row a token: embeddings, and the weights and biases of a head that gives scores of tokens."""
+    """Parameters with one row per token: embeddings, and weights and biases of a language-model head."""
     rows, head = words(model).num_embeddings, model.get_output_embeddings()
     yield words(model).weight
     if head is None:
@@ -108,7 +109,7 @@ def _tables(model: PreTrainedModel) -> Iterator[nn.Parameter]:
 
 
 def _id_entries(holder: Any) -> list[tuple[str, Any]]:
-    """Attributes that are ids of tokens."""
+    """Names and values of the attributes that hold token ids."""
     return [
         (name, value)
         for name, value in vars(holder).items()
@@ -117,7 +118,7 @@ def _id_entries(holder: Any) -> list[tuple[str, Any]]:
 
 
 def _renumber(holder: Any, new: Mapping[int, int]) -> None:
-    """Changes them in place; an id that has no token becomes None."""
+    """Renumbers token ids in place; the id of a dropped token becomes None."""
     for name, value in _id_entries(holder):
         ids = [new[old] for old in value if old in new] if isinstance(value, list) else new.get(value)
         setattr(holder, name, ids)

@@ -1,6 +1,6 @@
-"""A fast tokenizer with fewer tokens, which reads the texts that it is made for as before.
+"""Builds a fast tokenizer with fewer tokens that splits the given texts exactly as before.
 
-Why it does, by kind of tokenizer:
+Why the splits do not change, by kind of tokenizer:
 
     WordLevel  a word is a token or it is not.
     WordPiece  takes the longest token that fits; where that one stays, shorter and longer ones change nothing. A word
@@ -32,10 +32,10 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def check_tokenizer(processor: Any) -> PreTrainedTokenizerBase:
-    """The processor, if it is a tokenizer that can lose tokens.
+    """Returns the processor if it is a tokenizer that can lose tokens.
 
     Raises:
-        TrimformerError: it cannot.
+        TrimformerError: the processor is no fast tokenizer, or its kind cannot lose tokens.
     """
     name = "None" if processor is None else type(processor).__name__
     if not isinstance(processor, PreTrainedTokenizerBase):
@@ -69,16 +69,16 @@ def check_tokenizer(processor: Any) -> PreTrainedTokenizerBase:
 
 
 def needed_ids(tokenizer: PreTrainedTokenizerBase, used: Iterable[int], texts: Iterable[str]) -> list[int]:
-    """Ids of the tokens that stay, in ascending order.
+    """Returns the ids of the tokens to keep, in ascending order.
 
-    They are the used ones and what makes them; special and added tokens; and what spells words never seen: every single
-    character (in WordPiece and BPE in the middle or at the end of a word too), so all byte symbols, and the byte
-    fall-backs `<0x..>`.
+    These are the used tokens and their merge parts, special and added tokens, and the tokens that spell other words:
+    every single character (in WordPiece and BPE also inside or at the end of a word), byte symbols, and the byte
+    fallbacks `<0x..>`.
 
     Args:
         tokenizer: see `check_tokenizer`.
-        used: ids of the tokens that texts were encoded to.
-        texts: all of these texts at least; they are read only where words became [UNK].
+        used: token ids of the encoded texts.
+        texts: at least these texts; they are read only if a word became [UNK].
     """
     spec, vocabulary = _spec(tokenizer), tokenizer.get_vocab()
     names = {index: token for token, index in vocabulary.items()}
@@ -101,14 +101,14 @@ def needed_ids(tokenizer: PreTrainedTokenizerBase, used: Iterable[int], texts: I
 
 
 def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> PreTrainedTokenizerBase:
-    """A tokenizer of the same class and settings with those tokens alone, numbered in their order.
+    """Returns a tokenizer of the same class and settings with only the kept tokens, renumbered in order.
 
     Args:
-        tokenizer: left as it was.
+        tokenizer: the original; it is not changed.
         kept: ids in ascending order; see `needed_ids`.
 
     Raises:
-        TrimformerError: its class cannot be made again with other numbers.
+        TrimformerError: the tokenizer class cannot be rebuilt with other ids.
     """
     new = {old: index for index, old in enumerate(kept)}
     spec = _spec(tokenizer)
@@ -154,7 +154,7 @@ def _is_byte_level(spec: Mapping[str, Any]) -> bool:
 
 
 def _spells(token: str, model: Mapping[str, Any]) -> bool:
-    """Whether it is one character or byte, wherever in a word."""
+    """Whether a token is a single character or byte, at any place in a word."""
     before, after = model.get("continuing_subword_prefix"), model.get("end_of_word_suffix")
     bare = token.removeprefix(before or "") or token
     bare = bare.removesuffix(after or "") or bare
@@ -162,7 +162,7 @@ def _spells(token: str, model: Mapping[str, Any]) -> bool:
 
 
 def _merges(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Both parts of each merge, and what they become."""
+    """Yields both parts of each merge and the merged token."""
     prefix = model.get("continuing_subword_prefix") or ""
     for merge in model["merges"]:
         a, b = merge.split(" ") if isinstance(merge, str) else merge
@@ -170,7 +170,7 @@ def _merges(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _with_parts(tokens: set[str], merges: Iterable[tuple[str, str, str]]) -> set[str]:
-    """The tokens and all that they are merged of, by whatever merges."""
+    """Returns the tokens together with all parts of merges that produce them."""
     parts: dict[str, list[str]] = {}
     for a, b, made in merges:
         parts.setdefault(made, []).extend((a, b))
@@ -185,7 +185,7 @@ def _with_parts(tokens: set[str], merges: Iterable[tuple[str, str, str]]) -> set
 def _before_failures(
     tokenizer: PreTrainedTokenizerBase, model: Mapping[str, Any], texts: Iterable[str]
 ) -> Iterator[int]:
-    """Ids of the pieces that WordPiece finds in words that it then gives up."""
+    """Yields the ids of pieces that WordPiece matches before it gives a word up as unknown."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -204,7 +204,7 @@ def _before_failures(
 
 
 def _pieces(word: str, vocabulary: Mapping[str, int], prefix: str) -> Iterator[int]:
-    """Ids of the longest tokens that fit, one after the other, up to where none does."""
+    """Yields the ids of the longest matching tokens, up to the first character without a match."""
     start = 0
     while start < len(word):
         candidates = (((prefix if start else "") + word[start:end], end) for end in range(len(word), start, -1))
@@ -216,7 +216,7 @@ def _pieces(word: str, vocabulary: Mapping[str, int], prefix: str) -> Iterator[i
 
 
 def _post_ids(post: Mapping[str, Any] | None) -> Iterator[int]:
-    """Ids of the tokens that are put around texts."""
+    """Yields the ids of the tokens that a post-processor adds around texts."""
     for inner in (post or {}).get("processors", ()):
         yield from _post_ids(inner)
     for token in (post or {}).get("special_tokens", {}).values():
@@ -225,7 +225,7 @@ def _post_ids(post: Mapping[str, Any] | None) -> Iterator[int]:
 
 
 def _renumber(post: dict[str, Any] | None, new: Mapping[int, int]) -> None:
-    """Changes these ids in place."""
+    """Renumbers the ids of a post-processor in place."""
     for inner in (post or {}).get("processors", ()):
         _renumber(inner, new)
     for token in (post or {}).get("special_tokens", {}).values():

@@ -1,4 +1,4 @@
-"""Tokens that texts never use, dropped from the tokenizer and the embeddings together."""
+"""Removes unused tokens from a tokenizer and a model's embeddings."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from trimformer.data.rows import Rows, Selection, numbered
 from trimformer.data.tasks import EncodedTask, Task
 from trimformer.errors import TrimformerError
 
-USED = "used"  # by the run's own data
+USED = "used"  # tokens of the run's own data
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens that stay.
+    """The remaining tokens of a smaller vocabulary.
 
     Attributes:
-        kept_ids: ids in the dense model, in ascending order; their place is the new id.
+        kept_ids: ids in the dense model, in ascending order; a token's index is its new id.
         dense_size: rows of the dense model's embeddings.
-        tokenizer: the one with these tokens alone.
+        tokenizer: a tokenizer with only these tokens.
     """
 
     kept_ids: list[int]
@@ -39,7 +39,7 @@ class Vocabulary:
 
     @property
     def new_ids(self) -> Ids:
-        """[dense_size]: the new id of each old one; -1 of what is dropped."""
+        """[dense_size]: the new id of each old id, -1 for dropped tokens."""
         ids = np.full(self.dense_size, -1)
         ids[self.kept_ids] = np.arange(len(self.kept_ids))
         return ids
@@ -48,15 +48,15 @@ class Vocabulary:
 def trim_vocabulary(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A copy of a model, and its tokenizer, without the tokens that texts never use.
+    """Copies a model and its tokenizer without the tokens that the texts never use.
 
-    On these texts the outputs are what they were (of masked language models those of the tokens that stay). Special and
-    added tokens stay, and single characters and bytes, of which other words are spelled.
+    On these texts the outputs do not change (masked language models score the remaining tokens only). Special tokens,
+    added tokens, single characters and bytes always remain, so that other words can be spelled.
 
     Args:
-        model: of texts, dense or pruned; left as it was.
-        tokenizer: its own, of the library `tokenizers`; left as it was.
-        texts: such as the model will read.
+        model: a text model, dense or pruned; it is not changed.
+        tokenizer: its fast tokenizer; it is not changed.
+        texts: representative inputs of the model.
 
     Raises:
         TrimformerError: there are no texts, or the model or its tokenizer cannot lose tokens.
@@ -69,8 +69,10 @@ def trim_vocabulary(
 
 
 def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
-    """Raises:
-    TrimformerError: the model or its tokenizer cannot lose tokens.
+    """Checks that a model and its tokenizer can lose tokens.
+
+    Raises:
+        TrimformerError: the model or its tokenizer cannot lose tokens.
     """
     config: Any = model.config
     if model.main_input_name != "input_ids" or is_dual_encoder(config, model.main_input_name):
@@ -90,7 +92,7 @@ def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
 
 
 def vocabulary_of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Vocabulary:
-    """What texts need; see `read_vocabulary` and `check_trimmable` for what must hold.
+    """Returns the vocabulary that texts need; see `read_vocabulary` and `check_trimmable` for the requirements.
 
     Raises:
         TrimformerError: the model or its tokenizer cannot lose these tokens.
@@ -101,13 +103,13 @@ def vocabulary_of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         encoded = (tokenize(reader, list(texts[i : i + CHUNK_SIZE]), verbose=False)["input_ids"] for i in starts)
         return flat_ids(ids for chunk in encoded for ids in chunk)
 
-    return _find(model, tokenizer, encode, texts)
+    return _find_vocabulary(model, tokenizer, encode, texts)
 
 
 def vocabulary_of_rows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: Sequence[Rows], task: Task
 ) -> Vocabulary:
-    """What all rows of data need, as the task encodes them; see `check_texts` and `check_trimmable`.
+    """Returns the vocabulary that data rows need, as the task encodes them; see also `check_texts`.
 
     Raises:
         TrimformerError: the model or its tokenizer cannot lose these tokens.
@@ -118,28 +120,30 @@ def vocabulary_of_rows(
         return flat_ids(sample["input_ids"] for part in parts for sample in task.encode(part, reader, model.config))
 
     strings = (text for rows in sets for row in rows for text in _strings(row))
-    return _find(model, tokenizer, encode, strings)
+    return _find_vocabulary(model, tokenizer, encode, strings)
 
 
-def read_vocabulary(told: str | Path | Sequence[str]) -> list[str] | None:
-    """Texts that tell which tokens stay; None: those of the run's data.
+def read_vocabulary(source: str | Path | Sequence[str]) -> list[str] | None:
+    """Reads the texts that define the vocabulary; None stands for the run's own data.
 
     Args:
-        told: "used", a file with a text a line, or the texts.
+        source: "used", a file with one text per line, or the texts.
 
     Raises:
         TrimformerError: the file cannot be read, or there are no texts.
     """
-    if isinstance(told, str | Path):
-        return None if told == USED else read_texts(told)
-    texts = list(told)
+    if isinstance(source, str | Path):
+        return None if source == USED else read_texts(source)
+    texts = list(source)
     _check_strings(texts)
     return texts
 
 
 def check_texts(task: Task) -> None:
-    """Raises:
-    TrimformerError: the data are no texts, but what the old tokenizer made of them.
+    """Checks that the data are texts rather than token ids.
+
+    Raises:
+        TrimformerError: the data are already encoded.
     """
     if isinstance(task, EncodedTask):
         raise TrimformerError(
@@ -148,13 +152,13 @@ def check_texts(task: Task) -> None:
         )
 
 
-def _find(
+def _find_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     encode: Callable[[PreTrainedTokenizerBase], Ids],
     texts: Iterable[str],
 ) -> Vocabulary:
-    """The vocabulary of what `encode` makes of texts by a tokenizer, checked on these texts and on the model."""
+    """Finds the vocabulary that encoded texts need, and checks it on these texts and on the model."""
     used, last, named = encode(tokenizer), last_reserved_id(model), named_ids(model)
     asked = {index for index in tokenizer.get_vocab().values() if index <= last or index in named}
     kept = needed_ids(tokenizer, asked | set(np.unique(used).tolist()), texts)
@@ -174,11 +178,11 @@ def _find(
 
 def _check_strings(texts: Sequence[Any]) -> None:
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise TrimformerError("the vocabulary is told by texts; give a list of one string at least")
+        raise TrimformerError("the vocabulary is defined by texts; give a list of one string at least")
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:
-    """The rows in order, some thousand at a time, with their own numbers."""
+    """Splits the rows into chunks, in order, with their row numbers."""
     items = numbered(rows)
     while chunk := list(islice(items, CHUNK_SIZE)):
         part = Selection([row for _, row in chunk], range(len(chunk)))
@@ -187,7 +191,7 @@ def _parts(rows: Rows) -> Iterator[Rows]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All texts of a row, whatever they are nested in."""
+    """All values of a row as texts, however they are nested."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple | np.ndarray):
@@ -198,6 +202,6 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def flat_ids(samples: Iterable[Any]) -> Ids:
-    """All ids in one row; a sample of multiple choice has several lists."""
+    """Concatenates all ids; a multiple-choice sample has several lists."""
     lists = (part for ids in samples for part in (ids if len(ids) and isinstance(ids[0], list) else [ids]))
     return np.fromiter(chain.from_iterable(lists), dtype=np.int64)

@@ -1,1 +1,1 @@
-"""What units cost: MACs, parameters, measured latency."""
+"""Computes what units cost: MACs, parameters or measured latency."""

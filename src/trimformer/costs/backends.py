@@ -1,4 +1,4 @@
-"""What runs a model: eager PyTorch, torch.compile, or ONNX Runtime with the files that we write."""
+"""Runs a model with eager PyTorch, torch.compile or ONNX Runtime."""
 
 import os
 import shutil
@@ -18,8 +18,10 @@ from trimformer.options.choices import Backend as Backend
 
 
 def check_backend(backend: str, device: torch.device) -> None:
-    """Raises:
-    TrimformerError: the backend is unknown or cannot run here.
+    """Checks that a backend is known and can run on the device.
+
+    Raises:
+        TrimformerError: the backend is unknown or cannot run here.
     """
     if backend not in get_args(Backend):
         raise TrimformerError(f"backend '{backend}' is unknown; known are {', '.join(get_args(Backend))}")
@@ -32,8 +34,10 @@ def check_backend(backend: str, device: torch.device) -> None:
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Raises:
-    TrimformerError: torch.compile has no compiler to call.
+    """Checks that torch.compile finds a C++ compiler.
+
+    Raises:
+        TrimformerError: there is no C++ compiler.
     """
     if device.type != "cpu":
         return
@@ -47,13 +51,13 @@ def _check_compiler(device: torch.device) -> None:
 def prepare(
     module: nn.Module, inputs: Mapping[str, Tensor], backend: Backend, model: PreTrainedModel | None = None
 ) -> Callable[[], Any]:
-    """A call that runs the module on these inputs as the backend does it.
+    """Returns a function that runs the module on these inputs with the backend.
 
     Args:
         module: in evaluation mode, on the device of the inputs.
         inputs: keyword arguments of its forward.
-        backend: what runs it.
-        model: what the module is a layer of; None: it is a model itself.
+        backend: name of the backend.
+        model: the model that the module is a layer of; None: the module is a model.
 
     Raises:
         TrimformerError: the backend cannot run the module.

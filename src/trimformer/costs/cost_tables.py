@@ -1,4 +1,4 @@
-"""What the budget is counted in: the cost of every number of units that a sublayer may keep."""
+"""Tables with the cost of every number of units that a sublayer may keep."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Costs:
     """Costs that add up over sublayers.
 
     Attributes:
-        levels: per sublayer [units + 1], the cost of keeping k units, k = 0 .. units.
-        fixed: what no pruning removes.
-        measured: the costs are latencies read off a table; else they are proportional to the units.
+        levels: per sublayer [units + 1]; entry k is the cost of k units.
+        fixed: the cost that pruning cannot remove.
+        measured: costs are measured latencies in ms; otherwise they are proportional to the units.
     """
 
     levels: Sequence[Floats]
@@ -29,11 +29,11 @@ class Costs:
 
     @property
     def dense(self) -> float:
-        """Cost of the whole model as it is."""
+        """Cost of the dense model."""
         return self.fixed + sum(float(level[-1]) for level in self.levels)
 
     def of(self, units: Iterable[int]) -> float:
-        """Cost of the model with so many units left in each sublayer."""
+        """Returns the cost of a model with the given number of units per sublayer."""
         return self.fixed + sum(float(level[k]) for level, k in zip(self.levels, units, strict=True))
 
     @property
@@ -43,7 +43,7 @@ class Costs:
 
 
 def linear_costs(sublayers: Sequence[Sublayer], metric: Metric, lengths: Lengths) -> Costs:
-    """MACs of all sublayers for samples of so many tokens, or their parameters."""
+    """Returns the costs of all sublayers in MACs per sample, or in parameters."""
     pairs = zip(sublayers, per_sublayer(lengths, sublayers), strict=True)
     units = [unit_macs(s, length) if metric == "mac" else float(unit_parameters(s)) for s, length in pairs]
     return Costs(

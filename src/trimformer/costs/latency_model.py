@@ -1,4 +1,4 @@
-"""Latency of an encoder from look-up tables, and the paper's model of such a table (section 4.1)."""
+"""Estimates latency from look-up tables, and fits the paper's latency function (section 4.1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ def estimate_latency(
     head_mask: Tensor | Sequence[Tensor],
     neuron_mask: Tensor | Sequence[Tensor],
 ) -> float:
-    """Latency of the layers that keep only the units with a non-zero mask.
+    """Returns the latency of the layers with only the units whose mask is not zero.
 
     Args:
         mha_lut: entry k - 1 is the latency of an attention sublayer with k heads.
@@ -25,7 +25,7 @@ def estimate_latency(
         neuron_mask: per layer, [neurons].
 
     Returns:
-        A sum in the unit of the tables; a sublayer without units counts nothing.
+        The sum in the unit of the tables; an empty sublayer counts as 0.
     """
     total = 0.0
     for lut, masks in ((mha_lut, head_mask), (ffn_lut, neuron_mask)):
@@ -49,6 +49,7 @@ class LatencyFn:
     slope: float
 
     def __call__(self, units: int) -> float:
+        """Returns the latency of a sublayer with this number of units."""
         return self.base + self.slope * max(units - self.threshold, 0) if units else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Look-up tables of measured latency: what they hold, their files, and what they may be used for."""
+"""Look-up tables of measured latency, and their files."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ METADATA = "lut.json"
 
 @dataclass
 class LatencyTable:
-    """Milliseconds of a sublayer by its units, as it costs within the whole model.
+    """Latency of a sublayer within the whole model in ms, by number of units.
 
     Attributes:
         levels: per kind [units + 1]: entry k is the latency with k units kept; entry 0 of a dropped sublayer.
-        fixed: milliseconds of all that is no sublayer: embeddings, pooler, head, overhead.
-        setting: what was measured where; empty for tables that came without it.
+        fixed: milliseconds of everything but the sublayers: embeddings, pooler, head, overhead.
+        setting: model, shape and machine of the measurement; empty if unknown.
         measured: per kind, the levels that were timed: [units, median, low, high, count].
     """
 
@@ -44,12 +44,12 @@ class LatencyTable:
 
 
 def widest(sublayers: list[Sublayer], kind: Kind) -> int:
-    """Most units that a sublayer of the kind has."""
+    """Returns the largest number of units of the sublayers of a kind."""
     return max(s.num_units for s in sublayers if s.kind == kind)
 
 
 def describe_setting(model: PreTrainedModel, batch_size: int, seq_len: int, backend: str) -> dict[str, Any]:
-    """All that a table depends on."""
+    """Returns everything that a table depends on: model, shape, backend and machine."""
     sublayers = find_sublayers(model)
     attention = next(s for s in sublayers if s.kind == "attention")
     return {
@@ -68,15 +68,15 @@ def describe_setting(model: PreTrainedModel, batch_size: int, seq_len: int, back
 
 
 def check_table(table: LatencyTable, model: PreTrainedModel, *, any_setting: bool = False) -> None:
-    """Makes sure that a table is of this model and machine.
+    """Checks that a table was measured for this model on this machine.
 
     Args:
         table: as read.
         model: on its device.
-        any_setting: only look at the number of units.
+        any_setting: check only the number of units.
 
     Raises:
-        TrimformerError: it is not.
+        TrimformerError: the table has too few entries, or another model or machine.
     """
     sublayers = find_sublayers(model)
     for kind, levels in table.levels.items():
@@ -120,7 +120,7 @@ def read_table(mha_lut: str | Path, ffn_lut: str | Path) -> LatencyTable:
     """Reads the two files, and `lut.json` where it lies beside them; the public code's tables come without.
 
     Raises:
-        TrimformerError: a file is missing, is no plain table of numbers, or holds impossible latencies.
+        TrimformerError: a file is missing, is not a list of numbers, or contains latencies that are not positive.
     """
     paths: dict[Kind, Path] = {"attention": Path(mha_lut), "ffn": Path(ffn_lut)}
     table = LatencyTable({kind: np.concatenate([[0.0], _read(path)]) for kind, path in paths.items()})
@@ -141,8 +141,10 @@ def read_table(mha_lut: str | Path, ffn_lut: str | Path) -> LatencyTable:
 
 
 def _check_setting(setting: dict[str, Any]) -> None:
-    """Raises:
-    ValueError: what `describe_setting` says is missing or cannot be.
+    """Checks the entries of a setting that are read back.
+
+    Raises:
+        ValueError: an entry is missing or invalid.
     """
     if not setting:
         return

@@ -48,11 +48,11 @@ def model_macs(sublayers: Sequence[Sublayer], lengths: Lengths) -> float:
 
 
 def layer_lengths(model: nn.Module, sublayers: Sequence[Sublayer], batch: Batch, seq_len: float) -> list[float]:
-    """Positions that each sublayer sees of one sample, [sublayers].
+    """Returns the positions that each sublayer processes per sample, [sublayers].
 
     Args:
-        model: dense.
-        sublayers: of it.
+        model: the dense model.
+        sublayers: its sublayers.
         batch: any samples.
         seq_len: tokens of a text, on average; layers that see something else (patches, frames) are measured.
     """

@@ -1,9 +1,8 @@
-"""Measures look-up tables on the user's own modules.
+"""Measures latency tables on the user's model.
 
-A pass draws a number of units for every sublayer, shrinks a copy of the model to them, and runs it with a
-stopwatch that is read wherever a sublayer begins: each is timed where it will run, its input just made, its weights
-as warm or cold as they will be. Levels are drawn at random, so that the drift of a noisy machine is noise and not
-slope. Whole models of three sizes are timed in between; they tell what the sum over sublayers leaves out.
+Each pass draws a random width for every sublayer, shrinks a copy of the model to these widths, and times every sublayer
+in place, with realistic inputs and caches. Random widths turn the drift of the machine into noise instead of slope.
+Whole models of three sizes are timed in between, to find the time that the sum over sublayers leaves out.
 """
 
 import copy
@@ -30,14 +29,14 @@ from trimformer.models.masking import frozen
 from trimformer.models.removal import keep_units
 from trimformer.utils.environment import versions
 
-PASSES = 4  # drawn together: a narrow one, a wide one, two between
-ENOUGH = 12  # measurements of a level
-REPEATS = 2  # of a pass, after one to warm up
+PASSES = 4  # drawn together, from narrow to wide
+ENOUGH = 12  # measurements per level
+REPEATS = 2  # measured runs per pass, after a warm-up
 BEND = 0.02  # relative change of slope, over an interval, that is worth a level in between
 
 
 def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:
-    """A copy with the first so many units of each sublayer, to be timed: it shares what is not shrunk."""
+    """Copies a model with the first units of each sublayer, for timing; other parameters are shared."""
     small = copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
     for sublayer, kept in zip(find_sublayers(small), units, strict=True):
         keep_units(sublayer, torch.arange(kept))
@@ -45,8 +44,10 @@ def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:
 
 
 def check_uniform(model: PreTrainedModel, calls: Sequence[LayerCall]) -> None:
-    """Raises:
-    TrimformerError: the model has two towers, or layers of several shapes, which one table for all cannot tell apart.
+    """Checks that one table per kind of sublayer can describe the model.
+
+    Raises:
+        TrimformerError: the model has two towers, or layers of several shapes.
     """
     sublayers = find_sublayers(model)
     shapes = [{(s.hidden_size, s.unit_size, s.calls_per_pass) for s in sublayers if s.kind == kind} for kind in KINDS]
@@ -58,13 +59,12 @@ def check_uniform(model: PreTrainedModel, calls: Sequence[LayerCall]) -> None:
 
 
 def _boundary(before: Sublayer, after: Sublayer) -> nn.Module:
-    """The leaf that runs first of the second of two sublayers."""
+    """Returns the module that runs first in the second of two sublayers."""
     return after.producers[0].linear if after.entry is before.entry else after.entry
 
 
 class _OneLayer(nn.Module):
-    """A layer as a module of its own, for backends that compile or export one; what it is given but the hidden states
-    stays what the model gave it."""
+    """A layer as a module that takes only hidden states, for backends that compile or export it."""
 
     def __init__(self, call: LayerCall) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ def measure_table(
     units, except where the measurements say so beyond their noise (tile effects).
 
     Args:
-        model: on its device; left as it was.
+        model: on its device; it is not changed.
         batch_size: of the random inputs.
         seq_len: of the random inputs.
-        backend: what runs the model.
+        backend: name of the backend.
         seconds: upper bound for the passes; compiling and exporting come on top.
         seed: of the levels' order.
         progress: wraps the passes.
@@ -119,7 +119,7 @@ def measure_table(
 
 
 class _Bench:
-    """The measurements: `laps[kind][units]` for sublayers, `whole` for models of three sizes."""
+    """Collects measurements: `laps[kind][units]` of sublayers, `whole` of models of three sizes."""
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor], backend: Backend, seed: int) -> None:
         self.model, self.inputs, self.backend = model, inputs, backend
@@ -144,7 +144,7 @@ class _Bench:
         self.whole: list[list[float]] = [[] for _ in sizes]
 
     def passes(self, seconds: float) -> Iterator[int]:
-        """Runs passes until every level is measured often enough and none is wanted between, or time is up."""
+        """Runs passes until every level has enough measurements and no level is added, or time is up."""
         start, count, turn = time.perf_counter(), 0, 0
         while True:
             drawn = {kind: self._draw(kind) for kind in KINDS}
@@ -163,11 +163,11 @@ class _Bench:
                 return
 
     def _least(self) -> int:
-        """Measurements of the level that has fewest."""
+        """Returns the smallest number of measurements of any level."""
         return min(len(laps) for levels in self.laps.values() for laps in levels.values())
 
     def _draw(self, kind: Kind) -> list[list[int]]:
-        """Levels for the sublayers of a kind in several passes: all levels equally often, a pass of similar widths."""
+        """Draws levels for the sublayers of a kind: all equally often, with similar widths in one pass."""
         capacity = [s.num_units for s in self.sublayers if s.kind == kind]
         queue = self._queue[kind]
         while len(queue) < PASSES * len(capacity):
@@ -189,7 +189,7 @@ class _Bench:
             self.laps[sublayer.kind][kept].append(lap)
 
     def _whole_pass(self, units: Sequence[int]) -> Callable[[], list[float]]:
-        """A pass through a model of these widths: milliseconds of each sublayer, summed over its layer's calls."""
+        """Returns a timed pass through a model of these widths: milliseconds per sublayer, summed over calls."""
         small = resized(self.model, units).eval()
         sublayers = find_sublayers(small)
         layers: dict[nn.Module, list[int]] = {}
@@ -219,7 +219,7 @@ class _Bench:
         return run
 
     def _single_layers(self, units: Sequence[int]) -> Callable[[], list[float]]:
-        """Each sublayer in a layer of its own that holds nothing else, compiled or exported once for each width."""
+        """Returns a timed pass through single layers with one sublayer each, prepared once per width."""
         calls = [self._prepare_layer(s.kind, kept) for s, kept in zip(self.sublayers, units, strict=True)]
 
         def run() -> list[float]:
@@ -251,7 +251,7 @@ class _Bench:
             self.whole[size] += self.watch.laps()
 
     def _refine(self, kind: Kind) -> None:
-        """Adds a level in the middle of each interval over which the slope changes by more than the noise."""
+        """Adds a level inside each interval where the slope changes by more than the noise."""
         levels = sorted(self.laps[kind])
         medians = np.array([np.median(self.laps[kind][units]) for units in levels])
         slopes = np.diff(medians) / np.diff(levels)
@@ -268,7 +268,7 @@ class _Bench:
                         self._queue[kind][:0] = [middle] * PASSES
 
     def timings(self, kind: Kind) -> list[tuple[int, Timing]]:
-        """Milliseconds of a sublayer at each width that was measured."""
+        """Returns the measured widths of a kind with their milliseconds."""
         measured = {units: np.array(laps) for units, laps in sorted(self.laps[kind].items()) if laps}
         if self.backend != "eager":  # each was timed in a layer whose other half holds nothing: half of one of nothing
             nothing = float(np.median(measured[0])) / 2
@@ -276,12 +276,12 @@ class _Bench:
         return [(units, Timing.of(laps.tolist())) for units, laps in measured.items()]
 
     def table(self, kind: Kind) -> Floats:
-        """[units + 1], milliseconds by the number of units."""
+        """Returns milliseconds by number of units, [units + 1]."""
         levels, timings = zip(*self.timings(kind), strict=True)
         return np.interp(np.arange(levels[-1] + 1), levels, monotone(timings))
 
     def fit_whole(self) -> tuple[float, float]:
-        """(fixed, factor): a whole model takes fixed + factor * the sum over its sublayers."""
+        """Fits (fixed, factor): a whole model takes fixed + factor * the sum over its sublayers."""
         tables = {kind: self.table(kind) for kind in KINDS}
         sums = [sum(tables[s.kind][k] for s, k in zip(self.sublayers, a, strict=True)) for a in self.anchors]
         whole = [float(np.median(laps)) for laps in self.whole]
@@ -289,14 +289,14 @@ class _Bench:
 
 
 def first_grid(kind: Kind, units: int, backend: Backend) -> list[int]:
-    """Widths to begin with: none, one, all, and evenly between; of neurons multiples of 32."""
+    """Returns the first widths to measure: none, one, all, and even steps between (multiples of 32 for neurons)."""
     parts = 12 if backend == "eager" else 6
     step = max(1, units // parts) if kind == "attention" else max(32, units // parts // 32 * 32)
     return sorted({0, min(1, units), *range(step, units, step), units})
 
 
 def monotone(timings: Sequence[Timing]) -> Floats:
-    """Medians that never fall from level to level, but where the interval of a measurement excludes that."""
+    """Returns medians that do not fall with more units, unless a measurement's interval rules that out."""
     medians = np.array([t.median for t in timings])
     weights = [t.count for t in timings]
     fit = IsotonicRegression().fit_transform(np.arange(len(medians)), medians, sample_weight=weights)
@@ -305,7 +305,7 @@ def monotone(timings: Sequence[Timing]) -> Floats:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Intercept and slope of least squared relative error, both kept from being negative."""
+    """Fits an intercept and a slope, neither negative, by least squares of the relative error."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     design = np.stack([1 / b, a / b], axis=1)
     intercept, slope = np.linalg.lstsq(design, np.ones(len(b)), rcond=None)[0]

@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory at all, told before anything is measured."""
+"""Checks that a batch can fit into memory, before anything is measured."""
 
 import re
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def check_memory(model: PreTrainedModel, one: Mapping[str, Tensor], batch_size: int) -> None:
-    """Refuses what cannot fit: the inputs, and of one layer the residual stream and its widest channels.
+    """Checks that the inputs, and the residual stream and widest channels of one layer, fit into memory.
 
-    A forward pass takes more than that, so what is let through may still be too much.
+    This is a lower bound: a batch that passes may still be too large.
 
     Args:
         model: on its device.
@@ -26,7 +26,7 @@ def check_memory(model: PreTrainedModel, one: Mapping[str, Tensor], batch_size: 
         batch_size: samples.
 
     Raises:
-        TrimformerError: there is less memory free.
+        TrimformerError: the batch needs more memory than is free.
     """
     width = max((s.hidden_size + s.channels for s in find_sublayers(model)), default=0)
     inputs = sum(value.numel() * value.element_size() for value in one.values())
@@ -40,7 +40,7 @@ def check_memory(model: PreTrainedModel, one: Mapping[str, Tensor], batch_size: 
 
 
 def _positions(model: PreTrainedModel, one: Mapping[str, Tensor]) -> int:
-    """What the layers see of a sample, where that is known without running it."""
+    """Positions per sample, or 0 if they are only known by running the model."""
     if "input_ids" in one:
         return one["input_ids"].numel()
     config = model.config
@@ -52,7 +52,7 @@ def _positions(model: PreTrainedModel, one: Mapping[str, Tensor]) -> int:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can be had on a device; infinite where that is not known."""
+    """Returns the free bytes on a device, or infinity if unknown."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + cached)
@@ -65,8 +65,8 @@ def _available() -> float:
 
 
 def _limit(path: Path) -> float:
-    told = _read(path).strip()
-    return float(told) if told.isdigit() else float("inf")
+    limit = _read(path).strip()
+    return float(limit) if limit.isdigit() else float("inf")
 
 
 def _read(path: Path) -> str:

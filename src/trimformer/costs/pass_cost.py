@@ -1,4 +1,4 @@
-"""What pruning costs, in a unit that holds on any machine: a forward pass of the dense model over the samples."""
+"""Measures the time of a forward pass over the calibration samples, and peak memory."""
 
 import resource
 import sys
@@ -17,11 +17,11 @@ SHARE = 16
 
 @torch.inference_mode()
 def forward_seconds(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
-    """Seconds of a forward pass over all batches, by the time that a sixteenth of them takes.
+    """Estimates the seconds of a forward pass over all batches from every sixteenth batch.
 
     Args:
         model: on the batches' device.
-        batches: of similar lengths next to each other.
+        batches: sorted so that neighbours have similar lengths.
     """
     chosen = batches[len(batches) % SHARE // 2 :: SHARE]
     watch = Stopwatch(model.device)
@@ -36,7 +36,7 @@ def forward_seconds(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Most memory this process has held so far, in GB: of the machine, and of the GPU where it runs on one."""
+    """Returns the peak memory of this process in GB, on the host and on the GPU if it uses one."""
     unit = 1e9 if sys.platform == "darwin" else 1e9 / 1024
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Wall-clock time, measured so that it can be compared on a noisy machine."""
+"""Measures wall-clock times that can be compared on a noisy machine."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class Timing:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Timing":
-        """From measurements in ms; the interval is the normal one of a median, by the absolute deviation."""
+        """Summarizes measurements in ms; the interval comes from the median absolute deviation."""
         median = float(np.median(samples))
         deviation = 1.4826 * float(np.median(np.abs(np.asarray(samples) - median)))
         half = 1.96 * 1.2533 * deviation / len(samples) ** 0.5
@@ -35,7 +35,7 @@ class Timing:
 
 
 class Stopwatch:
-    """Times laps on a device: by CUDA events on a GPU, so that nothing waits between laps, else by the clock."""
+    """Times laps on a device, with CUDA events on a GPU and with the clock elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -65,18 +65,18 @@ class Stopwatch:
 def interleaved(
     functions: Sequence[Callable[[], object]], device: torch.device, *, seconds: float = 3.0, seed: int = 0
 ) -> list[list[float]]:
-    """Milliseconds of each function, one measurement per turn; the turns' order is random, so that drift is no slope.
+    """Times functions in turns of random order, so that drift of the machine affects all alike.
 
     Each measurement of a short function follows an untimed call of it: caches are as if it ran alone.
 
     Args:
         functions: what to time.
         device: where they run.
-        seconds: turns go on for about so long, within 7 to 101 turns.
-        seed: of the order.
+        seconds: approximate duration; at least 7 and at most 101 turns.
+        seed: seed of the order.
 
     Returns:
-        [functions, turns]; one turn's entries are measured at about the same time.
+        Milliseconds [functions, turns]; entries of one turn are measured at about the same time.
     """
     rng, watch = np.random.default_rng(seed), Stopwatch(device)
     laps: list[list[float]] = [[] for _ in functions]
