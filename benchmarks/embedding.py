@@ -1,10 +1,10 @@
-"""How near a pruned embedder stays to the dense one: rank correlation, cosine, the nearest neighbours that stay.
+"""Measures how near a pruned embedder is to the dense one: rank correlation, cosine, neighbours that stay.
 
     python benchmarks/embedding.py --data DIR
 
-DIR holds train.jsonl and validation.jsonl with the columns sentence1, sentence2 and label (how alike they are).
-all-MiniLM-L6-v2 from the package registry, calibrated on the training texts without their scores, by `obs` and by
-the paper's way (Fisher, mask search, rescaling) on the same label-free loss. Writes JSON and Markdown.
+DIR holds train.jsonl and validation.jsonl with the columns sentence1, sentence2 and label (their similarity).
+all-MiniLM-L6-v2 from the package registry is calibrated on the training texts without their scores, by `obs` and by
+the paper's method (Fisher, mask search, rescaling) on the same label-free loss. Writes JSON and prints Markdown.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
-    """A row per method and budget."""
+    """Returns a table with a row for each method and budget."""
     lines = ["| method | MACs | Spearman | cosine to dense | ten nearest that stay |", "|---|---|---|---|---|"]
     lines.append(f"| dense | 100 % | {100 * records[0]['dense_spearman']:.1f} | 1 | 100 % |")
     lines += [

@@ -1,12 +1,12 @@
-"""Predicted against measured latency, latencies asked for against what came out, and latency against MAC search.
+"""Compares predicted with measured latency, latency budgets with results, and latency search with MAC search.
 
     python benchmarks/latency.py                                          # on this machine, a quarter of an hour
     python benchmarks/latency.py --device cuda --dtype float16
 
-For each model and shape: a table is measured; 12 random masks are predicted by it and timed in turn, the dense model
-among them, which tells how far the machine's speed has drifted from the table's; selections for three latencies are
-searched, shrunk, timed and corrected once, as `trimformer prune` does. Last, MiniLM-L6 fine-tuned on movie reviews is
-pruned by latency and by MACs to the same estimated latency. Writes JSON and Markdown.
+For each model and shape: a table is measured. It predicts the latency of 12 random masks, which are then timed in turn
+with the dense model; the dense model shows how far the machine's speed has drifted since the table. Then the model is
+pruned to three latencies, timed and corrected once, as `trimformer prune` does. Last, MiniLM-L6 fine-tuned on movie
+reviews is pruned by latency and by MACs to the same estimated latency. Writes JSON and Markdown.
 """
 
 import argparse
@@ -51,7 +51,7 @@ SIZES = {
 
 
 def random_units(model: PreTrainedModel, count: int) -> Iterator[list[int]]:
-    """Units of each sublayer: of any width, neurons in multiples of 32."""
+    """Yields random numbers of units for each sublayer, neurons in multiples of 32."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         shares = np.clip(rng.uniform(0.1, 0.9) + rng.normal(0, 0.25, len(find_sublayers(model))), 0, 1)
@@ -60,25 +60,25 @@ def random_units(model: PreTrainedModel, count: int) -> Iterator[list[int]]:
 
 
 def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options: argparse.Namespace) -> dict[str, Any]:
-    """Prediction errors of random masks, and what became of the latencies asked for."""
+    """Returns the prediction errors of random masks and the latencies of models pruned to each budget."""
     start = time.perf_counter()
     table = measure_table(model, *shape, backend=options.backend, seconds=options.seconds)
     table_seconds = time.perf_counter() - start
     costs, inputs = table.costs(model), random_inputs(model, *shape)
-    chosen = list(random_units(model, options.masks))
-    models = [model, *(resized(model, units) for units in chosen)]
+    units_of_masks = list(random_units(model, options.masks))
+    models = [model, *(resized(model, units) for units in units_of_masks)]
     calls = [prepare(m, inputs, options.backend) for m in models]
     dense, *measured = (Timing.of(laps) for laps in interleaved(calls, model.device, seconds=2.0 * len(calls)))
-    errors = [costs.of(units) / t.median - 1 for units, t in zip(chosen, measured, strict=True)]
+    errors = [costs.of(units) / t.median - 1 for units, t in zip(units_of_masks, measured, strict=True)]
     drift = dense.median / costs.dense
     pruner = Pruner(model, [], Method("magnitude", "dp", "none"))
-    promises = []
+    targets = []
     for constraint in options.constraints:
-        promise = LatencyTarget(model, costs, constraint, None, inputs, options.backend)
-        student = pruner(costs, constraint, promise).model
-        seen = compare_latency(model, student, inputs, options.backend)
-        ratio = [seen.ratio.median, seen.ratio.low, seen.ratio.high]
-        promises.append({"asked": constraint, "ratio": ratio, "corrected": promise.corrected})
+        target = LatencyTarget(model, costs, constraint, None, inputs, options.backend)
+        student = pruner(costs, constraint, target).model
+        latency = compare_latency(model, student, inputs, options.backend)
+        ratio = [latency.ratio.median, latency.ratio.low, latency.ratio.high]
+        targets.append({"asked": constraint, "ratio": ratio, "corrected": target.corrected})
     return {
         "model": name,
         "shape": list(shape),
@@ -90,12 +90,12 @@ def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options
         "errors": errors,
         "drift": drift,
         "errors_to_dense": [(1 + error) * drift - 1 for error in errors],
-        "promises": promises,
+        "promises": targets,
     }
 
 
 def compare_searches(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Accuracy and divergence of one model at the same latency, found by latency and by MACs."""
+    """Returns accuracy and divergence of a model pruned to the same latency by latency search and by MAC search."""
     data = movie_reviews()
     model, tokenizer = load(finetuned("movie-reviews", data, epochs=1, label_column="label"))
     model.to(options.device)
@@ -117,7 +117,7 @@ def compare_searches(options: argparse.Namespace) -> list[dict[str, Any]]:
         by_macs = pruner(macs, mac_constraint(pruner, macs, costs, budget))
         for search, pruned in (("latency", by_latency), ("MACs", by_macs)):
             units = [s.num_units for s in find_sublayers(pruned.model)]
-            seen = compare_latency(model, pruned.model, inputs)
+            latency = compare_latency(model, pruned.model, inputs)
             metrics, outputs = scorer(pruned.model)
             records.append(
                 {
@@ -125,7 +125,7 @@ def compare_searches(options: argparse.Namespace) -> list[dict[str, Any]]:
                     "asked": constraint,
                     "search": search,
                     "estimated": costs.of(units) / costs.dense,
-                    "ratio": [seen.ratio.median, seen.ratio.low, seen.ratio.high],
+                    "ratio": [latency.ratio.median, latency.ratio.low, latency.ratio.high],
                     "macs": macs.of(units) / macs.dense,
                     "score": metrics[task.metric],
                     "divergence": scorer.divergence(outputs, references),
@@ -135,7 +135,7 @@ def compare_searches(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def mac_constraint(pruner: Pruner, macs: Costs, costs: Costs, budget_ms: float) -> float:
-    """The largest MAC constraint whose selection the table holds to be within the latency."""
+    """Returns the largest MAC constraint whose selection is within the latency, according to the table."""
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
@@ -156,12 +156,12 @@ def to_markdown(result: dict[str, Any]) -> str:
     ]
     for r in result["shapes"]:
         errors, relative = np.abs(r["errors"]), np.abs(r["errors_to_dense"])
-        promises = ", ".join(f"{p['asked']:g}: {spread(p['ratio'])}{'*' * p['corrected']}" for p in r["promises"])
+        targets = ", ".join(f"{p['asked']:g}: {spread(p['ratio'])}{'*' * p['corrected']}" for p in r["promises"])
         shape = f"{r['shape'][0]} x {r['shape'][1]}"
         lines.append(
             f"| {r['model']} | {shape} | {r['dense_ms']:.1f} | {r['table_seconds']:.0f} | "
             f"{100 * np.median(errors):.1f} % ({100 * errors.max():.1f} %) | {100 * (r['drift'] - 1):+.1f} % | "
-            f"{100 * np.median(relative):.1f} % ({100 * relative.max():.1f} %) | {promises} |"
+            f"{100 * np.median(relative):.1f} % ({100 * relative.max():.1f} %) | {targets} |"
         )
     if result["searches"]:
         lines += [
@@ -187,10 +187,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--shapes", nargs="+", type=parse_shape, default=[(1, 32), (8, 128), (32, 64)])
     parser.add_argument("--compare-shapes", nargs="+", type=parse_shape, default=[(1, 32), (1, 512)],
-                        help="for latency against MAC search")  # fmt: skip
+                        help="shapes of the comparison of latency and MAC search")  # fmt: skip
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.7, 0.5, 0.3])
     parser.add_argument("--masks", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each table, at most")
+    parser.add_argument("--seconds", type=float, default=60.0, help="longest time for each table")
     parser.add_argument("--backend", choices=["eager", "compile", "onnx"], default="eager")
     parser.add_argument("--device", type=resolve_device, default="auto")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
@@ -202,7 +202,7 @@ def main() -> None:
     result: dict[str, Any] = {"device": describe_device(options.device), "dtype": options.dtype}
     result |= {"backend": options.backend, **versions(), "shapes": [], "searches": []}
 
-    def keep() -> None:
+    def write() -> None:
         options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         options.output.with_suffix(".md").write_text(to_markdown(result) + "\n")
 
@@ -212,10 +212,10 @@ def main() -> None:
         model.to(options.device, getattr(torch, options.dtype))
         for shape in options.shapes:
             result["shapes"].append(run_shape(name, model, shape, options))
-            keep()
+            write()
     if options.searches:
         result["searches"] = compare_searches(options)
-        keep()
+        write()
     print(f"{result['device']}, {options.backend}, {options.dtype}; * after the correction round\n")
     print(to_markdown(result))
 

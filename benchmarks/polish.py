@@ -1,15 +1,15 @@
-"""What a polish gains, and what it costs: tasks x budgets x seeds, as pruned and polished, on the same samples.
+"""Measures the gain and the cost of a polish for tasks x budgets x seeds, on the same samples.
 
     python benchmarks/polish.py                                    # movie reviews only, from the package registry
     python benchmarks/polish.py --data-root DIR --tasks movie trec sst2 mrpc stsb --seeds 0 1 2
     python benchmarks/polish.py --data-root DIR --tasks embedder --constraints 0.5 0.3 0.2 --num-samples 2048 \
         --polish-samples 2048 16384 --texts more.txt
 
-DIR holds a folder of train.jsonl and validation.jsonl per task, as for benchmarks/accuracy.py, whose checkpoints are
-used. The embedder is all-MiniLM-L6-v2, pruned on the sentences of DIR/stsb and scored by the ten nearest sentences
-that stay. Every pruned model is polished anew on each number of unlabelled samples, the calibration samples first among
-them, at each cost. Seconds are of the polish alone, passes are of the dense model over the samples polished on, as
-measured. Writes JSON, Markdown and a plot; what stands in the JSON already is not run again.
+DIR holds a folder of train.jsonl and validation.jsonl per task; checkpoints are those of benchmarks/accuracy.py.
+The embedder is all-MiniLM-L6-v2, pruned on the sentences of DIR/stsb and scored by the ten nearest sentences that stay.
+Every pruned model is polished on each number of unlabelled samples, the calibration samples first, at each cost.
+Seconds are those of the polish alone; passes are of the dense model over the polish samples, as measured. Writes JSON,
+Markdown and a plot; records that are in the JSON already are not measured again.
 """
 
 import argparse
@@ -50,7 +50,7 @@ EMBEDDER = "embedder"
 
 
 def find_task(name: str, options: argparse.Namespace) -> tuple[Any, Any, Task, Rows, Scorer]:
-    """Model, processor, task, training rows, and a scorer."""
+    """Returns model, processor, task, training rows and a scorer."""
     if name != EMBEDDER:
         data, checkpoint = find_assets(name, options)
         model, processor = load(checkpoint)
@@ -67,20 +67,20 @@ def find_task(name: str, options: argparse.Namespace) -> tuple[Any, Any, Task, R
 
 
 def run_task(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """One record per seed and budget as pruned, and one per number of samples and cost as polished.
+    """Yields a record of each pruned model, and one for each number of samples and cost of its polish.
 
     Args:
-        name: of the task.
-        options: of the command line.
-        known: `key` of the records that there are already.
+        name: name of the task.
+        options: the command line.
+        known: `key` of each record that exists.
     """
     if list(wanted(name, options, known)):
-        with TemporaryDirectory() as kept:
-            yield from _run_task(name, options, known, Path(kept))
+        with TemporaryDirectory() as calibration_dir:
+            yield from _run_task(name, options, known, Path(calibration_dir))
 
 
 def _run_task(
-    name: str, options: argparse.Namespace, known: set[tuple[Any, ...]], kept: Path
+    name: str, options: argparse.Namespace, known: set[tuple[Any, ...]], calibration_dir: Path
 ) -> Iterator[dict[str, Any]]:
     model, processor, task, train, scorer = find_task(name, options)
     model.to(options.device)
@@ -102,31 +102,33 @@ def _run_task(
         features, more, batches, costs = calibration(model, processor, task, train, options, seed)
         more += extra
         for constraint in options.constraints:
-            todo = [new for new in wanted(name, options, known) if new[1:3] == (seed, constraint)]
-            if not todo:
+            missing = [new for new in wanted(name, options, known) if new[1:3] == (seed, constraint)]
+            if not missing:
                 continue
             point = {**common, "seed": seed, "constraint": constraint}
-            for _, _, _, samples, budget in todo:
+            for _, _, _, samples, budget in missing:
                 clock = StageTimer()
-                run = Run(seed=seed, bf16=options.bf16, calibration_dir=kept, clock=clock)
+                run = Run(seed=seed, bf16=options.bf16, calibration_dir=calibration_dir, clock=clock)
                 if not budget:
                     pruned = Pruner(model, batches, find_method("obs"), run=run)(costs, constraint)
                     yield {**point, "asked": 0, "samples": 0, "budget": "", **score(pruned.model)}
                     continue
                 added = more[: max(0, samples - len(features))]
-                given = draw_polish_inputs(model, processor, task, features, added or None, budget, options.batch_size)
+                polishing = draw_polish_inputs(
+                    model, processor, task, features, added or None, budget, options.batch_size
+                )
                 method = find_method("obs-polish")
-                pruned = Pruner(model, batches, method, polishing=given, run=run)(costs, constraint)
+                pruned = Pruner(model, batches, method, polishing=polishing, run=run)(costs, constraint)
                 assert pruned.polish is not None
-                told = {"asked": samples, "samples": len(features) + len(added), "budget": budget}
-                told |= {"seconds": clock.seconds["polish"], "polish": asdict(pruned.polish)}
-                yield {**point, **told, **score(pruned.model)}
+                cost = {"asked": samples, "samples": len(features) + len(added), "budget": budget}
+                cost |= {"seconds": clock.seconds["polish"], "polish": asdict(pruned.polish)}
+                yield {**point, **cost, **score(pruned.model)}
 
 
 def calibration(
     model: Any, processor: Any, task: Task, train: Rows, options: argparse.Namespace, seed: int
 ) -> tuple[list[dict[str, Any]], list[Any], list[Batch], Costs]:
-    """The calibration samples, encoded; the other rows; batches, and MACs."""
+    """Returns the encoded calibration samples, the other rows, the batches and the MACs of the units."""
     order = sample_indices(len(train), len(train), seed)
     chosen, more = ([train[i] for i in part] for part in (order[: options.num_samples], order[options.num_samples :]))
     features = task.encode(chosen, processor, model.config)
@@ -136,7 +138,7 @@ def calibration(
 
 
 def wanted(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Keys of the records that are still to be made."""
+    """Yields the keys of the records that are missing."""
     polishes = [(0, ""), *product(options.polish_samples, options.polish_budgets)]
     for seed, constraint, polished in product(options.seeds, options.constraints, polishes):
         if (new := (name, seed, constraint, *polished)) not in known:
@@ -144,12 +146,12 @@ def wanted(name: str, options: argparse.Namespace, known: set[tuple[Any, ...]]) 
 
 
 def key(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What a record is of."""
+    """Returns what identifies a record."""
     return record["task"], record["seed"], record["constraint"], record["asked"], record["budget"]
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
-    """A table per task: score in percent and divergence, means over seeds; of a polish also seconds and passes."""
+    """Returns a table per task: score in percent and divergence, means over seeds; seconds and passes of a polish."""
     lines = []
     for task in dict.fromkeys(record["task"] for record in records):
         of_task = [record for record in records if record["task"] == task]
@@ -167,7 +169,7 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
 
 
 def mean_losses(records: list[dict[str, Any]]) -> list[str]:
-    """A table of points below the dense model: means over seeds, then over tasks."""
+    """Returns a table of points below the dense model: means over seeds, then over tasks."""
     losses: dict[Any, list[float]] = defaultdict(list)
     for r in records:
         losses[r["asked"], r["budget"], r["constraint"], r["task"]].append(100 * (r["dense"] - r["score"]))
@@ -177,8 +179,8 @@ def mean_losses(records: list[dict[str, Any]]) -> list[str]:
     for asked, budget in dict.fromkeys((a, b) for a, b, *_ in losses):
         row = []
         for constraint in constraints:
-            each = [np.mean(v) for (a, b, c, _), v in losses.items() if (a, b, c) == (asked, budget, constraint)]
-            row.append(f"{np.mean(each):.2f} ({len(each)} tasks)" if each else "")
+            means = [np.mean(v) for (a, b, c, _), v in losses.items() if (a, b, c) == (asked, budget, constraint)]
+            row.append(f"{np.mean(means):.2f} ({len(means)} tasks)" if means else "")
         lines.append(f"| {f'up to {asked:,} samples, {budget}' if asked else 'none'} | " + " | ".join(row) + " |")
     return [*lines, ""]
 
@@ -189,28 +191,28 @@ def _cell(records: list[dict[str, Any]]) -> str:
         return text
     seconds = np.mean([record["seconds"] for record in records])
     passes = np.mean([record["polish"]["forward_passes"] for record in records])
-    kept = sum(not record["polish"]["accepted"] for record in records)
-    return f"{text} ({seconds:.0f} s, {passes:.1f}x{f', {kept} thrown away' if kept else ''})"
+    discarded = sum(not record["polish"]["accepted"] for record in records)
+    return f"{text} ({seconds:.0f} s, {passes:.1f}x{f', {discarded} discarded' if discarded else ''})"
 
 
 def plot(records: list[dict[str, Any]], file: Path) -> None:
-    """Score against seconds, a line for each task and budget: as pruned, and by each polish; means over seeds."""
+    """Plots score against seconds of polish, a line for each task and budget; means over seeds."""
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(record["task"] for record in records))
     figure = Figure(figsize=(2.9 * len(tasks), 3.1), layout="constrained")
     for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
-        own = [record for record in records if record["task"] == task]
-        for constraint, marker in zip(sorted({r["constraint"] for r in own}, reverse=True), "os^Dv", strict=False):
+        of_task = [record for record in records if record["task"] == task]
+        for constraint, marker in zip(sorted({r["constraint"] for r in of_task}, reverse=True), "os^Dv", strict=False):
             cells: dict[Any, list[tuple[float, float]]] = defaultdict(list)
-            for r in own:
+            for r in of_task:
                 if r["constraint"] == constraint:
                     cells[r["asked"], r["budget"]].append((r.get("seconds", 0.0), 100 * r["score"]))
             points = sorted(tuple(np.mean(cell, axis=0)) for cell in cells.values())
             axes.plot(*zip(*points, strict=True), marker=marker, label=f"{100 * constraint:g} % of MACs")
-        axes.axhline(100 * own[0]["dense"], color="0.4", linestyle="--", linewidth=0.9, label="dense")
+        axes.axhline(100 * of_task[0]["dense"], color="0.4", linestyle="--", linewidth=0.9, label="dense")
         axes.margins(0.08, 0.12)
-        axes.set_title(f"{task} ({own[0]['metric']})", fontsize=9)
+        axes.set_title(f"{task} ({of_task[0]['metric']})", fontsize=9)
         axes.set_xlabel("seconds of polish")
     figure.axes[0].set_ylabel("score, %")
     figure.axes[0].legend(fontsize=8, frameon=False)
@@ -223,8 +225,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=[*SETTINGS, "fashion", EMBEDDER], default=["movie"])
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.2, 0.1, 0.05])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--num-samples", type=int, default=1024, help="to calibrate on")
-    parser.add_argument("--polish-samples", nargs="+", type=int, default=[1024, 8192], help="as many as there are")
+    parser.add_argument("--num-samples", type=int, default=1024, help="calibration samples")
+    parser.add_argument(
+        "--polish-samples", nargs="+", type=int, default=[1024, 8192], help="samples to polish on, at most all"
+    )
     parser.add_argument("--polish-budgets", nargs="+", default=["10x"], metavar="10x|2min")
     parser.add_argument("--texts", nargs="+", type=Path, default=[], help="files of more sentences for the embedder")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -233,8 +237,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/polish"), help="without suffix")
     options = parser.parse_args()
     set_up_logging()
-    kept = options.output.with_suffix(".json")
-    records: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))["records"] if kept.exists() else []
+    file = options.output.with_suffix(".json")
+    records: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["records"] if file.exists() else []
     known = set(map(key, records))
     run = partial(run_task, options=options, known=known)
     keep_records(options.tasks, run, to_markdown, options.output, options.device, records)

@@ -1,10 +1,10 @@
-"""What a polish repairs of the plain layout, and of eight bits.
+"""Measures how much of the loss of int8 and of the plain layout a polish regains.
 
     python benchmarks/repair.py                                        # movie reviews, from the package registry
     python benchmarks/repair.py --data-root DIR --tasks movie sst2 --constraints 0.5 0.3
 
-Each layout is pruned to each budget, as it is and polished, and every model is exported in float32 and in eight bits
-and scored in ONNX Runtime. Writes JSON and Markdown.
+A model is pruned in each layout to each budget, with and without a polish. Every result is exported in float32 and
+int8 and scored in ONNX Runtime. Writes JSON and Markdown.
 """
 
 import argparse
@@ -32,29 +32,34 @@ FILES = {"float32": MODEL, "int8": QUANTIZED}
 
 
 def serve(model: Any, scorer: Scorer) -> dict[str, tuple[dict[str, float], list[torch.Tensor]]]:
-    """Scores and outputs of a model's files in ONNX Runtime."""
-    found = {}
+    """Returns scores and outputs of a model's files in ONNX Runtime."""
+    results = {}
     with TemporaryDirectory() as folder:
         write_served(model, place := Path(folder) / "served", scorer, int8=True)
         for name, file in FILES.items():
             session = open_session(place / file)
             with served(model, session):
-                found[name] = scorer(model, name)
-    return found
+                results[name] = scorer(model, name)
+    return results
 
 
 def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One record per model and file."""
+    """Yields a record for each model and file."""
     model, processor, task, train, scorer = find_task(task_name, options)
     metric, references = str(task.metric), None
     features, more, batches, costs = calibration(model, processor, task, train, options, options.seed)
     added = more[: max(0, options.samples - len(features))]
-    given = draw_polish_inputs(model, processor, task, features, added or None, options.budget, options.batch_size)
+    polish_inputs = draw_polish_inputs(
+        model, processor, task, features, added or None, options.budget, options.batch_size
+    )
 
     def models() -> Iterator[tuple[str, str, Any]]:
         yield "dense", "", model
         for layout, preset in product(options.layouts, ("obs", "obs-polish")):
-            method, polishing = with_layout(find_method(preset), layout), given if preset == "obs-polish" else None
+            method, polishing = (
+                with_layout(find_method(preset), layout),
+                polish_inputs if preset == "obs-polish" else None,
+            )
             pruner = Pruner(model, batches, method, polishing=polishing, run=Run(seed=options.seed))
             for constraint in options.constraints:
                 way = f"polished on {len(features) + len(added):,}" if polishing else "as pruned"
@@ -68,13 +73,15 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
-    """A table per task: score and divergence by file."""
+    """Returns a table per task: score and divergence of each file."""
     lines = []
     for task in dict.fromkeys(record["task"] for record in records):
-        own = [record for record in records if record["task"] == task]
-        lines += table_head(f"{task}: {own[0]['metric']}", ["model", "", *FILES])
-        for model, way in dict.fromkeys((r["model"], r["way"]) for r in own):
-            row = [cell([r for r in own if (r["model"], r["way"], r["file"]) == (model, way, file)]) for file in FILES]
+        of_task = [record for record in records if record["task"] == task]
+        lines += table_head(f"{task}: {of_task[0]['metric']}", ["model", "", *FILES])
+        for model, way in dict.fromkeys((r["model"], r["way"]) for r in of_task):
+            row = [
+                cell([r for r in of_task if (r["model"], r["way"], r["file"]) == (model, way, file)]) for file in FILES
+            ]
             lines.append(f"| {model} | {way} | " + " | ".join(row) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -87,8 +94,8 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", choices=get_args(Layout), default=["free", "plain"])
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-samples", type=int, default=1024, help="to calibrate on")
-    parser.add_argument("--samples", type=int, default=8192, help="to polish on, as many as there are")
+    parser.add_argument("--num-samples", type=int, default=1024, help="calibration samples")
+    parser.add_argument("--samples", type=int, default=8192, help="samples to polish on, at most all")
     parser.add_argument("--budget", default="4x", metavar="10x|2min")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("outputs/repair"), help="without suffix")

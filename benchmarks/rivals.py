@@ -1,11 +1,11 @@
-"""At equal seconds: a polish, fine-tuning on labels, and a cut of every other layer polished the same way.
+"""Compares, at equal time, a polish, fine-tuning on labels, and a polish of a model with every other layer removed.
 
     python benchmarks/rivals.py                                # movie reviews, from the package registry
     python benchmarks/rivals.py --data-root DIR --tasks movie trec --budgets 1min 2min 4min
 
-All train on the same samples, the calibration samples first among them, by the same optimiser and schedule. Fine-tuning
-reads their labels and needs no answers of the dense model, so its seconds are all steps. The cut keeps half of the
-layers, and so half of the MACs. Its polish and that of the pruned models read no label. Writes JSON and Markdown.
+All train on the same samples, the calibration samples first, with the same optimizer and schedule. Fine-tuning uses
+labels and no outputs of the dense model, so all of its time is training steps. Every other layer is half of the layers,
+and so half of the MACs. The polishes use no labels. Writes JSON and Markdown.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from trimformer.polish.training_loop import MAX_NORM
 
 
 def fine_tune(model: Any, batches: Sequence[Batch], seconds: float, seed: int) -> int:
-    """Trains in place on the samples' labels, as long as a polish would, and returns the steps taken."""
+    """Trains in place on labels for as long as a polish, and returns the number of steps."""
     parameters, problem = trainable(model), find_problem(model)
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
     generator, order = np.random.default_rng(seed), list[int]()
@@ -67,8 +67,8 @@ def fine_tune(model: Any, batches: Sequence[Batch], seconds: float, seed: int) -
     return steps
 
 
-def cut(model: Any) -> tuple[Any, list[int]]:
-    """A copy with every other layer, the last among them, and the indices of those."""
+def keep_every_other_layer(model: Any) -> tuple[Any, list[int]]:
+    """Returns a copy with every other layer, the last included, and the indices of these layers."""
     student = copy.deepcopy(model).eval()
     layers = find_layers(student)
     kept = list(range(1 - len(layers) % 2, len(layers), 2))
@@ -80,7 +80,7 @@ def cut(model: Any) -> tuple[Any, list[int]]:
 
 
 def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One record per seed, budget and model as it is, and per way to train it."""
+    """Yields a record of each model before training, and one for each training and time."""
     model, processor, task, train, scorer = find_task(task_name, options)
     dense, references = scorer(model)
     metric = str(task.metric)
@@ -92,7 +92,7 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
             f"pruned to {100 * constraint:g} %": (pruner(costs, constraint).model, None)
             for constraint in options.constraints
         }
-        students["every other layer"] = cut(model)
+        students["every other layer"] = keep_every_other_layer(model)
         for name, (student, kept) in students.items():
 
             def record(trained: Any, way: str, seconds: float, name: str = name, seed: int = seed) -> dict[str, Any]:
@@ -106,18 +106,18 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
             labelled = [*features, *task.encode(added, processor, model.config)] if added else features
             with_labels = make_batches(labelled, processor, options.batch_size, model.device)
             for text in options.budgets:
-                given = draw_polish_inputs(model, processor, task, features, added or None, text, options.batch_size)
-                assert given.budget.seconds is not None
+                inputs = draw_polish_inputs(model, processor, task, features, added or None, text, options.batch_size)
+                assert inputs.budget.seconds is not None
                 trained = copy.deepcopy(student)
-                polish(model, trained, given.batches, given.held_out, budget=given.budget, kept_layers=kept, run=run)
-                yield record(trained, "polished", given.budget.seconds)
+                polish(model, trained, inputs.batches, inputs.held_out, budget=inputs.budget, kept_layers=kept, run=run)
+                yield record(trained, "polished", inputs.budget.seconds)
                 trained = copy.deepcopy(student)
-                fine_tune(trained, with_labels, given.budget.seconds, seed)
-                yield record(trained, "fine-tuned on labels", given.budget.seconds)
+                fine_tune(trained, with_labels, inputs.budget.seconds, seed)
+                yield record(trained, "fine-tuned on labels", inputs.budget.seconds)
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
-    """A table per task: score and divergence, means over seeds."""
+    """Returns a table per task: score and divergence, means over seeds."""
     lines = []
     for task in dict.fromkeys(record["task"] for record in records):
         of_task = [record for record in records if record["task"] == task]
@@ -140,8 +140,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(SETTINGS), default=["movie"])
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.1])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--num-samples", type=int, default=1024, help="to calibrate on")
-    parser.add_argument("--samples", type=int, default=8192, help="to train on, as many as there are")
+    parser.add_argument("--num-samples", type=int, default=1024, help="calibration samples")
+    parser.add_argument("--samples", type=int, default=8192, help="samples to train on, at most all")
     parser.add_argument("--budgets", nargs="+", default=["2min", "4min"], metavar="2min|90s")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("outputs/rivals"), help="without suffix")

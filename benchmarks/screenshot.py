@@ -1,4 +1,4 @@
-"""The picture in the README: the top of a run's report page, as Chromium shows it; writes docs/report.png.
+"""Takes the picture in the README, the top of a report page in Chromium, and writes docs/report.png.
 
     python benchmarks/screenshot.py OUTPUT_OF_PRUNE/report.html
 
@@ -20,11 +20,11 @@ sys.path.insert(0, str(ROOT))
 from testing.browser import open_browser, show  # noqa: E402
 
 COLORS = 96  # a palette keeps the file small; text has few colours
-MARGIN = 28  # below what is shown
+MARGIN = 28  # pixels below the network section
 
 
 def main() -> None:
-    """Cuts after the picture of the network."""
+    """Takes the picture down to the end of the network section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("--scheme", choices=("light", "dark"), default="light")
@@ -34,8 +34,10 @@ def main() -> None:
         show(browser, arguments.page, scheme=arguments.scheme, scale=2)
         bottom = browser.execute_script("return document.querySelector('.network').getBoundingClientRect().bottom")
         show(browser, arguments.page, height=int(bottom) + MARGIN, scheme=arguments.scheme, scale=2)
-        taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
-    image = Image.open(io.BytesIO(base64.b64decode(taken))).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+        screenshot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
+    image = (
+        Image.open(io.BytesIO(base64.b64decode(screenshot))).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+    )
     image.save(arguments.output, optimize=True)
     print(f"{arguments.output}: {image.size[0]} x {image.size[1]}, {arguments.output.stat().st_size / 1e3:.0f} kB")
 

@@ -1,15 +1,15 @@
-"""What pruning and eight bits give in ONNX Runtime: scores, divergence, size and latency, all timed in turns.
+"""Measures pruning and int8 in ONNX Runtime: scores, divergence, size and latency, all timed in turn.
 
     python benchmarks/serving.py                                       # an hour or so on two cores
     python benchmarks/serving.py --tasks embedder reranker --sts DIR   # with Spearman on rated pairs of DIR
     python benchmarks/serving.py --models OUT                          # reuses OUT/<task>/0.5, ...
-    python benchmarks/serving.py --openvino                            # the same models' OpenVINO files too
+    python benchmarks/serving.py --openvino                            # OpenVINO files of the same models too
 
-MiniLM-L6 as a classifier of movie reviews, as a tagger of names in tweets, as the embedder that it is, and as a
-CrossEncoder that sentence-transformers trains on rated pairs (only where there are some); each is pruned to several
-budgets and exported by `trimformer export`'s functions, in float32 and in eight bits. Speed-ups are over the dense
-model in float32, by the same exporter; --plain adds what `torch.onnx.export` and ONNX Runtime's own quantization make
-of the dense model. Writes JSON and Markdown.
+MiniLM-L6 is a classifier of movie reviews, a tagger of names in tweets, an embedder, and a CrossEncoder that
+sentence-transformers trains on rated pairs (with --sts only). Each is pruned to several budgets and exported by the
+functions of `trimformer export` in float32 and int8. Speed-ups are over the dense model in float32 by the same
+exporter; --plain adds the dense model by `torch.onnx.export` and ONNX Runtime's own quantization. Writes JSON and
+Markdown.
 """
 
 import argparse
@@ -59,7 +59,7 @@ DISTANCES = {"embedder": "cosine to dense", "reranker": "squared error to dense"
 
 
 class Bench:
-    """The dense model of a task, and its data."""
+    """A task's dense model and data."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name, self.options = name, options
@@ -78,7 +78,7 @@ class Bench:
         self.train, validation = find_splits(read_splits(data))
         rows = next(iter(validation.values()))
         columns: dict[str, Any] = {"label_column": "label"} if name == "classifier" else {}
-        if name == "embedder":  # calibrated on single texts, scored on pairs if they are rated
+        if name == "embedder":  # calibrated on single texts, scored on rated pairs if there are any
             names = ("sentence1", "sentence2") if options.sts else ("sentence",)
             self.train = [{"text": text} for text in sorted({str(row[n]) for row in self.train for n in names})]
             rows = rows if options.sts else [{"text": row["sentence"]} for row in rows]
@@ -86,7 +86,7 @@ class Bench:
         self.scorer = Scorer("validation", rows, task_of(self.model, rows, **columns), self.model, self.processor)
 
     def models(self) -> Iterator[tuple[str, PreTrainedModel]]:
-        """(name, model): the dense one, and one for each constraint."""
+        """Yields the name and the model: the dense one, then one for each constraint."""
         yield "dense", self.model
         folder = self.options.models / self.name if self.options.models else None
         pruner = None
@@ -107,7 +107,7 @@ class Bench:
 
 
 def reranker(data: Path) -> Path:
-    """A CrossEncoder of MiniLM-L6, trained by sentence-transformers on the rated pairs (0 to 5) of a folder, once."""
+    """Trains a CrossEncoder of MiniLM-L6 on the rated pairs (0 to 5) of a folder, once, and returns its directory."""
     path = CACHE / "MiniLM-L6-reranker"
     if not path.is_dir():
         from datasets import Dataset
@@ -132,8 +132,8 @@ def reranker(data: Path) -> Path:
     return path
 
 
-def plainly(model: PreTrainedModel, folder: Path) -> None:
-    """What PyTorch's exporter and ONNX Runtime's quantization write by themselves, under our files' names."""
+def write_plain_export(model: PreTrainedModel, folder: Path) -> None:
+    """Writes files by PyTorch's exporter and ONNX Runtime's quantization alone, under the usual names."""
     folder.mkdir()
     inputs = random_inputs(model, 4, 16)
     inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
@@ -144,14 +144,14 @@ def plainly(model: PreTrainedModel, folder: Path) -> None:
         torch.onnx.export(asked, kwargs={"inputs": inputs}, f=folder / MODEL, input_names=list(inputs),
                           dynamic_shapes={"inputs": dict.fromkeys(inputs, axes)}, output_names=asked.output_names,
                           external_data=False, dynamo=True, verbose=False)  # fmt: skip
-    logging.disable(logging.WARNING)  # it asks for a step that changes nothing here
+    logging.disable(logging.WARNING)  # it recommends a step that changes nothing here
     quantize_dynamic(folder / MODEL, folder / QUANTIZED, per_channel=True, reduce_range=True,
                      weight_type=QuantType.QInt8)  # fmt: skip
     logging.disable(logging.NOTSET)
 
 
 def openvino_files(bench: Bench, model: PreTrainedModel, folder: Path) -> list[tuple[str, Path]]:
-    """OpenVINO's files of a model, by what to call them: in float32, by NNCF's calibration, and with weights only."""
+    """Writes OpenVINO files (float32, static int8, int8 weights) and returns the suffix of the name and the path."""
     folder.mkdir()
     chosen = sample_indices(len(bench.train), min(EXAMPLES, len(bench.train)), 0)
     features = bench.task.encode([bench.train[i] for i in chosen], bench.processor, bench.model.config)
@@ -162,7 +162,7 @@ def openvino_files(bench: Bench, model: PreTrainedModel, folder: Path) -> list[t
 
 
 def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One record per file: scores and size; then milliseconds by shape, all files in turns."""
+    """Returns a record for each file: scores, size, and milliseconds by shape with all files timed in turn."""
     records: list[dict[str, Any]] = []
     sessions, references = [], None
     for name, model in bench.models():
@@ -170,13 +170,13 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
         write_served(model, place, bench.scorer, int8=True)
         folders = [(name, place)]
         if options.plain and name == "dense":
-            plainly(model, place / "plain")
+            write_plain_export(model, place / "plain")
             folders.append((f"{name}, plain export", place / "plain"))
         files: list[tuple[str, Path, Callable[..., Any]]]
         files = [(k + s, p / f, open_session) for k, p in folders for f, s in ((MODEL, ""), (QUANTIZED, " + int8"))]
         if options.openvino:
-            found = openvino_files(bench, model, place / "openvino")
-            files += [(f"{name}, OpenVINO{suffix}", path, openvino_session) for suffix, path in found]
+            named_files = openvino_files(bench, model, place / "openvino")
+            files += [(f"{name}, OpenVINO{suffix}", path, openvino_session) for suffix, path in named_files]
         for kind, path, opened in files:
             session = opened(path, options.threads)
             with served(model, session):
@@ -195,13 +195,13 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
         laps = interleaved(calls, torch.device("cpu"), seconds=options.seconds)
         for record, times in zip(records, laps, strict=True):
             ratio = Timing.of([a / b for a, b in zip(laps[0], times, strict=True)])
-            seen = {"ms": Timing.of(times).median, "speedup": [ratio.median, ratio.low, ratio.high]}
-            record["ms"][f"{batch}x{length}"] = seen
+            latency = {"ms": Timing.of(times).median, "speedup": [ratio.median, ratio.low, ratio.high]}
+            record["ms"][f"{batch}x{length}"] = latency
     return records
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
-    """A table for one task."""
+    """Returns the table of one task."""
     shapes = list(records[0]["ms"])
     names = [name for name in records[0]["scores"] if not name.endswith("_ci95")]
     metric = "spearman" if "spearman" in names else next(iter(names), None)
@@ -230,14 +230,14 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", type=parse_shape, default=[(32, 32), (1, 32), (8, 128)])
     parser.add_argument("--num-samples", type=int, default=1024)
     parser.add_argument("--models", type=Path, help="folder of pruned models, filled where one is missing")
-    parser.add_argument("--plain", action="store_true", help="the dense model without our exporter too")
-    parser.add_argument("--openvino", action="store_true", help="the files of `export --format openvino` too")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the runtimes")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each shape")
+    parser.add_argument("--plain", action="store_true", help="add the dense model by PyTorch's exporter alone")
+    parser.add_argument("--openvino", action="store_true", help="add the files of `export --format openvino`")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of the runtimes")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time for each shape")
     parser.add_argument("--output", type=Path, default=Path("outputs/serving"), help="without suffix")
     options = parser.parse_args()
     if "reranker" in options.tasks and not options.sts:
-        parser.error("the reranker is trained on rated pairs: give --sts")
+        parser.error("the reranker is trained on rated pairs; give --sts")
     if options.openvino:
         check_openvino()
     set_up_logging()
@@ -245,9 +245,9 @@ def main() -> None:
     tables, records = [], []
     for name in options.tasks:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(Bench(name, options), Path(folder), options)
-        tables.append(to_markdown(found))
-        records += found
+            of_task = measure(Bench(name, options), Path(folder), options)
+        tables.append(to_markdown(of_task))
+        records += of_task
     result = {"device": describe_device(torch.device("cpu")), "threads": options.threads, **versions()}
     result |= {"onnxruntime": onnxruntime.__version__}
     if options.openvino:

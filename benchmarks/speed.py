@@ -1,14 +1,14 @@
-"""What pruning costs, in forward passes of the dense model over the samples: ours against the paper's recipe.
+"""Measures the cost of pruning in forward passes of the dense model, and compares it with the paper's recipe.
 
     python benchmarks/speed.py                                            # MiniLM-L6 and BERT-base on this machine
     python benchmarks/speed.py --models BERT-base --samples 2048 --no-literal
     python benchmarks/speed.py --scaling                                  # time against samples, length, width, depth
     torchrun --nproc_per_node 2 benchmarks/speed.py --no-literal          # several processes
 
-The literal recipe is the paper's as published: gradients of each batch's mean loss, then six forward passes for
-each layer (for each of its two sublayers: the teacher's output, the student's input, the student's residual), masks
-and no shrinking, LSMR. It is written here, on the same modules and the same data, in the same process. Its normal
-equations are formed the cheap way, from second moments. Models have random weights: time does not depend on them.
+The literal recipe is the paper's as published: gradients of each batch's mean loss, then six forward passes for each
+layer (for each of its two sublayers: the teacher's output, the student's input, the student's residual), masks without
+shrinking, LSMR. It is implemented here, on the same modules and data, in the same process. Its normal equations come
+from second moments, which is cheaper. Models have random weights, because time does not depend on them.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def make_model(sizes: dict[str, int], options: argparse.Namespace) -> PreTrained
 
 
 def make_data(samples: int, length: int, options: argparse.Namespace) -> list[Batch]:
-    """Random tokens, half to one and a half times the average length, in batches of similar length."""
+    """Returns batches of random tokens, with half to one and a half times the average length."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(max(1, length // 2), length + length // 2 + 1, (samples,), generator=generator)
     lengths = lengths.clamp(max=512).sort(descending=True).values
@@ -104,7 +104,7 @@ def clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def run_ours(model: PreTrainedModel, batches: Sequence[Batch], method: str, length: int) -> dict[str, float]:
-    """Seconds of each stage."""
+    """Returns the seconds of each stage of trimformer."""
     seconds: dict[str, float] = {}
     costs = linear_costs(find_sublayers(model), "mac", length)
     name, _, bf16 = method.partition(" ")
@@ -116,7 +116,7 @@ def run_ours(model: PreTrainedModel, batches: Sequence[Batch], method: str, leng
 
 @torch.no_grad()
 def run_literal(model: PreTrainedModel, batches: Sequence[Batch], length: int) -> dict[str, float]:
-    """Seconds of each stage of the paper's recipe."""
+    """Returns the seconds of each stage of the paper's recipe."""
     seconds: dict[str, float] = {}
     sublayers, costs = find_sublayers(model), linear_costs(find_sublayers(model), "mac", length)
     with clock(seconds, "calibrate"):
@@ -130,10 +130,10 @@ def run_literal(model: PreTrainedModel, batches: Sequence[Batch], length: int) -
         for index, sublayer in enumerate(sublayers):
             before = norm_after(sublayers[index - 1]) if index else model.bert.embeddings
             with MaskUnits(sublayers, [mask.to(model.device) for mask in teacher_masks]):
-                targets = seen_by(model, batches, partial(hijack_input, norm_after(sublayer)))
+                targets = capture(model, batches, partial(hijack_input, norm_after(sublayer)))
             with MaskUnits(sublayers, masks):
-                inputs = seen_by(model, batches, partial(hijack_input, sublayer.projection))
-                residuals = seen_by(model, batches, partial(hijack_output, before))
+                inputs = capture(model, batches, partial(hijack_input, sublayer.projection))
+                residuals = capture(model, batches, partial(hijack_output, before))
             sums = MomentSums(sublayer.projection.in_features, sublayer.projection.out_features, model.device)
             for batch, x, target, residual in zip(batches, inputs, targets, residuals, strict=True):
                 tokens = token_mask(batch)
@@ -150,8 +150,8 @@ def run_literal(model: PreTrainedModel, batches: Sequence[Batch], length: int) -
     return seconds
 
 
-def seen_by(model: PreTrainedModel, batches: Sequence[Batch], hook: Callable[[list[Tensor]], Any]) -> list[Tensor]:
-    """What a hook captures in one forward pass over all batches."""
+def capture(model: PreTrainedModel, batches: Sequence[Batch], hook: Callable[[list[Tensor]], Any]) -> list[Tensor]:
+    """Returns the tensors that a hook captures in one forward pass over all batches."""
     captured: list[Tensor] = []
     handle = hook(captured)
     with frozen(model):
@@ -162,7 +162,7 @@ def seen_by(model: PreTrainedModel, batches: Sequence[Batch], hook: Callable[[li
 
 
 def norm_after(sublayer: Sublayer) -> nn.Module:
-    """BERT's norm of the residual sum."""
+    """Returns BERT's norm after the residual sum."""
     layer: Any = sublayer.module
     norm: nn.Module = (layer.attention if sublayer.kind == "attention" else layer).output.LayerNorm
     return norm
@@ -175,11 +175,11 @@ def hijack_output(module: nn.Module, captured: list[Tensor]) -> Any:
 def measure(
     name: str, sizes: dict[str, int], samples: int, length: int, recipes: Sequence[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """One record per recipe: seconds and forward passes of each stage."""
+    """Returns a record for each recipe: seconds and forward passes of each stage."""
     model, batches = make_model(sizes, options), make_data(samples, length, options)
     records = []
     if model.device.type == "cuda":
-        run_ours(model, batches[:2], "obs", length)  # libraries load at their first use
+        run_ours(model, batches[:2], "obs", length)  # the first run loads libraries
     for recipe in recipes:
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -223,7 +223,7 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
 
 
 def exponents(records: list[dict[str, Any]]) -> str:
-    """Seconds against each axis, and the exponent fitted to them."""
+    """Returns a table of the seconds along each axis and the fitted exponent."""
     lines = ["| axis | values | seconds | exponent |", "|---|---|---|---|"]
     for axis, steps in SCALING.items():
         of_axis = [r for r in records if r["model"] == axis]
@@ -240,13 +240,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SIZES, default=["MiniLM-L6", "BERT-base"])
     parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--length", type=int, default=40, help="average")
+    parser.add_argument("--length", type=int, default=40, help="average length")
     unpolished = [name for name, method in METHODS.items() if not polishes(method)]
     parser.add_argument("--methods", nargs="+", choices=unpolished, default=["obs", "kwon2022"])
-    parser.add_argument("--bf16", action="store_true", help="obs with passes in bfloat16 too")
+    parser.add_argument("--bf16", action="store_true", help="add obs with passes in bfloat16")
     parser.add_argument("--no-literal", dest="literal", action="store_false")
-    parser.add_argument("--scaling", action="store_true", help="how obs grows from MiniLM-L6")
-    parser.add_argument("--max-tokens", type=int, default=4096, help="in a batch")
+    parser.add_argument("--scaling", action="store_true", help="measure the growth of obs from MiniLM-L6")
+    parser.add_argument("--max-tokens", type=int, default=4096, help="tokens in a batch, at most")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="without suffix")
     options = parser.parse_args()

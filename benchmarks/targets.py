@@ -1,11 +1,11 @@
-"""Whether a quality that is asked for is kept: `prune --max-drop` on several tasks and seeds, and what it costs.
+"""Measures how often `prune --max-drop` keeps its promise on several tasks and seeds, and what it costs.
 
     python benchmarks/targets.py                                                 # movie reviews only
     python benchmarks/targets.py --data-root DIR --tasks movie trec sst2 mrpc --seeds 0 1 2
 
-DIR holds a folder of train.jsonl and validation.jsonl per task. The budget is chosen on training rows set aside from
-calibration; the drop is that on the validation set, which nothing else reads. Costs are in forward passes of the dense
-model over the calibration samples, those of one prune to half of the MACs and of a sweep of nine budgets beside them.
+DIR holds a folder of train.jsonl and validation.jsonl per task. The budget is chosen on training rows that do not
+calibrate; the drop is that on the validation set, which nothing else reads. Costs are in forward passes of the dense
+model over the calibration samples, and compared with one prune to half of the MACs and with a sweep of nine budgets.
 Checkpoints are those of benchmarks/accuracy.py. Writes JSON and Markdown.
 """
 
@@ -40,17 +40,17 @@ NINE = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 
 
 def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
-    """One record for each seed."""
+    """Yields a record for each seed."""
     data, checkpoint = find_assets(name, options)
     model, processor = load(checkpoint)
     train, validation = find_splits(read_splits(data))
     task = TASKS.get(name) or task_of(model, next(iter(validation.values())), label_column="label")
-    given = {"eval_dataset": validation, "task": task, "num_samples": options.num_samples}
-    half = trimformer.prune(model, processor, train, 0.5, seed=options.seeds[0], **given)
+    shared = {"eval_dataset": validation, "task": task, "num_samples": options.num_samples}
+    half = trimformer.prune(model, processor, train, 0.5, seed=options.seeds[0], **shared)
     for seed in options.seeds:
-        found = trimformer.prune(model, processor, train, max_drop=options.max_drop, seed=seed, **given)
-        metric, target = str(task.metric), found.target
-        dense, pruned = found.scores.dense[metric], found.scores.pruned[metric]
+        result = trimformer.prune(model, processor, train, max_drop=options.max_drop, seed=seed, **shared)
+        metric, target = str(task.metric), result.target
+        dense, pruned = result.scores.dense[metric], result.scores.pruned[metric]
         yield {
             "task": name,
             "seed": seed,
@@ -60,19 +60,19 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
             "measured": target.measured,
             "bound": target.bound,
             "tried": [asdict(verdict) for verdict in target.tried],
-            "macs": found.sizes["pruned"].macs / found.sizes["dense"].macs,
+            "macs": result.sizes["pruned"].macs / result.sizes["dense"].macs,
             "dense": dense,
             "drop": 100 * (dense - pruned),
-            "rows": found.samples.evaluation,
-            "passes": found.cost.forward_passes["total"],
+            "rows": result.samples.evaluation,
+            "passes": result.cost.forward_passes["total"],
             "passes_of_one": half.cost.forward_passes["total"],
-            "seconds": sum(found.cost.seconds.values()),
+            "seconds": sum(result.cost.seconds.values()),
             "seconds_of_one": sum(half.cost.seconds.values()),
         }
 
 
 def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
-    """Forward passes of one prune to half of the MACs, and of nine budgets from one calibration."""
+    """Returns the forward passes of one prune to half of the MACs and of a sweep of nine budgets."""
     data, checkpoint = find_assets(options.tasks[0], options)
     model, processor = load(checkpoint)
     train, validation = find_splits(read_splits(data))
@@ -97,18 +97,18 @@ def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -
     for task in dict.fromkeys(record["task"] for record in records):
         rows = [record for record in records if record["task"] == task]
 
-        def each(key: str, form: str, rows: list[dict[str, Any]] = rows, scale: float = 1.0) -> str:
+        def values(key: str, form: str, rows: list[dict[str, Any]] = rows, scale: float = 1.0) -> str:
             return " ".join(f"{scale * row[key]:{form}}" for row in rows)
 
-        looks = " ".join(str(len(row["tried"])) for row in rows)
+        trials = " ".join(str(len(row["tried"])) for row in rows)
         bounds = ", ".join(f"{row['measured']:.2f} < {row['bound']:.2f}" for row in rows)
-        held = sum(row["drop"] <= row["asked"] for row in rows)
+        promises_kept = sum(row["drop"] <= row["asked"] for row in rows)
         passes = f"{np.mean([r['passes'] for r in rows]):.1f}, {np.mean([r['passes_of_one'] for r in rows]):.1f}"
         seconds = f"{np.mean([r['seconds'] for r in rows]):.0f}, {np.mean([r['seconds_of_one'] for r in rows]):.0f}"
         name = f"{task} ({rows[0]['metric']}, {rows[0]['judged']:,} judged, {rows[0]['rows']:,} validation)"
         lines.append(
-            f"| {name} | {each('macs', '.0f', scale=100)} % | {bounds} | {each('drop', '.2f')} | {held} of {len(rows)} "
-            f"| {looks} | {passes} | {seconds} |"
+            f"| {name} | {values('macs', '.0f', scale=100)} % | {bounds} | {values('drop', '.2f')} "
+            f"| {promises_kept} of {len(rows)} | {trials} | {passes} | {seconds} |"
         )
     if sweep:
         ratio = sweep["nine"] / sweep["one"]
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=1.0)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--num-samples", type=int, default=1024)
-    parser.add_argument("--no-sweep", action="store_true", help="leave out what nine budgets cost")
+    parser.add_argument("--no-sweep", action="store_true", help="leave out the cost of nine budgets")
     parser.add_argument("--output", type=Path, default=Path("outputs/targets"), help="without suffix")
     options = parser.parse_args()
     set_up_logging()

@@ -34,10 +34,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Points links to files at the top of the repository to their pages, and checks quoted errors."""
+    """Points links to the top of the repository to their pages, and checks quoted errors."""
     if page.file.src_uri == "troubleshooting.md":
         for quote in missing_quotes(markdown):
             logger.warning("troubleshooting.md quotes an error that is not in the source: %s", quote)
+    if page.file.src_uri == "families.md":
+        page.meta["hide"] = ["toc"]  # its table needs the whole width
     for target, source in TOP_FILES.items():
         markdown = re.sub(rf"\]\((?:\.\./)*{source}(?=[)#])", f"]({target}", markdown)
     return markdown

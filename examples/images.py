@@ -1,4 +1,4 @@
-"""Real images and a small vision transformer trained on them, cached outside the repository.
+"""Provides real images and a small vision transformer trained on them, cached outside the repository.
 
 - Fashion-MNIST, 28x28 photographs of ten kinds of clothes, from Debian's package `dataset-fashion-mnist` (MIT).
 """
@@ -19,12 +19,12 @@ from torch.nn import functional
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
 _PACKAGE = "dataset-fashion-mnist"
-_INSTALLED = Path("usr/share/datasets/fashion-mnist")  # in the package, and below / once it is installed
+_INSTALLED = Path("usr/share/datasets/fashion-mnist")  # in the package, and below / after installation
 _MEAN, _STD = 0.286, 0.353  # of the training split's pixels
 
 
 def images() -> Path:
-    """A folder of train/<class>/*.png (20,000) and validation/<class>/*.png (1,500 of the test split), 28x28 RGB."""
+    """Returns a folder of train/<class>/*.png (20,000) and validation/<class>/*.png (1,500 test images), 28x28 RGB."""
 
     def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def images() -> Path:
 
 
 def _fashion_mnist(folder: Path) -> Path:
-    """Where the four .gz files are: as installed, as laid in the cache by hand, else fetched into `folder`."""
+    """Returns the folder of the four .gz files: installed, put into the cache by hand, or fetched into `folder`."""
     by_hand = CACHE / "fashion-mnist-idx"
     for path in (Path("/") / _INSTALLED, by_hand):
         if path.is_dir():
@@ -50,7 +50,7 @@ def _fashion_mnist(folder: Path) -> Path:
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise SystemExit(
             f"Fashion-MNIST comes from the package {_PACKAGE} of Debian and Ubuntu; "
-            f"elsewhere lay its four *-ubyte.gz files in {by_hand}"
+            f"elsewhere, put its four *-ubyte.gz files into {by_hand}"
         )
     print(f"fetching {_PACKAGE} from the package registry ...", flush=True)
     subprocess.run(["apt-get", "-qq", "download", _PACKAGE], cwd=folder, check=True)
@@ -65,7 +65,7 @@ def _idx(path: Path) -> np.ndarray:
 
 
 def vit(*, epochs: int = 2, batch: int = 50, learning_rate: float = 1e-3) -> Path:
-    """The directory of a ViT (patches of 7x7, 6 layers, hidden size 128, 1.2 M parameters) trained on `images()`."""
+    """Trains a ViT on `images()`, once, and returns its directory (7x7 patches, 6 layers, hidden size 128)."""
 
     def make(target: Path) -> None:
         from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -129,8 +129,8 @@ def _tensors(folder: Path, names: list[str]) -> tuple[torch.Tensor, torch.Tensor
 @torch.no_grad()
 def _accuracy(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
     model.eval()
-    found = torch.cat([model(pixel_values=part).logits.argmax(-1) for part in pixels.split(100)])
-    return (found == labels).float().mean().item()
+    predictions = torch.cat([model(pixel_values=part).logits.argmax(-1) for part in pixels.split(100)])
+    return (predictions == labels).float().mean().item()
 
 
 if __name__ == "__main__":
