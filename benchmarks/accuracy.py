@@ -36,8 +36,7 @@ from trimformer.data.tasks import TASKS, task_of
 from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
 from trimformer.options.execution import ExecutionOptions
-from trimformer.options.methods import METHODS, Layout, find_method, with_layout
-from trimformer.polish.data import polishes
+from trimformer.options.methods import METHODS, Layout, find_method, polishes, with_layout
 from trimformer.pruner import Pruner
 from trimformer.utils.environment import describe_device, versions
 

@@ -36,9 +36,8 @@ from trimformer.models import Sublayer, find_sublayers
 from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import MaskUnits, frozen
 from trimformer.options.execution import ExecutionOptions
-from trimformer.options.methods import METHODS
+from trimformer.options.methods import METHODS, polishes
 from trimformer.paper import hijack_input
-from trimformer.polish.data import polishes
 from trimformer.pruner import Pruner
 from trimformer.refit.regression_moments import MomentSums
 from trimformer.refit.rescale import rescale_system
