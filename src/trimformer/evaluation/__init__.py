@@ -1,1 +1,1 @@
-"""What became of it: scores, divergence, and whether a latency was kept."""
+"""Evaluation of a pruned model: scores, divergence, latency targets and quality targets."""

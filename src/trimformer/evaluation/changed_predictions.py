@@ -1,4 +1,4 @@
-"""Samples of which the pruned model says something else than the dense one."""
+"""Finds samples whose prediction differs between the dense and the pruned model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ LONGEST = 300  # characters of a text that is shown
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says: the name of a class, a number or an answer, and its probability where it has one."""
+    """A prediction: a class name, number or answer, and its probability if it has one."""
 
     name: str
     probability: float | None = None
@@ -28,7 +28,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Change:
-    """One sample.
+    """One sample whose prediction changed.
 
     Attributes:
         text: what the models read, cut; of an image or a sound its file's name, else the number of its row.
@@ -47,12 +47,12 @@ class Change:
 
 @dataclass(frozen=True)
 class ChangedReport:
-    """What changed on the first evaluation set.
+    """Changed predictions on the first evaluation set.
 
     Attributes:
-        count: samples whose prediction changed; None of numbers, which all change a little.
-        of: so many samples.
-        examples: `EXAMPLES` at most, those of greatest change first.
+        count: number of samples whose prediction changed; None for numbers, which all change a little.
+        of: total number of samples compared.
+        examples: at most `EXAMPLES` samples, largest change first.
     """
 
     count: int | None
@@ -62,15 +62,15 @@ class ChangedReport:
 
 @dataclass(frozen=True)
 class SampleOutputs:
-    """A model's outputs on a set, one a feature, and the features."""
+    """A model's outputs on a set, one per feature, and the features."""
 
     outputs: Sequence[Tensor]
     features: Sequence[Features]
 
 
 @dataclass(frozen=True)
-class _Found:
-    """How far sample `index` moved, and what is said of it."""
+class _ChangedSample:
+    """A sample's index, the size of its change, and both predictions."""
 
     moved: float
     index: int
@@ -83,7 +83,7 @@ class _Found:
 def find_changed(
     task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
 ) -> ChangedReport | None:
-    """Compares what two models say of the same rows.
+    """Compares the predictions of two models on the same rows.
 
     Args:
         task: what the rows mean.
@@ -117,14 +117,14 @@ def find_changed(
 
 
 def _pairs(dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[tuple[int, Tensor, Tensor, Any]]:
-    """(index, both outputs, label or None) of each sample."""
+    """Yields (index, dense output, pruned output, label or None) of each sample."""
     for i, (one, other, feature) in enumerate(zip(dense.outputs, pruned.outputs, dense.features, strict=True)):
         yield i, one.float(), other.float(), feature.get("labels")
 
 
 def _classes(
     task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
-) -> Iterator[_Found]:
+) -> Iterator[_ChangedSample]:
     for i, one, other, label in _pairs(dense, pruned):
         first, second = int(one.argmax()), int(other.argmax())
         if first == second:
@@ -132,12 +132,14 @@ def _classes(
         own = task.choices(rows[i], f"row {i + 1}")[0] if isinstance(task, ChoiceTask) else names
         a, b = one.softmax(-1), other.softmax(-1)
         gold = None if label is None else _name(own, int(label), len(one))
-        yield _Found(float(a[first] - b[first]), i, gold, _said(own, a, first), _said(own, b, second))
+        yield _ChangedSample(
+            float(a[first] - b[first]), i, gold, _prediction(own, a, first), _prediction(own, b, second)
+        )
 
 
 def _several(
     task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
-) -> Iterator[_Found]:
+) -> Iterator[_ChangedSample]:
     for i, one, other, label in _pairs(dense, pruned):
         flipped = (one > 0) != (other > 0)
         if not flipped.any():
@@ -146,22 +148,22 @@ def _several(
         k = int(((a - b).abs() * flipped).argmax())
         right = [] if label is None else [_name(names, j, len(one)) for j, value in enumerate(label) if value]
         gold = None if label is None else ", ".join(right) or "none"
-        yield _Found(float((a[k] - b[k]).abs()), i, gold, _said(names, a, k), _said(names, b, k))
+        yield _ChangedSample(float((a[k] - b[k]).abs()), i, gold, _prediction(names, a, k), _prediction(names, b, k))
 
 
 def _numbers(
     task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
-) -> Iterator[_Found]:
+) -> Iterator[_ChangedSample]:
     for i, one, other, label in _pairs(dense, pruned):
         # The first number is the one that is scored.
         gold = None if label is None else f"{float(torch.as_tensor(label).flatten()[0]):.4g}"
         a, b = float(one[0]), float(other[0])
-        yield _Found(abs(a - b), i, gold, Prediction(f"{a:.4g}"), Prediction(f"{b:.4g}"))
+        yield _ChangedSample(abs(a - b), i, gold, Prediction(f"{a:.4g}"), Prediction(f"{b:.4g}"))
 
 
 def _words(
     task: TokenTask, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
-) -> Iterator[_Found]:
+) -> Iterator[_ChangedSample]:
     sides = zip(_of_words(dense), _of_words(pruned), dense.features, rows, strict=True)
     for i, (one, other, feature, row) in enumerate(sides):
         count = min(len(one), len(other))  # another tokenizer may cut elsewhere
@@ -173,44 +175,44 @@ def _words(
         a, b = one[k].softmax(-1), other[k].softmax(-1)
         tags = [label for label in feature["labels"] if label != UNLABELLED]
         words = _items(row[task.words_column])
-        said = _said(names, a, int(first[k])), _said(names, b, int(second[k]))
-        yield _Found(
+        said = _prediction(names, a, int(first[k])), _prediction(names, b, int(second[k]))
+        yield _ChangedSample(
             float(a[first[k]] - b[first[k]]), i, _name(names, int(tags[k]), len(a)), *said, word=_cut(str(words[k]))
         )
 
 
-def _of_words(told: SampleOutputs) -> Iterator[Tensor]:
-    """[words, classes] of each sample, by each word's first token."""
-    for output, feature in zip(told.outputs, told.features, strict=True):
+def _of_words(side: SampleOutputs) -> Iterator[Tensor]:
+    """Yields each sample's outputs at the first token of each word, [words, classes]."""
+    for output, feature in zip(side.outputs, side.features, strict=True):
         labels = torch.as_tensor(feature["labels"])
         yield output[: len(labels)][labels != UNLABELLED].float()
 
 
-def _spans(task: SpanTask, rows: Rows, dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[_Found]:
-    answers = [task.predict_answers(told.outputs, told.features, rows) for told in (dense, pruned)]
+def _spans(task: SpanTask, rows: Rows, dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[_ChangedSample]:
+    answers = [task.predict_answers(side.outputs, side.features, rows) for side in (dense, pruned)]
     for i, (one, other, row) in enumerate(zip(*answers, rows, strict=True)):
         if one != other:
             golds = (row.get("answers") or {}).get("text")
             gold = None if golds is None else _answer(next(iter(golds), ""))
             moved = 1 - squad_f1(other, [one])
-            yield _Found(moved, i, gold, Prediction(_answer(one)), Prediction(_answer(other)))
+            yield _ChangedSample(moved, i, gold, Prediction(_answer(one)), Prediction(_answer(other)))
 
 
 def _answer(text: Any) -> str:
     return _cut(str(text)) or "no answer"
 
 
-def _said(names: Sequence[str], probabilities: Tensor, index: int) -> Prediction:
+def _prediction(names: Sequence[str], probabilities: Tensor, index: int) -> Prediction:
     return Prediction(_name(names, index, len(probabilities)), float(probabilities[index]))
 
 
 def _name(names: Sequence[str], index: int, count: int) -> str:
-    """A class's name; its number where the names are of something else."""
+    """Returns the name of a class, or its number if the names do not match the classes."""
     return _cut(names[index]) if len(names) == count else str(index)
 
 
 def _text(task: Task, row: Mapping[str, Any], number: int) -> str:
-    """What a reader knows a sample by."""
+    """Returns the text that identifies a sample to a reader."""
     if isinstance(task, TextTask):
         return "\n".join(str(row[column]) for column in task.text_columns)
     if isinstance(task, SpanTask):

@@ -1,4 +1,4 @@
-"""A latency asked for, held against what the shrunk model takes."""
+"""Compares a requested latency with the measured latency of the shrunk model."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latency of two models in the same turns.
+    """Latency of two models, timed in turns.
 
     Attributes:
         dense: of the dense model.
@@ -48,9 +48,9 @@ def compare_latency(
 
 
 class LatencyTarget:
-    """Asks for another selection where the shrunk model is slower than asked by more than the noise.
+    """Requests another selection if the shrunk model is slower than requested by more than the noise.
 
-    One that is faster is left: a second look at a noisy machine could only break the promise.
+    A faster model is kept: measuring it again on a noisy machine could only miss the target.
 
     Args:
         model: dense.
@@ -79,7 +79,7 @@ class LatencyTarget:
         self._constraint, self._latency_ms = constraint, latency_ms
 
     def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
-        """None, or the costs as this measurement corrects them and the constraint that goes with them."""
+        """Returns corrected costs and their constraint, or None if the student meets the target."""
         units = [s.num_units for s in find_sublayers(student)]
         seen = compare_latency(self._model, student, self._inputs, self._backend)
         if not self.misses(seen):
@@ -92,21 +92,21 @@ class LatencyTarget:
         return self.costs, min(1.0, asked_ms / self.costs.dense)
 
     def misses(self, seen: Comparison) -> bool:
-        """Whether the pruned model is slower than asked by more than the noise."""
+        """Returns whether the pruned model is slower than requested by more than the noise."""
         asked, measured = self._asked(seen)
         return measured.low > asked
 
     def _asked(self, seen: Comparison) -> tuple[float, Timing]:
-        """What was asked for, and what was measured of the same."""
+        """Returns the requested latency and its measurement, both in ms or both relative to the dense model."""
         if self._latency_ms is None:
             return self._constraint, seen.ratio
         return self._latency_ms, seen.pruned
 
 
 def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Costs:
-    """Costs in proportion, so that they agree with the measured model, which has so many units left.
+    """Scales costs to agree with a measured model, given its units left per sublayer.
 
-    Two measurements could set what is fixed and what grows apart, but their noise would be blown up.
+    Two measurements could separate fixed from growing costs, but would amplify their noise.
     """
     scale = pruned_ms / costs.of(units)
     return Costs([level * scale for level in costs.levels], costs.fixed * scale, costs.measured)

@@ -1,4 +1,4 @@
-"""Whether a pruned model keeps a promise of quality, on samples that chose neither units nor the final score."""
+"""Tests whether a pruned model meets a quality target, on samples used for nothing else."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,13 +26,13 @@ _Z = float(t.ppf(CONFIDENCE, GROUPS - 1))
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was seen of one model.
+    """Test result of one model.
 
     Attributes:
-        constraint: that it was pruned to.
-        measured: its drop in points, or its divergence.
-        bound: below which it is, with the confidence of the target.
-        keeps: whether the bound is within what is allowed.
+        constraint: constraint the model was pruned to.
+        measured: measured drop in points, or divergence.
+        bound: upper confidence bound of the drop or divergence.
+        keeps: whether the bound meets the target.
     """
 
     constraint: float
@@ -42,21 +42,21 @@ class Verdict:
 
 
 class QualityTest:
-    """Holds models against a target, on one set of samples.
+    """Tests models against a target on one set of samples.
 
-    The drop is a paired difference: both models' scores over the same samples. Its standard error comes of leaving out
-    a fiftieth of the samples in turn (the delete-group jackknife), which serves every score, means or not; Wilson's
-    shift is added, so that a model which changes few samples, or none, is not believed to be safer than they can tell.
+    The drop is a paired difference of both models' scores on the same samples. Its standard error is estimated by the
+    delete-group jackknife over 50 groups, which works for every score, means or not. Wilson's correction widens the
+    bound for models that change few predictions or none.
 
     Args:
-        target: what is to be kept.
-        scorer: of the samples.
-        dense: the model to compare with.
-        backend: what serves the model; of ONNX the exported file is judged.
-        retold: the samples by the tokenizer that pruned models will have, where tokens are dropped.
+        target: the quality target.
+        scorer: scorer of the test samples.
+        dense: the dense model.
+        backend: backend that serves the model; for ONNX the exported file is tested.
+        pruned_scorer: scorer with the pruned models' tokenizer, if tokens are dropped.
 
     Raises:
-        TrimformerError: there are too few samples, or no labels where they are needed.
+        TrimformerError: there are too few samples, or the target needs labels and there are none.
     """
 
     def __init__(
@@ -65,78 +65,80 @@ class QualityTest:
         scorer: Scorer,
         dense: PreTrainedModel,
         backend: Backend = "eager",
-        retold: Scorer | None = None,
+        pruned_scorer: Scorer | None = None,
     ) -> None:
         self.target, self.samples, self._backend = target, len(scorer.rows), backend
-        self._scorer, self._retold = scorer, retold or scorer
+        self._scorer, self._pruned_scorer = scorer, pruned_scorer or scorer
         check_test_samples(target, scorer)
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
         self._dense = self._scores(scorer, self._references) if target.kind == "drop" else np.zeros(1)
 
     def __call__(self, model: PreTrainedModel, constraint: float, *, as_served: bool = True) -> Verdict:
-        """Judges a model.
+        """Tests a model.
 
         Args:
-            model: pruned to this constraint.
-            constraint: for the verdict.
-            as_served: judge the exported file, where the backend is one of ONNX.
+            model: the pruned model.
+            constraint: constraint it was pruned to, for the verdict.
+            as_served: test the exported file if the backend is an ONNX one.
         """
         outputs = self._outputs(model, as_served and self._backend.startswith("onnx"))
         if self.target.kind == "divergence":
-            apart = self._retold.divergences(outputs, self._references).numpy()
-            measured, error = jackknife(leave_out(lambda kept: float(apart[kept].mean()), len(apart)))
+            divergences = self._pruned_scorer.divergences(outputs, self._references).numpy()
+            measured, error = jackknife(leave_out(lambda kept: float(divergences[kept].mean()), len(divergences)))
             bound = measured + _Z * error
         else:
-            measured, error = jackknife(self._dense - self._scores(self._retold, outputs))
+            measured, error = jackknife(self._dense - self._scores(self._pruned_scorer, outputs))
             bound = 100 * upper_bound(measured, error, self.samples)
             measured *= 100
         return Verdict(constraint, measured, bound, bound <= self.target.most)
 
     def _outputs(self, model: PreTrainedModel, as_served: bool) -> list[Tensor]:
         if not as_served:
-            return self._retold(model, "judge")[1]
+            return self._pruned_scorer(model, "judge")[1]
         int8 = self._backend == "onnx-int8"
         with temporary_directory() as folder:
             files = folder / "onnx"
-            write_served(model, files, self._retold, int8=int8)
+            write_served(model, files, self._pruned_scorer, int8=int8)
             plain = on_cpu(model)
             with served(plain, open_session(files / (QUANTIZED if int8 else MODEL))):
-                return self._retold(plain, "judge")[1]
+                return self._pruned_scorer(plain, "judge")[1]
 
     def _scores(self, scorer: Scorer, outputs: Sequence[Tensor]) -> Floats:
-        """[1 + groups], as fractions: of all rows, and without each group of them."""
+        """Returns scores [1 + groups] as fractions: over all rows, and without each group."""
         samples = unbatch(outputs, scorer.batches)
         return leave_out(lambda kept: scorer.score_some(samples, kept)[str(self.metric)], self.samples)
 
 
-def fewest(target: QualityTarget) -> int:
-    """How many samples it takes at least: of fewer, even a model that changes none is not known to keep it."""
+def min_samples(target: QualityTarget) -> int:
+    """Returns the smallest number of samples with which a model that changes no prediction passes the test."""
     return max(2 * GROUPS, math.ceil(100 * _Z**2 / target.most) if target.kind == "drop" else 0)
 
 
 def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
-    """Raises:
-    TrimformerError: nothing can be promised on so few samples, or they lack the labels that it takes.
+    """Checks that the samples can test the target.
+
+    Raises:
+        TrimformerError: there are too few samples, or the target needs labels and there are none.
     """
     samples = len(scorer.rows)
     if target.kind == "drop" and not scorer.is_labelled:
         raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
-    if samples < fewest(target):
+    if samples < min_samples(target):
         asked = f"a drop of {target.most:g} points" if target.kind == "drop" else "a divergence"
         raise TrimformerError(
             f"{samples} samples are set aside to judge by, too few to promise {asked} with {100 * CONFIDENCE:.0f} % "
-            f"confidence: it takes {fewest(target)} at least; give more rows"
+            f"confidence: it takes {min_samples(target)} at least; give more rows"
         )
 
 
 def leave_out(estimate: Callable[[Sequence[int]], float], samples: int, groups: int = GROUPS) -> Floats:
-    """[1 + groups]: an estimate over all samples, and without each group of them in turn.
+    """Returns an estimate [1 + groups]: over all samples, and without each group in turn.
 
     Args:
-        estimate: of the samples with these numbers.
-        samples: how many there are, in random order.
-        groups: how many parts they are divided into.
+        estimate: function of the indices of samples.
+        samples: number of samples, which are in random order.
+        groups: number of groups.
     """
     order = np.arange(samples)
     kept = [order, *(order[order % groups != group] for group in range(groups))]
@@ -144,10 +146,10 @@ def leave_out(estimate: Callable[[Sequence[int]], float], samples: int, groups: 
 
 
 def jackknife(estimates: Floats) -> tuple[float, float]:
-    """The estimate over all samples and its standard error.
+    """Returns the estimate over all samples and its delete-group jackknife standard error.
 
     Args:
-        estimates: see `leave_out`; of a difference, that of both sides.
+        estimates: see `leave_out`; may be a difference of two of its results.
     """
     without = estimates[1:]
     share = (len(without) - 1) / len(without)
@@ -155,11 +157,11 @@ def jackknife(estimates: Floats) -> tuple[float, float]:
 
 
 def upper_bound(difference: float, error: float, samples: int) -> float:
-    """What a mean difference of scores in [0, 1] is below, with `CONFIDENCE`; Wilson's interval at one end.
+    """Returns the one-sided upper Wilson bound of a mean difference of scores in [0, 1], at `CONFIDENCE`.
 
     Args:
-        difference: of the means, seen on the samples.
-        error: its standard error.
-        samples: how many.
+        difference: measured difference of the means.
+        error: standard error of the difference.
+        samples: number of samples.
     """
     return difference + _Z**2 / (2 * samples) + _Z * math.sqrt(error**2 + _Z**2 / (4 * samples**2))

@@ -1,4 +1,4 @@
-"""Running a model over samples, scoring it, and comparing it with the dense model."""
+"""Scores models on evaluation sets and compares them with the dense model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from trimformer.utils.progress import progress
 
 
 def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
-    """One output per sample on the CPU, in the order of the features; tokens keep their padding."""
+    """Returns one output per sample on the CPU, in the order of the features; token outputs keep their padding."""
     samples: list[Tensor] = [torch.empty(0)] * count_samples(batches)
     for output, batch in zip(outputs, batches, strict=True):
         for sample, index in zip(output.float().cpu(), batch["index"].tolist(), strict=True):
@@ -35,20 +35,20 @@ def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]
 def divergences(
     outputs: Sequence[Tensor], references: Sequence[Tensor], batches: Sequence[Batch], problem: Problem
 ) -> Tensor:
-    """[samples]: distance of each sample's output from the dense model's, in float64; see `divergence`."""
-    apart = [
+    """Returns each sample's divergence from the dense model, [samples] in float64; see `divergence`."""
+    per_batch = [
         divergence(output.float(), reference.float(), batch, problem).double()
         for output, reference, batch in zip(outputs, references, batches, strict=True)
     ]
-    return torch.stack(unbatch(apart, batches)).double()
+    return torch.stack(unbatch(per_batch, batches)).double()
 
 
 def _overflows(output: Tensor, batch: Batch) -> Tensor:
-    """[batch]: whether a sample's output is NaN or infinite; heads of spans may rule tokens out by -inf."""
+    """Returns whether each sample's output is NaN or infinite, [batch]; span heads may mask tokens with -inf."""
     bad = output.isnan() | (output == torch.inf)
     mask = batch.get("attention_mask")
     if mask is not None and output.dim() == 3 and mask.shape == output.shape[:2]:
-        bad &= mask.bool().unsqueeze(-1)  # what stands at padding does not count
+        bad &= mask.bool().unsqueeze(-1)  # outputs at padding do not count
     return bad.flatten(1).any(1)
 
 
@@ -56,12 +56,12 @@ class Scorer:
     """One evaluation set, encoded once and scored for any number of models.
 
     Args:
-        name: of the set; only shown.
-        rows: its examples.
-        task: what they mean.
-        model: gives configuration and device.
-        processor: its tokenizer or processor.
-        batch_size: the scores do not depend on it.
+        name: name of the set, for display.
+        rows: rows of the set.
+        task: task of the rows.
+        model: the model, for its configuration and device.
+        processor: the model's tokenizer or processor.
+        batch_size: number of samples in a batch; the scores do not depend on it.
 
     Raises:
         TrimformerError: the rows do not fit the task or the model.
@@ -84,7 +84,7 @@ class Scorer:
         self._problem = find_problem(model)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
-        """The model's metrics, and its outputs per batch."""
+        """Returns the model's metrics and its outputs per batch."""
         device = model.device
         batches = progress(self.batches, desc)
         outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
@@ -93,10 +93,10 @@ class Scorer:
         return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
 
     def _check_finite(self, outputs: Sequence[Tensor], model: PreTrainedModel) -> None:
-        """Scores of NaN would look like those of a bad model.
+        """Checks that the outputs are finite; NaN would otherwise score like a bad model.
 
         Raises:
-            TrimformerError: the model overflows.
+            TrimformerError: an output is not finite.
         """
         bad = [_overflows(output, batch).sum().item() for output, batch in zip(outputs, self.batches, strict=True)]
         if any(bad):
@@ -107,48 +107,48 @@ class Scorer:
             )
 
     def score_some(self, outputs: Sequence[Tensor], rows: Sequence[int]) -> dict[str, float]:
-        """The metrics over some of the rows.
+        """Returns the metrics over some of the rows.
 
         Args:
-            outputs: of all samples, see `unbatch`.
-            rows: their positions.
+            outputs: outputs of all samples; see `unbatch`.
+            rows: indices of the rows.
         """
-        features, kept = [], []
+        features, selected = [], []
         for new, row in enumerate(rows):
             for i in self._parts[row]:
                 feature = self.features[i]
                 features.append({**feature, "example": new} if "example" in feature else feature)
-                kept.append(outputs[i])
-        return self.task.score(kept, features, [self.rows[row] for row in rows])
+                selected.append(outputs[i])
+        return self.task.score(selected, features, [self.rows[row] for row in rows])
 
     @property
     def is_labelled(self) -> bool:
-        """Whether there are metrics, and the samples have what these need; embeddings keep that in their rows."""
+        """Whether the task has a metric and the samples have labels; those of embeddings are in the rows."""
         has_labels = any(key in self.features[0] for key in LABEL_KEYS) or self._problem == "embedding"
         return self.task.metric is not None and has_labels
 
     @cached_property
     def _parts(self) -> list[list[int]]:
-        """Of each row, its samples: windows of a long text; else the one."""
+        """Indices of each row's samples: the windows of a long text, else one."""
         parts: list[list[int]] = [[] for _ in self.rows]
         for i, feature in enumerate(self.features):
             parts[feature.get("example", i)].append(i)
         return parts
 
-    def told(self, outputs: Sequence[Tensor]) -> SampleOutputs:
-        """Outputs of a model, one a feature, with the features."""
+    def sample_outputs(self, outputs: Sequence[Tensor]) -> SampleOutputs:
+        """Returns a model's outputs, one per feature, with the features."""
         return SampleOutputs(unbatch(outputs, self.batches), self.features)
 
     def samples(self, outputs: Sequence[Tensor]) -> Tensor:
-        """[samples, n]: outputs of one size, such as embeddings, in the order of the rows."""
+        """Returns outputs of one size, such as embeddings, in the order of the rows, [samples, n]."""
         return torch.stack(unbatch(outputs, self.batches))
 
     def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
-        """Of embeddings, the share of nearest texts that stay; see `neighbour_overlap`."""
+        """Returns the share of nearest neighbours that stay, or None without embeddings; see `neighbour_overlap`."""
         return self._neighbours(outputs, references, self)
 
     def _neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor], dense: "Scorer") -> float | None:
-        """The same where the references are in the batches of another scorer."""
+        """Like `neighbours`, for references in the batches of another scorer."""
         if self._problem != "embedding":
             return None
         texts = dense.distinct
@@ -156,18 +156,18 @@ class Scorer:
 
     @property
     def distinct(self) -> list[int]:
-        """Samples but those whose text came before: equal texts would be each other's nearest whatever the model."""
+        """Indices of samples without duplicate texts, which would be nearest neighbours under any model."""
         first: dict[bytes, int] = {}
         for i, sample in enumerate(self.features):
             first.setdefault(np.asarray(sample.get("input_ids", -i)).tobytes(), i)
         return list(first.values())
 
     def divergences(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
-        """[samples]: distance of two models' outputs; see `divergences`."""
+        """Returns each sample's divergence between two models' outputs, [samples]; see `divergences`."""
         return divergences(outputs, references, self.batches, self._problem)
 
     def divergence(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
-        """Mean distance of two models' outputs."""
+        """Returns the mean divergence between two models' outputs."""
         return float(self.divergences(outputs, references).mean())
 
 
@@ -176,8 +176,15 @@ NEIGHBOURS = 10
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of both models by name, as fractions, the mean distance of their outputs, of embeddings the share of each
-    sample's `NEIGHBOURS` nearest ones that stay its nearest, and samples whose prediction changed."""
+    """Scores of the dense and the pruned model.
+
+    Attributes:
+        dense: the dense model's scores by name, as fractions.
+        pruned: the pruned model's scores.
+        divergence: mean divergence of the outputs.
+        neighbours: share of each sample's `NEIGHBOURS` nearest neighbours that stay; None without embeddings.
+        changed: samples whose prediction changed.
+    """
 
     dense: dict[str, float]
     pruned: dict[str, float]
@@ -186,52 +193,52 @@ class Scores:
     changed: ChangedReport | None = None
 
 
-# Of each evaluation set, a model's metrics and its outputs per batch.
+# A model's metrics and its outputs per batch, for each evaluation set.
 Scored = Sequence[tuple[dict[str, float], list[Tensor]]]
 
 
 def score(scorers: Sequence[Scorer], model: PreTrainedModel, name: str) -> Scored:
-    """A model on every evaluation set; its name is only shown."""
+    """Scores a model on every evaluation set; `name` is for display."""
     return [scorer(model, f"evaluate {name}") for scorer in scorers]
 
 
-def compare(scorers: Sequence[Scorer], dense: Scored, pruned: Scored, retold: Sequence[Scorer] = ()) -> Scores:
-    """Scores of two models, and on the first set their divergence and what changed.
+def compare(scorers: Sequence[Scorer], dense: Scored, pruned: Scored, pruned_scorers: Sequence[Scorer] = ()) -> Scores:
+    """Compares two models: scores on all sets; divergence and changed predictions on the first set.
 
-    The first set's scores go by their own names, those of further sets follow the set's name, as in
+    Scores of the first set have plain names; those of further sets are prefixed with the set's name, as in
     "validation_mismatched_accuracy".
 
     Args:
-        scorers: of the evaluation sets.
-        dense: what they gave for the dense model.
-        pruned: for the pruned one, by `retold` where it has a tokenizer of its own.
-        retold: the same sets by the pruned model's tokenizer.
+        scorers: scorers of the evaluation sets.
+        dense: results of the dense model.
+        pruned: results of the pruned model.
+        pruned_scorers: scorers with the pruned model's tokenizer, if it differs.
     """
     totals: list[dict[str, float]] = []
     for scored in (dense, pruned):
         named = enumerate(zip(scorers, scored, strict=True))
         totals.append({f"{s.name}_{k}" if n else k: v for n, (s, (own, _)) in named for k, v in own.items()})
-    own, first = scorers[0], (retold or scorers)[0]
+    own, first = scorers[0], (pruned_scorers or scorers)[0]
     outputs, references = pruned[0][1], dense[0][1]
     return Scores(
         totals[0],
         totals[1],
         first.divergence(outputs, references),
         first.neighbours(outputs, references),
-        find_changed(own.task, own.rows, own.names, own.told(references), first.told(outputs)),
+        find_changed(own.task, own.rows, own.names, own.sample_outputs(references), first.sample_outputs(outputs)),
     )
 
 
 def neighbour_overlap(embeddings: Tensor, references: Tensor, count: int = NEIGHBOURS) -> float | None:
-    """Share of each sample's nearest samples by the reference that are its nearest by the embeddings too, by cosine.
+    """Returns the share of each sample's nearest neighbours in the references that stay nearest in the embeddings.
 
     Args:
         embeddings: [samples, n].
         references: [samples, m].
-        count: how many neighbours are looked at.
+        count: number of neighbours, by cosine similarity.
 
     Returns:
-        A mean over samples; None where there are too few of them to tell.
+        The mean over samples; None if there are too few samples.
     """
     samples = len(embeddings)
     if samples <= 2 * count:

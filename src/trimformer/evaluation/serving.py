@@ -1,4 +1,4 @@
-"""Dense and pruned side by side in the runtime that serves them, in float32 and in eight bits."""
+"""Compares the dense and the pruned model in ONNX Runtime, in float32 and in eight bits."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ EXAMPLES = 256  # samples at most, on which a file is compared with PyTorch
 
 @dataclass(frozen=True)
 class Served:
-    """One file, scored and timed in ONNX Runtime.
+    """Scores and latency of one file in ONNX Runtime.
 
     Attributes:
         name: "dense", "dense + int8", "pruned" or "pruned + int8".
@@ -46,12 +46,12 @@ class Served:
 
 
 def examples(batches: Sequence[Batch]) -> list[Batch]:
-    """Some of the batches, of all lengths, with no more samples than are needed to compare files."""
+    """Returns some batches of all lengths, with about `EXAMPLES` samples, to compare files on."""
     return list(batches[:: max(1, count_samples(batches) // EXAMPLES)])
 
 
 def write_served(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: bool) -> None:
-    """Makes a folder of a model's files, each compared with PyTorch on samples of the set to score on.
+    """Exports a model's files to a new folder and compares each with PyTorch on samples of the scorer.
 
     Raises:
         TrimformerError: the model cannot be exported.
@@ -63,7 +63,7 @@ def write_served(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: 
 def serve(
     models: Mapping[str, tuple[PreTrainedModel, Path]], scorer: Scorer, inputs: Mapping[str, Tensor]
 ) -> list[Served]:
-    """Scores the files of models, and times all in turns.
+    """Scores the files of models and times all files in turns.
 
     Args:
         models: by name, the dense one first; each with the folder of its files, see `write_served`.
@@ -97,17 +97,17 @@ def serve(
 
 
 def on_cpu(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself if it is in float32 on the CPU, as files are written from, else a copy that is."""
+    """Returns the model in float32 on the CPU: the model itself if it is, else a copy."""
     if model.device.type == "cpu" and model.dtype == torch.float32:
         return model
     return copy.deepcopy(model).float().cpu()  # type: ignore[no-any-return]
 
 
 def feeds(session: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What a session reads of the inputs, as arrays; tokens are of the first type.
+    """Returns the inputs that a session reads, as arrays; missing token types are 0.
 
     Raises:
-        TrimformerError: it reads something else.
+        TrimformerError: the session reads an input that is missing.
     """
     given = dict(inputs)
     if "input_ids" in given:

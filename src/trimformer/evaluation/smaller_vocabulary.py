@@ -1,4 +1,4 @@
-"""Evaluation sets as a smaller vocabulary has them, so that a model is scored with the tokenizer it will have."""
+"""Scores models with a tokenizer whose vocabulary was reduced."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,18 @@ from trimformer.evaluation.scores import Scorer, unbatch
 
 
 class SmallVocabularyScorer(Scorer):
-    """Rows of another scorer, encoded by the tokenizer that has lost tokens.
+    """Scorer of another scorer's rows, encoded with the reduced tokenizer.
 
     Args:
-        dense: by the tokenizer that has them all.
-        vocabulary: what is left of it.
-        model: gives configuration and device.
+        dense: scorer with the full tokenizer.
+        vocabulary: the reduced vocabulary.
+        model: the model, for its configuration and device.
 
     Attributes:
-        changed: samples of the dense scorer that are made of other tokens now, as some of theirs were dropped.
+        changed: number of samples that are tokenized differently because a token was dropped.
 
     Raises:
-        TrimformerError: outputs are one a token, and no sample is made of the same tokens, so none can be compared.
+        TrimformerError: outputs are per token, and every sample is tokenized differently, so none can be compared.
     """
 
     def __init__(self, dense: Scorer, vocabulary: Vocabulary, model: PreTrainedModel) -> None:
@@ -33,9 +33,9 @@ class SmallVocabularyScorer(Scorer):
         self._dense, self._vocabulary = dense, vocabulary
         new_ids = vocabulary.new_ids
         places = {flat_ids([sample["input_ids"]]).tobytes(): i for i, sample in enumerate(self.features)}
-        found = [places.get(new_ids[flat_ids([sample["input_ids"]])].tobytes()) for sample in dense.features]
-        self.changed = found.count(None)
-        self._pairs = [(i, j) for i, j in enumerate(found) if j is not None]
+        matches = [places.get(new_ids[flat_ids([sample["input_ids"]])].tobytes()) for sample in dense.features]
+        self.changed = matches.count(None)
+        self._pairs = [(i, j) for i, j in enumerate(matches) if j is not None]
         if self._problem not in ("tokens", "span"):
             self._pairs = [(i, i) for i in range(len(self.features))]
         if not self._pairs:
@@ -44,25 +44,24 @@ class SmallVocabularyScorer(Scorer):
             )
 
     def divergences(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
-        """[samples]: distance from the dense model's outputs, which are in the dense scorer's batches.
+        """Returns the divergence from the dense model's outputs, which are in the dense scorer's batches, [samples].
 
-        Outputs of tokens are compared on the samples that are made of the same tokens, and scores of tokens on those
-        that stay.
+        Outputs per token are compared on samples with the same tokens, and token scores on the tokens that are kept.
         """
         new, old = unbatch(outputs, self.batches), unbatch(references, self._dense.batches)
-        apart = []
+        values = []
         for i, j in self._pairs:
             output, reference = self._cut(new[j], self.features[j]), self._cut(old[i], self.features[j])
             if output.shape != reference.shape:
                 reference = reference[..., self._vocabulary.kept_ids]
             batch = {"index": torch.zeros(1), "attention_mask": torch.ones(1, len(output))}
-            apart.append(divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem))
-        return torch.cat(apart).double()
+            values.append(divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem))
+        return torch.cat(values).double()
 
     def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
-        """As of any scorer; the references are in the dense scorer's batches."""
+        """Like `Scorer.neighbours`, with references in the dense scorer's batches."""
         return self._neighbours(outputs, references, self._dense)
 
     def _cut(self, output: Tensor, sample: Features) -> Tensor:
-        """Without what belongs to padding."""
+        """Removes the padding of outputs per token."""
         return output[: len(sample["input_ids"])] if self._problem in ("tokens", "span") else output
