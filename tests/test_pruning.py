@@ -438,7 +438,7 @@ def test_separate_rows_can_test_the_quality():
     unlabelled = [{"sentence": row["sentence"]} for row in rows]
     with pytest.raises(TrimformerError, match="needs labels"):
         prune_to_quality(max_drop=10.0, judge_dataset=unlabelled)
-    with pytest.raises(TrimformerError, match="judge_dataset judges"):
+    with pytest.raises(TrimformerError, match="judge_dataset is only used with"):
         prune(judge_dataset=rows)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimformer.errors import TrimformerError
 from trimformer.options.methods import METHODS, Method
+from trimformer.utils.moved_modules import accept_moved_modules
 from trimformer.version import __version__
 
 __all__ = [
@@ -49,6 +50,8 @@ def _is_command() -> bool:
     papers = Path(__file__).parents[2] / "main.py"  # of a clone
     return papers.is_file() and Path(words[0]).is_file() and papers.samefile(words[0])
 
+
+accept_moved_modules()
 
 if TYPE_CHECKING:
     from trimformer.api import prune, sweep

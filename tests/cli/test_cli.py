@@ -99,7 +99,7 @@ def test_the_table_is_printed_and_logged(model_dir, data, tmp_path, capsys):
     for word in ("accuracy", "KL to dense", "MACs", "parameters", "weights (MB)", "latency", "seconds: data"):
         assert word in printed
         assert word in log
-    assert "2048 calibration samples asked for, 32 are there" in log
+    assert "the data has 32 rows to calibrate on, fewer than 2048" in log
     assert str(tmp_path / "out") in printed
 
 

@@ -115,9 +115,7 @@ def draw_samples(
     train = drop_blank_rows(train, task)
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
-        logger.warning(
-            "the data has %d rows to calibrate on, fewer than the %d requested: all are used", len(chosen), num_samples
-        )
+        logger.warning("the data has %d rows to calibrate on, fewer than %d: all are used", len(chosen), num_samples)
     if len(chosen) < 2:
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     features = task.encode(Selection(train, chosen), processor, model.config)
