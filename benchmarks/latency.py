@@ -29,7 +29,8 @@ from trimformer.checkpoints.save_load import load
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.backends import prepare
 from trimformer.costs.cost_tables import Costs, linear_costs
-from trimformer.costs.measure_latency import measure_table, resized
+from trimformer.costs.latency_bench import resized
+from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, mean_length, sample_indices

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tests.commands import outputs
 from tests.conftest import FAMILIES, make_model, pruned, random_masks
 from trimformer.costs.backends import Backend
+from trimformer.costs.latency_bench import resized
+from trimformer.costs.latency_fits import first_grid, fit_line, monotone
 from trimformer.costs.lookup_tables import check_table
-from trimformer.costs.measure_latency import first_grid, fit_line, measure_table, monotone, resized
+from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing
 from trimformer.errors import TrimformerError

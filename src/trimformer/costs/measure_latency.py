@@ -5,73 +5,19 @@ in place, with realistic inputs and caches. Random widths turn the drift of the 
 Whole models of three sizes are timed in between, to find the time that the sum over sublayers leaves out.
 """
 
-import copy
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.costs.backends import Backend, check_backend, prepare
-from trimformer.costs.cost_tables import Floats
-from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
+from trimformer.costs.backends import Backend, check_backend
+from trimformer.costs.latency_bench import LatencyBench
+from trimformer.costs.lookup_tables import LatencyTable, describe_setting
 from trimformer.costs.random_inputs import random_inputs
-from trimformer.costs.timing import Stopwatch, Timing
-from trimformer.errors import TrimformerError
-from trimformer.models import KINDS, Kind, Sublayer, find_sublayers
-from trimformer.models.layer_calls import LayerCall, forward, record_calls
+from trimformer.models import KINDS, Kind
 from trimformer.models.masking import frozen
-from trimformer.models.removal import keep_units
 from trimformer.utils.environment import versions
-
-PASSES = 4  # drawn together, from narrow to wide
-ENOUGH = 12  # measurements per level
-REPEATS = 2  # measured runs per pass, after a warm-up
-BEND = 0.02  # relative change of slope, over an interval, that is worth a level in between
-
-
-def resized(model: PreTrainedModel, units: Sequence[int]) -> PreTrainedModel:
-    """Copies a model with the first units of each sublayer, for timing; other parameters are shared."""
-    small = copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
-    for sublayer, kept in zip(find_sublayers(small), units, strict=True):
-        keep_units(sublayer, torch.arange(kept))
-    return small
-
-
-def check_uniform(model: PreTrainedModel, calls: Sequence[LayerCall]) -> None:
-    """Checks that one table per kind of sublayer can describe the model.
-
-    Raises:
-        TrimformerError: the model has two towers, or layers of several shapes.
-    """
-    sublayers = find_sublayers(model)
-    shapes = [{(s.hidden_size, s.unit_size, s.calls_per_pass) for s in sublayers if s.kind == kind} for kind in KINDS]
-    if sum(call.first_hidden is not None for call in calls) > 1 or any(len(of_kind) > 1 for of_kind in shapes):
-        raise TrimformerError(
-            f"{type(model).__name__} has two towers or layers of several sizes, for which there is no latency table; "
-            "use the metric 'mac', or prune each tower by itself"
-        )
-
-
-def _boundary(before: Sublayer, after: Sublayer) -> nn.Module:
-    """Returns the module that runs first in the second of two sublayers."""
-    return after.producers[0].linear if after.entry is before.entry else after.entry
-
-
-class _OneLayer(nn.Module):
-    """A layer as a module that takes only hidden states, for backends that compile or export it."""
-
-    def __init__(self, call: LayerCall) -> None:
-        super().__init__()
-        self.layer, self._call = call.layer, call
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self._call(hidden)
 
 
 def measure_table(
@@ -104,7 +50,7 @@ def measure_table(
     check_backend(backend, model.device)
     inputs = random_inputs(model, batch_size, seq_len)
     with frozen(model), torch.inference_mode():
-        bench = _Bench(model, inputs, backend, seed)
+        bench = LatencyBench(model, inputs, backend, seed)
         for _ in progress(bench.passes(seconds)):
             pass
     setting = describe_setting(model, batch_size, seq_len, backend)
@@ -116,199 +62,3 @@ def measure_table(
             [u, factor * t.median, factor * t.low, factor * t.high, t.count] for u, t in bench.timings(kind)
         ]
     return LatencyTable(levels, fixed, {**setting, "versions": versions()}, measured)
-
-
-class _Bench:
-    """Collects measurements: `laps[kind][units]` of sublayers, `whole` of models of three sizes."""
-
-    def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor], backend: Backend, seed: int) -> None:
-        self.model, self.inputs, self.backend = model, inputs, backend
-        self.sublayers = find_sublayers(model)
-        batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}
-        self.calls = record_calls(model, batch)
-        check_uniform(model, self.calls)
-        start = self.calls[0].first_hidden
-        assert start is not None
-        self.hidden = start
-        self.rng, self.watch = np.random.default_rng(seed), Stopwatch(model.device)
-        self.laps: dict[Kind, dict[int, list[float]]] = {
-            kind: {units: [] for units in first_grid(kind, widest(self.sublayers, kind), backend)} for kind in KINDS
-        }
-        self._queue: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
-        self._prepared: dict[tuple[Kind, int], Callable[[], Any]] = {}
-        dense = [s.num_units for s in self.sublayers]
-        small = [s.num_units // (8 if s.kind == "ffn" else 4) for s in self.sublayers]
-        self.anchors = [dense, [units // 2 for units in dense], small]
-        sizes = [model, *(resized(model, anchor) for anchor in self.anchors[1:])]
-        self._wholes = [prepare(whole, inputs, backend) for whole in sizes]
-        self.whole: list[list[float]] = [[] for _ in sizes]
-
-    def passes(self, seconds: float) -> Iterator[int]:
-        """Runs passes until every level has enough measurements and no level is added, or time is up."""
-        start, count, turn = time.perf_counter(), 0, 0
-        while True:
-            drawn = {kind: self._draw(kind) for kind in KINDS}
-            for i in self.rng.permutation(PASSES).tolist():
-                self._run_pass([drawn[s.kind][i].pop() for s in self.sublayers])
-                self._run_whole(turn % len(self._wholes))
-                turn += 1
-                count += 1
-                yield count
-                if time.perf_counter() - start > seconds and min(map(len, self.whole)) >= 2 and self._least() >= 1:
-                    return
-            if self.backend == "eager" and self._least() >= PASSES:
-                for kind in KINDS:
-                    self._refine(kind)
-            if self._least() >= ENOUGH:
-                return
-
-    def _least(self) -> int:
-        """Returns the smallest number of measurements of any level."""
-        return min(len(laps) for levels in self.laps.values() for laps in levels.values())
-
-    def _draw(self, kind: Kind) -> list[list[int]]:
-        """Draws levels for the sublayers of a kind: all equally often, with similar widths in one pass."""
-        capacity = [s.num_units for s in self.sublayers if s.kind == kind]
-        queue = self._queue[kind]
-        while len(queue) < PASSES * len(capacity):
-            queue += self.rng.permutation(list(self.laps[kind])).tolist()
-        drawn = sorted(queue[: PASSES * len(capacity)])
-        del queue[: PASSES * len(capacity)]
-        groups = []
-        for i in range(PASSES):
-            group = self.rng.permutation(drawn[i * len(capacity) : (i + 1) * len(capacity)]).tolist()
-            # A layer that was pruned before cannot be widened.
-            fits = [max(u for u in self.laps[kind] if u <= min(g, c)) for g, c in zip(group, capacity, strict=True)]
-            groups.append(fits[::-1])  # they are popped from the end
-        return groups
-
-    def _run_pass(self, units: list[int]) -> None:
-        run = self._whole_pass(units) if self.backend == "eager" else self._single_layers(units)
-        laps = np.mean([run() for _ in range(1 + REPEATS)][1:], axis=0).tolist()
-        for sublayer, kept, lap in zip(self.sublayers, units, laps, strict=True):
-            self.laps[sublayer.kind][kept].append(lap)
-
-    def _whole_pass(self, units: Sequence[int]) -> Callable[[], list[float]]:
-        """Returns a timed pass through a model of these widths: milliseconds per sublayer, summed over calls."""
-        small = resized(self.model, units).eval()
-        sublayers = find_sublayers(small)
-        layers: dict[nn.Module, list[int]] = {}
-        for i, sublayer in enumerate(sublayers):
-            layers.setdefault(sublayer.module, []).append(i)
-
-        def mark(*_: Any) -> None:
-            self.watch.mark()
-
-        for layer, own in layers.items():  # the copy is thrown away with its hooks
-            layer.register_forward_pre_hook(mark)
-            for a, b in pairwise(own):
-                _boundary(sublayers[a], sublayers[b]).register_forward_pre_hook(mark)
-            layer.register_forward_hook(mark)
-
-        def run() -> list[float]:
-            forward(small, self.inputs)
-            laps = iter([*self.watch.laps(), 0.0])
-            times = [0.0] * len(sublayers)
-            for own in layers.values():
-                for _ in range(sublayers[own[0]].calls_per_pass):
-                    for i in own:
-                        times[i] += next(laps)
-                    next(laps)  # between this layer and the next
-            return times
-
-        return run
-
-    def _single_layers(self, units: Sequence[int]) -> Callable[[], list[float]]:
-        """Returns a timed pass through single layers with one sublayer each, prepared once per width."""
-        calls = [self._prepare_layer(s.kind, kept) for s, kept in zip(self.sublayers, units, strict=True)]
-
-        def run() -> list[float]:
-            self.watch.mark()
-            for call in calls:
-                call()
-                self.watch.mark()
-            return self.watch.laps()
-
-        return run
-
-    def _prepare_layer(self, kind: Kind, kept: int) -> Callable[[], Any]:
-        if (kind, kept) not in self._prepared:
-            index = next(i for i, s in enumerate(self.sublayers) if s.kind == kind and s.num_units >= kept)
-            small = resized(self.model, [kept if i == index else 0 for i in range(len(self.sublayers))])
-            layer = find_sublayers(small)[index].module
-            call = next(call for call in self.calls if call.layer is self.sublayers[index].module)
-            module = _OneLayer(call.with_layer(layer)).eval()
-            self._prepared[kind, kept] = prepare(module, {"hidden": self.hidden}, self.backend, small)
-            self._prepared[kind, kept]()
-        return self._prepared[kind, kept]
-
-    def _run_whole(self, size: int) -> None:
-        self._wholes[size]()
-        for _ in range(REPEATS):
-            self.watch.mark()
-            self._wholes[size]()
-            self.watch.mark()
-            self.whole[size] += self.watch.laps()
-
-    def _refine(self, kind: Kind) -> None:
-        """Adds a level inside each interval where the slope changes by more than the noise."""
-        levels = sorted(self.laps[kind])
-        medians = np.array([np.median(self.laps[kind][units]) for units in levels])
-        slopes = np.diff(medians) / np.diff(levels)
-        for i in range(1, len(levels) - 1):
-            # What a line through the neighbours misses at this level, were it not measured.
-            width = max(levels[i + 1] - levels[i], levels[i] - levels[i - 1])
-            bend = abs(slopes[i] - slopes[i - 1]) * width / 4
-            noise = Timing.of(self.laps[kind][levels[i]])
-            if bend > max(BEND * medians[i], noise.high - noise.low):
-                for a, b in ((levels[i - 1], levels[i]), (levels[i], levels[i + 1])):
-                    middle = (a + b) // 2 // 32 * 32
-                    if a < middle < b and middle not in self.laps[kind]:
-                        self.laps[kind][middle] = []
-                        self._queue[kind][:0] = [middle] * PASSES
-
-    def timings(self, kind: Kind) -> list[tuple[int, Timing]]:
-        """Returns the measured widths of a kind with their milliseconds."""
-        measured = {units: np.array(laps) for units, laps in sorted(self.laps[kind].items()) if laps}
-        if self.backend != "eager":  # each was timed in a layer whose other half holds nothing: half of one of nothing
-            nothing = float(np.median(measured[0])) / 2
-            measured = {units: np.maximum(laps - nothing, 1e-6) for units, laps in measured.items()}
-        return [(units, Timing.of(laps.tolist())) for units, laps in measured.items()]
-
-    def table(self, kind: Kind) -> Floats:
-        """Returns milliseconds by number of units, [units + 1]."""
-        levels, timings = zip(*self.timings(kind), strict=True)
-        return np.interp(np.arange(levels[-1] + 1), levels, monotone(timings))
-
-    def fit_whole(self) -> tuple[float, float]:
-        """Fits (fixed, factor): a whole model takes fixed + factor * the sum over its sublayers."""
-        tables = {kind: self.table(kind) for kind in KINDS}
-        sums = [sum(tables[s.kind][k] for s, k in zip(self.sublayers, a, strict=True)) for a in self.anchors]
-        whole = [float(np.median(laps)) for laps in self.whole]
-        return fit_line(sums, whole)
-
-
-def first_grid(kind: Kind, units: int, backend: Backend) -> list[int]:
-    """Returns the first widths to measure: none, one, all, and even steps between (multiples of 32 for neurons)."""
-    parts = 12 if backend == "eager" else 6
-    step = max(1, units // parts) if kind == "attention" else max(32, units // parts // 32 * 32)
-    return sorted({0, min(1, units), *range(step, units, step), units})
-
-
-def monotone(timings: Sequence[Timing]) -> Floats:
-    """Returns medians that do not fall with more units, unless a measurement's interval rules that out."""
-    medians = np.array([t.median for t in timings])
-    weights = [t.count for t in timings]
-    fit = IsotonicRegression().fit_transform(np.arange(len(medians)), medians, sample_weight=weights)
-    significant = np.array([not t.low <= f <= t.high and t.count >= PASSES for t, f in zip(timings, fit, strict=True)])
-    return np.where(significant, medians, fit)
-
-
-def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Fits an intercept and a slope, neither negative, by least squares of the relative error."""
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    design = np.stack([1 / b, a / b], axis=1)
-    intercept, slope = np.linalg.lstsq(design, np.ones(len(b)), rcond=None)[0]
-    if intercept < 0 or slope <= 0:
-        return 0.0, float((a / b).sum() / np.square(a / b).sum())
-    return float(intercept), float(slope)
