@@ -13,6 +13,7 @@ from trimformer.cli.main import guarded, imported
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Parses the flags of the paper's code."""
     parser = argparse.ArgumentParser(description="Post-training pruning, with the flags of the paper's code.")
     parser.add_argument("--model_name", required=True, help="names the output; and the tokenizer if ckpt_dir has none")
     parser.add_argument("--task_name", required=True)

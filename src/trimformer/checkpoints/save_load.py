@@ -42,7 +42,7 @@ from trimformer.data.sentence_transformers import (
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import KINDS, find_sublayers
 from trimformer.models.mask_tensors import unstack_masks
-from trimformer.utils.input_paths import check_model_place, check_readable
+from trimformer.utils.input_paths import check_model_path, check_readable
 from trimformer.utils.outputs import write_directory
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -147,7 +147,7 @@ def find_directory(name: str | Path) -> Path:
     Raises:
         TrimformerError: neither a directory nor a hub model has this name.
     """
-    check_model_place(name)
+    check_model_path(name)
     if Path(name).is_dir():
         return Path(name)
     with one_sentence(f"model directory '{name}' does not exist, and the hub has no such model"):

@@ -1,4 +1,4 @@
-"""Reads what several commands share: the task, its rows, and groups of flags. Importing this costs nothing."""
+"""Reads the task and its rows, and adds groups of flags, for several commands. Importing this costs nothing."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ def check_data(options: DataOptions) -> None:
 def load_task_data(
     options: DataOptions, model: Any, seed: int = 0, need_train: bool = True
 ) -> "tuple[Task, Rows, dict[str, Rows]]":
-    """Task, training rows, and validation rows by split.
+    """Reads the task, the training rows, and the validation rows by split.
 
     Args:
         options: where the data is, and what its columns mean.

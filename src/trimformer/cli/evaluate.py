@@ -1,4 +1,4 @@
-"""`trimformer evaluate`: scores of a model directory, dense or pruned, or of a dense one under masks."""
+"""`trimformer evaluate`: scores a model directory, dense or pruned, or a dense one under masks."""
 
 import argparse
 import json
@@ -22,6 +22,7 @@ from trimformer.utils.outputs import lock_file
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Scores a model and prints the scores as JSON."""
     with lock_file(arguments.output) as write:
         text = json.dumps(_scores(arguments), indent=2)
         write(text + "\n")
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
-    """By split."""
+    """Returns the scores by split."""
     device = resolve_device(arguments.device)
     model, processor = load(arguments.model)
     reference = _load_reference(arguments.reference, model) if arguments.reference else None
@@ -52,7 +53,11 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load_reference(path: str, model: PreTrainedModel) -> PreTrainedModel:
-    """The dense model; its outputs must be comparable."""
+    """Loads the dense model.
+
+    Raises:
+        TrimformerError: its outputs cannot be compared with those of `model`.
+    """
     reference = load_model(path)
     kinds = [(find_problem(m), m.config.num_labels, getattr(m.config, "vocab_size", None)) for m in (model, reference)]
     if kinds[0] != kinds[1]:

@@ -1,4 +1,4 @@
-"""`trimformer export`: a model directory, dense or pruned, as files for ONNX Runtime or OpenVINO."""
+"""`trimformer export`: writes a model directory, dense or pruned, as files for ONNX Runtime or OpenVINO."""
 
 import argparse
 import copy
@@ -38,6 +38,7 @@ SHAPE = (32, 32)  # batch size and length that are timed
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Writes the exported directory and prints the comparison with PyTorch."""
     (check_onnx if arguments.format == "onnx" else check_openvino)()
     with lock_output(arguments.output):
         told = _write(arguments)
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> str:
-    """Writes the directory; what is to be said of it."""
+    """Writes the directory and returns the text to print."""
     model, processor = load(arguments.model)
     model.float().eval()
     origin = "the data" if has_data(arguments) else "made-up inputs"
@@ -73,7 +74,7 @@ def _write(arguments: argparse.Namespace) -> str:
 def _data(
     model: PreTrainedModel, processor: Any, arguments: argparse.Namespace
 ) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    """Batches to compare on, and to calibrate on: of training rows, where there are some."""
+    """Returns batches to compare on and batches to calibrate on; the latter from training rows if there are any."""
     task, train, validation = load_task_data(read_options(DataOptions, arguments), model, need_train=False)
     rows = next(iter(validation.values()))
 
@@ -88,7 +89,7 @@ def _data(
 
 
 def made_up(model: PreTrainedModel, processor: Any) -> list[Batch]:
-    """Two batches of different shape; one text of each is padded."""
+    """Returns two random batches of different shapes; one text of each is padded."""
     find_problem(model)
     length = _shape(model)[1]
     batches: list[Batch] = []
@@ -105,7 +106,7 @@ def _shape(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def _like(model: PreTrainedModel, processor: Any, samples: int, tokens: int) -> dict[str, Tensor]:
-    """Random inputs with the names that the processor gives."""
+    """Returns random inputs with the names that the processor gives."""
     batch = random_inputs(model, samples, tokens)
     named = "token_type_ids" in getattr(processor, "model_input_names", ())
     if "input_ids" in batch and named and "token_type_ids" in inspect.signature(model.forward).parameters:
@@ -114,7 +115,7 @@ def _like(model: PreTrainedModel, processor: Any, samples: int, tokens: int) -> 
 
 
 def _write_beside(model: PreTrainedModel, processor: Any, directory: Path) -> None:
-    """The config, without our entry, and the files of the processor and of sentence-transformers."""
+    """Writes the config, without our entry, and the files of the processor and of sentence-transformers."""
     config = copy.deepcopy(model.config)
     vars(config).pop("quantization_config", None)
     config.architectures = [type(model).__name__]

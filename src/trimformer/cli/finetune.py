@@ -24,7 +24,7 @@ from trimformer.evaluation.scores import Scorer
 from trimformer.finetuning import finetune, require_train_extra
 from trimformer.options.checks import POSITIVE
 from trimformer.utils.distributed import is_main
-from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import lock_file, lock_output, write_directory
 
 SCORES = "eval_results.json"
@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> None:
     parser.set_defaults(**defaults)
     with one_sentence("the flags cannot be used"):
         arguments, training = parser.parse_args_into_dataclasses(args=list(argv))
-    check_model_place(arguments.model_name_or_path)
+    check_model_path(arguments.model_name_or_path)
     if not training.do_train and not training.do_eval:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
     if arguments.max_seq_length is not None:

@@ -1,4 +1,4 @@
-"""`trimformer lut` and `trimformer bench`: latency measured, of sublayers and of whole models."""
+"""`trimformer lut` and `trimformer bench`: measure the latency of sublayers and of whole models."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ from trimformer.utils.progress import progress
 
 
 def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
-    """A model to be timed. A hub model that has no checkpoint of ours needs only its config: weights take no time."""
+    """Loads a model to time; a model of the hub needs only its config, because its weights do not affect the time."""
     device = resolve_device(arguments.device)
     if Path(name).is_dir():
         model = load_model(name)
@@ -39,13 +39,14 @@ def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
 
 
 def run_lut(arguments: argparse.Namespace) -> None:
+    """Measures latency tables, writes them and prints them."""
     with lock_output(arguments.output):
         told = _measure(arguments)
     print(f"{told}\n\nwritten to {arguments.output}")
 
 
 def _measure(arguments: argparse.Namespace) -> str:
-    """Writes the tables; what is to be said of them."""
+    """Writes the tables and returns the text to print."""
     table = measure_table(
         _load(arguments.model, arguments),
         arguments.bs,
@@ -65,6 +66,7 @@ def _measure(arguments: argparse.Namespace) -> str:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
+    """Times models in turns and prints a table."""
     with lock_file(arguments.output) as write:
         device = resolve_device(arguments.device)
         check_backend(arguments.backend, device)
@@ -76,7 +78,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
 
 
 def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """One for each shape and model."""
+    """Returns the figures of each shape and model."""
     models = [_load(name, arguments) for name in arguments.models]
     shapes = [(batch, length) for length in arguments.seq_len for batch in arguments.bs]
     inputs = {shape: [random_inputs(model, *shape) for model in models] for shape in shapes}  # checks all shapes
@@ -103,7 +105,7 @@ def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[s
 
 
 def format_bench(records: list[dict[str, Any]]) -> str:
-    """One line per shape and model."""
+    """Formats one line per shape and model."""
     width = max(len(record["model"]) for record in records)
     lines = [f"{'shape':>10}  {'model':{width}}  {'ms':>10}  {'±':>7}  {'samples/s':>10}  {'speed-up':>8}"]
     for r in records:

@@ -1,6 +1,6 @@
 """The command line: `trimformer prune | sweep | evaluate | export | finetune | lut | bench | reproduce`.
 
-What only a run needs is imported when it starts, so help and what is wrong with flags are told at once.
+Modules that only a run needs are imported when it starts, so help and errors about flags appear at once.
 """
 
 import argparse
@@ -24,12 +24,12 @@ class Command:
     """A command of the command line.
 
     Attributes:
-        help: one line.
-        add_arguments: its flags.
-        examples: of its use, for the end of its help.
-        check: what can be said of the flags before anything heavy is imported.
-        module: of its `function`, which is imported to be run.
-        function: takes the arguments.
+        help: one line of help.
+        add_arguments: adds the flags to a parser.
+        examples: examples for the end of the help.
+        check: checks the flags before anything heavy is imported.
+        module: the module of `function`, imported when the command runs.
+        function: name of the function that runs the command on the parsed flags.
     """
 
     help: str
@@ -40,6 +40,7 @@ class Command:
     function: str = "run"
 
     def run(self, arguments: argparse.Namespace) -> int | None:
+        """Checks the flags, imports the command and runs it; returns its exit code, None for 0."""
         self.check(arguments)
         run = imported(self.module, self.function)
         return run(arguments)
@@ -79,6 +80,7 @@ COMMANDS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
     parser = argparse.ArgumentParser(prog="trimformer", description="Prune Transformers encoders without retraining.")
     parser.add_argument("--version", action="version", version=f"trimformer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -97,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "finetune":
@@ -112,19 +115,19 @@ def _finetune(words: Sequence[str]) -> None:
 
 
 def imported(module: str, function: str) -> Callable[..., Any]:
-    """A function whose module takes a while to import.
+    """Imports a function whose module takes a while to import.
 
     Raises:
-        TrimformerError: the working directory is gone, without which the libraries end the process as they load.
+        TrimformerError: the working directory is gone; without it, libraries end the process while they load.
     """
     try:
         os.getcwd()
     except OSError as error:
         raise TrimformerError("the working directory is gone; change to one that exists") from error
     with signals.importing():
-        found: Callable[..., Any] = getattr(import_module(module), function)
+        imported_function: Callable[..., Any] = getattr(import_module(module), function)
         quieten()
-    return found
+    return imported_function
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Flags of the command line, made from the declarations of options. Importing this costs nothing."""
+"""Makes flags of the command line from the declarations of options. Importing this costs nothing."""
 
 import argparse
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ def add_options(parser: _Group, topic: type, *names: str) -> None:
     Args:
         parser: a parser, or a group of one.
         topic: a dataclass of options.
-        names: options to add; none: all.
+        *names: options to add; all, if none is named.
     """
     for name, default, declared in declared_options(topic):
         if declared.on_command_line and (not names or name in names):
@@ -23,7 +23,7 @@ def add_options(parser: _Group, topic: type, *names: str) -> None:
 
 
 def read_options(topic: type[Topic], arguments: argparse.Namespace, **values: Any) -> Topic:
-    """A topic from parsed flags; a flag that is absent keeps the default.
+    """Returns a topic from parsed flags; an absent flag keeps the default.
 
     Args:
         topic: a dataclass of options.
@@ -44,12 +44,12 @@ def _flags(name: str, declared: Option) -> tuple[str, ...]:
 
 
 def _destination(name: str, declared: Option) -> str:
-    """The attribute of the parsed arguments, which is also the key in `results.json`."""
+    """Returns the attribute of the parsed arguments, which is also the key in `results.json`."""
     return _flags(name, declared)[0].lstrip("-").replace("-", "_")
 
 
 def _details(default: Any, declared: Option) -> dict[str, Any]:
-    """The keyword arguments of `add_argument`."""
+    """Returns the keyword arguments of `add_argument`."""
     if isinstance(default, bool):
         return {"action": "store_true", "help": declared.help}
     details: dict[str, Any] = {"help": declared.help, "metavar": declared.metavar}

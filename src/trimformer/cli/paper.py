@@ -23,7 +23,7 @@ from trimformer.options.output import OutputOptions
 from trimformer.options.run import RunOptions
 from trimformer.session.inputs import Inputs
 from trimformer.utils.distributed import is_main, join
-from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import lock_output
 
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_constraint(arguments.constraint)
     name = folder_name(arguments.model_name)
     find_task(arguments.task_name)  # the task also names a folder
-    check_model_place(arguments.ckpt_dir)
+    check_model_path(arguments.ckpt_dir)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
     device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""`trimformer sweep`: one calibration, a directory for each budget and method, and what they are together."""
+"""`trimformer sweep`: calibrates once, writes a directory for each budget and method, and compares them."""
 
 import argparse
 import hashlib
@@ -91,7 +91,7 @@ def _prune(
 
 
 def identify(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What makes all members of a family comparable: the model, the data and the flags."""
+    """Returns what all members of a sweep must share to be comparable: the model, the data and the flags."""
     flags = {key: value for key, value in vars(arguments).items() if key not in {*_FREE, "model", "data"}}
     data = arguments.data and Path(arguments.data)
     return {
@@ -103,7 +103,7 @@ def identify(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    """Of a file, or of the files of a folder and their names."""
+    """Returns the SHA-256 digest of a file, or of the files of a folder and their names."""
     total = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
     for file in files:
@@ -114,7 +114,7 @@ def _digest(path: Path) -> str:
 
 
 def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMember]) -> Mapping[str, Any]:
-    """What the folder says of the sweep so far.
+    """Reads the record of the sweep so far.
 
     Raises:
         TrimformerError: the folder holds something else, or it or one of the members cannot be written.
@@ -148,7 +148,7 @@ def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMem
 
 
 def _results(output: Path) -> dict[str, Any]:
-    """What the members' directories hold, by folder; None: it cannot be read."""
+    """Reads the results of the members by folder; None where a file cannot be read."""
     found: dict[str, Any] = {}
     for file in sorted(output.glob("*/results.json")):
         if file.is_file():
@@ -159,10 +159,10 @@ def _results(output: Path) -> dict[str, Any]:
 
 
 def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Told before the work, and not when the family is written at its end.
+    """Checks the results of a member before the work, so that the record can be written at its end.
 
     Raises:
-        TrimformerError: these are no results of a sweep's member.
+        TrimformerError: these are not the results of a sweep's member.
     """
     try:
         family = gather({path.name: result}, identity, {}, known)
@@ -177,13 +177,13 @@ def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: M
 def gather(
     results: Mapping[str, Any], identity: Mapping[str, Any], seconds: Mapping[str, float], known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The family as its members' directories have it.
+    """Returns the sweep's record from the results of its members.
 
     Args:
-        results: of each member, by its folder.
+        results: results of each member, by folder.
         identity: see `identify`.
-        seconds: of this run, by stage.
-        known: what the family was before.
+        seconds: seconds of this run, by stage.
+        known: the record before this run.
     """
     entries = [member_entry(folder, folder.rsplit("-", 1)[0], result) for folder, result in results.items()]
     first = next(iter(results.values()))
@@ -222,7 +222,7 @@ def _write(output: Path, family: Mapping[str, Any]) -> None:
 
 
 def format_family(family: Mapping[str, Any]) -> str:
-    """A row for each member; those of the Pareto front are starred."""
+    """Formats one row per member, with a star for those on the Pareto front."""
     dense, score = family["dense"], family["score"]
     rows = [["", *([score] if score else []), "divergence", "MACs", "parameters (M)", "ms", "speed-up"]]
 

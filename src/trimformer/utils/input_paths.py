@@ -7,7 +7,7 @@ from pathlib import Path
 from trimformer.errors import TrimformerError
 
 
-def check_model_place(name: str | Path) -> None:
+def check_model_path(name: str | Path) -> None:
     """Checks a model's directory or its name on the hub, which has at most one slash.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The flags of the commands, a file per command: nothing here imports what only a run needs."""
+"""Flags of the commands, one file per command; nothing here imports what only a run needs."""

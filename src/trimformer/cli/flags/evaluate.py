@@ -6,7 +6,7 @@ from trimformer.cli.arguments import add_data_options, check_data
 from trimformer.cli.option_flags import add_options, read_options
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
-from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import check_file
 
 EXAMPLES = """examples:
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `trimformer evaluate`."""
     parser.add_argument("model", metavar="MODEL_DIR")
     add_data_options(parser)
     parser.add_argument("--masks", metavar="DIR", help="evaluate under head_mask.pt and neuron_mask.pt of DIR")
@@ -26,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """What can be said of the flags before anything heavy is imported.
+    """Checks all flags before anything heavy is imported.
 
     Raises:
-        TrimformerError: they cannot be used.
+        TrimformerError: a flag cannot be used.
     """
-    check_model_place(arguments.model)
+    check_model_path(arguments.model)
     if arguments.reference is not None:
-        check_model_place(arguments.reference)
+        check_model_path(arguments.reference)
     check_data(read_options(DataOptions, arguments))
     check_file(arguments.output)

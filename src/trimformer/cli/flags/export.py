@@ -8,7 +8,7 @@ from trimformer.cli.option_flags import read_options
 from trimformer.errors import TrimformerError
 from trimformer.options.choices import OPSETS, Format
 from trimformer.options.data import DataOptions
-from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import check_output
 
 EXAMPLES = """examples:
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `trimformer export`."""
     parser.add_argument("model", metavar="MODEL_DIR")
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty; the files are "
                         "DIR/onnx/model.onnx, DIR/openvino/openvino_model.xml and the like")  # fmt: skip
@@ -31,17 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def has_data(arguments: argparse.Namespace) -> bool:
-    """Whether the files are compared on data, and not on made-up inputs."""
+    """Returns whether the files are compared on data rather than on random inputs."""
     return arguments.data is not None or arguments.task is not None
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """What can be said of the flags before anything heavy is imported.
+    """Checks all flags before anything heavy is imported.
 
     Raises:
-        TrimformerError: they cannot be used.
+        TrimformerError: a flag cannot be used.
     """
-    check_model_place(arguments.model)
+    check_model_path(arguments.model)
     if arguments.opset is not None and arguments.opset not in OPSETS:
         raise TrimformerError(f"opset {arguments.opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
     if arguments.opset is not None and arguments.format != "onnx":

@@ -8,7 +8,7 @@ from trimformer.errors import TrimformerError
 from trimformer.options.choices import DTYPES
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.latency import LatencyOptions
-from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import check_file, check_output
 
 LUT_EXAMPLES = """examples:
@@ -23,7 +23,7 @@ BENCH_EXAMPLES = """examples:
 
 
 def add_lut_arguments(parser: argparse.ArgumentParser, underscores: bool = False) -> None:
-    """Flags of `trimformer lut`; with underscores those of the paper's `generate_lut.py`."""
+    """Adds the flags of `trimformer lut`, or with `underscores` those of the paper's `generate_lut.py`."""
     if underscores:
         parser.add_argument("--model_name", dest="model", required=True, help="model directory or name on the hub")
         parser.add_argument("--output_dir", dest="output", required=True, help="must not exist or be empty")
@@ -37,9 +37,10 @@ def add_lut_arguments(parser: argparse.ArgumentParser, underscores: bool = False
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `trimformer bench`."""
     parser.add_argument("models", metavar="MODEL_DIR", nargs="+")
-    parser.add_argument("--bs", type=_wholes, default=[1, 8, 32], help="batch sizes (default: 1,8,32)")
-    parser.add_argument("--seq-len", type=_wholes, default=[32, 128], help="tokens (default: 32,128)")
+    parser.add_argument("--bs", type=_positive_ints, default=[1, 8, 32], help="batch sizes (default: 1,8,32)")
+    parser.add_argument("--seq-len", type=_positive_ints, default=[32, 128], help="tokens (default: 32,128)")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each shape (default: %(default)s)")
     parser.add_argument("--output", metavar="FILE", help="write the figures to this JSON file; it must not exist")
     _add_setting(parser)
@@ -51,26 +52,30 @@ def _add_setting(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ExecutionOptions, "device")
 
 
-def _wholes(text: str) -> list[int]:
+def _positive_ints(text: str) -> list[int]:
     return [positive_int(part) for part in text.split(",")]
 
 
 def check_lut(arguments: argparse.Namespace) -> None:
-    """What can be said of the flags before anything heavy is imported.
+    """Checks all flags before anything heavy is imported.
 
     Raises:
-        TrimformerError: they cannot be used.
+        TrimformerError: a flag cannot be used.
     """
     _check_seconds(arguments.seconds)
-    check_model_place(arguments.model)
+    check_model_path(arguments.model)
     check_output(arguments.output)
 
 
 def check_bench(arguments: argparse.Namespace) -> None:
-    """As `check_lut`."""
+    """Checks all flags before anything heavy is imported.
+
+    Raises:
+        TrimformerError: a flag cannot be used.
+    """
     _check_seconds(arguments.seconds)
     for model in arguments.models:
-        check_model_place(model)
+        check_model_path(model)
     check_file(arguments.output)
 
 

@@ -22,7 +22,7 @@ from trimformer.options.model import ModelOptions
 from trimformer.options.output import OutputOptions
 from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
-from trimformer.utils.input_paths import check_model_place, check_readable
+from trimformer.utils.input_paths import check_model_path, check_readable
 from trimformer.utils.outputs import check_output
 
 EXAMPLES = """examples:
@@ -50,6 +50,7 @@ class PruneFlags:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `trimformer prune`."""
     parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
     add_data_options(parser)
     budget = parser.add_argument_group("budget", "one of these determines how small the model becomes")
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(arguments: argparse.Namespace) -> PruneFlags:
-    """The options that the flags give.
+    """Returns the options that the flags give.
 
     Raises:
         TrimformerError: a value cannot be used, or flags contradict each other.
@@ -95,7 +96,7 @@ def check(arguments: argparse.Namespace) -> None:
     """Checks all flags before anything heavy is imported.
 
     Raises:
-        TrimformerError: they cannot be used.
+        TrimformerError: a flag cannot be used.
     """
     check_request(arguments)
     check_output(arguments.output)
@@ -105,7 +106,7 @@ def check_request(arguments: argparse.Namespace) -> None:
     """Checks all flags but the output.
 
     Raises:
-        TrimformerError: they cannot be used.
+        TrimformerError: a flag cannot be used.
     """
     flags = read(arguments)
     if flags.budget.is_empty:
@@ -121,7 +122,7 @@ def check_request(arguments: argparse.Namespace) -> None:
         raise TrimformerError(
             "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
         )
-    check_model_place(arguments.model)
+    check_model_path(arguments.model)
     if flags.run.model.vocabulary not in (None, "used"):
         check_readable(str(flags.run.model.vocabulary), "text file")
     check_data(flags.run.data)

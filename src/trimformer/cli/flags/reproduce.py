@@ -15,16 +15,17 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `trimformer reproduce`."""
     parser.add_argument("results", metavar="RESULTS_JSON", help="of a directory that `trimformer prune` wrote")
     parser.add_argument("--output", metavar="DIR", help="keep what the second run writes; must not exist or be empty "
                         "(default: a temporary folder)")  # fmt: skip
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """What can be said of the flags, and of the recorded command's, before anything heavy is imported.
+    """Checks the flags and the recorded command before anything heavy is imported.
 
     Raises:
-        TrimformerError: they cannot be used.
+        TrimformerError: a flag or the recorded command cannot be used.
     """
     if arguments.output is not None:
         check_output(arguments.output)

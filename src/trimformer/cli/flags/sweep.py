@@ -21,7 +21,7 @@ from trimformer.options.methods import SweepMethodOptions, find_methods
 from trimformer.options.model import ModelOptions
 from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
-from trimformer.utils.input_paths import check_model_place
+from trimformer.utils.input_paths import check_model_path
 
 EXAMPLES = """examples:
   trimformer sweep my-model --data my-data/ --constraints 0.9:0.1:0.1 --output family
@@ -45,6 +45,7 @@ class SweepFlags:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `trimformer sweep`."""
     parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
     add_data_options(parser)
     budget = parser.add_argument_group("budgets", "one of these")
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(arguments: argparse.Namespace) -> SweepFlags:
-    """The options that the flags give.
+    """Returns the options that the flags give.
 
     Raises:
         TrimformerError: a value cannot be used, or flags contradict each other.
@@ -83,18 +84,18 @@ def check(arguments: argparse.Namespace) -> None:
     """Checks all flags before anything heavy is imported.
 
     Raises:
-        TrimformerError: they cannot be used.
+        TrimformerError: a flag cannot be used.
     """
     flags = read(arguments)
-    check_model_place(arguments.model)
+    check_model_path(arguments.model)
     check_data(flags.run.data)
 
 
 def read_numbers(text: str | None) -> list[float] | None:
-    """The numbers of "0.7,0.5" or "0.9:0.1:0.1", which includes both ends.
+    """Reads the numbers of "0.7,0.5" or "0.9:0.1:0.1", which includes both ends.
 
     Raises:
-        TrimformerError: the text is no such list.
+        TrimformerError: the text is not such a list.
     """
     if text is None:
         return None
