@@ -29,8 +29,9 @@ def check_data(options: DataOptions) -> None:
     """
     if options.data is None and not options.task:
         raise TrimformerError("no data: give a file or folder with --data, or a known task with --task")
-    if options.data is not None:
-        check_readable(options.data, "data file")
+    for path in (options.data, options.eval_data):
+        if path is not None:
+            check_readable(path, "data file")
 
 
 def load_task_data(
@@ -47,7 +48,7 @@ def load_task_data(
     Raises:
         TrimformerError: there is no data, or it does not fit the model.
     """
-    from trimformer.data.splits import find_splits, load_hub, read_splits
+    from trimformer.data.splits import find_splits, load_hub, read_evaluation_rows, read_splits
     from trimformer.session.task import named_task, resolve_task
 
     check_data(options)
@@ -57,6 +58,9 @@ def load_task_data(
     else:
         assert task is not None
         splits = load_hub(task.name, task.hub)
+    if options.eval_data is not None:
+        train, _ = find_splits(splits, need_train=False)
+        splits = {"train": train, "validation": read_evaluation_rows(options.eval_data)}
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
     return resolve_task(task, options, model, sets), train, validation
@@ -82,6 +86,6 @@ def add_polish_options(parser: argparse.ArgumentParser) -> None:
 
 def add_execution_options(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of calibration, memory, seed and device."""
-    add_options(parser, DataOptions, "num_samples", "batch_size")
+    add_options(parser, DataOptions, "eval_data", "num_samples", "batch_size")
     add_options(parser, ExecutionOptions)
     add_options(parser, OutputOptions, "resume")

@@ -20,7 +20,7 @@ _MAX_WORDS = 1000
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "command": list, "machine": dict, "scores": (dict, type(None)), "sizes": (dict, type(None)),
 }  # fmt: skip
-_INPUT_FLAGS = ("data", "judge_data", "polish_data", "lut", "vocabulary")
+_INPUT_FLAGS = ("data", "eval_data", "judge_data", "polish_data", "lut", "vocabulary")
 
 
 @dataclass(frozen=True)

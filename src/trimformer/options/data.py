@@ -12,7 +12,7 @@ from trimformer.options.option import check_options, option
 class DataOptions:
     """Rows, columns and samples.
 
-    `data`, `task` and `max_length` are flags only: Python gives rows and a `Task`.
+    `data`, `eval_data`, `task` and `max_length` are flags only: Python gives rows and a `Task`.
     """
 
     data: str | None = option(
@@ -45,6 +45,12 @@ class DataOptions:
         None,
         "tokens beyond which a sample is cut (default: the model's limit, for questions 384, for a known task its own)",
         number=POSITIVE,
+        keyword=False,
+    )
+    eval_data: str | None = option(
+        None,
+        "rows to score on (default: the validation split of --data, or a fifth of its rows)",
+        metavar="FILE_OR_DIR",
         keyword=False,
     )
     num_samples: int = option(
