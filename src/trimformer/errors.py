@@ -1,7 +1,9 @@
 """Defines the package's exception and turns other errors into one-sentence messages."""
 
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class TrimformerError(ValueError):
@@ -20,6 +22,31 @@ def one_line(text: str) -> str:
     """Returns the text without line breaks; escapes characters that cannot be printed."""
     text = " ".join(text.split())
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def quoted(value: Any, limit: int = 60) -> str:
+    """Returns a value of the user as an error message quotes it: its `repr` on one line, cut at `limit` characters."""
+    if isinstance(value, str | bytes | bytearray):
+        text = one_line(repr(value[:limit]))
+        is_whole = len(value) <= limit and len(text) <= limit + 3
+        return text if is_whole else f"{one_line(repr(value[: limit // 2]))[:limit]}..."
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = shortener.maxlong = limit + 1
+    try:
+        text = one_line(shortener.repr(value))
+    except Exception:  # such as an integer of more than 4300 digits
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def listed(names: Iterable[Any], limit: int = 200) -> str:
+    """Returns names separated by commas, each cut at 40 characters, as many as fit, and the number of the others."""
+    words = [text if len(text := one_line(str(name)[:80])) <= 40 else f"{text[:37]}..." for name in names]
+    shown, size = 0, 0
+    while shown < len(words) and (shown == 0 or size + len(words[shown]) + 2 <= limit):
+        size += len(words[shown]) + 2
+        shown += 1
+    return ", ".join(words[:shown]) + (f" and {len(words) - shown} more" if shown < len(words) else "")
 
 
 def in_unicode(text: str) -> str:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, SwinConfig, SwinModel, pipeline
 
 from tests.conftest import FAMILIES, HEADS, make_batch, make_model, make_tokenizer
-from trimformer.checkpoints.save_load import file_size, load, read_masks, save
+from trimformer.checkpoints.save_load import file_size, load, read_masks, save, unwrap
 from trimformer.checkpoints.shrink import shrink
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
@@ -234,6 +234,21 @@ BROKEN = {
     "missing directory": (lambda path: replace_by(path, "missing"), "does not exist"),
     "empty directory": (lambda path: replace_by(path, "empty"), "is empty"),
     "no config": (lambda path: (path / "config.json").unlink(), "no config.json"),
+    "an adapter beside the weights": (
+        lambda path: (path / "adapter_config.json").write_text("{}"),
+        r"holds an adapter \(adapter_config.json\) beside whole weights, .*merge_and_unload",
+    ),
+    "an adapter alone": (
+        lambda path: [
+            (path / "adapter_config.json").write_text('{"base_model_name_or_path": "acme/base"}'),
+            *((path / name).unlink() for name in ("config.json", "model.safetensors")),
+        ],
+        "holds only an adapter of 'acme/base' .*merge_and_unload",
+    ),
+    "an adapter with a config, without its own": (
+        lambda path: (path / "model.safetensors").rename(path / "adapter_model.safetensors"),
+        r"holds only an adapter \(adapter_model.safetensors\), not a whole model",
+    ),
     "no weights": (lambda path: (path / "model.safetensors").unlink(), "no weights"),
     "no tokenizer": (lambda path: keep_only(path, "config.json", "model.safetensors"), "tokenizer"),
     "config is not JSON": (lambda path: (path / "config.json").write_text("{"), "config"),
@@ -346,3 +361,9 @@ def test_a_mask_file_that_is_missing_is_named(tmp_path, name):
     (write_masks(tmp_path, torch.ones(3, 4), torch.ones(3, 40)) / name).unlink()
     with pytest.raises(TrimformerError, match=name):
         read_masks(tmp_path, make_model())
+
+
+def test_a_model_of_peft_is_named_as_one():
+    peft = type("PeftModelForSequenceClassification", (type("PeftModel", (), {}),), {})
+    with pytest.raises(TrimformerError, match=r"PeftModelForSequenceClassification, an adapter .*merge_and_unload"):
+        unwrap(peft(), None)

@@ -134,6 +134,9 @@ _FINETUNE: dict[str, tuple[Any, list[str]]] = {
 }
 
 CASES = {
+    "finetune: an adapter beside the weights": Case(
+        FINETUNE, ["adapter_config.json", "merge_and_unload"], text("model/adapter_config.json", "{}")
+    ),
     **{
         f"{command} {name}": Case(words.replace("{}", file.split("/")[0]), says, text(file, content))
         for name, (file, content, says) in _FILES.items()

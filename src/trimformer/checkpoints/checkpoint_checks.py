@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,16 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from trimformer.checkpoints.load_guard import QUANT_METHOD
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError, one_sentence, quoted
 from trimformer.models import find_layers
 
 MAX_LAYERS = 1000
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+_ADAPTER_FILES = (
+    "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin",
+)  # fmt: skip
 _PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 _MAX_SIZE_RATIO = 500  # parameters per byte of weights; a pruned model's config is the dense one's
 _ALWAYS_ALLOWED = 10_000_000  # parameters
@@ -125,6 +132,28 @@ def check_finite(model: torch.nn.Module, weights: str) -> None:
                 f"{weights} are not finite: {bad} of {parameter.numel()} values of {name} are {kind}; the checkpoint "
                 "is broken, or was saved in too low a precision"
             )
+
+
+def check_no_adapter(path: Path) -> None:
+    """Checks that a directory holds a whole model, without an adapter such as LoRA's.
+
+    Raises:
+        TrimformerError: the directory holds an adapter, alone or beside whole weights.
+    """
+    names = [name for name in _ADAPTER_FILES if (path / name).is_file()]
+    if not names:
+        return
+    base = None
+    with suppress(OSError, ValueError, AttributeError, RecursionError):
+        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    merge = "merge it into its base model with merge_and_unload() of PEFT, save that model and give its directory"
+    if any((path / name).is_file() for name in WEIGHT_FILES):
+        raise TrimformerError(
+            f"'{path}' holds an adapter ({names[0]}) beside whole weights, which would be pruned without it; {merge}, "
+            "or remove the adapter's files"
+        )
+    of = f" of {quoted(base)}" if base else ""
+    raise TrimformerError(f"'{path}' holds only an adapter{of} ({names[0]}), not a whole model; {merge}")
 
 
 def check_shards(path: Path) -> None:

@@ -22,10 +22,12 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from trimformer.checkpoints.checkpoint_checks import (
+    WEIGHT_FILES,
     check_class,
     check_config,
     check_finite,
     check_model_size,
+    check_no_adapter,
     check_shards,
     check_unexpected,
 )
@@ -44,8 +46,6 @@ from trimformer.models import KINDS, find_sublayers
 from trimformer.models.mask_tensors import unstack_masks
 from trimformer.utils.input_paths import check_model_path, check_readable
 from trimformer.utils.outputs import write_directory
-
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Weights of other libraries, which a download skips.
 _IGNORED_FILES = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
@@ -127,7 +127,10 @@ def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
     """
     if isinstance(model, PreTrainedModel):
         return model, processor
-    if not {"SentenceTransformer", "CrossEncoder"} & {kind.__name__ for kind in type(model).__mro__}:
+    class_names = {kind.__name__ for kind in type(model).__mro__}
+    if "PeftModel" in class_names:
+        raise TrimformerError(f"model is a {type(model).__name__}, an adapter on a model; give its merge_and_unload()")
+    if not {"SentenceTransformer", "CrossEncoder"} & class_names:
         raise TrimformerError(
             f"model is a {type(model).__name__}; give a PreTrainedModel, as trimformer.load returns it, or a "
             "SentenceTransformer or CrossEncoder"
@@ -161,12 +164,13 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
     head, path = read_sentence_head(path), folder
     if not any(path.iterdir()):
         raise TrimformerError(f"model directory '{path}' is empty")
+    check_no_adapter(path)
     if not (path / "config.json").is_file():
         raise TrimformerError(f"'{path}' has no config.json; give a directory written by save_pretrained")
-    if not any((path / name).is_file() for name in _WEIGHTS):
+    if not any((path / name).is_file() for name in WEIGHT_FILES):
         raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin)")
     check_shards(path)
-    for file in ("config.json", *_WEIGHTS):
+    for file in ("config.json", *WEIGHT_FILES):
         check_readable(path / file, "file")
     with one_sentence(f"the config of '{path}' cannot be read"):
         config = AutoConfig.from_pretrained(path)

@@ -11,7 +11,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrainedModel, TrainingArguments
 
-from trimformer.checkpoints.checkpoint_checks import check_config, check_finite, check_layers_loaded
+from trimformer.checkpoints.checkpoint_checks import check_config, check_finite, check_layers_loaded, check_no_adapter
 from trimformer.cli.training_flags import check_training_flags
 from trimformer.data.files import read_rows
 from trimformer.data.processor import check_vocabulary
@@ -160,6 +160,7 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     transformers.set_seed(training.seed)
     train, validation = find_splits(_read(arguments), training.seed, need_train=training.do_train)
     rows = train if training.do_train else next(iter(validation.values()))
+    check_no_adapter(Path(source))
     is_local = Path(source).is_dir()
     failure = f"model '{source}' cannot be loaded" if is_local else f"'{source}' is neither a directory nor on the hub"
     with one_sentence(failure):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 
 _LARGEST = 2**31 - 1
 
@@ -53,7 +53,7 @@ class Number:
             raise TrimformerError(f"{name} is {shorten(value)}; give {self.description}")
         plain = int(value) if isinstance(value, numbers.Integral) else float(value)
         if not (self.low < plain if self.open else self.low <= plain) or not plain <= self.high:
-            raise TrimformerError(f"{name} is {plain}; give {self.description}")
+            raise TrimformerError(f"{name} is {quoted(plain)}; give {self.description}")
         return plain
 
     def read(self, text: str) -> Any:
@@ -98,5 +98,5 @@ def check_columns(name: str, value: Any) -> None:
 
 def shorten(value: Any) -> str:
     """A value as an error message quotes it: on one line, and only its type where it is long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"of type {type(value).__name__}"
+    text = quoted(value)
+    return text if not text.endswith("...") else f"of type {type(value).__name__}"
