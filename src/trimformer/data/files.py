@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from trimformer.data.rows import Rows
+from trimformer.data.class_names import class_names_of
+from trimformer.data.rows import NamedRows, Rows
 from trimformer.errors import TrimformerError, flat
 from trimformer.utils.input_paths import check_readable
 
@@ -173,8 +174,7 @@ def _read_parquet(path: Path) -> Rows:
     duplicate = _first_duplicate(table.column_names)
     if duplicate is not None:
         raise ValueError(f"the file has two columns named '{duplicate}'")
-    rows: Rows = table.to_pylist()
-    return rows
+    return NamedRows(table.to_pylist(), class_names_of(table))
 
 
 _PARSERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_text}

@@ -8,13 +8,30 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from trimformer.data.class_names import class_names, class_names_of
 from trimformer.data.media import is_image
 from trimformer.errors import TrimformerError
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-class Selection(list[Mapping[str, Any]]):
+class NamedRows(list[Mapping[str, Any]]):
+    """Rows with the class names that their data gives to the numbers of a column.
+
+    Attributes:
+        class_names: names by column, ordered by number; see `trimformer.data.class_names`.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, tuple[str, ...]]) -> None:
+        super().__init__(rows)
+        self.class_names = names
+
+
+class TextPair(dict[str, Any]):
+    """A row from a tuple of two strings: a pair of texts, or a text and its label."""
+
+
+class Selection(NamedRows):
     """Selected rows of a dataset that remember their row numbers, so that messages name the user's row.
 
     Args:
@@ -25,7 +42,7 @@ class Selection(list[Mapping[str, Any]]):
     def __init__(self, rows: Rows, indices: Sequence[int]) -> None:
         numbers = [number for number, _ in numbered(rows)]
         self.numbers = [numbers[i] for i in indices]
-        super().__init__(rows[i] for i in indices)
+        super().__init__((rows[i] for i in indices), class_names_of(rows))
 
 
 def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -42,7 +59,8 @@ def as_rows(data: Any, name: str = "dataset") -> Rows:
             - texts: column `text`;
             - dictionaries: used unchanged;
             - tuples (text, label), (text, text) or (text, text, label): columns `text`, `text_pair` and `label`. A
-              second item is a text if it is a string and a label otherwise; a third item is always a label;
+              second item that is a string is called `text_pair`, and is read as the label if it is a label in all rows;
+              a third item is always a label;
             - PIL images, alone or in a tuple with a label: columns `image`, `label`;
 
             or a data frame (pandas, polars), a pyarrow table, a dictionary of columns, a `datasets.Dataset` or
@@ -71,7 +89,8 @@ def as_rows(data: Any, name: str = "dataset") -> Rows:
     items = _list_items(data, name)
     if all(isinstance(item, Mapping) for item in items):
         return items
-    return [_row_of_item(item, f"row {number} of {name}") for number, item in enumerate(items, start=1)]
+    rows = [_row_of_item(item, f"row {number} of {name}") for number, item in enumerate(items, start=1)]
+    return NamedRows(rows, {"label": names}) if (names := class_names(data)) else rows
 
 
 def disable_decoding(dataset: Any) -> Any:
@@ -92,7 +111,7 @@ def _rows_of_dataset(data: Any, name: str) -> Rows | None:
     if isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise TrimformerError(f"{name} holds several datasets ({', '.join(map(str, data))}); give one of them")
     if isinstance(data, datasets.IterableDataset):
-        return list(disable_decoding(data))
+        return NamedRows(disable_decoding(data), class_names_of(data))
     if not isinstance(data, datasets.Dataset):
         return None
     if data.format["type"] == "custom":  # keep the user's transform
@@ -111,7 +130,10 @@ def _rows_of_loader(loader: Iterable[Any], name: str) -> Rows:
             )
         columns = {key: value for key, value in batch.items() if _num_items(value) is not None}
         rows += _rows_of_columns(columns, f"a batch of {name}")
-    return rows
+    names = class_names_of(getattr(loader, "dataset", None))
+    if "labels" not in names and "label" in names:  # data collators rename the column
+        names = {**names, "labels": names["label"]}
+    return NamedRows(rows, names)
 
 
 def _rows_of_columns(columns: Mapping[Any, Any], name: str) -> Rows:
@@ -143,7 +165,7 @@ def _rows_of_table(data: Any) -> Rows | None:
     """
     for method in ("to_pylist", "to_dicts"):  # pyarrow, polars
         if hasattr(data, method) and hasattr(data, "columns"):
-            return list(getattr(data, method)())
+            return NamedRows(getattr(data, method)(), class_names_of(data))
     if hasattr(data, "notna") and hasattr(data, "columns"):  # pandas
         names = [str(column) for column in data.columns]
         if len(set(names)) < len(names):
@@ -182,7 +204,8 @@ def _row_of_item(item: Any, where: str) -> Mapping[str, Any]:
         is_pair = len(item) > 1 and isinstance(item[1], str)
         columns = ("text", "text_pair", "label") if is_pair else ("text", "label")
         if len(item) <= len(columns):
-            return {key: _python_value(value) for key, value in zip(columns, item, strict=False)}
+            kind = TextPair if is_pair and len(item) == 2 else dict
+            return kind({key: _python_value(value) for key, value in zip(columns, item, strict=False)})
     kind = f"a tuple of {len(item)} items" if isinstance(item, tuple) else f"of type {type(item).__name__}"
     raise TrimformerError(
         f"{where} is {kind}; give a text, a dictionary, or a tuple (text, label), (text, text) or (text, text, label)"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trimformer.data.class_names import class_names_of
 from trimformer.data.files import SUFFIXES, is_data_file, read_rows, stem_and_suffix
 from trimformer.data.media_folders import read_media
-from trimformer.data.rows import Rows, Selection, disable_decoding
+from trimformer.data.rows import NamedRows, Rows, Selection, disable_decoding
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.utils.input_paths import check_readable
 
@@ -49,7 +50,7 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
                 )
             shards.append(file)
     if files:
-        return {split: [row for shard in shards for row in read_rows(shard)] for split, shards in files.items()}
+        return {split: _join(shards) for split, shards in files.items()}
     media = read_media(path, split_names)
     if not media:
         raise TrimformerError(
@@ -57,6 +58,23 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
             f"{', '.join(SUFFIXES)}"
         )
     return media
+
+
+def _join(shards: list[Path]) -> Rows:
+    """Reads the shards of a split.
+
+    Raises:
+        TrimformerError: a shard cannot be read, or its class names differ from those of the first.
+    """
+    rows = read_rows(shards[0])
+    names = class_names_of(rows)
+    rows = list(rows)
+    for shard in shards[1:]:
+        more = read_rows(shard)
+        if class_names_of(more) != names:
+            raise TrimformerError(f"'{shard}' numbers its classes otherwise than '{shards[0].name}'; write both anew")
+        rows += more
+    return NamedRows(rows, names)
 
 
 def read_evaluation_rows(path: str | Path) -> Rows:
