@@ -204,8 +204,8 @@ def _row_of_item(item: Any, where: str) -> Mapping[str, Any]:
         is_pair = len(item) > 1 and isinstance(item[1], str)
         columns = ("text", "text_pair", "label") if is_pair else ("text", "label")
         if len(item) <= len(columns):
-            kind = TextPair if is_pair and len(item) == 2 else dict
-            return kind({key: _python_value(value) for key, value in zip(columns, item, strict=False)})
+            row = {key: _python_value(value) for key, value in zip(columns, item, strict=False)}
+            return TextPair(row) if is_pair and len(item) == 2 else row
     kind = f"a tuple of {len(item)} items" if isinstance(item, tuple) else f"of type {type(item).__name__}"
     raise TrimformerError(
         f"{where} is {kind}; give a text, a dictionary, or a tuple (text, label), (text, text) or (text, text, label)"
