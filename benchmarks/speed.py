@@ -213,7 +213,8 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
     lines.append("|---" * (len(STAGES) + 5) + "|")
     for r in records:
         stages = " | ".join(f"{r['forward_passes'].get(stage, 0):.2f}" for stage in STAGES)
-        memory = r["memory"].get("device", r["memory"]["host"])
+        memory = {name.removesuffix("_gb"): gb for name, gb in r["memory"].items()}  # keys of version 0.1
+        memory = memory.get("device", memory["host"])
         lines.append(
             f"| {r['model']} | {r['samples']} x {r['length']} | {r['recipe']} | {stages} | "
             f"{r['seconds']['total']:.1f} | {memory:.1f} |"

@@ -88,6 +88,12 @@ def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
     return {"one": totals[0], "nine": totals[1]}
 
 
+def _mean(rows: list[dict[str, Any]], key: str, form: str) -> str:
+    """Returns the formatted mean over the rows that have the figure, or a dash where none has."""
+    values = [row[key] for row in rows if row[key] is not None]
+    return f"{np.mean(values):{form}}" if values else "-"
+
+
 def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -> str:
     lines = [
         "| task | MACs kept, by seed | drop on judged rows < bound | drop on validation rows | promise kept | trials "
@@ -103,8 +109,8 @@ def to_markdown(records: list[dict[str, Any]], sweep: dict[str, float] | None) -
         trials = " ".join(str(len(row["tried"])) for row in rows)
         bounds = ", ".join(f"{row['measured']:.2f} < {row['bound']:.2f}" for row in rows)
         promises_kept = sum(row["drop"] <= row["asked"] for row in rows)
-        passes = f"{np.mean([r['passes'] for r in rows]):.1f}, {np.mean([r['passes_of_one'] for r in rows]):.1f}"
-        seconds = f"{np.mean([r['seconds'] for r in rows]):.0f}, {np.mean([r['seconds_of_one'] for r in rows]):.0f}"
+        passes = f"{_mean(rows, 'passes', '.1f')}, {_mean(rows, 'passes_of_one', '.1f')}"
+        seconds = f"{_mean(rows, 'seconds', '.0f')}, {_mean(rows, 'seconds_of_one', '.0f')}"
         name = f"{task} ({rows[0]['metric']}, {rows[0]['judged']:,} judged, {rows[0]['rows']:,} validation)"
         lines.append(
             f"| {name} | {values('macs', '.0f', scale=100)} % | {bounds} | {values('drop', '.2f')} "

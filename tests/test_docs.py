@@ -1,6 +1,8 @@
 """The parts of the documentation that come from the source: quoted errors, the command-line page, links."""
 
+import importlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -43,3 +45,13 @@ def test_links_between_files_exist(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize(("script", "record"), [("targets", "targets"), ("speed", "performance")])
+def test_benchmarks_print_the_records_of_the_docs(script: str, record: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    to_markdown = importlib.import_module(script).to_markdown
+    content = json.loads((ROOT / "docs" / f"{record}.json").read_text())  # records without costs, or of version 0.1
+    table = to_markdown(content["records"], *([content["sweep"]] if "sweep" in content else []))
+    assert table.count("\n") > len({row.get("task") for row in content["records"]})
+    assert "nan" not in table

@@ -292,6 +292,16 @@ def test_load_errors_are_one_sentence_that_names_the_path(saved, case):
     assert "\n" not in str(error.value)
 
 
+WIDTHS = {"quant_method": "trimformer", "heads": [4] * 3, "neurons": [40] * 3}
+
+
+@pytest.mark.parametrize("entries", [{"vocab_size": 77}, {"quantization_config": WIDTHS}])
+def test_transformers_too_refuses_pruned_weights_that_do_not_fit_the_config(saved, entries):
+    edit_config(saved, **entries)
+    with pytest.raises((TrimformerError, RuntimeError), match="match"):
+        AutoModelForSequenceClassification.from_pretrained(saved)
+
+
 def test_an_output_that_cannot_be_written_is_an_error(model, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(TrimformerError, match="cannot be written"):

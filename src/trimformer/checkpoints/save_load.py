@@ -67,6 +67,7 @@ class TrimformerConfig(QuantizationConfigMixin):
 @register_quantizer(QUANT_METHOD)
 class _Resizer(HfQuantizer):  # type: ignore[misc]
     quantization_config: TrimformerConfig
+    _shapes: dict[str, tuple[int, ...]]
 
     def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
         open_guard(config)  # the only hook that sees the config before the weights are looked for
@@ -75,8 +76,13 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         widths = self.quantization_config
         resize(model, widths.heads, widths.neurons, getattr(widths, "kept_heads", None))
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        # Before 5.23, Transformers takes weights of any shape if a model has a quantizer.
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if (shape := tuple(parameter.shape)) != self._shapes.get(name, shape):
+                raise TrimformerError(f"{name} is {shape}, but {self._shapes[name]} by the config; they do not match")
         # A plain model from here on: it can be halved, trained, and saved with its widths in the config.
         self.remove_quantization_config(model)
         for module in model.modules():
