@@ -140,8 +140,8 @@ def test_every_item_is_computed_once_and_the_shares_cost_about_the_same(costs, c
     shares = []
 
     def gather(parts, mine):
-        shares.append(mine)
-        parts[:] = [dict(enumerate(costs))] * count
+        shares.append(mine[0])
+        parts[:] = [(dict(enumerate(costs)), None)] * count
 
     for rank in range(count):
         with pytest.MonkeyPatch.context() as patch:
@@ -182,3 +182,74 @@ def test_an_error_between_processes_is_a_lost_process():
     for error in (RuntimeError("Connection\n closed by peer"), ConnectionResetError("gone")):
         with pytest.raises(distributed.LostProcess, match="nothing is written"), distributed._one_sentence_if_lost():
             raise error
+
+
+def as_process(patch, rank, broadcast=None, gather=None):
+    """Pretends to be one of two processes."""
+    patch.setattr(distributed, "rank", lambda: rank)
+    patch.setattr(distributed, "world_size", lambda: 2)
+    if broadcast:
+        patch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    if gather:
+        patch.setattr(torch.distributed, "all_gather_object", gather)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(TrimformerError("no"), "^no$"), (KeyError("a"), "^process 0 of the run failed: KeyError: 'a'$")],
+)
+def test_any_error_of_the_main_process_reaches_the_others(monkeypatch, error, message):
+    def fail():
+        raise error
+
+    sent = []
+    as_process(monkeypatch, 0, broadcast=lambda box: sent.append(list(box)))
+    for call in (distributed.decide, distributed.on_main):
+        with pytest.raises(type(error)) as raised:
+            call(fail)
+        assert raised.value is error  # with its traceback
+    as_process(monkeypatch, 1, broadcast=lambda box: box.__setitem__(slice(None), sent.pop()))
+    for call in (distributed.decide, distributed.on_main):
+        with pytest.raises(TrimformerError, match=message):
+            call(fail)
+
+
+def test_any_error_in_a_share_of_the_work_reaches_all(monkeypatch):
+    def fail_on_b(item):
+        return {"a": 1, "b": None}[item] or 1 / 0
+
+    sent = {}
+
+    def gather(parts, mine):
+        sent[distributed.rank()] = mine
+        parts[:] = [sent.get(0, mine), sent.get(1, mine)]
+
+    as_process(monkeypatch, 1, gather=gather)
+    with pytest.raises(ZeroDivisionError):
+        distributed.compute_shared("ab", fail_on_b, cost=lambda _: 1)
+    as_process(monkeypatch, 0, gather=gather)
+    with pytest.raises(TrimformerError, match="process 1 of the run failed: ZeroDivisionError: division by zero"):
+        distributed.compute_shared("ab", fail_on_b, cost=lambda _: 1)
+
+
+FAIL_ON_MAIN = """
+import sys
+from trimformer.evaluation import quality_test
+from trimformer.session import measure
+from trimformer.cli.main import main
+
+def fail(*_, **__):
+    raise KeyError("broken")
+
+measure._measure = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_an_unexpected_error_of_the_main_process_ends_all(model_dir, data, tmp_path):
+    words = ["prune", model_dir, "--data", data, "--output", tmp_path / "out", "--constraint", "0.5", *WORDS]
+    done = launch(script(tmp_path / "fail.py", FAIL_ON_MAIN), *words)
+    assert done.returncode != 0
+    assert "unexpected KeyError: 'broken'" in done.stderr
+    assert not (tmp_path / "out").exists()

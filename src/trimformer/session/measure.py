@@ -27,7 +27,7 @@ from trimformer.results import (
     VocabularyReport,
 )
 from trimformer.session.setup import Session
-from trimformer.utils.distributed import is_main, world_size
+from trimformer.utils.distributed import on_main, world_size
 from trimformer.utils.environment import describe_device, versions
 
 PRUNING = ("calibrate", "curves", "search", "shrink", "update", "judge")
@@ -74,10 +74,9 @@ def report(
         polish=pruned.polish,
         processor=session.processor,
     )
-    if is_main():
-        before = dict(session.timer.seconds)
-        _measure(session, result, budget, requested_ms)
-        result.cost.seconds.update(session.timer.since(before))
+    before = dict(session.timer.seconds)
+    on_main(lambda: _measure(session, result, budget, requested_ms))
+    result.cost.seconds.update(session.timer.since(before))
     return result
 
 

@@ -14,7 +14,7 @@ from trimformer.results import PruningResult, QualityTargetReport
 from trimformer.session.measure import report
 from trimformer.session.prune_to import budget_for, pruner_for, seconds_since, smallest_reachable, started
 from trimformer.session.setup import Session
-from trimformer.utils.distributed import decide, is_main
+from trimformer.utils.distributed import decide, on_main
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,14 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
     tried: list[Verdict] = []
     start = started(session, method)
     with session.timer("judge"):
-        test = _quality_test(session) if is_main() else None
+        test: list[QualityTest] = []  # of the main process only
+        on_main(lambda: test.append(_quality_test(session)))
     every = max(1, min(4, len(session.data.features) // QUICK_SAMPLES))
 
     def try_model(pruned: Pruned, constraint: float, *, as_served: bool) -> Verdict:
         with session.timer("judge"):
             # Only the main process runs the test; the others receive its verdict.
-            verdict = decide(lambda: test(session.finish(pruned.model), constraint, as_served=as_served))  # type: ignore[misc]
+            verdict = decide(lambda: test[0](session.finish(pruned.model), constraint, as_served=as_served))
         logger.info(
             "at %.3f of the cost: %s %.4f, below %.4f", constraint, target.kind, verdict.measured, verdict.bound
         )

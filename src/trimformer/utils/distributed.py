@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, flat
 
 # Long, because the other processes wait while the main one measures a latency table.
 TIMEOUT = timedelta(hours=2)
@@ -102,17 +102,54 @@ def compute_shared(items: Sequence[S], compute: Callable[[S], T], cost: Callable
 
     Returns:
         The results of all items, in every process.
+
+    Raises:
+        TrimformerError: `compute` raised an exception in another process.
     """
     loads, owners = [0.0] * world_size(), [0] * len(items)
     for i in sorted(range(len(items)), key=lambda i: -cost(items[i])):
         owners[i] = loads.index(min(loads))
         loads[owners[i]] += cost(items[i])
-    mine = {i: compute(item) for i, item in enumerate(items) if owners[i] == rank()}
-    parts: list[Any] = [mine] * world_size()
-    if world_size() > 1:
-        with _one_sentence_if_lost():
-            dist.all_gather_object(parts, mine)
-    return [parts[owners[i]][i] for i in range(len(items))]
+    if world_size() == 1:
+        return [compute(item) for item in items]
+    mine: dict[int, T] = {}
+    error: Exception | None = None
+    try:
+        mine = {i: compute(item) for i, item in enumerate(items) if owners[i] == rank()}
+    except Exception as failure:
+        error = failure
+    parts: list[Any] = [None] * world_size()
+    with _one_sentence_if_lost():
+        dist.all_gather_object(parts, (mine, _describe(error)))
+    _raise_together(error, [description for _, description in parts])
+    return [parts[owners[i]][0][i] for i in range(len(items))]
+
+
+def _describe(error: Exception | None) -> tuple[bool, str] | None:
+    """Describes an exception for other processes: whether its message is a sentence, and that message."""
+    if error is None:
+        return None
+    if isinstance(error, TrimformerError):
+        return True, str(error)
+    return False, f"{type(error).__name__}: {flat(error)[:300]}"
+
+
+def _raise_together(own: Exception | None, descriptions: Sequence[tuple[bool, str] | None]) -> None:
+    """Raises this process's exception, else that of the first process that has one.
+
+    Args:
+        own: the exception of this process.
+        descriptions: one entry per process, see `_describe`.
+
+    Raises:
+        TrimformerError: another process failed.
+    """
+    if own is not None:
+        raise own
+    for number, description in enumerate(descriptions):
+        if description is not None:
+            is_sentence, message = description
+            raise TrimformerError(message if is_sentence else f"process {number} of the run failed: {message}")
 
 
 class LostProcess(TrimformerError):
@@ -154,22 +191,40 @@ def gather_rows(rows: Tensor) -> Tensor:
 def decide(choose: Callable[[], T]) -> T:
     """Calls `choose` in the main process and returns its result in all processes.
 
+    If `choose` raises, every process raises, so none waits for a result that never comes.
+
     Args:
         choose: gives the result; tensors in it should be on the CPU.
 
     Raises:
-        TrimformerError: `choose` raised it; every process raises the same.
+        TrimformerError: `choose` raised an exception in the main process, which raises that exception itself.
     """
     if world_size() == 1:
         return choose()
-    box: list[Any] = [None, None]
+    result: T | None = None
+    error: Exception | None = None
     if is_main():
         try:
-            box[0] = choose()
-        except TrimformerError as error:
-            box[1] = str(error)
+            result = choose()
+        except LostProcess:  # nothing can be sent any more
+            raise
+        except Exception as failure:
+            error = failure
+    box: list[Any] = [result, _describe(error)]
     with _one_sentence_if_lost():
         dist.broadcast_object_list(box)
-    if box[1] is not None:
-        raise TrimformerError(box[1])
+    _raise_together(error, [box[1]])
     return box[0]  # type: ignore[no-any-return]
+
+
+def on_main(act: Callable[[], object]) -> None:
+    """Calls `act` in the main process while the others wait; if it raises, every process raises.
+
+    Raises:
+        TrimformerError: see `decide`.
+    """
+
+    def run() -> None:
+        act()
+
+    decide(run)
