@@ -5,6 +5,7 @@ from transformers import BertConfig, BertForPreTraining
 from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.data.outputs import divergence, find_problem, model_output
 from trimformer.errors import TrimformerError
+from trimformer.importance.fisher import collect_mask_grads
 from trimformer.importance.objective import TEMPERATURE, curvature_losses, supervised_losses
 from trimformer.models.layer_calls import model_inputs
 
@@ -108,7 +109,7 @@ def squared_gradients(problem, logits, count=6000, seed=0):
     return gradients.T @ gradients / count
 
 
-@pytest.mark.parametrize("problem", ["single_label", "multi_label", "tokens", "span"])
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression", "tokens", "span"])
 def test_squared_gradients_are_on_average_the_curvature_of_the_loss(problem):
     logits = torch.randn(
         {"tokens": (4, 3), "span": (4, 2)}.get(problem, (3,)), generator=torch.Generator().manual_seed(0)
@@ -116,6 +117,8 @@ def test_squared_gradients_are_on_average_the_curvature_of_the_loss(problem):
     if problem == "multi_label":
         p = logits.sigmoid()
         exact = (p * (1 - p)).diag()
+    elif problem == "regression":
+        exact = torch.eye(3)
     else:
         rows = (torch.atleast_2d(logits.mT if problem == "span" else logits) / TEMPERATURE).softmax(-1)
         exact = torch.block_diag(*(p.diag() - torch.outer(p, p) for p in rows))
@@ -129,6 +132,20 @@ def test_two_classes_and_regression_are_deterministic():
     p = logits.softmax(0)
     torch.testing.assert_close(squared_gradients("single_label", logits, 2), p.diag() - torch.outer(p, p))
     assert squared_gradients("regression", torch.tensor([0.7]), 2).tolist() == [[1.0]]
+
+
+def test_opposite_regression_outputs_do_not_cancel():
+    model, count = make_model(num_labels=2, problem_type="regression"), 256
+    batch = {key: value[:1].expand(count, -1) for key, value in make_batch(labels=None).items() if key != "index"}
+    batch["index"] = torch.arange(count)
+    with torch.no_grad():
+        model.classifier.weight[1], model.classifier.bias[1] = -model.classifier.weight[0], -model.classifier.bias[0]
+    both = collect_mask_grads(model, [batch], objective="curvature")
+    single = collect_mask_grads(model, [batch], objective=lambda output, _: output[:, 0])
+    for grads, one_output in zip(both, single, strict=True):
+        expected = 2 * one_output.square().mean(0)  # sum over outputs of g g^T, on its diagonal
+        assert expected.any()
+        torch.testing.assert_close(grads.square().mean(0), expected, rtol=0.2, atol=1e-9)
 
 
 @pytest.mark.parametrize("problem", SHAPES)

@@ -69,10 +69,12 @@ def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int =
     With random signs e and constant sqrt(p_y), the expected squared gradient of sum_y e_y sqrt(p_y) log p_y is
     diag(p) - p p^T. That of -log p_y with y drawn from p is the same, but has a higher variance: a confident model
     nearly always draws a class with almost no gradient. To lower it further, p is softened by `TEMPERATURE`.
-    The signs depend only on the seed and the sample index, not on the batches or their order. Two classes need no
-    signs and no softening: the gradient of (z1 - z0) sqrt(p0 p1), with constant p, is exact.
+    The signs depend only on the seed and the sample index, not on the batches or their order. Several regression
+    outputs need signs too: the squared gradient of their plain sum is (sum g)(sum g)^T, where opposite outputs cancel,
+    not sum g g^T. One regression output and two classes need no signs and no softening: the gradients of z and of
+    (z1 - z0) sqrt(p0 p1), with constant p, are exact.
     """
-    if problem == "regression":
+    if problem == "regression" and output.shape[1] == 1:
         return output.sum(1)
     if problem == "single_label" and output.shape[1] == 2:
         weight = output.detach().softmax(-1).prod(-1).sqrt()
@@ -84,6 +86,8 @@ def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int =
     if problem == "multi_label":
         p = output.detach().sigmoid()
         return (signs * (p * (1 - p)).sqrt() * output).sum(1)
+    if problem == "regression":
+        return (signs * output).sum(1)
     soft = output / TEMPERATURE
     log_probs = span_log_probs(soft, batch) if problem == "span" else soft.log_softmax(-1)
     root = log_probs.detach().div(2).exp()
