@@ -3,21 +3,27 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.data.outputs import find_problem, model_output
 from trimformer.errors import TrimformerError, flat
 from trimformer.importance.criteria import Ranking
 from trimformer.importance.obs import Curve
+from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
+from trimformer.models.masking import frozen
 from trimformer.utils.distributed import add_up, rank, world_size
+from trimformer.utils.environment import describe_device
 from trimformer.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -70,48 +76,97 @@ def cached_ranking(
             f"calibration_dir {str(folder)!r} cannot be created: {flat(error)}; choose another folder"
         ) from None
     ranking = calibrate()
-    partial_file = file.with_suffix(".part")
-    save_file(_tensors(ranking), partial_file)
-    os.replace(partial_file, file)
+    _write(ranking, file)
     return ranking
 
 
 def _fingerprint(model: PreTrainedModel, batches: Sequence[Batch], setting: str) -> str:
-    """Hashes the model's config and weights, the samples, the setting, and the versions and threads that compute."""
-    digest = hashlib.sha256()
-    versions = (__version__, torch.__version__, transformers.__version__, torch.get_num_threads(), world_size())
-    for text in (setting, versions, model.device, model.config.to_json_string()):
-        digest.update(f"{text}\n".encode())
-    named = [*model.state_dict().items(), *((k, v) for batch in batches for k, v in sorted(batch.items()))]
-    for name, tensor in named:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    """Hashes the model, the samples, the setting, and the code, versions and hardware that compute."""
+    config = model.config
+    texts = (
+        setting,
+        f"{__version__} {_source_digest()} torch {torch.__version__} transformers {transformers.__version__}",
+        f"{describe_device(model.device)} threads {torch.get_num_threads()} processes {world_size()}",
+        f"{torch.get_default_dtype()} {torch.get_float32_matmul_precision()}",
+        f"{type(model).__module__}.{type(model).__qualname__} {getattr(config, '_attn_implementation', None)}",
+        config.to_json_string(),
+        *(f"{s.name} {s.num_units} x {s.unit_size} {s.calls_per_pass}" for s in find_sublayers(model)),
+    )
+    digest = hashlib.sha256("\n".join(texts).encode())
+    _add_tensors(digest, [*model.state_dict().items(), *model.named_buffers(), ("output", _output(model, batches[0]))])
+    for batch in batches:
+        _add_tensors(digest, sorted(batch.items()))
     return digest.hexdigest()[:32]
 
 
-def _tensors(ranking: Ranking) -> dict[str, Tensor]:
-    tensors = {"foretells": torch.tensor(ranking.predicts_loss)}
+@torch.no_grad()
+def _output(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Computes the output that is differentiated; it depends on what no weight or config shows, such as the pooling."""
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), frozen(model):
+        torch.manual_seed(0)
+        return model_output(model, batch, find_problem(model))
+
+
+@cache
+def _source_digest() -> str:
+    """Hashes the package's own source, because its constants change between releases."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: Any, named: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in named:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def _write(ranking: Ranking, file: Path) -> None:
+    """Writes a ranking with its checksum; a failure is only logged, as the run can go on without the file."""
+    tensors = {"predicts_loss": torch.tensor(ranking.predicts_loss)}
     for i, curve in enumerate(ranking.curves):
         tensors |= {f"order.{i}": curve.order, f"error.{i}": curve.error}
     tensors |= {f"grads.{i}": grads for i, grads in enumerate(ranking.grads)}
     for i, batches in enumerate(ranking.token_norms):
         tensors |= {f"norms.{i}.{k}": norms for k, norms in enumerate(batches)}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    partial_file = file.with_suffix(".part")
+    try:
+        save_file(tensors, partial_file, metadata={"sha256": _checksum(tensors)})
+        os.replace(partial_file, file)
+    except (OSError, SafetensorError) as error:
+        logger.warning("calibration cannot be stored in '%s': %s", file, flat(error))
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    _add_tensors(digest, sorted(tensors.items()))
+    return digest.hexdigest()
 
 
 def _read(file: Path, device: torch.device) -> Ranking | None:
     """Reads a stored ranking; None if the file is missing or damaged, so that calibration runs again."""
-    try:
-        tensors = load_file(file)
-        sublayers = range(sum(name.startswith("order.") for name in tensors))
-        return Ranking(
-            [Curve(tensors[f"order.{i}"], tensors[f"error.{i}"]) for i in sublayers],
-            [tensors[f"grads.{i}"].to(device) for i in sublayers if f"grads.{i}" in tensors],
-            [norms for i in sublayers if (norms := _numbered(tensors, f"norms.{i}.", device))],
-            bool(tensors["foretells"]),
-        )
-    except (OSError, SafetensorError, KeyError):
+    if not os.path.lexists(file):
         return None
+    try:
+        if not file.is_file():
+            raise OSError("it is not a file")
+        with safe_open(file, "pt") as stored:  # type: ignore[no-untyped-call]
+            tensors: dict[str, Tensor] = {name: stored.get_tensor(name) for name in stored.keys()}
+            checksum = (stored.metadata() or {}).get("sha256")
+        if checksum != _checksum(tensors):
+            raise OSError("its checksum is wrong")
+    except (OSError, SafetensorError) as error:
+        logger.warning("calibration file '%s' is damaged (%s), so calibration runs again", file, flat(error))
+        return None
+    sublayers = range(sum(name.startswith("order.") for name in tensors))
+    return Ranking(
+        [Curve(tensors[f"order.{i}"], tensors[f"error.{i}"]) for i in sublayers],
+        [tensors[f"grads.{i}"].to(device) for i in sublayers if f"grads.{i}" in tensors],
+        [norms for i in sublayers if (norms := _numbered(tensors, f"norms.{i}.", device))],
+        bool(tensors["predicts_loss"]),
+    )
 
 
 def _numbered(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> list[Tensor]:
