@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -152,8 +152,8 @@ def _read(file: Path, device: torch.device) -> Ranking | None:
     try:
         if not file.is_file():
             raise OSError("it is not a file")
+        tensors = load_file(file)
         with safe_open(file, "pt") as stored:  # type: ignore[no-untyped-call]
-            tensors: dict[str, Tensor] = {name: stored.get_tensor(name) for name in stored.keys()}
             checksum = (stored.metadata() or {}).get("sha256")
         if checksum != _checksum(tensors):
             raise OSError("its checksum is wrong")
