@@ -1,7 +1,9 @@
 """The calibration cache returns the same result, and never that of another model, data or setting."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -78,21 +80,23 @@ def dense_step(weight):
     return lambda x: x @ weight
 
 
-# Two variants each that differ in what neither the weights nor the samples show.
-SENTENCE_HEADS = {
-    "pooling": [("mean",), ("cls",)],
-    "normalize": [("mean",), ("mean",), lambda x: torch.nn.functional.normalize(x, dim=-1)],
-    "dense": [("mean",), ("mean",), dense_step(torch.eye(24)), dense_step(2 * torch.eye(24))],
+def normalize(x):
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+# Two variants each, pooling and later steps, that differ in what neither the weights nor the samples show.
+SENTENCE_HEADS: dict[str, list[tuple[tuple[str, ...], tuple[Callable[..., Any], ...]]]] = {
+    "pooling": [(("mean",), ()), (("cls",), ())],
+    "normalize": [(("mean",), ()), (("mean",), (normalize,))],
+    "dense": [(("mean",), (dense_step(torch.eye(24)),)), (("mean",), (dense_step(2 * torch.eye(24)),))],
 }
 
 
 @pytest.mark.parametrize("part", SENTENCE_HEADS)
 def test_another_sentence_head_is_calibrated_anew(tmp_path, part):
-    first, second, *steps = SENTENCE_HEADS[part]
-    steps_of_each = [(), ()] if not steps else [tuple(steps[:-1]), (steps[-1],)]
-    for number, (pooling, its_steps) in enumerate(zip((first, second), steps_of_each, strict=True), start=1):
+    for number, (pooling, steps) in enumerate(SENTENCE_HEADS[part], start=1):
         model, batches = make_model(head="Model"), [make_batch(labels=None)]
-        attach_sentence_head(model, SentenceHead(tmp_path, pooling, its_steps))
+        attach_sentence_head(model, SentenceHead(tmp_path, pooling, steps))
         anew = Pruner(model, batches, METHODS["obs"])
         stored = Pruner(model, batches, METHODS["obs"], run=Run(calibration_dir=tmp_path / "stored"))
         assert len(list((tmp_path / "stored").iterdir())) == number
