@@ -37,6 +37,7 @@ from trimformer.checkpoints.standalone import restore_library_class, write_stand
 from trimformer.data.processor import architecture_of, load_processor
 from trimformer.data.sentence_transformers import (
     attach_sentence_head,
+    prepare_processor,
     read_sentence_head,
     sentence_head_of,
     transformer_folder,
@@ -118,7 +119,7 @@ def load(
     folder = find_directory(path)
     model = load_model(folder, attn_implementation)
     model.config._name_or_path = str(path)  # as Transformers does: the name, not the cache folder
-    return model, load_processor(transformer_folder(folder), tokenizer_name)
+    return model, prepare_processor(model, load_processor(transformer_folder(folder), tokenizer_name))
 
 
 def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
@@ -132,7 +133,7 @@ def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
         TrimformerError: the model has another type or contains unknown modules.
     """
     if isinstance(model, PreTrainedModel):
-        return model, processor
+        return model, prepare_processor(model, processor)
     class_names = {kind.__name__ for kind in type(model).__mro__}
     if "PeftModel" in class_names:
         raise TrimformerError(f"model is a {type(model).__name__}, an adapter on a model; give its merge_and_unload()")
@@ -147,7 +148,7 @@ def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
     inner, inner_processor = load(folder)
     original = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
     inner.config._name_or_path = original.config._name_or_path
-    return inner, inner_processor if processor is None else processor
+    return inner, inner_processor if processor is None else prepare_processor(inner, processor)
 
 
 def find_directory(name: str | Path) -> Path:

@@ -15,6 +15,7 @@ from trimformer.checkpoints.tokenizer_trimming import CHUNK_SIZE, check_tokenize
 from trimformer.data.files import read_texts
 from trimformer.data.processor import is_dual_encoder, tokenize
 from trimformer.data.rows import Rows, Selection, numbered
+from trimformer.data.sentence_transformers import prompts_of
 from trimformer.data.tasks import EncodedTask, Task
 from trimformer.errors import TrimformerError
 
@@ -161,7 +162,9 @@ def _find_vocabulary(
     """Finds the vocabulary that encoded texts need, and checks it on these texts and on the model."""
     used, last, named = encode(tokenizer), last_reserved_id(model), named_ids(model)
     asked = {index for index in tokenizer.get_vocab().values() if index <= last or index in named}
-    kept = needed_ids(tokenizer, asked | set(np.unique(used).tolist()), texts)
+    prompts = prompts_of(model)
+    asked |= {index for prompt in prompts for index in tokenize(tokenizer, prompt)["input_ids"]}
+    kept = needed_ids(tokenizer, asked | set(np.unique(used).tolist()), chain(texts, prompts))
     if kept[: last + 1] != list(range(last + 1)):
         raise TrimformerError(
             f"{type(model).__name__} counts positions from the padding token's id, {last}, and there are no tokens for "

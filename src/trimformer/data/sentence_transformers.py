@@ -6,7 +6,7 @@ Pruning then preserves the sentence embedding that is used, not just the hidden 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.data.sentence_settings import (
+    MODEL_SETTINGS,
+    TRANSFORMER_SETTINGS,
+    SentenceSettings,
+    read_settings,
+)
 from trimformer.errors import TrimformerError, one_sentence
 
 MODULES = "modules.json"
 
 # Files of sentence-transformers beside those of the model and its tokenizer.
-_FILES = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "sentence_roberta_config.json")
+_FILES = (MODULES, MODEL_SETTINGS, *TRANSFORMER_SETTINGS)
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Identity": lambda x: x,
@@ -42,8 +48,12 @@ def _last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
+def _first_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden[torch.arange(len(hidden), device=hidden.device), mask.int().argmax(1)]
+
+
 def _weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    weights = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).unsqueeze(-1).to(hidden)
+    weights = (mask * mask.cumsum(1)).unsqueeze(-1).to(hidden)  # 1, 2, ... from the first token, whatever the padding
     return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
 
 
@@ -53,7 +63,7 @@ def _sum(hidden: Tensor, mask: Tensor) -> Tensor:
 
 # hidden [batch, length, hidden], mask [batch, length] -> [batch, hidden], by the names of sentence-transformers.
 POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cls": lambda hidden, mask: hidden[:, 0],
+    "cls": _first_token,
     "mean": lambda hidden, mask: _sum(hidden, mask) / _lengths(mask).to(hidden),
     "mean_sqrt_len_tokens": lambda hidden, mask: _sum(hidden, mask) / _lengths(mask).sqrt().to(hidden),
     "max": lambda hidden, mask: hidden.masked_fill(~mask.bool().unsqueeze(-1), -torch.inf).amax(1),
@@ -71,19 +81,21 @@ class SentenceHead:
         pooling: names of the pooling modes, whose results are concatenated.
         steps: functions applied after the pooling, each [batch, n] -> [batch, m].
         is_cross_encoder: whether the model scores pairs with its own head, so that there is no pooling.
+        settings: how texts are prepared and embeddings are compared.
     """
 
     source: Path
     pooling: tuple[str, ...] = ("mean",)
     steps: tuple[Callable[[Tensor], Tensor], ...] = ()
     is_cross_encoder: bool = False
+    settings: SentenceSettings = field(default_factory=SentenceSettings)
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Computes embeddings [batch, dim] from hidden states [batch, length, hidden] and mask [batch, length]."""
         embedding = torch.cat([POOLING[name](hidden, mask) for name in self.pooling], dim=-1)
         for step in self.steps:
             embedding = step(embedding)
-        return embedding
+        return embedding[:, : self.settings.truncate_dim]
 
     def copy_files(self, target: Path) -> None:
         """Copies the sentence-transformers files beside a pruned model.
@@ -160,7 +172,8 @@ def read_sentence_head(path: Path) -> SentenceHead | None:
                 f"'{path}' has the sentence-transformers module {kind}, which is not supported; supported are "
                 "Pooling, Dense, Normalize and Dropout"
             )
-    return SentenceHead(path.absolute(), pooling or (), tuple(steps), is_cross_encoder=pooling is None)
+    settings = read_settings(path, transformer_folder(path))
+    return SentenceHead(path.absolute(), pooling or (), tuple(steps), pooling is None, settings)
 
 
 def _read_pooling(folder: Path) -> tuple[str, ...]:
@@ -208,3 +221,18 @@ def attach_sentence_head(model: PreTrainedModel, head: SentenceHead | None) -> N
 def sentence_head_of(model: PreTrainedModel) -> SentenceHead | None:
     """Returns the sentence head stored on a model, or None."""
     return vars(model).get("sentence_head")
+
+
+def prepare_processor(model: PreTrainedModel, processor: Any) -> Any:
+    """Returns a tokenizer that cuts and lowers texts as the model's sentence-transformers directory specifies.
+
+    The tokenizer that is given is not changed. Models without a sentence head get theirs back.
+    """
+    head = sentence_head_of(model)
+    return processor if head is None else head.settings.prepare(processor)
+
+
+def prompts_of(model: PreTrainedModel) -> list[str]:
+    """Returns all prompts of a model's sentence-transformers directory; an empty list without one."""
+    head = sentence_head_of(model)
+    return [] if head is None else [prompt for prompt in head.settings.prompts.values() if prompt]

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem
 from trimformer.data.rows import Rows
-from trimformer.data.tasks import Task, find_task, task_of
+from trimformer.data.tasks import Task, find_task, follow_settings, task_of
 from trimformer.data.tasks.base import check_task
 from trimformer.data.tasks.sample_labels import check_labelled
 from trimformer.options.data import DataOptions
@@ -37,5 +37,7 @@ def resolve_task(task: Task | None, options: DataOptions, model: PreTrainedModel
     """
     if task is None:
         task = task_of(model, sets[0], text_columns=options.text_columns, label_column=options.label_column)
+    else:
+        task = follow_settings(task, model)
     check_labelled(task, sets)
     return replace(task, max_length=options.max_length) if options.max_length else task

@@ -10,7 +10,7 @@ from trimformer.data.processor import is_dual_encoder
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.audio import AudioTask, audio_task
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns
-from trimformer.data.tasks.embedding import EmbeddingTask, embedding_task
+from trimformer.data.tasks.embedding import EmbeddingTask, embedding_task, follow_settings
 from trimformer.data.tasks.encoded import EncodedTask, encoded_task, is_encoded
 from trimformer.data.tasks.glue import GLUE_TASKS
 from trimformer.data.tasks.images import ImageTask, ImageTextTask, image_task, image_text_task
@@ -23,7 +23,7 @@ from trimformer.errors import TrimformerError
 
 __all__ = [
     "TASKS", "AudioTask", "ChoiceTask", "EmbeddingTask", "EncodedTask", "ImageTask", "ImageTextTask", "SpanTask",
-    "Task", "TextTask", "TokenTask", "find_task", "infer_task", "task_of",
+    "Task", "TextTask", "TokenTask", "find_task", "follow_settings", "infer_task", "task_of",
 ]  # fmt: skip
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE_TASKS, *SPAN_TASKS)}
@@ -90,7 +90,7 @@ def infer_task(
 
 def task_of(model: PreTrainedModel, rows: Rows, **columns: Any) -> Task:
     """Infers the task from a model and the user's rows; see `infer_task` for the columns."""
-    return infer_task(
+    task = infer_task(
         find_problem(model),
         model.config,
         rows,
@@ -98,6 +98,7 @@ def task_of(model: PreTrainedModel, rows: Rows, **columns: Any) -> Task:
         main_input=model.main_input_name,
         **columns,
     )
+    return follow_settings(task, model)
 
 
 def _infer_text_task(

@@ -35,6 +35,7 @@ class Task(ABC):
             calibration samples.
         hub: path and configuration of the data set on the Hugging Face hub.
         metric: main metric, a key of the dictionary that `score` returns; None: the rows are unlabelled.
+        prompts: texts that are put before the texts of the first columns, as a sentence-transformers model does.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Task(ABC):
     average_length: float | None = None
     hub: tuple[str, str | None] | None = None
     metric: str | None = None
+    prompts: tuple[str, ...] = ()
 
     auto_class: ClassVar[str] = ""
 

@@ -1,24 +1,29 @@
 """Embedding tasks: every text is embedded by itself; two text columns are two texts, never one pair."""
 
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from trimformer.data.batches import Features
 from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
+from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
-from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
+from trimformer.data.tasks.text import TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
 from trimformer.errors import TrimformerError
+
+logger = logging.getLogger(__name__)
 
 # Usual names of columns whose texts belong together, in the order in which they are tried.
 TEXT_GROUPS = (
@@ -36,6 +41,14 @@ TEXT_GROUPS = (
     ("premise", "hypothesis"),
 )
 
+# Similarity of two embeddings [n], by the names of sentence-transformers.
+SIMILARITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": lambda a, b: F.cosine_similarity(a, b, dim=0),
+    "dot": lambda a, b: a @ b,
+    "euclidean": lambda a, b: -(a - b).norm(),
+    "manhattan": lambda a, b: -(a - b).abs().sum(),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingTask(Task):
@@ -44,11 +57,13 @@ class EmbeddingTask(Task):
     Attributes:
         text_columns: columns of texts.
         score_column: similarity of the two texts of a row, on any scale; None: the rows have no similarity.
+        similarity: function that compares the two embeddings of a row, a key of `SIMILARITY`.
     """
 
     problem: Problem = "embedding"
     text_columns: tuple[str, ...] = ("text",)
     score_column: str | None = None
+    similarity: str = "cosine"
 
     auto_class: ClassVar[str] = "AutoModel"
 
@@ -62,7 +77,8 @@ class EmbeddingTask(Task):
                         f"'{value}' in column '{self.score_column}' of row {number} is not a finite number; the column "
                         "must hold the similarity of two texts"
                     )
-        texts = [text for column in self.text_columns for text in column_texts(rows, column)]
+        prompts = zip_longest(self.text_columns, self.prompts, fillvalue="")
+        texts = [text for column, prompt in prompts for text in column_texts(rows, column, prompt)]
         return encode_texts([texts], self, processor, config)
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
@@ -70,13 +86,13 @@ class EmbeddingTask(Task):
         return all(is_blank(row.get(column)) for column in self.text_columns)
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
-        """Correlates the cosine similarity of each row's two embeddings with the score column."""
+        """Correlates the similarity of each row's two embeddings with the score column."""
         if self.score_column is None or len(self.text_columns) != 2:
             return {}
         pairs = zip(outputs[: len(rows)], outputs[len(rows) :], strict=True)
-        cosines = np.array([float(F.cosine_similarity(a.float(), b.float(), dim=0)) for a, b in pairs])
+        predicted = np.array([float(SIMILARITY[self.similarity](a.float(), b.float())) for a, b in pairs])
         similarities = np.array([float(row[self.score_column]) for row in rows])
-        return {name: METRICS[name](cosines, similarities) for name in ("spearman", "pearson")}
+        return {name: METRICS[name](predicted, similarities) for name in ("spearman", "pearson")}
 
 
 def embedding_task(
@@ -100,6 +116,19 @@ def embedding_task(
         metric="spearman" if score_column and len(texts) == 2 else None,
         max_length=max_length,
     )
+
+
+def follow_settings(task: Task, model: PreTrainedModel) -> Task:
+    """Returns the task with the prompts and the similarity of a sentence-transformers model; its own prompts stay."""
+    head = sentence_head_of(model)
+    if head is None or not isinstance(task, EmbeddingTask | TextTask):
+        return task
+    columns = task.text_columns if isinstance(task, EmbeddingTask) else task.text_columns[:1]
+    if not task.prompts:
+        task = replace(task, prompts=head.settings.prompts_of(columns))
+        for column, prompt in zip(columns, task.prompts, strict=False):
+            logger.info("texts of column '%s' get the prompt %r, as in sentence-transformers", column, prompt)
+    return replace(task, similarity=head.settings.similarity) if isinstance(task, EmbeddingTask) else task
 
 
 def _guess_text_columns(columns: Iterable[Any]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -52,7 +53,8 @@ class TextTask(LabelTask):
         """See `Task.encode`."""
         check_columns(rows, self.text_columns)
         labels = self.read_labels(rows, config)
-        texts = [column_texts(rows, column) for column in self.text_columns]
+        prompts = zip_longest(self.text_columns, self.prompts, fillvalue="")
+        texts = [column_texts(rows, column, prompt) for column, prompt in prompts]
         return add_labels(encode_texts(texts, self, processor, config), labels)
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:

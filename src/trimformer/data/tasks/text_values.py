@@ -8,13 +8,13 @@ from trimformer.data.rows import Rows, numbered
 from trimformer.errors import TrimformerError
 
 
-def column_texts(rows: Rows, column: str) -> list[str]:
-    """Returns the texts of a column.
+def column_texts(rows: Rows, column: str, prompt: str = "") -> list[str]:
+    """Returns the texts of a column, each after the prompt.
 
     Raises:
         TrimformerError: a value is neither a string nor a number.
     """
-    return [as_text(row[column], f"column '{column}' in row {number}") for number, row in numbered(rows)]
+    return [prompt + as_text(row[column], f"column '{column}' in row {number}") for number, row in numbered(rows)]
 
 
 def is_blank(value: Any) -> bool:
