@@ -79,7 +79,7 @@ def test_whole_numbers_are_classes_however_they_are_written(kind):
     assert prune(rows).scores == prune(ROWS).scores
 
 
-@pytest.mark.parametrize("label", ["True", "false", "1.5", "1.", ".0", "1e0", "--1", 0.5])
+@pytest.mark.parametrize("label", ["1.5", "1.", ".0", "1e0", "--1", 0.5])
 def test_what_is_no_class_is_refused_by_row(label):
     with pytest.raises(TrimformerError, match=r"label '?\S+ in row 3"):
         prune([*ROWS[:2], {**ROWS[2], "label": label}, *ROWS[3:]])

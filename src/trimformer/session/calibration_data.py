@@ -102,11 +102,11 @@ def draw_samples(
         named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
     check_evaluation_sets(sets)
-    task = resolve_task(inputs.task, options, model, [train, *sets.values()])
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
         judged = as_rows(inputs.judge_dataset, "judge_dataset")
-    elif target is not None:
+    task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged)
+    if target is not None and judged is None:
         train, judged = _set_aside(train, num_samples, seed)
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:

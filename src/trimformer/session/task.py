@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem
 from trimformer.data.rows import Rows
 from trimformer.data.tasks import Task, find_task, follow_settings, task_of
+from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
-from trimformer.data.tasks.sample_labels import check_labelled
+from trimformer.errors import TrimformerError
 from trimformer.options.data import DataOptions
 
 
@@ -23,21 +25,61 @@ def named_task(options: DataOptions, model: PreTrainedModel) -> Task | None:
     return check_task(find_task(options.task), problem) if options.task else None
 
 
-def resolve_task(task: Task | None, options: DataOptions, model: PreTrainedModel, sets: Sequence[Rows]) -> Task:
-    """The task of a run. The command line and Python infer it by this one rule, from the first set of rows.
+def resolve_task(
+    task: Task | None,
+    options: DataOptions,
+    model: PreTrainedModel,
+    sets: Sequence[Rows],
+    judged: Rows | None = None,
+) -> Task:
+    """The task of a run. The command line and Python infer it by this one rule, from all rows.
 
     Args:
         task: a task that is known already; None: inferred.
         options: columns and longest text.
         model: gives head and labels.
         sets: all sets of rows, the ones to calibrate on first.
+        judged: rows to test a quality target on; they may have no labels where the others have.
 
     Raises:
-        TrimformerError: the columns do not fit the model, or only some sets have labels.
+        TrimformerError: the columns do not fit the model, only some rows have labels, or a label cannot be read.
     """
     if task is None:
-        task = task_of(model, sets[0], text_columns=options.text_columns, label_column=options.label_column)
+        task = _infer(options, model, sets)
     else:
         task = follow_settings(task, model)
     check_labelled(task, sets)
-    return replace(task, max_length=options.max_length) if options.max_length else task
+    if judged is not None:
+        check_labelled(task, [judged])
+    settled = settle_labels(task, model.config, [*sets, *([] if judged is None else [judged])])
+    if settled.reading is not None and settled.problem != "regression":
+        _check_outputs(model)
+    return replace(settled, max_length=options.max_length) if options.max_length else settled
+
+
+def _infer(options: DataOptions, model: PreTrainedModel, sets: Sequence[Rows]) -> Task:
+    """Infers the task from the columns of all rows."""
+    row = [sample_row(sets)] if len(sets[0]) else sets[0]
+    rows = [*row, *sets[0]] if find_problem(model) == "span" else row  # answers are looked at one by one
+    task = task_of(model, rows, text_columns=options.text_columns, label_column=options.label_column)
+    if options.text_columns or options.label_column:
+        return task
+    return second_items_as_labels(task, model.config, sets, type(model).__name__)
+
+
+def _check_outputs(model: PreTrainedModel) -> None:
+    """Checks that a classifier has as many outputs as its config has labels, where its head is a linear layer.
+
+    Raises:
+        TrimformerError: the numbers differ.
+    """
+    if not type(model).__name__.endswith(("ForSequenceClassification", "ForTokenClassification")):
+        return
+    head = next((head for name in ("classifier", "score") if (head := getattr(model, name, None)) is not None), None)
+    linear = head if isinstance(head, nn.Linear) else getattr(head, "out_proj", None)
+    count = model.config.num_labels
+    if isinstance(linear, nn.Linear) and linear.out_features != count:
+        raise TrimformerError(
+            f"the model has {linear.out_features} outputs, but id2label in its config names {count} labels; give each "
+            "output one name"
+        )

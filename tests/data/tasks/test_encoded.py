@@ -105,7 +105,12 @@ def test_bad_samples_are_named(row, words):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(1, "row 1 is not a list"), ([0], "2 tokens but 1 labels"), ([0, 9], "outside"), (["a", 0], "not an integer")],
+    [
+        (1, "row 1 is not a list"),
+        ([0], "2 tokens but 1 labels"),
+        ([0, 9], "outside"),
+        (["a", 0], "unknown to the model"),
+    ],
 )
 def test_bad_labels_of_tokens_are_named(labels, words):
     with pytest.raises(TrimformerError, match=words):

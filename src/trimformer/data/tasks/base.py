@@ -1,6 +1,5 @@
 """Defines `Task`, which encodes rows as model inputs and scores outputs, and column helpers that all tasks share."""
 
-import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +13,11 @@ from trimformer.data.batches import Features
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenizer_of
 from trimformer.data.rows import Rows, numbered
-from trimformer.errors import TrimformerError
+from trimformer.data.tasks.label_reading import LabelReading
+from trimformer.errors import TrimformerError, listed
 from trimformer.models import max_positions
 
-MAX_LISTED = 30  # names in one error message
 NO_LIMIT = sys.maxsize  # as `max_length`: only the tokenizer and the model limit the length
-
-_WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes class ids as 1.0 where some are missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,7 @@ class Task(ABC):
         hub: path and configuration of the data set on the Hugging Face hub.
         metric: main metric, a key of the dictionary that `score` returns; None: the rows are unlabelled.
         prompts: texts that are put before the texts of the first columns, as a sentence-transformers model does.
+        reading: how class ids and names are read, decided from all rows of a run; None: decided for each set of rows.
     """
 
     name: str
@@ -45,6 +43,7 @@ class Task(ABC):
     hub: tuple[str, str | None] | None = None
     metric: str | None = None
     prompts: tuple[str, ...] = ()
+    reading: LabelReading | None = None
 
     auto_class: ClassVar[str] = ""
 
@@ -79,6 +78,11 @@ class Task(ABC):
         """Returns whether all texts of a row are blank; always False for images and sounds."""
         return False
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that hold labels, scores or answers; empty if the rows are unlabelled."""
+        return ()
+
     @abstractmethod
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Computes metrics from one output per feature; returns an empty dictionary if the rows have no labels."""
@@ -92,7 +96,7 @@ def guess_column(usual_names: Sequence[str], columns: Iterable[Any], excluded: S
 
 def missing_column(description: str, columns: Iterable[Any], *, labels: bool = False) -> TrimformerError:
     """Returns the error for a column that is not named and cannot be guessed."""
-    name, present = "label" if labels else "text", ", ".join(map(str, columns))
+    name, present = "label" if labels else "text", listed(columns)
     return TrimformerError(
         f"no {description} found among {present}; name it with --{name}-column ({name}_column=... in Python)"
     )
@@ -111,40 +115,8 @@ def check_columns(rows: Rows, columns: Sequence[str]) -> None:
             if row.get(column) is None:
                 if column in row:
                     raise TrimformerError(f"column '{column}' is empty in row {number} of the data")
-                present = ", ".join(sorted(map(str, row)))
+                present = listed(sorted(map(str, row)))
                 raise TrimformerError(f"the data has no column '{column}' in row {number}; its columns are {present}")
-
-
-def class_id(value: Any, config: PreTrainedConfig, where: str) -> int:
-    """Returns the id of a class given by id or name.
-
-    Args:
-        value: id or name of the class; a name that looks like a number is still looked up as a name first.
-        config: the model's configuration.
-        where: the row, for error messages.
-
-    Raises:
-        TrimformerError: the value is neither an id nor a name of one of the model's classes.
-    """
-    ids: Mapping[str, Any] = config.label2id or {}
-    if isinstance(value, str):
-        if value in ids:
-            return int(ids[value])
-        if not _WHOLE_NUMBER.fullmatch(value):
-            names = sorted(map(str, ids))
-            more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-            listed = ", ".join(names[:MAX_LISTED]) + more
-            raise TrimformerError(f"label '{value}' in {where} is unknown to the model; its labels are {listed}")
-    try:
-        number = int(value.split(".")[0] if isinstance(value, str) else value)
-        is_class = isinstance(value, str) or number == value
-    except (TypeError, ValueError, OverflowError):
-        number, is_class = 0, False
-    if not is_class:
-        raise TrimformerError(f"label {value} in {where} is not a class id or name; this model is a classifier")
-    if not 0 <= number < (config.num_labels or 0):
-        raise TrimformerError(f"label {value} in {where} is outside the model's {config.num_labels} labels")
-    return number
 
 
 def check_task(task: Task, problem: Problem) -> Task:

@@ -21,7 +21,7 @@ from trimformer.data.tasks.base import Task, check_columns, guess_column, missin
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +74,17 @@ class EmbeddingTask(Task):
             for number, row in numbered(rows):
                 if not _is_number(value := row[self.score_column]):
                     raise TrimformerError(
-                        f"'{value}' in column '{self.score_column}' of row {number} is not a finite number; the column "
-                        "must hold the similarity of two texts"
+                        f"{quoted(value)} in column '{self.score_column}' of row {number} is not a finite number; "
+                        "the column must hold the similarity of two texts"
                     )
         prompts = zip_longest(self.text_columns, self.prompts, fillvalue="")
         texts = [text for column, prompt in prompts for text in column_texts(rows, column, prompt)]
         return encode_texts([texts], self, processor, config)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """See `Task.label_columns`."""
+        return (self.score_column,) if self.score_column else ()
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
         """See `Task.is_blank`."""

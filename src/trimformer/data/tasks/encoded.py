@@ -14,9 +14,10 @@ from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns
-from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names, read_label
-from trimformer.data.tasks.token_classification import UNLABELLED, token_scores
-from trimformer.errors import TrimformerError
+from trimformer.data.tasks.label_reading import UNLABELLED, LabelReader
+from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names
+from trimformer.data.tasks.token_classification import token_scores
+from trimformer.errors import TrimformerError, quoted
 from trimformer.models import max_positions
 
 MODEL_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
@@ -50,30 +51,30 @@ class EncodedTask(LabelTask):
         required = (self.main_input, *([label_column] if label_column else []), *(_POSITIONS if spans else ()))
         check_columns(rows, required)
         limit = self.length_limit(processor, config) if self.main_input == "input_ids" else NO_LIMIT
+        reader = None
+        if label_column and not self.choices:
+            reader = LabelReader(self.problem, config, rows, label_column, self.reading)
         features = []
         for number, row in numbered(rows):
             where = f"row {number}"
             sample = {key: _read_input(row[key], f"'{key}' of {where}") for key in _INPUTS if row.get(key) is not None}
             if label_column:
-                sample["labels"] = self._read_label(row[label_column], config, where)
+                sample["labels"] = self._read_label(row[label_column], reader, where)
             if spans:
                 sample |= {key: _read_integer(row[key], where) for key in _POSITIONS}
             self._check_token_ids(sample, limit, where)
             features.append(sample if self.choices else _strip_padding(sample))
         return features
 
-    def _read_label(self, value: Any, config: PreTrainedConfig, where: str) -> Any:
-        if self.choices:
+    def _read_label(self, value: Any, reader: LabelReader | None, where: str) -> Any:
+        if reader is None:
             return _read_integer(value, where)
         if self.problem != "tokens":
-            return read_label(value, self.problem, config, where)
+            return reader.read(value, where)
         if not np.ndim(value):
-            raise TrimformerError(f"label {value} in {where} is not a list; this model labels each token")
-        labels, count = [_read_integer(label, where) for label in value], config.num_labels or 0
-        unknown = next((label for label in labels if label != UNLABELLED and not 0 <= label < count), None)
-        if unknown is not None:
-            raise TrimformerError(f"label {unknown} in {where} is outside the model's {count} labels")
-        return labels
+            raise TrimformerError(f"label {quoted(value)} in {where} is not a list; this model labels each token")
+        labels = value.tolist() if hasattr(value, "tolist") else value
+        return [UNLABELLED if label == UNLABELLED else reader.class_id(label, where) for label in labels]
 
     def _check_token_ids(self, sample: Mapping[str, Any], limit: int, where: str) -> None:
         """Checks the number and nesting of a row's token ids; rows without token ids pass.
@@ -129,7 +130,7 @@ def _read_integer(value: Any, where: str) -> int:
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise TrimformerError(f"label {value} in {where} is not an integer") from None
+        raise TrimformerError(f"label {quoted(value)} in {where} is not an integer") from None
 
 
 def _strip_padding(sample: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,16 @@
 from trimformer.data.tasks.text import TextTask
 
 _PAIR = ("sentence1", "sentence2")
+_CLASS_NAMES = {
+    "cola": ("unacceptable", "acceptable"),
+    "sst2": ("negative", "positive"),
+    "mrpc": ("not_equivalent", "equivalent"),
+    "qqp": ("not_duplicate", "duplicate"),
+    "mnli": ("entailment", "neutral", "contradiction"),
+    "qnli": ("entailment", "not_entailment"),
+    "rte": ("entailment", "not_entailment"),
+    "wnli": ("not_entailment", "entailment"),
+}  # by the numbers of the public data
 
 
 def _task(
@@ -12,6 +22,7 @@ def _task(
         name=name,
         problem="regression" if name == "stsb" else "single_label",
         text_columns=columns,
+        class_names=_CLASS_NAMES.get(name, ()),
         metrics=metrics or ("accuracy",),
         metric=(metrics or ("accuracy",))[0],
         max_length=max_length,

@@ -16,7 +16,7 @@ from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import encode_texts
 from trimformer.data.tasks.text_values import as_text, is_blank
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 
 CONTEXT_COLUMNS = ("sent1", "article", "passage", "context", "ctx", "premise", "prompt", "goal")
 QUESTION_COLUMNS = ("sent2", "question", "query")
@@ -96,6 +96,11 @@ class ChoiceTask(Task):
             values = values.tolist() if hasattr(values, "tolist") else values
         return values, names
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """See `Task.label_columns`."""
+        return (self.label_column,) if self.label_column else ()
+
     def is_blank(self, row: Mapping[str, Any]) -> bool:
         """See `Task.is_blank`; a row without choices is not blank but invalid."""
         values, _ = self._choice_values(row)
@@ -124,7 +129,7 @@ def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where
     else:
         position = int(float(text)) if re.fullmatch(r"\d+(\.0+)?", text) else -1
     if not 0 <= position < len(choices):
-        raise TrimformerError(f"label '{value}' in {where} matches none of its {len(choices)} choices")
+        raise TrimformerError(f"label {quoted(str(value))} in {where} matches none of its {len(choices)} choices")
     return position
 
 

@@ -105,6 +105,11 @@ class SpanTask(Task):
             features.append(feature)
         return features
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """See `Task.label_columns`."""
+        return ("answers",) if self.metric else ()
+
     def is_blank(self, row: Mapping[str, Any]) -> bool:
         """See `Task.is_blank`."""
         return all(is_blank(row.get(column)) for column in self.pair_columns)

@@ -1,9 +1,7 @@
 """Labels of whole samples (classes or a number) and their scores, shared by text, image and audio tasks."""
 
-import ast
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +14,9 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import METRICS, confidence_interval
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
-from trimformer.data.tasks.base import Task, check_columns, class_id, guess_column
-from trimformer.errors import TrimformerError
+from trimformer.data.tasks.base import Task, check_columns, guess_column
+from trimformer.data.tasks.label_reading import LabelReader
+from trimformer.errors import TrimformerError, quoted
 
 LABEL_COLUMNS = (
     "label", "labels", "score", "target", "class", "category", "sentiment", "answer", "intent", "emotion", "emotions",
@@ -33,11 +32,13 @@ class LabelTask(Task):
         label_column: column of labels; None: the rows are unlabelled or use `indicator_columns`.
         indicator_columns: one column of zeros and ones per label, in the order of the model's labels.
         metrics: reported metrics; the first is the main one.
+        class_names: names of a known task's classes, ordered by the numbers that its public data gives them.
     """
 
     label_column: str | None = "label"
     indicator_columns: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
+    class_names: tuple[str, ...] = ()
 
     def read_labels(self, rows: Rows, config: PreTrainedConfig) -> list[Any] | None:
         """Returns one label per row, or None if the rows are unlabelled.
@@ -55,9 +56,13 @@ class LabelTask(Task):
         if self.label_column is None or not any(self.label_column in row for row in rows):
             return None
         check_columns(rows, [self.label_column])
-        return [
-            read_label(row[self.label_column], self.problem, config, f"row {number}") for number, row in numbered(rows)
-        ]
+        reader = LabelReader(self.problem, config, rows, self.label_column, self.reading)
+        return [reader.read(row[self.label_column], f"row {number}") for number, row in numbered(rows)]
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """See `Task.label_columns`."""
+        return self.indicator_columns or ((self.label_column,) if self.label_column else ())
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """See `Task.score`; computes the task's `metrics`."""
@@ -119,83 +124,19 @@ def label_fields(
     }
 
 
-def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
-    """Checks that either all rows of all splits have a label or none has, before samples are drawn from them.
-
-    Raises:
-        TrimformerError: some rows have a label and some have none.
-    """
-    column = task.label_column if isinstance(task, LabelTask) else None
-    if column is None:
-        return
-    labelled = [rows for rows in sets if any(column in row for row in rows)]
-    for rows in labelled:
-        check_columns(rows, [column])
-    if 0 < len(labelled) < len(sets):
-        raise TrimformerError(f"some splits of the data have the column '{column}', others do not; label all or none")
-
-
 def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
     """Returns the model's labels, ordered by id."""
     return tuple(str(name) for _, name in sorted((int(i), name) for i, name in (config.id2label or {}).items()))
 
 
-def read_label(value: Any, problem: Problem, config: PreTrainedConfig, where: str) -> int | float | list[float]:
-    """Converts a label to the form that the model's loss expects: a class id, a number, or one 0 or 1 per class.
-
-    Args:
-        value: a class id or name, or a number. For a multi-label problem: a list of ids or names, one 0 or 1 per
-            class, or a string of labels separated by commas, semicolons, bars or spaces.
-        problem: kind of model output.
-        config: the model's configuration.
-        where: the row, for error messages.
-
-    Raises:
-        TrimformerError: the value has another form, or names an unknown class.
-    """
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if problem == "single_label":
-        if isinstance(value, list):
-            raise TrimformerError(f"{where} has a list of labels, but this model predicts one label per sample")
-        return class_id(value, config, where)
-    if problem == "regression":
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = float("nan")
-        if not math.isfinite(number):
-            raise TrimformerError(f"label '{value}' in {where} is not a finite number; this model is a regressor")
-        return number
-    names = _split_labels(value, config.label2id or {}) if isinstance(value, str) else value
-    if not isinstance(names, list | tuple):
-        raise TrimformerError(
-            f"label '{value}' in {where} is not a list; this model predicts several labels per sample"
-        )
-    num_labels = config.num_labels or 0
-    if len(names) == num_labels and all(v in (0, 1) for v in names):
-        return [float(v) for v in names]
-    ids = {class_id(name, config, where) for name in names}
-    return [float(i in ids) for i in range(num_labels)]
-
-
-def _split_labels(text: str, label_ids: Mapping[str, Any]) -> Any:
-    """Splits a string into labels; a string that is itself one of the model's labels is not split."""
-    if text.strip() in label_ids:
-        return [text.strip()]
-    if text.lstrip().startswith("["):  # pandas writes a list to CSV this way
-        try:
-            return ast.literal_eval(text.strip())
-        except (SyntaxError, ValueError):
-            return text
-    parts = re.split("[,;|]", text)
-    return [part.strip() for part in parts if part.strip()] if len(parts) > 1 else text.split()
-
-
 def _read_indicator(value: Any, column: str, number: int) -> float:
+    truth = {"true": 1.0, "false": 0.0}.get(value.strip().lower()) if isinstance(value, str) else None
     try:
-        indicator = float(value)
+        indicator = float(value) if truth is None else truth
     except (TypeError, ValueError, OverflowError):
         indicator = math.nan
     if indicator not in (0, 1):
-        raise TrimformerError(f"'{column}' in row {number} is '{value}'; a column named after a label must hold 0 or 1")
+        raise TrimformerError(
+            f"'{column}' in row {number} is {quoted(str(value))}; a column named after a label must hold 0 or 1"
+        )
     return indicator

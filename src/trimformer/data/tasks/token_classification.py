@@ -17,16 +17,17 @@ from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import Rows, numbered
-from trimformer.data.tasks.base import Task, check_columns, class_id, guess_column, missing_column
+from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
+from trimformer.data.tasks.label_reading import UNLABELLED as UNLABELLED
+from trimformer.data.tasks.label_reading import LabelReader
 from trimformer.data.tasks.question_answering import require_token_offsets
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import guess_text_columns
 from trimformer.data.tasks.text_values import as_text, is_blank
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags")
-UNLABELLED = -100  # label of tokens that neither the loss nor the scores count
 
 _ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 
@@ -66,13 +67,19 @@ class TokenTask(Task):
         )
         features = [{key: encoded[key][i] for key in INPUT_KEYS if key in encoded} for i in range(len(rows))]
         if self.tags_column is not None:
+            reader = LabelReader(self.problem, config, rows, self.tags_column, self.reading)
             for i, (number, row) in enumerate(numbered(rows)):
                 tags = _items(row[self.tags_column], f"'{self.tags_column}' of row {number}")
                 if len(tags) != len(words[i]):
                     raise TrimformerError(f"row {number} has {len(words[i])} words but {len(tags)} tags")
-                labels = [class_id(tag, config, f"row {number}") for tag in tags]
+                labels = [reader.class_id(tag, f"row {number}") for tag in tags]
                 features[i]["labels"] = _first_token_labels(encoded.word_ids(i), labels)
         return features
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """See `Task.label_columns`."""
+        return (self.tags_column,) if self.tags_column else ()
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
         """See `Task.is_blank`."""
@@ -118,7 +125,7 @@ def _items(value: Any, where: str) -> list[Any]:
     try:
         return value.split() if isinstance(value, str) else list(value)
     except TypeError:
-        raise TrimformerError(f"{where} is {value}, not a list") from None
+        raise TrimformerError(f"{where} is {quoted(value)}, not a list") from None
 
 
 def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
