@@ -44,10 +44,7 @@ def resolve_task(
     Raises:
         TrimformerError: the columns do not fit the model, only some rows have labels, or a label cannot be read.
     """
-    if task is None:
-        task = _infer(options, model, sets)
-    else:
-        task = follow_settings(task, model)
+    task = _infer(options, model, sets) if task is None else follow_settings(task, model)
     check_labelled(task, sets)
     if judged is not None:
         check_labelled(task, [judged])

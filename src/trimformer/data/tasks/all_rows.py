@@ -153,7 +153,7 @@ def second_items_as_labels(task: Task, config: PreTrainedConfig, sets: Sequence[
     unknown = next((text for text in seconds if not readable[text]), None)
     if unknown is None:
         logger.info("the second item of every tuple is a label of the model: it is read as the label")
-        return replace(labelled, prompts=task.prompts)
+        return replace(labelled, prompts=task.prompts[:1])
     known = sum(readable[text] for text in seconds)
     few = 2 <= len(readable) <= (config.num_labels or 0) and len(seconds) >= _REPEATED * len(readable)
     if 2 * known > len(seconds) or few:
