@@ -128,7 +128,8 @@ def test_a_standalone_directory_has_fewer_tokens_too(model_dir: Path, data: Path
     [
         (None, "does not exist"),
         (b"\n \n", "is empty; give one text per line"),
-        (b"\xff\xfe\x00", "is not UTF-8 (byte 0)"),
+        (b"\xff\xfd\xfd", "is not UTF-8 (byte 0)"),
+        (b"\xff\xfe\x00", "is not UTF-16 (byte 2)"),
     ],
 )
 def test_a_file_without_texts_is_refused(

@@ -85,8 +85,15 @@ def test_an_invalid_image_is_an_error_that_names_the_row(value, words):
         (empty_wav(), "is empty"),
         (np.zeros(4), "no valid sampling rate .None"),
         ({"array": [0.0], "sampling_rate": 0}, "no valid sampling rate"),
-        ({"array": [0.0, float("nan")], "sampling_rate": 9}, "NaN or infinite"),
+        ({"array": [0.0, float("nan")], "sampling_rate": 900}, "NaN or infinite"),
         ({"array": np.zeros((1, 2, 3)), "sampling_rate": 9}, "3 dimensions"),
+        ({"array": [0.0] * 9, "sampling_rate": True}, "no valid sampling rate"),
+        ({"array": [0.0] * 9, "sampling_rate": 16000.5}, "no valid sampling rate"),
+        ({"array": [0.0] * 9, "sampling_rate": "16000"}, "no valid sampling rate"),
+        ({"array": [0.0] * 9, "sampling_rate": 1}, "sampling rate of 1 Hz"),
+        ({"array": [0.0] * 9, "sampling_rate": 2**31 - 1}, "sampling rate of 2147483647 Hz"),
+        ("a sound, or a text " * 1000, "which is not a file"),
+        ("a\0b", "which is not a file"),
         (["a"], "not an array of samples"),
         (7, "of type int"),
         ("nowhere.wav", "which is not a file"),
@@ -112,3 +119,44 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, extra):
     opener = {"PIL": lambda: open_image(b"", "row 1"), "soundfile": lambda: open_sound(b"", "row 1", RATE)}[package]
     with pytest.raises(TrimformerError, match=rf"pip install 'trimformer\[{extra}\]'"):
         opener()
+
+
+def sound_file(form, **options):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.tile(make_wave(16000), 5), 16000, format=form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_sound_cut_in_the_middle_is_refused(tmp_path, form, share):
+    content = sound_file(form)
+    path = tmp_path / "cut.wav"
+    path.write_bytes(content)
+    assert len(open_sound(path, "row 5", 16000)) >= 80000
+    path.write_bytes(content[: int(len(content) * share)])
+    for value in (path, {"bytes": path.read_bytes(), "path": "cut.wav"}):
+        with pytest.raises(TrimformerError, match=r"the sound of row 5 \('.*cut.wav'\) (is cut short|cannot be read)"):
+            open_sound(value, "row 5", 16000)
+
+
+@pytest.mark.parametrize("size", [2**32 - 1, 2**31 - 1])
+def test_a_streamed_wav_of_unknown_length_is_read(size):
+    content = bytearray(sound_file("WAV"))
+    content[40:44] = size.to_bytes(4, "little")
+    assert len(open_sound(bytes(content), "row 5", 16000)) == 80000
+
+
+@pytest.mark.parametrize("rate", [0, 1, 99, 2**31 - 1])
+def test_a_header_with_an_impossible_sampling_rate_is_named_with_its_file(tmp_path, rate):
+    content = bytearray(sound_file("WAV"))
+    content[24:28] = rate.to_bytes(4, "little")
+    path = tmp_path / "odd.wav"
+    path.write_bytes(content)
+    with pytest.raises(TrimformerError, match=r"row 5 \('.*odd.wav'\) (has a sampling rate of|cannot be read)"):
+        open_sound(path, "row 5", 16000)
+
+
+def test_a_sampling_rate_of_zero_in_the_dictionary_is_not_replaced_by_the_columns():
+    with pytest.raises(TrimformerError, match=r"no valid sampling rate \(0\)"):
+        open_sound({"array": [0.0] * 9, "sampling_rate": 0}, "row 5", RATE, RATE)

@@ -161,3 +161,53 @@ def test_a_nested_selection_keeps_the_row_numbers_of_the_data():
     chosen = Selection(Selection(rows, [9, 4, 2]), [2, 0])
     assert [(number, row["text"]) for number, row in numbered(chosen)] == [(3, "2"), (10, "9")]
     assert [number for number, _ in numbered(rows)] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("present", [["1-of-00002"], ["0-of-00002"], ["0-of-00003", "2-of-00003"]])
+def test_a_missing_shard_is_refused(tmp_path, present):
+    for name in present:
+        write(tmp_path / f"train-0000{name}.jsonl")
+    with pytest.raises(TrimformerError, match=r"lacks shard [01] of 'train' \(1 missing"):
+        read_splits(tmp_path)
+
+
+def test_shards_of_two_sets_are_refused(tmp_path):
+    for name in ("0-of-00001", "0-of-00002", "1-of-00002"):
+        write(tmp_path / f"train-0000{name}.jsonl")
+    with pytest.raises(TrimformerError, match="mixes shards of 'train' in 1 and 2 parts"):
+        read_splits(tmp_path)
+
+
+def spoil_state(folder):
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "_data_files": state["_data_files"][:1]}))
+
+
+def cut_in_half(folder):
+    path = folder / "data-00000-of-00002.arrow"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+SPOILED = {
+    "a shard is gone": (lambda folder: (folder / "data-00001-of-00002.arrow").unlink(), "00001-of-00002.*is missing"),
+    "a shard is cut": (cut_in_half, "data-00000-of-00002.arrow' is cut short"),
+    "a shard is empty": (lambda folder: (folder / "data-00001-of-00002.arrow").write_bytes(b""), "cut short"),
+    "a shard is not listed": (spoil_state, "lacks shard 1"),
+    "the list is gone": (lambda folder: (folder / "state.json").write_text("{}"), "_data_files"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+@pytest.mark.parametrize("is_split", [False, True])
+def test_a_saved_dataset_that_lacks_rows_is_refused(tmp_path, name, is_split):
+    spoil, words = SPOILED[name]
+    dataset = datasets.Dataset.from_list(ROWS * 5)
+    folder = tmp_path / "saved"
+    if is_split:
+        datasets.DatasetDict({"train": dataset}).save_to_disk(folder, num_shards={"train": 2})
+    else:
+        dataset.save_to_disk(folder, num_shards=2)
+    assert sum(map(len, read_splits(folder).values())) == 10
+    spoil(folder / "train" if is_split else folder)
+    with pytest.raises(TrimformerError, match=rf"saved' cannot be read.*{words}"):
+        read_splits(folder)

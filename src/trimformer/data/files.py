@@ -1,21 +1,36 @@
 """Reads rows from one file: JSON lines, JSON, CSV, TSV, text (each optionally gzipped) or Parquet."""
 
+import codecs
 import csv
 import gzip
+import io
 import json
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from trimformer.data.class_names import class_names_of
+from trimformer.data.json_layouts import expand
 from trimformer.data.rows import NamedRows, Rows
-from trimformer.errors import TrimformerError, flat
+from trimformer.errors import TrimformerError, flat, quoted
 from trimformer.utils.input_paths import check_readable
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 _SEPARATORS = ",;\t|"
+
+# By the byte order mark; UTF-32's begins with UTF-16's.
+_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+
+# A gzip file that unpacks to more than this size and this multiple of its own holds nothing but repetitions.
+_LARGE, _MOST_PACKED = 1 << 26, 200
+_ROW_BYTES = 184  # the smallest dictionary
 
 
 def stem_and_suffix(path: Path) -> tuple[str, str]:
@@ -34,11 +49,12 @@ def is_data_file(path: Path) -> bool:
 def read_rows(path: str | Path) -> Rows:
     """Reads the rows of one file: JSON lines (or one JSON list), CSV, TSV, text or Parquet.
 
-    Every format but Parquet may be gzipped (`.csv.gz`). The separator of a CSV file (comma, semicolon, tab or bar) is
-    detected from its header. Each non-empty line of a text file becomes a row with the column `text`.
+    Every format but Parquet may be gzipped (`.csv.gz`), and in UTF-8 or, with a byte order mark, UTF-16 or UTF-32. The
+    separator of a CSV file (comma, semicolon, tab or bar) is detected from its header. Each non-empty line of a text
+    file becomes a row with the column `text`. A JSON file may also be one object with a table in it; see `expand`.
 
     Raises:
-        TrimformerError: the file is missing, empty, malformed, not UTF-8 or of an unknown type.
+        TrimformerError: the file is missing, empty, malformed, too large, in another encoding or of an unknown type.
     """
     path = _check_file(path, "data file")
     if not is_data_file(path):
@@ -46,12 +62,8 @@ def read_rows(path: str | Path) -> Rows:
             f"data file '{path}' has an unknown type; give one of {', '.join(SUFFIXES)} (all but Parquet also as .gz)"
         )
     suffix = stem_and_suffix(path)[1]
-    try:
-        rows = _read_parquet(path) if suffix == ".parquet" else _PARSERS[suffix](path)
-    except UnicodeDecodeError as error:
-        raise TrimformerError(f"data file '{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (csv.Error, OSError, EOFError, zlib.error, ValueError) as error:
-        raise TrimformerError(f"data file '{path}' cannot be read: {flat(error)}") from error
+    with _named(f"data file '{path}'"):
+        rows = _read_parquet(path) if suffix == ".parquet" else _PARSERS[suffix](_read_content(path))
     if not rows:
         raise TrimformerError(f"data file '{path}' is empty")
     return rows
@@ -61,21 +73,33 @@ def read_texts(path: str | Path) -> list[str]:
     """Reads the non-empty lines of a text file of any name; a `.gz` file is decompressed.
 
     Raises:
-        TrimformerError: the file is missing, empty, malformed or not UTF-8.
+        TrimformerError: the file is missing, empty, malformed, too large or not a text.
     """
     path = _check_file(path, "text file")
-    try:
-        texts = [row["text"] for row in _read_text(path)]
-    except UnicodeDecodeError as error:
-        raise TrimformerError(f"text file '{path}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise TrimformerError(f"text file '{path}' cannot be read: {error}") from error
+    with _named(f"text file '{path}'"):
+        texts = [row["text"] for row in _read_text(_read_content(path))]
     if not texts:
         raise TrimformerError(f"text file '{path}' is empty; give one text per line")
     return texts
 
 
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turns what reading a file raises into one sentence that names it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        encoding = error.encoding.upper()[:6].rstrip("-")  # without the byte order
+        raise TrimformerError(f"{name} is not {encoding} (byte {error.start}); save it as UTF-8") from error
+    except MemoryError as error:
+        raise TrimformerError(f"{name} does not fit into memory; give a smaller file") from error
+    except (csv.Error, OSError, EOFError, zlib.error, ValueError) as error:
+        raise TrimformerError(f"{name} cannot be read: {flat(error)[:300]}") from error
+
+
 def _check_file(path: str | Path, description: str) -> Path:
+    if not str(path):
+        raise TrimformerError(f"{description} has an empty name; give a file")
     check_readable(path, description)
     path = Path(path)
     if not path.is_file():
@@ -84,31 +108,74 @@ def _check_file(path: str | Path, description: str) -> Path:
     return path
 
 
-def _open(path: Path) -> TextIO:
-    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
+def _read_content(path: Path) -> str:
+    """Reads a text file, decompressed and without a byte order mark.
+
+    Raises:
+        UnicodeDecodeError: the text has another encoding.
+        ValueError: the file is far larger than a text, or binary.
+    """
+    is_packed = path.suffix.lower() == ".gz"
+    size, memory = path.stat().st_size, _memory_bytes()
+    opener: Callable[..., Any] = gzip.open if is_packed else open
+    parts: list[bytes] = []
+    total, encoding = 0, "utf-8-sig"
+    with opener(path, "rb") as file:
+        while part := file.read(1 << 20):
+            if not parts:
+                encoding = next((name for mark, name in _ENCODINGS if part.startswith(mark)), encoding)
+            if encoding == "utf-8-sig" and 0 in part:
+                raise ValueError(
+                    f"byte {total + part.index(0)} is zero, so it is no text in UTF-8; save it as UTF-8, or as UTF-16 "
+                    "with a byte order mark"
+                )
+            total += len(part)
+            if is_packed and total > max(_LARGE, _MOST_PACKED * size):
+                raise ValueError(
+                    f"its {size} bytes unpack to more than {total >> 20} MB of repetitions; unpack it and look inside"
+                )
+            if max(total, 0 if is_packed else size) > memory:
+                raise MemoryError
+            parts.append(part)
+    return b"".join(parts).decode(encoding)
 
 
-def _lines(path: Path) -> list[str]:
-    with _open(path) as file:
-        return file.read().replace("\r\n", "\n").split("\n")  # other Unicode line ends may occur inside a text
+def _memory_bytes() -> float:
+    """Bytes of this machine's memory; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
 
 
-def _read_json(path: Path) -> Rows:
-    lines = _lines(path)
-    if "".join(lines[:50]).lstrip().startswith("["):
-        rows = _json("\n".join(lines))
-    else:
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    rows.append(_json(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"line {number} is not JSON ({error.msg})") from error
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").split("\n")  # other Unicode line ends may occur inside a text
+
+
+def _read_json(text: str) -> Rows:
+    rows = _json(text) if text[:1000].lstrip().startswith("[") else _read_json_lines(text)
+    if not isinstance(rows, list):
+        rows = [rows]
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is not a JSON object")
+    return expand(rows)
+
+
+def _read_json_lines(text: str) -> Any:
+    """Reads one value per line, or one object over all lines."""
+    rows: list[Any] = []
+    for number, line in enumerate(_lines(text), start=1):
+        if line.strip():
+            try:
+                rows.append(_json(line))
+            except json.JSONDecodeError as error:
+                if not rows and line.lstrip().startswith("{"):
+                    try:
+                        return _json(text)
+                    except json.JSONDecodeError:
+                        pass
+                raise ValueError(f"line {number} is not JSON ({error.msg})") from error
     return rows
 
 
@@ -122,45 +189,48 @@ def _json(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError(f"an object has the key '{_first_duplicate([key for key, _ in pairs])}' twice")
+        raise ValueError(f"an object has the key {quoted(_first_duplicate([key for key, _ in pairs]))} twice")
     return fields
 
 
 def _first_duplicate(names: Sequence[Any]) -> Any:
     """The first repeated name, or None."""
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)
+    earlier = set()
+    for name in names:
+        if name in earlier:
+            return name
+        earlier.add(name)
+    return None
 
 
-def _read_text(path: Path) -> Rows:
-    return [{"text": line.strip()} for line in _lines(path) if line.strip()]
+def _read_text(text: str) -> Rows:
+    return [{"text": line.strip()} for line in _lines(text) if line.strip()]
 
 
-def _read_csv(path: Path) -> Rows:
+def _read_csv(text: str) -> Rows:
     """Reads a CSV file with the separator that gives the most columns and fits every row."""
-    if stem_and_suffix(path)[1] == ".tsv":
-        return _read_separated(path, "\t")
-    with _open(path) as file:
-        header = file.readline()
+    header = io.StringIO(text, newline="").readline()
     widths = {separator: len(next(csv.reader([header], delimiter=separator), [])) for separator in _SEPARATORS}
     candidates = [separator for separator in sorted(widths, key=lambda s: -widths[s]) if widths[separator] > 1] or [","]
     failures: list[Exception] = []
     for separator in candidates:
         try:
-            return _read_separated(path, separator)
+            return _read_separated(text, separator)
         except (csv.Error, ValueError) as error:
-            if isinstance(error, UnicodeDecodeError):
-                raise
             failures.append(error)
     raise failures[0]
 
 
-def _read_separated(path: Path, separator: str) -> Sequence[dict[str, Any]]:
-    with _open(path) as file:
-        reader = csv.DictReader(file, delimiter=separator, strict=True)
-        duplicate = _first_duplicate([name for name in reader.fieldnames or () if name])
-        if duplicate is not None:
-            raise ValueError(f"the header names column '{duplicate}' twice")
-        rows = list(reader)
+def _read_tsv(text: str) -> Rows:
+    return _read_separated(text, "\t")
+
+
+def _read_separated(text: str, separator: str) -> Sequence[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    duplicate = _first_duplicate([name for name in reader.fieldnames or () if name])
+    if duplicate is not None:
+        raise ValueError(f"the header names column {quoted(duplicate)} twice")
+    rows = list(reader)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} has more or fewer fields than the header")
@@ -170,11 +240,21 @@ def _read_separated(path: Path, separator: str) -> Sequence[dict[str, Any]]:
 def _read_parquet(path: Path) -> Rows:
     import pyarrow.parquet
 
+    with pyarrow.parquet.ParquetFile(path) as file:
+        sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
+        if max(sum(sizes), _ROW_BYTES * file.metadata.num_rows) > _memory_bytes():
+            raise MemoryError
     table = pyarrow.parquet.read_table(path)
     duplicate = _first_duplicate(table.column_names)
     if duplicate is not None:
-        raise ValueError(f"the file has two columns named '{duplicate}'")
+        raise ValueError(f"the file has two columns named {quoted(duplicate)}")
     return NamedRows(table.to_pylist(), class_names_of(table))
 
 
-_PARSERS = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_text}
+_PARSERS: dict[str, Callable[[str], Rows]] = {
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".txt": _read_text,
+}

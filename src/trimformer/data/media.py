@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError, one_sentence, quoted
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+# Of a recording, in Hz; the work of resampling grows with the ratio of two rates.
+_LOWEST_RATE, _HIGHEST_RATE = 100, 1_000_000
+
+# libsndfile's log of a file whose header promises more than there is. Sizes near 2^31 and 2^32 mean an unknown length.
+_SHORT = re.compile(r"\b(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
+_UNKNOWN_LENGTH = 2**31 - 2**16
 
 _PACKAGES = {"PIL": ("images need Pillow", "vision"), "soundfile": ("sounds need soundfile", "audio")}
 
@@ -84,15 +92,11 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
         TrimformerError: the sound cannot be read, is empty or has no sampling rate, or soundfile is not installed.
     """
     if isinstance(value, Mapping) and value.get("array") is not None:
-        value, source_rate = np.asarray(value["array"]), value.get("sampling_rate") or source_rate
+        rate = value.get("sampling_rate")
+        value, source_rate = np.asarray(value["array"]), source_rate if rate is None else rate
     value, where = _source(value, f"the sound of {where}")
     if isinstance(value, io.BytesIO | Path):
-        require_decoder("soundfile")
-        import soundfile  # type: ignore[import-untyped]
-
-        with one_sentence(f"{where} cannot be read"):
-            wave, source_rate = soundfile.read(value, dtype="float32", always_2d=True)
-        wave = wave.T
+        wave, source_rate = _decode_sound(value, where)
     elif hasattr(value, "__array__") or isinstance(value, list):
         with one_sentence(f"{where} is not an array of samples"):
             wave = np.atleast_2d(np.asarray(value, dtype=np.float32))
@@ -102,12 +106,58 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
         raise TrimformerError(f"{where} is empty")
     if wave.ndim > 2:
         raise TrimformerError(f"{where} has {wave.ndim} dimensions; give [samples] or [channels, samples]")
-    if not isinstance(source_rate, int | float | np.number) or not 0 < source_rate < math.inf:
-        raise TrimformerError(f"{where} has no valid sampling rate ({source_rate}); give it in Hz as 'sampling_rate'")
+    source_rate = _check_rate(source_rate, where)
     mono = wave.mean(0)
     if not np.isfinite(mono).all():
         raise TrimformerError(f"{where} holds NaN or infinite samples; remove or replace them")
-    return _resample(mono, int(source_rate), target_rate)
+    with one_sentence(f"{where} cannot be resampled from {source_rate} to {target_rate} Hz"):
+        return _resample(mono, source_rate, target_rate)
+
+
+def _decode_sound(value: io.BytesIO | Path, where: str) -> tuple[NDArray[np.float32], int]:
+    """Decodes a file to [channels, samples] and its sampling rate.
+
+    Raises:
+        TrimformerError: the file cannot be read, is cut short, or soundfile is not installed.
+    """
+    require_decoder("soundfile")
+    import soundfile  # type: ignore[import-untyped]
+
+    with one_sentence(f"{where} cannot be read"), soundfile.SoundFile(value) as file:
+        wave, rate = file.read(dtype="float32", always_2d=True).T, int(file.samplerate)
+        sizes = [tuple(map(int, match)) for match in _SHORT.findall(file.extra_info)]
+        is_short = any(actual < promised < _UNKNOWN_LENGTH for promised, actual in sizes)
+        is_mp3, is_ogg = file.format in ("MP3", "MPEG"), file.format == "OGG"
+        is_short |= wave.shape[1] < file.frames * (0.9 if is_mp3 else 1)  # the frames of an MP3 are an estimate
+    if is_short or (is_ogg and _ends_within_page(value)):
+        raise TrimformerError(f"{where} is cut short: it ends before its header says; copy or download it again")
+    return wave, rate
+
+
+def _ends_within_page(value: io.BytesIO | Path) -> bool:
+    """Whether an Ogg file ends within its last page, whose header holds the sizes of its parts from byte 27 on."""
+    content = value.getvalue() if isinstance(value, io.BytesIO) else value.read_bytes()
+    start = content.rfind(b"OggS")
+    header = content[start : start + 27]
+    sizes = content[start + 27 : start + 27 + header[26]] if len(header) == 27 else b""
+    return len(header) < 27 or len(sizes) < header[26] or start + 27 + len(sizes) + sum(sizes) > len(content)
+
+
+def _check_rate(rate: Any, where: str) -> int:
+    """Returns a sampling rate as an integer.
+
+    Raises:
+        TrimformerError: the value is no whole number of Hz, or not one of a recording.
+    """
+    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not is_number or not 0 < rate < math.inf or rate != int(rate):
+        raise TrimformerError(f"{where} has no valid sampling rate ({quoted(rate)}); give it in Hz as 'sampling_rate'")
+    if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        raise TrimformerError(
+            f"{where} has a sampling rate of {int(rate)} Hz, which no recording has; its header or 'sampling_rate' is "
+            f"wrong, so give one from {_LOWEST_RATE} to {_HIGHEST_RATE}"
+        )
+    return int(rate)
 
 
 def _resample(wave: NDArray[np.float32], source_rate: int, target_rate: int) -> NDArray[np.float32]:
@@ -126,7 +176,7 @@ def _source(value: Any, where: str) -> tuple[Any, str]:
         TrimformerError: the file does not exist, or a dictionary holds neither bytes nor a path.
     """
     if isinstance(value, Mapping):
-        name = f" ('{value['path']}')" if value.get("path") else ""
+        name = f" ({quoted(value['path'], 100)})" if value.get("path") else ""
         if value.get("bytes") is not None:
             return io.BytesIO(value["bytes"]), where + name
         if not name:
@@ -135,7 +185,15 @@ def _source(value: Any, where: str) -> tuple[Any, str]:
     if isinstance(value, bytes | bytearray):
         return io.BytesIO(value), where
     if isinstance(value, str | Path):
-        if not Path(value).is_file():
-            raise TrimformerError(f"{where} is '{value}', which is not a file")
+        if not is_file(value):
+            raise TrimformerError(f"{where} is {quoted(str(value), 100)}, which is not a file")
         return Path(value), f"{where} ('{value}')"
     return value, where
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a value names a file; False for one that no file can have, such as a text."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False

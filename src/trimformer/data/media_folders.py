@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trimformer.data.files import is_data_file, read_rows, stem_and_suffix
-from trimformer.data.media import IMAGE_SUFFIXES, SOUND_SUFFIXES
+from trimformer.data.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, is_file
 from trimformer.data.rows import Rows
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 
 _COLUMN = {**dict.fromkeys(IMAGE_SUFFIXES, "image"), **dict.fromkeys(SOUND_SUFFIXES, "audio")}
 
@@ -68,8 +68,9 @@ def _with_metadata(file: Path) -> Rows:
     rows = []
     for number, row in enumerate(read_rows(file), start=1):
         media = file.parent / str(row.get("file_name"))
-        if not media.is_file() or media.suffix.lower() not in _COLUMN:
-            raise TrimformerError(f"'file_name' in row {number} of '{file}' is not an image or sound: '{media}'")
+        if not is_file(media) or media.suffix.lower() not in _COLUMN:
+            shown = quoted(row.get("file_name"), 100)
+            raise TrimformerError(f"'file_name' in row {number} of '{file}' is not an image or sound there: {shown}")
         rows.append({**_row(media), **{key: value for key, value in row.items() if key != "file_name"}})
     return rows
 

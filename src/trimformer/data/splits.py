@@ -1,7 +1,8 @@
 """Reads data as splits and chooses the calibration and evaluation splits."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from trimformer.data.class_names import class_names_of
 from trimformer.data.files import SUFFIXES, is_data_file, read_rows, stem_and_suffix
 from trimformer.data.media_folders import read_media
 from trimformer.data.rows import NamedRows, Rows, Selection, disable_decoding
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError, listed, one_sentence
 from trimformer.utils.input_paths import check_readable
 
 _TRAIN_NAMES = ("train", "training")
-_SHARD = re.compile(r"-\d+-of-\d+$")  # suffix of sharded files on the hub
+_SHARD = re.compile(r"-(\d+)-of-(\d+)$")  # suffix of sharded files on the hub
+_ARROW_ENDS = (b"\xff\xff\xff\xff\x00\x00\x00\x00", b"ARROW1")  # of a stream, of a file
 _VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
 
 
@@ -29,6 +31,8 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
     Raises:
         TrimformerError: the path does not exist, holds no data, or cannot be read.
     """
+    if not str(path):
+        raise TrimformerError("the data has an empty name; give a file or folder")
     check_readable(path, "data file")
     path = Path(path)
     if path.is_file() or (is_data_file(path) and not path.is_dir()):
@@ -49,6 +53,8 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
                     f"data folder '{path}' holds both {shards[0].name} and {file.name}; remove one of them"
                 )
             shards.append(file)
+    for split, shards in files.items():
+        _check_shards(path, split, [stem_and_suffix(file)[0] for file in shards])
     if files:
         return {split: _join(shards) for split, shards in files.items()}
     media = read_media(path, split_names)
@@ -91,9 +97,53 @@ def _load_from_disk(path: Path) -> dict[str, Rows]:
     import datasets
 
     with one_sentence(f"data folder '{path}' cannot be read"):
+        for state in sorted(path.glob("**/state.json")):
+            _check_arrow_files(state)
         loaded = datasets.load_from_disk(str(path))
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"all": loaded}
     return {name: disable_decoding(rows) for name, rows in splits.items()}
+
+
+def _check_shards(path: Path, split: str, names: Sequence[str]) -> None:
+    """Checks that all shards of a split are there, from names such as "train-00000-of-00002".
+
+    Raises:
+        TrimformerError: a shard is missing, or shards of different sets are mixed.
+    """
+    numbers = [match.groups() for match in map(_SHARD.search, names) if match]
+    if not numbers:
+        return
+    totals = {int(total) for _, total in numbers}
+    if len(totals) > 1:
+        raise TrimformerError(
+            f"data folder '{path}' mixes shards of '{split}' in {' and '.join(map(str, sorted(totals)))} parts; remove "
+            "those of one set"
+        )
+    missing = sorted(set(range(totals.pop())) - {int(number) for number, _ in numbers})
+    if missing:
+        raise TrimformerError(
+            f"data folder '{path}' lacks shard {missing[0]} of '{split}' ({len(missing)} missing in all, counted from "
+            "0); copy or download it again, or give one file"
+        )
+
+
+def _check_arrow_files(state: Path) -> None:
+    """Checks the files that `save_to_disk` wrote beside its `state.json`; `datasets` reads a cut one without an error.
+
+    Raises:
+        TrimformerError: a file is missing or cut short.
+    """
+    names = [str(entry["filename"]) for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    _check_shards(state.parent, state.parent.name, [Path(name).stem for name in names])
+    for name in names:
+        file = state.parent / name
+        if not file.is_file():
+            raise TrimformerError(f"'{name}', which state.json names, is missing; copy or download it again")
+        with open(file, "rb") as content:
+            content.seek(max(0, file.stat().st_size - 8))
+            end = content.read()
+        if not end.endswith(_ARROW_ENDS):
+            raise TrimformerError(f"'{name}' is cut short; copy or download it again")
 
 
 def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows]:
@@ -157,7 +207,7 @@ def find_splits(
     if not need_train:
         return train, validation or {"all": train}
     if len(train) < (2 if validation else 4):
-        row_counts = ", ".join(f"{name} ({len(rows)})" for name, rows in sorted(splits.items()))
+        row_counts = listed(f"{name} ({len(rows)})" for name, rows in sorted(splits.items()))
         if not len(train):
             raise TrimformerError(f"the data has no 'train' split, only {row_counts}; add one")
         raise TrimformerError(
