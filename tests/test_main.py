@@ -48,7 +48,7 @@ def test_the_papers_method_and_settings_are_the_defaults(folder):
 
 
 def test_every_flag_of_the_paper_is_taken(folder):
-    words = "--gpu 0 --metric mac --mha_lut a.pt --ffn_lut b.pt --num_samples 16 --seed 1 --sample_batch_size 4"
+    words = "--gpu 0 --metric mac --num_samples 16 --seed 1 --sample_batch_size 4"
     assert prune(*words.split(), "--output_dir", "out") == 0
     results = json.loads((folder / "out" / "results.json").read_text())
     assert results["samples"]["calibration"] == 16

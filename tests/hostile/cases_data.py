@@ -167,6 +167,12 @@ CASES = {
             text("folder/validation.jsonl", GOOD * 9)(folder),
         ],
     ),
+    "a label column of questions": Case(
+        PRUNE.replace("{}", "rows.jsonl") + " --label-column answers",
+        ["no labels per sample", "'answers'"],
+        problem="span",
+    ),
+    "a label column of questions to finetune": Case(FINETUNE + " --label_column answers", ["no label"], problem="span"),
     "deep object": Case(
         EVALUATE.replace("{}", "x.json"), ["nested"], text("x.json", json.dumps([ROW])[:-1] + "," + DEEP)
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.hostile.world import LONG, Case, both, config, fifo, folder_of, link, rows, text, weights
-from trimformer.cli.flags.sweep import check
+from trimformer.cli.flags.sweep import read
 from trimformer.cli.main import build_parser
 from trimformer.cli.sweep import identify
 
@@ -21,7 +21,7 @@ def begun(edit: Callable[[dict[str, Any]], Any] = lambda family: None) -> Callab
     def spoil(folder: Path) -> None:
         words = ["sweep", str(folder / "model"), "--data", str(folder / "rows.jsonl"), "--output", "out"]
         arguments = build_parser().parse_args([*words, "--constraints", "0.5"])
-        check(arguments)
+        arguments.metric = read(arguments).budgets.counted
         family = {"identity": identify(arguments), "cost": {"seconds": {}}}
         edit(family)
         text("out/family.json", json.dumps(family))(folder)

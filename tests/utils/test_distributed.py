@@ -16,7 +16,8 @@ from trimformer.cli.main import guarded
 from trimformer.utils import distributed
 from trimformer.utils.outputs import write_directory
 
-WORDS = ("--batch-size", "4", "--neuron-multiple", "4", "--device", "cpu")
+OF_ANY_METHOD = ("--batch-size", "4", "--device", "cpu")
+WORDS = (*OF_ANY_METHOD, "--neuron-multiple", "4")
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +70,11 @@ sys.exit(max(codes))
 
 @pytest.mark.slow
 def test_two_processes_prune_as_one_does_by_every_method(model_dir, data, tmp_path):
-    words = ["prune", model_dir, "--data", data, "--constraint", "0.5", *WORDS]
+    words = ["prune", model_dir, "--data", data, "--constraint", "0.5", *OF_ANY_METHOD]
     done = launch(script(tmp_path / "several.py", SEVERAL), *words, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     for method in ("kwon2022", "kprune"):
-        assert prune(model_dir, data, tmp_path / method, *WORDS, "--method", method) == 0
+        assert prune(model_dir, data, tmp_path / method, *OF_ANY_METHOD, "--method", method) == 0
         assert_same(tmp_path / method, tmp_path / f"two-{method}")
 
 

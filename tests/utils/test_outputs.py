@@ -18,7 +18,15 @@ import pytest
 from tests.commands import tree
 from trimformer.errors import TrimformerError
 from trimformer.utils.output_lock import OutputLock
-from trimformer.utils.outputs import check_file, check_output, lock_file, lock_output, write_directory
+from trimformer.utils.outputs import (
+    check_collection,
+    check_file,
+    check_output,
+    lock_collection,
+    lock_file,
+    lock_output,
+    write_directory,
+)
 from trimformer.utils.temp_dirs import temporary_directory
 
 # Writes an output, and waits to be killed: in the work folder, while it is moved, or before the folder is removed.
@@ -372,3 +380,87 @@ def test_a_folder_with_the_prefix_but_no_lock_stays(tmp_path, monkeypatch):
     with temporary_directory():
         pass
     assert tree(tmp_path) >= {"trimformer-scratch-mine", "trimformer-scratch-link"}
+
+
+def lock_in_a_thread(lock, place):
+    """The error of another thread's attempt to lock a place; "" if it succeeded."""
+    errors = []
+
+    def attempt():
+        try:
+            with lock(place):
+                errors.append("")
+        except TrimformerError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return errors[0]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_collection_and_a_whole_directory_exclude_each_other(tmp_path, exists):
+    place = tmp_path / "new" / "out"
+    if exists:
+        place.mkdir(parents=True)
+    before = tree(tmp_path)
+    busy = f"output directory '{place}' is being written by another run; wait for it, or choose another"
+    for first, second in ((lock_collection, lock_output), (lock_output, lock_collection), (lock_collection,) * 2):
+        with first(place):
+            assert lock_in_a_thread(second, place) == busy
+            assert lock_in_a_thread(second, tmp_path / "other") == ""
+        assert tree(tmp_path) == before
+
+
+def test_a_collection_keeps_its_members_and_loses_what_killed_runs_left(tmp_path):
+    place = tmp_path / "out"
+    with lock_collection(place):
+        write(place / "one")
+    (place / ".family.json.trimformer-part").write_text("half")
+    run = killed(place / "two", "done")
+    kill(run)  # complete, but its work folder stays
+    (place / ".theirs.trimformer-part").mkdir()
+    (place / ".theirs.trimformer-part" / "mine.txt").write_text("x")
+    (place / ".link.trimformer-part").symlink_to(tmp_path)
+    assert (place / ".two.trimformer-part" / "lock").exists()
+    run = killed(place / "three", "writing")
+    assert "being written by another run" in lock_in_a_thread(lock_collection, place)
+    kill(run)
+    with lock_collection(place):
+        assert (place / ".out.trimformer-part").is_dir()
+    expected = {"one/x", "one/y", "two/a", "two/b", "two/c", ".theirs.trimformer-part/mine.txt"}
+    assert {name for name in tree(place) if (place / name).is_file()} == expected
+    assert (place / ".link.trimformer-part").is_symlink()
+
+
+def test_a_collection_of_a_killed_run_is_locked_again(tmp_path):
+    place = tmp_path / "out"
+    run = killed(place, "inside", COLLECTION)
+    assert "being written by another run" in lock_in_a_thread(lock_output, place)
+    kill(run)
+    with lock_collection(place):
+        pass
+    assert tree(place) == {"member"}
+
+
+COLLECTION = """
+import sys, time
+place = sys.argv[1]
+sys.argv = ["trimformer"]
+from pathlib import Path
+from trimformer.utils.outputs import lock_collection
+with lock_collection(place):
+    (Path(place) / "member").mkdir()
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_output_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.W_OK and access(path, mode))  # also for root
+    for check in (check_output, check_collection):
+        with pytest.raises(TrimformerError, match="cannot be read, so whether it is empty is unknown"):
+            check(tmp_path / "out")

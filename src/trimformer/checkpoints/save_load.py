@@ -44,7 +44,8 @@ from trimformer.data.sentence_transformers import (
 )
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import KINDS, find_sublayers
-from trimformer.models.mask_tensors import unstack_masks
+from trimformer.models.mask_tensors import has_finite_numbers, unstack_masks
+from trimformer.options.checks import check_flag, shorten
 from trimformer.utils.input_paths import check_model_path, check_readable
 from trimformer.utils.outputs import write_directory
 
@@ -249,6 +250,11 @@ def save(model: PreTrainedModel, processor: Any, path: str | Path, *, standalone
         TrimformerError: the directory is not empty or cannot be written, the model lost tokens that the tokenizer has,
             or this model cannot be saved as a standalone directory.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise TrimformerError(f"model is {shorten(model)}; give a PreTrainedModel, as trimformer.load returns it")
+    if isinstance(processor, type) or not hasattr(processor, "save_pretrained"):
+        raise TrimformerError(f"processor is {shorten(processor)}; give the model's tokenizer or processor")
+    check_flag("standalone", standalone)
     with write_directory(path) as directory:
         write_model(model, processor, directory, standalone=standalone)
 
@@ -273,7 +279,7 @@ def read_masks(path: str | Path, model: PreTrainedModel) -> list[Tensor]:
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (len(units), max(units)):
             shape = tuple(getattr(tensor, "shape", ()))
             raise TrimformerError(f"{name} in '{path}' has shape {shape}; the model needs {(len(units), max(units))}")
-        if tensor.is_complex() or tensor.is_quantized or not bool(torch.isfinite(tensor).all()):
+        if not has_finite_numbers(tensor):
             raise TrimformerError(
                 f"{name} in '{path}' holds values that are not finite numbers; masks are 0, 1 or factors"
             )

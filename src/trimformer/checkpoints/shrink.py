@@ -12,6 +12,7 @@ from trimformer.checkpoints.standalone import restore_library_class
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.models.linear import matrix
+from trimformer.models.mask_tensors import check_masks
 from trimformer.models.removal import keep_units, kept_heads
 
 
@@ -26,14 +27,10 @@ def shrink(model: PreTrainedModel, masks: Sequence[Tensor]) -> None:
         masks: one per sublayer, [units].
 
     Raises:
-        TrimformerError: a mask does not have one entry per unit of its sublayer, or is not finite.
+        TrimformerError: there is not one mask per sublayer with a finite number per unit.
     """
     sublayers = find_sublayers(model)
-    for sublayer, mask in zip(sublayers, masks, strict=True):
-        if len(mask) != sublayer.num_units:
-            raise TrimformerError(f"the mask of {sublayer.name} has {len(mask)} entries for {sublayer.num_units} units")
-        if mask.is_complex() or not bool(torch.isfinite(mask).all()):
-            raise TrimformerError(f"the mask of {sublayer.name} holds values that are not finite numbers")
+    check_masks(sublayers, masks)
     for sublayer, mask in zip(sublayers, masks, strict=True):
         weight = matrix(sublayer.projection)
         if not ((mask == 0) | (mask == 1)).all():

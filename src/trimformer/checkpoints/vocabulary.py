@@ -18,6 +18,7 @@ from trimformer.data.rows import Rows, Selection, numbered
 from trimformer.data.sentence_transformers import prompts_of
 from trimformer.data.tasks import EncodedTask, Task
 from trimformer.errors import TrimformerError
+from trimformer.options.checks import shorten
 
 USED = "used"  # tokens of the run's own data
 
@@ -62,7 +63,11 @@ def trim_vocabulary(
     Raises:
         TrimformerError: there are no texts, or the model or its tokenizer cannot lose tokens.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise TrimformerError(f"model is {shorten(model)}; give a PreTrainedModel, as trimformer.load returns it")
     check_trimmable(model, tokenizer)
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise TrimformerError(f"texts is {shorten(texts)}; give a list of texts")
     texts = list(texts)
     _check_strings(texts)
     vocabulary = vocabulary_of_texts(model, tokenizer, texts)

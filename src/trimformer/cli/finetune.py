@@ -63,6 +63,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.max_seq_length is not None:
         POSITIVE.check(arguments.max_seq_length, "max_length")
     check_training_flags(training)
+    _check_sources(arguments)
     if not training.do_train:
         _score(arguments, training)
         return
@@ -72,6 +73,18 @@ def run(argv: Sequence[str]) -> None:
         report = _train(arguments, training)
     if report is not None:
         print(json.dumps(report, indent=2))
+
+
+def _check_sources(arguments: FinetuneArguments) -> None:
+    """Checks that no flag that names data is without effect.
+
+    Raises:
+        TrimformerError: two flags name the data, or columns are named for a task that fixes them.
+    """
+    if arguments.data_dir and (arguments.train_file or arguments.validation_file):
+        raise TrimformerError("--data_dir has its own files; leave out --train_file and --validation_file")
+    if arguments.task_name and (arguments.text_column or arguments.label_column):
+        raise TrimformerError("--task_name gives the columns; leave out --text_column and --label_column")
 
 
 @contextmanager

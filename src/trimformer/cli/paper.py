@@ -28,8 +28,19 @@ from trimformer.utils.outputs import lock_output
 
 
 def read_luts(arguments: argparse.Namespace) -> LatencyTable | None:
-    """The two tables; None where they are measured now or not needed."""
-    if arguments.metric == "mac" or not (arguments.mha_lut or arguments.ffn_lut):
+    """Reads the two tables; returns None if they are measured now or not needed.
+
+    Raises:
+        TrimformerError: the flags contradict each other, or a table cannot be read.
+    """
+    tables = bool(arguments.mha_lut or arguments.ffn_lut)
+    if arguments.metric == "mac" and tables:
+        raise TrimformerError(
+            "--mha_lut and --ffn_lut have no effect on --metric mac; leave them out, or give --metric latency"
+        )
+    if arguments.any_lut and not tables:
+        raise TrimformerError("--any_lut accepts the tables of --mha_lut and --ffn_lut; give them too, or leave it out")
+    if not tables:
         return None
     if not (arguments.mha_lut and arguments.ffn_lut):
         raise TrimformerError("--metric latency takes both --mha_lut and --ffn_lut, or neither to measure them now")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ from trimformer.session.setup import set_up
 from trimformer.sweeping import SweepMember, mark_front, member_entry, prune_members, sweep_members
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
-from trimformer.utils.outputs import check_output, lock_output, replace_file
+from trimformer.utils.outputs import check_output, lock_collection, replace_file
 from trimformer.version import __version__
 
 FAMILY, PAGE = "family.json", "report.html"
 
 # What may differ between the runs that make one family.
+_FILES = ("data", "polish_data", "eval_data")  # flags of files, which count by their contents and not by their paths
 _FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "device", "max_memory", "resume"}
 
 
@@ -45,9 +46,13 @@ def run(arguments: argparse.Namespace) -> None:
     members = sweep_members(flags.methods.methods, flags.budgets.requests, flags.run.model.layout)
     resolve_device(flags.run.execution.device)
     output, identity = Path(arguments.output), identify(arguments)
-    before = decide(lambda: _known(output, identity, members))
-    beside = output.absolute().with_name(f"{output.name}.sweep")  # never written: its lock keeps other sweeps out
-    with lock_output(beside, is_main()):
+    with ExitStack() as stack:
+
+        def begin() -> Mapping[str, Any]:
+            stack.enter_context(lock_collection(arguments.output))
+            return _known(output, identity, members)
+
+        before = decide(begin)
         missing = [member for member in members if not (output / member.folder / "results.json").is_file()]
         begun = {"identity": identity, "cost": before["cost"]}
         seconds = _prune(arguments, flags, missing, output, begun) if missing else {}
@@ -91,12 +96,11 @@ def _prune(
 
 
 def identify(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns what all members of a sweep must share to be comparable: the model, the data and the flags."""
-    flags = {key: value for key, value in vars(arguments).items() if key not in {*_FREE, "model", "data"}}
-    data = arguments.data and Path(arguments.data)
+    """Returns what all members of a sweep must share: the contents of the model and of the files, and the flags."""
+    flags = {key: value for key, value in vars(arguments).items() if key not in {*_FREE, "model", *_FILES}}
     return {
         "model": _digest(find_directory(arguments.model)),
-        "data": _digest(data) if data else None,
+        **{name: _digest(Path(path)) if (path := getattr(arguments, name, None)) else None for name in _FILES},
         "flags": json.loads(json.dumps(flags, default=str)),
         "trimformer": __version__,
     }
@@ -127,6 +131,7 @@ def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMem
         family = json.loads(file.read_text(encoding="utf-8"))
         found = family["identity"]
         other = [key for key in ("model", "data", "trimformer") if found[key] != identity[key]]
+        other += ["--" + key.replace("_", "-") for key in _FILES[1:] if found.get(key) != identity[key]]
         flags = {**found["flags"], **identity["flags"]}
         other += [
             "--" + key.replace("_", "-") for key in flags if found["flags"].get(key) != identity["flags"].get(key)

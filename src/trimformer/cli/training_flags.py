@@ -3,11 +3,12 @@
 import math
 from pathlib import Path
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, one_sentence
 from trimformer.options.checks import POSITIVE, SEED, Number
 
+_BETA = Number(0, math.nextafter(1, 0), whole=False)
 _RANGES = {
     "learning_rate": Number(0, 10, whole=False, open=True),
     "weight_decay": Number(0, 10, whole=False),
@@ -17,14 +18,20 @@ _RANGES = {
     "per_device_eval_batch_size": POSITIVE,
     "gradient_accumulation_steps": POSITIVE,
     "seed": SEED,
+    "adam_beta1": _BETA,
+    "adam_beta2": _BETA,
+    "adam_epsilon": Number(0, 1, whole=False, open=True),
+    "label_smoothing_factor": Number(0, 1, whole=False),
+    "dataloader_num_workers": Number(0, 1024),
 }
 
 
 def check_training_flags(training: TrainingArguments) -> None:
-    """Checks the values of the Trainer's numeric flags and of `--resume_from_checkpoint`.
+    """Checks the values of the Trainer's flags that it does not check before the work itself.
 
     Raises:
-        TrimformerError: a number is out of range, or the checkpoint is not a directory.
+        TrimformerError: a number is out of range, the checkpoint is not a directory, the optimizer is not installed, or
+            the device does not have the precision.
     """
     for name, number in _RANGES.items():
         value = getattr(training, name)
@@ -39,3 +46,7 @@ def check_training_flags(training: TrainingArguments) -> None:
         raise TrimformerError(f"--resume_from_checkpoint '{checkpoint}' is not a directory")
     if training.max_steps != -1 and training.max_steps < 1:
         raise TrimformerError(f"--max_steps is {training.max_steps}; give a positive number, or -1 for whole epochs")
+    if training.fp16 and training.device.type == "cpu":
+        raise TrimformerError("--fp16 has no effect on a CPU; leave it out, or give --bf16")
+    with one_sentence(f"--optim {getattr(training.optim, 'value', training.optim)} cannot be used"):
+        Trainer.get_optimizer_cls_and_kwargs(training)  # imports the optimizer's package

@@ -9,6 +9,7 @@ from trimformer.errors import TrimformerError
 from trimformer.models.families import POSITIONS_AFTER_PADDING, find_family, supported_layers
 from trimformer.models.linear import Linear, matrix
 from trimformer.models.sublayer import Sublayer
+from trimformer.options.checks import shorten
 
 
 def find_sublayers(model: nn.Module) -> list[Sublayer]:
@@ -17,6 +18,8 @@ def find_sublayers(model: nn.Module) -> list[Sublayer]:
     Raises:
         TrimformerError: the model has no layer that can be pruned, or a layer's shapes contradict the config.
     """
+    if not isinstance(model, nn.Module):
+        raise TrimformerError(f"model is {shorten(model)}; give a PreTrainedModel, as trimformer.load returns it")
     all_sublayers: list[Sublayer] = []
     index = 0
     for module in model.modules():

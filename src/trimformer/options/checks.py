@@ -5,6 +5,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trimformer.errors import TrimformerError, quoted
@@ -46,7 +47,7 @@ class Number:
             name: of the option, for the error.
 
         Raises:
-            TrimformerError: the value is no number in this range.
+            TrimformerError: the value is not a number in this range.
         """
         kind = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, bool) or not isinstance(value, kind):
@@ -60,7 +61,7 @@ class Number:
         """Reads a word of the command line.
 
         Raises:
-            argparse.ArgumentTypeError: the word is no number in this range.
+            argparse.ArgumentTypeError: the word is not a number in this range.
         """
         try:
             return self.check(int(text) if self.whole else float(text), "the number")
@@ -79,7 +80,7 @@ def check_flag(name: str, value: Any) -> None:
     """Checks that a value is True or False.
 
     Raises:
-        TrimformerError: it is something else.
+        TrimformerError: the value is something else.
     """
     if not isinstance(value, bool):
         raise TrimformerError(f"{name} is {shorten(value)}; give True or False")
@@ -89,11 +90,32 @@ def check_columns(name: str, value: Any) -> None:
     """Checks that a value is a column name or a list of column names.
 
     Raises:
-        TrimformerError: it is something else.
+        TrimformerError: the value is something else.
     """
     columns = [value] if isinstance(value, str) else value
-    if not isinstance(columns, Sequence) or not columns or not all(isinstance(column, str) for column in columns):
+    named = isinstance(columns, Sequence) and all(isinstance(column, str) and column for column in columns)
+    if not named or not columns:
         raise TrimformerError(f"{name} is {shorten(value)}; give the name of a column, or a list of names")
+
+
+def check_column(name: str, value: Any) -> None:
+    """Checks that a value is the name of one column.
+
+    Raises:
+        TrimformerError: the value is something else, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise TrimformerError(f"{name} is {shorten(value)}; give the name of one column")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Checks that a value is a path.
+
+    Raises:
+        TrimformerError: the value is something else, or empty.
+    """
+    if not isinstance(value, str | Path) or not str(value):
+        raise TrimformerError(f"{name} is {shorten(value)}; give a path")
 
 
 def shorten(value: Any) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import POSITIVE, check_columns
+from trimformer.options.checks import POSITIVE, check_column, check_columns
 from trimformer.options.option import check_options, option
 
 
@@ -38,7 +38,7 @@ class DataOptions:
         None,
         "the column of labels",
         python_help="the column of labels; None guesses it.",
-        check=check_columns,
+        check=check_column,
         metavar="NAME",
     )
     max_length: int | None = option(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import BYTES, SEED, check_flag, shorten
+from trimformer.options.checks import BYTES, SEED, check_flag, check_path, shorten
 from trimformer.options.option import check_options, option
 
 if TYPE_CHECKING:
@@ -37,13 +37,8 @@ def _no_timer(stage: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _check_directory(name: str, value: Any) -> None:
-    if not isinstance(value, str | Path):
-        raise TrimformerError(f"{name} is {shorten(value)}; give a path")
-
-
 def _check_text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         raise TrimformerError(f"{name} is {shorten(value)}; give a name such as 'cpu' or 'cuda'")
 
 
@@ -92,7 +87,7 @@ class ExecutionOptions:
         "",
         python_help="folder where the result of calibration is kept; another run on the same model and samples, to "
         "whatever budget, takes it from there.",
-        check=_check_directory,
+        check=check_path,
         on_command_line=False,
     )
     progress: Callable[[Iterable[Any], str], Iterable[Any]] = _no_progress

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from trimformer.options.checks import POSITIVE, check_flag
+from trimformer.errors import TrimformerError
+from trimformer.options.checks import POSITIVE, check_flag, shorten
 from trimformer.options.choices import Backend
 from trimformer.options.option import check_options, option
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 
 DEFAULT_BATCH_SIZE = 32
+
+
+def _check_table(name: str, value: Any) -> None:
+    if isinstance(value, str | Path) or hasattr(value, "levels"):  # a LatencyTable, which needs torch
+        return
+    raise TrimformerError(f"{name} is {shorten(value)}; give the directory that `trimformer lut` wrote, or a table")
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class LatencyOptions:
     table: "LatencyTable | str | Path | None" = option(
         None,
         "tables of `trimformer lut` (default: measured before pruning)",
+        check=_check_table,
         flags=("--lut",),
         metavar="DIR",
         keyword=False,
@@ -48,6 +56,8 @@ class LatencyOptions:
         """Checks the values.
 
         Raises:
-            TrimformerError: a value cannot be used.
+            TrimformerError: a value cannot be used, or `any_table` is set without a table.
         """
         check_options(self)
+        if self.any_table and self.table is None:
+            raise TrimformerError("any_table accepts tables that were measured elsewhere; give a table too")

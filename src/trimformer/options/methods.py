@@ -48,18 +48,34 @@ class Method:
         """Checks the choices.
 
         Raises:
-            TrimformerError: a choice is unknown.
+            TrimformerError: a choice is unknown, or the objective is one that the criterion does not use.
         """
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise TrimformerError(
                     f"{name} '{getattr(self, name)}' is unknown; known are {', '.join(get_args(kind))}"
                 )
+        check_flag("polish", self.polish)
+        if self.objective == "labels" and not self.uses_objective:
+            raise TrimformerError(
+                f"criterion '{self.criterion}' uses no loss, so the objective 'labels' has no effect; leave out the "
+                "objective"
+            )
 
     @property
     def needs_labels(self) -> bool:
         """Whether the ranking reads labels."""
-        return self.objective == "labels" and self.criterion in ("fisher", "obs")
+        return self.objective == "labels" and self.uses_objective
+
+    @property
+    def uses_objective(self) -> bool:
+        """Whether the ranking uses gradients of a loss."""
+        return self.criterion in ("fisher", "obs")
+
+    @property
+    def uses_neuron_multiple(self) -> bool:
+        """Whether the allocation keeps neurons in multiples of a number."""
+        return self.allocation in ("dp", "plain")
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,8 @@ def find_method(name: str, **choices: str | bool) -> AnyMethod:
             flags = ", ".join(f"--{choice}" for choice in choices)
             raise TrimformerError(f"method '{name}' does not accept {flags}; leave it out")
         return method
+    if choices.get("criterion") in ("magnitude", "random"):  # they use no loss, so the preset's objective goes
+        choices.setdefault("objective", "curvature")
     return replace(method, **choices)  # type: ignore[arg-type]
 
 
@@ -128,7 +146,7 @@ def find_methods(names: Sequence[str], layout: Layout = "free") -> dict[str, Any
     Raises:
         TrimformerError: the list is empty, or a name is unknown or comes twice.
     """
-    if isinstance(names, str) or not isinstance(names, Sequence):
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise TrimformerError(f"methods is {shorten(names)}; give a list of names")
     if not names or len(set(names)) < len(names):
         raise TrimformerError(f"the list of methods ({', '.join(names) or 'empty'}) must name each once, and one")
@@ -172,7 +190,9 @@ class MethodOptions:
             TrimformerError: a value is unknown, or the method does not accept a choice.
         """
         check_options(self)
-        _ = self.chosen
+        method = self.chosen
+        if self.objective is not None and isinstance(method, Method) and not method.uses_objective:
+            raise TrimformerError(f"criterion '{method.criterion}' uses no loss; leave out the objective")
 
     @property
     def chosen(self) -> AnyMethod:

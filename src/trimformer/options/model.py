@@ -1,14 +1,22 @@
 """What the pruned model looks like: its layout, the widths it may have, and its vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from trimformer.options.checks import POSITIVE
+from trimformer.errors import TrimformerError
+from trimformer.options.checks import POSITIVE, shorten
 from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.methods import Layout
 from trimformer.options.option import check_options, option
+
+
+def _check_vocabulary(name: str, value: Any) -> None:
+    if isinstance(value, str | Path) and str(value):
+        return
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise TrimformerError(f"{name} is {shorten(value)}; give 'used', a file with one text per line, or texts")
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class ModelOptions:
         "text per line",
         python_help="drops the tokens that texts never use, from tokenizer and embeddings: the texts of the data "
         '("used"), of a file with one text per line, or of a list; the result\'s `processor` is the smaller tokenizer.',
+        check=_check_vocabulary,
         metavar="used|FILE",
     )
 

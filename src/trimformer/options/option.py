@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import Number
+from trimformer.options.checks import Number, shorten
 
 Topic = TypeVar("Topic")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -77,8 +77,9 @@ def check_options(options: Any) -> None:
             continue
         if declared.number is not None:
             declared.number.check(value, name)
-        if declared.choices is not None and value not in declared.choices:
-            raise TrimformerError(f"{name} '{value}' is unknown; known are {', '.join(map(str, declared.choices))}")
+        if declared.choices is not None and not (isinstance(value, str) and value in declared.choices):
+            shown = f"'{value}'" if isinstance(value, str) else shorten(value)
+            raise TrimformerError(f"{name} {shown} is unknown; known are {', '.join(map(str, declared.choices))}")
         if declared.check is not None:
             declared.check(name, value)
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from trimformer.errors import TrimformerError
-from trimformer.options.choices import Metric
+from trimformer.options.choices import NEURON_MULTIPLE, Metric
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.latency import LatencyOptions
-from trimformer.options.methods import AnyMethod, WholeMethod, polishes
+from trimformer.options.methods import AnyMethod, Method, WholeMethod, polishes
 from trimformer.options.model import ModelOptions
 from trimformer.options.option import options_from
 from trimformer.options.polish import PolishOptions
@@ -65,3 +65,24 @@ class RunOptions:
                 raise TrimformerError(f"method '{method.name}' runs in float32 only; leave out bf16")
         if not any(map(polishes, methods)) and not self.polish.is_default:
             raise TrimformerError("polish data and a polish budget need a method that polishes, such as obs-polish")
+
+    def check_flags(self, methods: Sequence[AnyMethod], metric: Metric) -> None:
+        """Checks that no flag of the command line is without effect; also checks what `check` does.
+
+        Python accepts these combinations, so that a loop over methods and metrics may pass the same keywords.
+
+        Raises:
+            TrimformerError: see `check`; or a flag has no effect on this metric, or on any of the methods.
+        """
+        self.check(methods, metric)
+        if self.latency.table is not None and metric != "latency":
+            raise TrimformerError(
+                f"--lut has no effect on a budget of the metric '{metric}'; give --metric latency or --latency-ms, or "
+                "leave it out"
+            )
+        multiples = any(isinstance(method, Method) and method.uses_neuron_multiple for method in methods)
+        if self.model.neuron_multiple != NEURON_MULTIPLE and not multiples:
+            raise TrimformerError(
+                "--neuron-multiple has no effect on this method; only the allocations dp and plain use it, so leave it "
+                "out"
+            )

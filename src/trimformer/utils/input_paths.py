@@ -5,14 +5,17 @@ import stat
 from pathlib import Path
 
 from trimformer.errors import TrimformerError
+from trimformer.options.checks import shorten
 
 
 def check_model_path(name: str | Path) -> None:
-    """Checks a model's directory or its name on the hub, which has at most one slash.
+    """Checks a model's directory, or its name on the hub, which has at most one slash.
 
     Raises:
         TrimformerError: the directory is missing or cannot be read, and the name cannot be one of the hub.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TrimformerError(f"model directory is {shorten(name)}; give a path, or a name on the hub")
     path = os.fspath(name)
     if not path:
         raise TrimformerError("the model directory has no name; give one")

@@ -3,6 +3,9 @@
 The work folder of `out` is `.out.trimformer-part` in the same directory. If `out` is an existing directory, the work
 folder lies inside it, because a mounted directory cannot be replaced. A run holds a lock on a file in its work folder.
 The system drops that lock when the process ends, however it ends, so the next run removes an unlocked work folder.
+
+A collection is a directory that a run fills step by step, such as that of a sweep. Its work folder always lies inside
+it, so that its lock and that of a run that writes the whole directory exclude each other.
 """
 
 import errno
@@ -18,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trimformer.errors import TrimformerError
+from trimformer.options.checks import shorten
 from trimformer.utils.input_paths import is_unicode
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-Kind = Literal["directory", "file"]
+Kind = Literal["directory", "file", "collection"]
 
 PART = ".trimformer-part"
 _MAX_NAME_BYTES = 255
@@ -49,8 +53,9 @@ class OutputLock:
     """An output path with the work folder that this run locks while it writes there.
 
     Args:
-        path: output path; it must not exist, or be an empty directory if `kind` is "directory".
-        kind: whether a directory or a file is written.
+        path: output path; it must not exist, or be an empty directory if `kind` is "directory". A "collection" may
+            contain anything.
+        kind: what is written.
 
     Attributes:
         path: `path` as named by the user.
@@ -65,6 +70,8 @@ class OutputLock:
     def __init__(self, path: str | Path, kind: Kind) -> None:
         self.path, self.kind = path, kind
         self.exists = False
+        if not isinstance(path, str | os.PathLike):
+            raise TrimformerError(f"output {kind} is {shorten(path)}; give a path")
         if not os.fspath(path):
             raise self.refused("has no name; give one")
         try:
@@ -74,7 +81,7 @@ class OutputLock:
         except (OSError, ValueError) as error:
             raise self.refused(f"cannot be made: {_reason(error)}") from None
         self.place = Path(os.path.realpath(path))
-        if kind == "directory" and not is_unicode(str(self.place)):
+        if kind != "file" and not is_unicode(str(self.place)):
             raise self.refused("has a name that is not Unicode, so no tokenizer can be written there; choose another")
         self.work = (self.place if self.exists else self.place.parent) / hidden_name(self.place.name, PART)
         self._lock: BaseFileLock | None = None
@@ -82,7 +89,8 @@ class OutputLock:
 
     def refused(self, reason: str) -> TrimformerError:
         """Returns the error that names this output and why it cannot be written."""
-        return TrimformerError(f"output {self.kind} '{self.path}' {reason}")
+        kind = "file" if self.kind == "file" else "directory"
+        return TrimformerError(f"output {kind} '{self.path}' {reason}")
 
     def _check_path(self) -> bool:
         """Returns whether the output is an existing directory; raises if something else is in the way."""
@@ -104,6 +112,8 @@ class OutputLock:
             raise self.refused(f"cannot be made: '{path}' is {'a file' if path.is_file() else 'not a folder'}")
         if not os.access(path, os.W_OK):
             raise self.refused("cannot be written: no write access to it")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise self.refused("cannot be read, so whether it is empty is unknown; give yourself read access to it")
         return True
 
     def _check_parent(self, path: Path) -> bool:
@@ -122,8 +132,10 @@ class OutputLock:
         """Checks that nothing has been written at the output path in the meantime.
 
         Raises:
-            TrimformerError: the file exists, or the directory is not empty.
+            TrimformerError: the file exists, or the directory is not empty and not a collection.
         """
+        if self.kind == "collection":
+            return
         if not self.exists and os.path.lexists(self.place):
             if self.kind == "directory" and self.place.is_dir() and not os.listdir(self.place):
                 return  # an empty directory made in the meantime is replaced
@@ -145,7 +157,7 @@ class OutputLock:
             self._remove_leftover_beside()
             if not self.work.exists():
                 self.check_empty()
-            self._new_parents = [p for p in self.work.parents if not p.exists()]
+            self._new_parents += [p for p in self.work.parents if not p.exists()]
             self.work.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._acquire_lock(self.work)
             self._clear()
@@ -161,11 +173,30 @@ class OutputLock:
         """Removes the work folder of a run that was killed after its output directory was complete."""
         beside = self.place.parent / self.work.name
         if self.exists and beside.is_dir():
-            lock = self._acquire_lock(beside)
-            for name in ("moved", "made", "lock"):
-                _remove(beside / name)
-            lock.release()
-            beside.rmdir()
+            self._remove_work(beside)
+
+    def _remove_work(self, work: Path) -> None:
+        """Removes a work folder that no run has locked; what trimformer did not write stays."""
+        lock = self._acquire_lock(work)
+        for name in ("moved", "made", "lock"):
+            _remove(work / name)
+        lock.release()
+        with suppress(OSError):
+            work.rmdir()
+
+    def remove_leftovers(self) -> None:
+        """Removes the work folders and files that killed runs left in a locked collection.
+
+        Raises:
+            TrimformerError: a run is writing a member of the collection.
+        """
+        for work in self.place.glob(f".*{PART}"):
+            if work.is_symlink() or work == self.work:
+                continue
+            if work.is_dir():
+                self._remove_work(work)
+            else:
+                work.unlink()
 
     def _acquire_lock(self, work: Path) -> "BaseFileLock":
         """Makes the work folder and locks it without waiting."""
@@ -272,7 +303,7 @@ def locked_output(path: str | Path, kind: Kind) -> Iterator[OutputLock]:
     Raises:
         TrimformerError: nothing can be written at `path`, or another run is writing there.
     """
-    lock = OutputLock(path, kind)
+    lock = _collection(path) if kind == "collection" else OutputLock(path, kind)
     for held in _held_locks.get():
         if held.place == lock.place:
             held.check_empty()
@@ -285,6 +316,28 @@ def locked_output(path: str | Path, kind: Kind) -> Iterator[OutputLock]:
     finally:
         _held_locks.reset(token)
         lock.release()
+
+
+def _collection(path: str | Path) -> OutputLock:
+    """Returns the lock of a collection, not acquired; makes the directory, which `release` removes if still empty.
+
+    Raises:
+        TrimformerError: nothing can be written at `path`, or another run is about to write the whole directory.
+    """
+    whole = OutputLock(path, "directory")
+    if whole.exists:
+        return OutputLock(path, "collection")
+    whole.acquire()
+    made = [whole.place, *whole._new_parents]
+    try:
+        whole.place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise whole.refused(f"cannot be made: {_reason(error)}") from None
+    finally:
+        whole.release()
+    lock = OutputLock(path, "collection")
+    lock._new_parents = made
+    return lock
 
 
 def is_full(error: BaseException) -> bool:

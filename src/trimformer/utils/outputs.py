@@ -17,6 +17,15 @@ def check_output(path: str | Path) -> Path:
     return Path(path)
 
 
+def check_collection(path: str | Path) -> None:
+    """Checks that a directory can be filled step by step, without locking it.
+
+    Raises:
+        TrimformerError: the directory cannot be written.
+    """
+    OutputLock(path, "collection")
+
+
 @contextmanager
 def lock_output(path: str | Path, wanted: bool = True) -> Iterator[None]:
     """Locks an output directory for `write_directory`, so that problems with it show before the work starts.
@@ -34,6 +43,23 @@ def lock_output(path: str | Path, wanted: bool = True) -> Iterator[None]:
         yield
         return
     with locked_output(path, "directory"):
+        yield
+
+
+@contextmanager
+def lock_collection(path: str | Path) -> Iterator[None]:
+    """Locks a directory whose members are written one by one, and removes what killed runs left in it.
+
+    The directory is made if it is missing, and removed at the end if it is still empty.
+
+    Args:
+        path: a directory with any content, or one that does not exist.
+
+    Raises:
+        TrimformerError: the directory cannot be written, or another run is writing it or a member of it.
+    """
+    with locked_output(path, "collection") as lock:
+        lock.remove_leftovers()
         yield
 
 

@@ -22,6 +22,7 @@ from trimformer.options.model import ModelOptions
 from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
 from trimformer.utils.input_paths import check_model_path
+from trimformer.utils.outputs import check_collection
 
 EXAMPLES = """examples:
   trimformer sweep my-model --data my-data/ --constraints 0.9:0.1:0.1 --output family
@@ -76,7 +77,7 @@ def read(arguments: argparse.Namespace) -> SweepFlags:
         read_options(PolishOptions, arguments),
         read_options(ExecutionOptions, arguments, calibration_dir=calibration_dir(arguments)),
     )
-    run.check(list(find_methods(methods.methods, run.model.layout).values()), budgets.counted)
+    run.check_flags(list(find_methods(methods.methods, run.model.layout).values()), budgets.counted)
     return SweepFlags(budgets, methods, run)
 
 
@@ -89,6 +90,7 @@ def check(arguments: argparse.Namespace) -> None:
     flags = read(arguments)
     check_model_path(arguments.model)
     check_data(flags.run.data)
+    check_collection(arguments.output)
 
 
 def read_numbers(text: str | None) -> list[float] | None:

@@ -75,8 +75,10 @@ def infer_task(
     if text_columns and len(text_columns) > 2 and problem != "embedding":
         raise TrimformerError(f"{', '.join(text_columns)} are too many text columns; name one, or two for pairs")
     head = model_class_name or ""
-    if label_column and head.endswith(("ForMaskedLM", "ForCTC")):
-        raise TrimformerError(f"{head} has no labels per sample; leave out the label column '{label_column}'")
+    no_labels = problem == "span" or head.endswith(("ForMaskedLM", "ForCTC")) or is_dual_encoder(config, main_input)
+    if label_column and no_labels:
+        name = head or "a model for question answering"
+        raise TrimformerError(f"{name} has no labels per sample; leave out the label column '{label_column}'")
     if not text_columns and is_encoded(rows):
         return encoded_task(problem, config, rows, main_input, head, label_column)
     if is_dual_encoder(config, main_input):

@@ -13,6 +13,7 @@ from typing import Any
 
 from trimformer.errors import TrimformerError
 from trimformer.models.sublayer import Sublayer
+from trimformer.options.checks import shorten
 
 Family = Callable[[Any], Iterable[Sublayer]]
 
@@ -89,7 +90,16 @@ def register_family(layer_class: str, family: Family) -> None:
     Args:
         layer_class: name of the layer class.
         family: function from a layer to its sublayers in execution order; see `trimformer.models.sublayer`.
+
+    Raises:
+        TrimformerError: the class is not given by its name, or the family is not a function.
     """
+    if not isinstance(layer_class, str) or not layer_class:
+        raise TrimformerError(f"layer_class is {shorten(layer_class)}; give the name of the layer's class")
+    if not callable(family):
+        raise TrimformerError(
+            f"the family of '{layer_class}' is {shorten(family)}; give a function from a layer to its sublayers"
+        )
     LAYERS[layer_class] = family
 
 

@@ -10,8 +10,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.load_guard import is_pruned
+from trimformer.errors import TrimformerError
 from trimformer.models import KINDS
 from trimformer.models.masking import units_left
+from trimformer.options.checks import shorten
 from trimformer.options.choices import Format
 from trimformer.reporting.cards.source import Source, source_of
 from trimformer.reporting.cards.use import export_lines, kind_tags, library, loading_lines, pipeline_tag
@@ -41,7 +43,12 @@ def model_card(
         dataset: name of the evaluation data; None leaves the scores out of the hub's metadata.
         command: words of the command line; paths are cut to their last part.
         standalone: the directory contains its own modelling code; see `write_standalone`.
+
+    Raises:
+        TrimformerError: `result` is not what `trimformer.prune` returned.
     """
+    if not isinstance(result, PruningResult):
+        raise TrimformerError(f"result is {shorten(result)}; give the PruningResult that trimformer.prune returned")
     source, budget = source_of(result.model), result.budget
     share = f"{100 * budget.kept:.1f} % of the {_COUNTED[budget.metric]} of its layers"
     if budget.metric == "latency":
