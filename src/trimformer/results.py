@@ -1,5 +1,6 @@
 """Typed results of a pruning run: the pruned model and every figure of the run."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 from trimformer.costs.cost_tables import Metric
 from trimformer.costs.timing import Timing
 from trimformer.data.outputs import Problem
+from trimformer.evaluation.agreement import AgreementReport
 from trimformer.evaluation.changed_predictions import ChangedReport
 from trimformer.evaluation.quality_test import CONFIDENCE, Verdict
 from trimformer.evaluation.scores import Scores
@@ -66,6 +68,8 @@ class QualityTargetReport:
         samples: number of held-out samples.
         metric: name of the score; None for a divergence without labels.
         tried: verdicts of all models tried, in order; all but the last were refitted on fewer samples.
+        judged_on: the held-out samples that the value was measured on, in words.
+        unjudged_labels: labels that the dense model hardly or never predicts on them; the target does not cover these.
     """
 
     kind: str
@@ -76,12 +80,24 @@ class QualityTargetReport:
     samples: int
     metric: str | None
     tried: list[Verdict]
+    judged_on: str = ""
+    unjudged_labels: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, target: QualityTarget, tried: list[Verdict], samples: int, metric: str | None) -> "QualityTargetReport":
+    def of(
+        cls,
+        target: QualityTarget,
+        tried: list[Verdict],
+        samples: int,
+        metric: str | None,
+        judged_on: str = "",
+        unjudged_labels: Sequence[str] = (),
+    ) -> "QualityTargetReport":
         """Builds the report of the last model tried."""
-        last = tried[-1]
-        return cls(target.kind, target.most, last.measured, last.bound, CONFIDENCE, samples, metric, tried)
+        last, unjudged = tried[-1], list(unjudged_labels)
+        return cls(
+            target.kind, target.most, last.measured, last.bound, CONFIDENCE, samples, metric, tried, judged_on, unjudged
+        )
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,7 @@ class SampleReport:
         seq_len: average length of a sample, in positions.
         blank_dropped: number of rows without a text that were left out of the calibration.
         blank_scored: number of evaluation rows without a text; they are scored like all others.
+        scored_on: the evaluation rows, in words.
     """
 
     calibration: int
@@ -101,6 +118,69 @@ class SampleReport:
     seq_len: float
     blank_dropped: int = 0
     blank_scored: int = 0
+    scored_on: str = ""
+
+
+@dataclass(frozen=True)
+class LabelCoverage:
+    """Labels that the dense model predicts on a set of samples.
+
+    Attributes:
+        unit: "samples" or "tokens".
+        counts: number of times that each label is predicted.
+        never: labels that are never predicted.
+        hardly: labels that are predicted, but too rarely to judge or to calibrate them.
+    """
+
+    unit: str
+    counts: dict[str, int]
+    never: list[str]
+    hardly: list[str]
+
+    @property
+    def missing(self) -> list[str]:
+        """Labels that are never or hardly predicted."""
+        return [*self.never, *self.hardly]
+
+
+@dataclass(frozen=True)
+class TextCoverage:
+    """Fit of a set of texts to the tokenizer and to the maximum length.
+
+    Attributes:
+        samples: number of encoded samples.
+        mean_length: mean number of tokens.
+        unknown: share of unknown tokens among those that are not special; None without an unknown token.
+        full: share of samples that fill the maximum length, so that what follows is cut off.
+        empty: number of samples without any token but special ones.
+    """
+
+    samples: int
+    mean_length: float
+    unknown: float | None
+    full: float
+    empty: int
+
+
+@dataclass(frozen=True)
+class CoverageReport:
+    """Coverage of the model's abilities by the samples of the run.
+
+    Attributes:
+        labels: labels that the dense model predicts on the calibration samples; None if it predicts no classes.
+        predicted_range: smallest and largest prediction on the calibration samples; None but for regression.
+        texts: fit of the texts, by set; "calibration" is the first.
+        tokens: number of tokens that the tokenizer has; None without a tokenizer.
+        embeddings: number of tokens that the model has embeddings for; None without a tokenizer.
+        warnings: what the figures of the run do not cover, a sentence each.
+    """
+
+    labels: LabelCoverage | None = None
+    predicted_range: tuple[float, float] | None = None
+    texts: dict[str, TextCoverage] = field(default_factory=dict)
+    tokens: int | None = None
+    embeddings: int | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -190,6 +270,9 @@ class PruningResult:
         vocabulary: reduction of the vocabulary; None if it was not reduced.
         target: quality target and its evidence; None without a target.
         polish: result of the polish; None without a polish.
+        coverage: coverage of the model's abilities by the samples; None if it was not measured.
+        agreement: predictions that stay the same; None without classes or without scores.
+        change_ci95: half the 95 % interval of each score's change, by name, from the paired difference.
     """
 
     model: PreTrainedModel
@@ -211,6 +294,14 @@ class PruningResult:
     vocabulary: VocabularyReport | None = None
     target: QualityTargetReport | None = None
     polish: PolishReport | None = None
+    coverage: CoverageReport | None = None
+    agreement: AgreementReport | None = None
+    change_ci95: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the figures do not cover, a sentence each."""
+        return self.coverage.warnings if self.coverage else []
 
     def __str__(self) -> str:
         from trimformer.reporting.score_table import format_table  # imports this module
@@ -228,7 +319,7 @@ class PruningResult:
         """Returns all figures as plain values for JSON; docs/results.md explains the keys."""
         names = (
             "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
-            "polish", "cost", "machine", "changed",
+            "polish", "cost", "machine", "changed", "coverage", "agreement", "change_ci95",
         )  # fmt: skip
         figures = {name: _plain(getattr(self, name)) for name in names}
         if figures["scores"]:

@@ -65,6 +65,17 @@ def find_problem(model: PreTrainedModel) -> Problem:
     )
 
 
+def has_classes(model: PreTrainedModel) -> bool:
+    """Returns whether a model predicts classes that have names, per sample or per token.
+
+    The outputs of masked language models and CTC are tokens, those of multiple choice are positions.
+    """
+    problem, name = find_problem(model), type(model).__name__
+    if problem == "tokens":
+        return not name.endswith(("ForMaskedLM", "ForCTC"))
+    return problem in ("single_label", "multi_label") and not name.endswith("ForMultipleChoice")
+
+
 def model_output(model: PreTrainedModel, batch: Batch, problem: Problem) -> Tensor:
     """Runs the model on a batch; the module's docstring lists the shape of the result by problem."""
     output: Any = forward(model, batch)

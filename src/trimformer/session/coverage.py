@@ -1,0 +1,232 @@
+"""Measures, before any work, what the samples of a run cannot show: missing labels and texts that do not fit."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data.batches import Features, token_mask
+from trimformer.data.outputs import Problem, find_problem, has_classes, model_output
+from trimformer.data.tasks import EncodedTask, SpanTask
+from trimformer.data.tasks.sample_labels import label_names
+from trimformer.models.layer_calls import Batch
+from trimformer.models.masking import frozen
+from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
+from trimformer.session.calibration_data import Samples
+from trimformer.utils.distributed import add_up, is_main
+
+logger = logging.getLogger(__name__)
+
+FEW = 20  # predictions of a label: fewer are too few to calibrate or judge it
+MOST_UNKNOWN = 0.01  # share of unknown tokens
+MOST_CUT = 0.05  # share of texts that fill the maximum length
+UNEQUAL_LENGTHS = 2.0  # ratio of mean lengths
+SPARE_EMBEDDINGS = (128, 0.01)  # embeddings are padded to a multiple of 128, or by a hundredth
+_LISTED = 8  # labels named in a sentence
+
+
+def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> CoverageReport:
+    """Measures what the calibration samples exercise, and logs a sentence for each gap.
+
+    Args:
+        model: the dense model.
+        processor: its tokenizer or processor.
+        data: the samples of the run; all processes together measure their shares.
+    """
+    tokenizer = find_tokenizer(processor)
+    labels, predicted_range = count_labels(model, data.batches, special_ids(tokenizer), shared=True)
+    texts: dict[str, TextCoverage] = {}
+    tokens = embeddings = None
+    if tokenizer is not None and "input_ids" in data.features[0]:
+        limit = 0 if isinstance(data.task, SpanTask | EncodedTask) else data.longest  # nothing of these is cut
+        sets = {"calibration": data.features, **{scorer.name: scorer.features for scorer in data.scorers}}
+        texts = {name: text_coverage(features, tokenizer, limit) for name, features in sets.items()}
+        tokens, embeddings = len(tokenizer), _count_embeddings(model)
+    warnings = [
+        *_label_warnings(labels, len(data.features)),
+        *_vocabulary_warnings(tokens, embeddings),
+        *(line for name, text in texts.items() for line in _text_warnings(name, text, data.longest)),
+        *_length_warnings(texts),
+        *([data.scored_warning] if data.scored_warning else []),
+    ]
+    if is_main():
+        for line in warnings:
+            logger.warning("%s", line)
+    return CoverageReport(labels, predicted_range, texts, tokens, embeddings, warnings)
+
+
+def find_tokenizer(processor: Any) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer of a processor, or None if it has none."""
+    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase | None) -> set[int]:
+    """Returns the ids of special tokens other than the unknown one."""
+    if tokenizer is None:
+        return set()
+    roles = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "mask_token_id")
+    return {int(value) for role in roles if (value := getattr(tokenizer, role, None)) is not None}
+
+
+@torch.no_grad()
+def count_labels(
+    model: PreTrainedModel, batches: Sequence[Batch], special: Collection[int], *, shared: bool = False
+) -> tuple[LabelCoverage | None, tuple[float, float] | None]:
+    """Counts the labels that a model predicts, in one forward pass.
+
+    Args:
+        model: a model of any head.
+        batches: samples; they are moved to the model's device.
+        special: ids of special tokens, whose labels do not count.
+        shared: whether each process has a share of the batches; the counts are added up.
+
+    Returns:
+        The labels, and for regression the smallest and largest prediction of this process; None for other outputs.
+    """
+    problem, names = find_problem(model), label_names(model.config)
+    if problem == "regression":
+        with frozen(model):
+            values = torch.cat([model_output(model, _on(model, batch), problem)[:, 0].float() for batch in batches])
+        return None, (float(values.min()), float(values.max()))
+    if not has_classes(model):
+        return None, None
+    counts = torch.zeros(len(names), dtype=torch.float64, device=model.device)
+    special_tokens = torch.tensor(sorted(special), dtype=torch.long, device=model.device)
+    with frozen(model):
+        for batch in (_on(model, batch) for batch in batches):
+            counts += _predicted(model_output(model, batch, problem), batch, problem, special_tokens, len(names))
+    if shared:
+        add_up(counts)
+    return _label_coverage(counts.long().tolist(), names, problem), None
+
+
+def _on(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    return {key: value.to(model.device) for key, value in batch.items()}
+
+
+def _predicted(output: Tensor, batch: Batch, problem: Problem, special: Tensor, classes: int) -> Tensor:
+    """Counts the predictions of each class in a batch, [classes]."""
+    if problem == "multi_label":
+        return (output > 0).sum(0)
+    labels = output.argmax(-1)
+    if problem == "tokens":
+        mask = token_mask(batch)
+        if mask.shape != labels.shape:  # audio frames: outputs at padding are 0
+            mask = output.any(-1)
+        elif "input_ids" in batch:
+            mask = mask & ~torch.isin(batch["input_ids"], special)
+        labels = labels[mask]
+    return torch.bincount(labels, minlength=classes)[:classes]
+
+
+def _label_coverage(counts: Sequence[int], names: Sequence[str], problem: Problem) -> LabelCoverage:
+    """Classifies labels: "hardly" is below `FEW` predictions and a tenth of an even share."""
+    few = min(float(FEW), sum(counts) / max(len(counts), 1) / 10)
+    pairs = list(zip(names, counts, strict=True))
+    never = [name for name, count in pairs if not count]
+    hardly = [name for name, count in pairs if 0 < count < few]
+    return LabelCoverage("tokens" if problem == "tokens" else "samples", dict(pairs), never, hardly)
+
+
+def text_coverage(features: Sequence[Features], tokenizer: PreTrainedTokenizerBase, limit: int) -> TextCoverage:
+    """Measures how texts fit a tokenizer.
+
+    Args:
+        features: encoded samples with `input_ids`.
+        tokenizer: that encoded them.
+        limit: maximum length in tokens; 0 if no text is cut.
+    """
+    special, unknown = special_ids(tokenizer), getattr(tokenizer, "unk_token_id", None)
+    if unknown in special:  # GPT-2's tokenizer has one token for all roles
+        unknown = None
+    special_tokens = np.array(sorted(special), dtype=np.int64)
+    lengths, words, unknowns, empty = [], 0, 0, 0
+    for feature in features:
+        choices = feature["input_ids"]
+        for ids in choices if len(choices) and np.ndim(choices[0]) else [choices]:
+            ids = np.asarray(ids, dtype=np.int64)
+            real = ids[~np.isin(ids, special_tokens)]
+            lengths.append(int((ids != tokenizer.pad_token_id).sum()))
+            words += len(real)
+            unknowns += int((real == unknown).sum())
+            empty += not len(real)
+    return TextCoverage(
+        samples=len(features),
+        mean_length=float(np.mean(lengths)) if lengths else 0.0,
+        unknown=None if unknown is None else unknowns / max(words, 1),
+        full=float(np.mean([length >= limit for length in lengths])) if limit and lengths else 0.0,
+        empty=empty,
+    )
+
+
+def _count_embeddings(model: PreTrainedModel) -> int | None:
+    """Returns the number of token embeddings; None if the model has no table of them."""
+    try:
+        table = getattr(model, "text_model", model).get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
+
+
+def list_labels(names: Sequence[str]) -> str:
+    """Lists labels, at most `_LISTED` by name."""
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(name[:50] for name in names[:_LISTED]) + more
+
+
+def _label_warnings(labels: LabelCoverage | None, samples: int) -> list[str]:
+    if labels is None or not labels.missing:
+        return []
+    return [
+        f"on the {samples:,} calibration samples the dense model never or hardly predicts {len(labels.missing):,} of "
+        f"its {len(labels.counts):,} labels ({list_labels(labels.missing)}), so pruning may damage these unnoticed; "
+        "add samples in which they occur"
+    ]
+
+
+def _vocabulary_warnings(tokens: int | None, embeddings: int | None) -> list[str]:
+    if tokens is None or embeddings is None:
+        return []
+    fixed, share = SPARE_EMBEDDINGS
+    if embeddings - tokens <= max(fixed, share * embeddings):
+        return []
+    return [
+        f"the tokenizer has {tokens:,} tokens, but the model has embeddings for {embeddings:,}; check that the "
+        "tokenizer is the model's own"
+    ]
+
+
+def _text_warnings(name: str, text: TextCoverage, limit: int) -> list[str]:
+    where, lines = "the calibration texts" if name == "calibration" else f"the texts of '{name}'", []
+    if text.unknown is not None and text.unknown > MOST_UNKNOWN:
+        lines.append(
+            f"{100 * text.unknown:.1f} % of the tokens of {where} are unknown to the tokenizer; check that it is the "
+            "model's own and fits the language of the texts"
+        )
+    if text.full > MOST_CUT:
+        lines.append(
+            f"{100 * text.full:.1f} % of {where} fill the maximum length of {limit:,} tokens, and the rest of them is "
+            "cut off; raise the maximum length if the model allows it, or split the texts"
+        )
+    if text.empty:
+        lines.append(f"{text.empty:,} of {where} hold no token but special ones; check their content")
+    return lines
+
+
+def _length_warnings(texts: Mapping[str, TextCoverage]) -> list[str]:
+    """Compares the mean lengths of the calibration texts and of the first evaluation set."""
+    if len(texts) < 2:
+        return []
+    (_, calibration), (name, other) = list(texts.items())[:2]
+    shorter, longer = sorted([calibration.mean_length, other.mean_length])
+    if longer <= UNEQUAL_LENGTHS * shorter:
+        return []
+    return [
+        f"the calibration texts have {calibration.mean_length:.0f} tokens on average and those of '{name}' "
+        f"{other.mean_length:.0f}; calibrate on texts of the length that the model will read"
+    ]

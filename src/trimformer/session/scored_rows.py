@@ -1,0 +1,56 @@
+"""Describes the rows that a run is scored on, and warns where the model may have been trained on them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trimformer.data.rows import Rows, Selection
+
+_TRAIN = "train"
+
+
+def describe_scored_rows(sets: Mapping[str, Rows], dataset: Any, path: str | None) -> tuple[str, str | None]:
+    """Describes the rows to score on.
+
+    Args:
+        sets: the evaluation sets by name; rows that were set aside of the calibration data are a `Selection`.
+        dataset: the calibration data as given; a `datasets.Dataset` has the name of its split.
+        path: path of the data; None in Python.
+
+    Returns:
+        The rows in words, and a warning if their file or split is called train.
+    """
+    if len(sets) == 1 and isinstance(next(iter(sets.values())), Selection):
+        source, is_train = _source(dataset, path)
+        text = f"{len(next(iter(sets.values()))):,} rows set aside of {source}"
+    else:
+        text = ", ".join(f"{len(rows):,} rows of '{name}'" for name, rows in sets.items())
+        is_train = any(_is_train(name) or _is_train(getattr(rows, "split", None)) for name, rows in sets.items())
+    if not is_train:
+        return text, None
+    return text, (
+        f"scores are on {text}: if the model was trained on these rows, both scores are too high; give rows that it "
+        "has not seen, such as a validation file or split"
+    )
+
+
+def _source(dataset: Any, path: str | None) -> tuple[str, bool]:
+    """Returns the name of the data that rows were set aside of, and whether it is called train."""
+    if path is not None:
+        is_train = _is_train(Path(path).name) or (Path(path).is_dir() and any(_is_train(p.name) for p in _inside(path)))
+        return f"'{Path(path).name}'", is_train
+    split = getattr(dataset, "split", None)
+    if split is None and isinstance(dataset, Mapping):
+        split = next((name for name in dataset if _is_train(name)), None)
+    return (f"the split '{split}'", _is_train(split)) if split is not None else ("the data", False)
+
+
+def _inside(path: str) -> list[Path]:
+    try:
+        return list(Path(path).iterdir())
+    except OSError:
+        return []
+
+
+def _is_train(name: Any) -> bool:
+    return name is not None and str(name).lower().startswith(_TRAIN)
