@@ -32,10 +32,10 @@ def test_the_table_shows_both_models_and_the_change(result):
 
 
 def test_a_latency_that_was_asked_for_is_shown_with_the_estimate(result):
-    assert "asked" not in table(result)
+    assert "allowed" not in table(result)
     result.budget = replace(result.budget, asked_ms=15.0, estimated_ms=14.5)
     rows = table(result)
-    assert (rows["asked"], rows["estimated"]) == (["15.00"], ["14.50"])
+    assert (rows["allowed"], rows["estimated"]) == (["15.00"], ["14.50"])
 
 
 def test_a_model_that_got_slower_is_not_called_faster(result):

@@ -182,8 +182,10 @@ def find_changed_tokens(
         feature = dense.features[index]
         ids = torch.as_tensor(feature["input_ids"])[predicted_tokens(one, feature, tokenizer.all_special_ids)]
         text, word = tokenizer.decode(feature["input_ids"], skip_special_tokens=True), tokenizer.decode([int(ids[k])])
-        sides = (Prediction(names[int(label)], float(p[k, label])) for p, label in ((a, first[k]), (b, second[k])))
-        changes.append((float(drops.max()), Change(text[:_CONTEXT], None, *sides, word)))
+        before, after = (
+            Prediction(names[int(label)], float(p[k, label])) for p, label in ((a, first[k]), (b, second[k]))
+        )
+        changes.append((float(drops.max()), Change(text[:_CONTEXT], None, before, after, word)))
     changes.sort(key=lambda change: -change[0])
     return ChangedReport(len(changes), total, [change for _, change in changes[:EXAMPLES]]) if total else None
 
@@ -218,5 +220,3 @@ def paired_interval(
         for side, outputs in ((scorer, dense), (pruned_scorer, pruned))
     ]
     return 1.96 * jackknife(scores[1] - scores[0])[1]
-
-

@@ -78,9 +78,9 @@ def _digits(value: float) -> int:
     return 3 if value < 1 else 2
 
 
-def milliseconds(median: float, low: float, high: float) -> Figure:
-    """Formats a median latency in ms and its 95 % interval."""
-    digits = _digits(median)
+def milliseconds(median: float, low: float, high: float, reference: float | None = None) -> Figure:
+    """Formats a median latency in ms and its 95 % interval; for `reference` see `scaled`."""
+    digits = _digits(median if reference is None else reference)
     return Figure(median, f"{median:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}")
 
 
@@ -94,12 +94,18 @@ def speed_change(dense: float, pruned: float) -> str:
     return f"{dense / pruned:.2f}x faster" if pruned <= dense else f"{pruned / dense:.2f}x slower"
 
 
-def score_change(dense: float, pruned: float) -> str:
-    """Formats the change of a score in points, with its sign."""
+def score_change(dense: float, pruned: float, half: float | None = None) -> str:
+    """Formats the change of a score in points, with its sign and half the 95 % interval of the paired difference."""
     text = f"{100 * (pruned - dense):+.2f}"
-    return text if float(text) else "+0.00"
+    text = text if float(text) else "+0.00"
+    return text if half is None else f"{text} ±{100 * half:.2f}"
 
 
 def significant(value: float | None) -> Figure | None:
-    """Formats a value of any size with three significant digits; None stays None."""
-    return None if value is None else Figure(value, f"{value:.3g}")
+    """Formats a value of any size with three significant digits, as in 1.23e-04; None stays None."""
+    return None if value is None else Figure(value, f"{value:.2e}")
+
+
+def target_value(kind: str, value: float) -> Figure:
+    """Formats a value of a quality target: a drop in points, or a divergence."""
+    return Figure(value, f"{value:.2f}" if kind == "drop" else f"{value:.4f}")

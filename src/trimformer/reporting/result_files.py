@@ -82,6 +82,7 @@ def write_result(
         card.save(directory / CARD)
         text = json.dumps(results_dict(result, sublayers, arguments, command), indent=2, default=str)
         (directory / "results.json").write_text(text + "\n", encoding="utf-8")
-        page = prune_page(result, sublayers, last_part(path), arguments, loading_lines(result.model, last_part(path)))
+        loading = loading_lines(result.model, last_part(path))
+        page = prune_page(result, sublayers, last_part(path), arguments, loading, words)
         (directory / "report.html").write_text(in_unicode(page), encoding="utf-8")
         (directory / "log.txt").write_text("\n".join([*log, "", str(result), ""]), encoding="utf-8")

@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trimformer.evaluation.agreement import AgreementReport
 from trimformer.reporting import figures
 from trimformer.reporting.figures import Figure
 from trimformer.results import PruningResult, QualityTargetReport
 
-INTERVALS = "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score"
+INTERVALS = (
+    "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score; beside a change it "
+    "is that of the paired difference"
+)
+RARE_LABELS = 4  # labels with the lowest agreement that the terminal shows
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,24 @@ def _score_rows(result: PruningResult) -> list[Row]:
     rows = []
     for name in figures.score_names(result.scores.dense):
         dense, pruned = (figures.score(scores, name) for scores in (result.scores.dense, result.scores.pruned))
-        rows.append(Row(name, dense, pruned, figures.score_change(dense.value, pruned.value)))
+        change = figures.score_change(dense.value, pruned.value, result.change_ci95.get(name))
+        rows.append(Row(name, dense, pruned, change))
     label = figures.divergence_label(result.task.problem)
     rows.append(Row(label, None, figures.divergence(result.scores.divergence)))
+    agreement = result.agreement
+    if agreement is not None:
+        label = f"predictions kept, of {agreement.total:,} {agreement.unit}"
+        rows.append(Row(label, None, figures.share(agreement.kept)))
+        if agreement.others is not None:
+            rows.append(Row(others_label(agreement), None, figures.share(agreement.others)))
     if result.scores.neighbours is not None:
         rows.append(Row("nearest neighbours kept", None, figures.share(result.scores.neighbours)))
     return rows
+
+
+def others_label(agreement: AgreementReport) -> str:
+    """Names the predictions that are not the majority label."""
+    return "  of assigned labels" if agreement.majority is None else f"  of those other than {agreement.majority[:30]}"
 
 
 def _size_rows(result: PruningResult) -> list[Row]:
@@ -84,7 +101,7 @@ def _size_rows(result: PruningResult) -> list[Row]:
     change = figures.speed_change(dense_ms.value, pruned_ms.value)
     rows.append(Row(f"latency (ms, {latency.batch_size} x {latency.seq_len})", dense_ms, pruned_ms, change))
     if budget.asked_ms is not None and budget.estimated_ms is not None:
-        rows.append(Row("  asked", None, figures.scaled(budget.asked_ms)))
+        rows.append(Row("  allowed", None, figures.scaled(budget.asked_ms)))
         rows.append(Row("  estimated", None, figures.scaled(budget.estimated_ms)))
     return rows
 
@@ -110,6 +127,8 @@ def serving_table(result: PruningResult) -> ServingTable | None:
         shape,
         "speed-up",
     ]
+    # One precision a column: that of its smallest value.
+    smallest, fastest = min(file.bytes for file in result.serving), min(file.ms.median for file in result.serving)
     rows = [
         (
             file.name,
@@ -117,8 +136,8 @@ def serving_table(result: PruningResult) -> ServingTable | None:
                 *([figures.score(file.scores, name)] if name else []),
                 figures.divergence(file.divergence),
                 *([figures.share(file.neighbours)] if file.neighbours is not None else []),
-                figures.scaled(file.bytes, 1e6),
-                figures.milliseconds(file.ms.median, file.ms.low, file.ms.high),
+                figures.scaled(file.bytes, 1e6, smallest),
+                figures.milliseconds(file.ms.median, file.ms.low, file.ms.high, fastest),
                 figures.speedup(file.speedup.median, file.speedup.low, file.speedup.high),
             ],
         )
@@ -139,7 +158,9 @@ def format_table(result: PruningResult) -> str:
             *(format_columns([("", "dense", "pruned", "change"), *rows]) if result.scores else []),
             *(["", INTERVALS] if any("±" in row[1] for row in rows) else []),
             *_serving_lines(serving_table(result)),
+            *_agreement_lines(result.agreement),
             *_target_lines(result.target),
+            *(["", *(f"warning: {line}" for line in result.warnings)] if result.warnings else []),
             "",
             f"seconds: {seconds}; {sum(cost.seconds.values()):.1f} in all",
             f"pruning cost {passes:.1f} forward passes over the calibration samples; peak memory {memory}",
@@ -162,6 +183,15 @@ def _serving_lines(table: ServingTable | None) -> list[str]:
     return ["", *format_columns([["in ONNX Runtime", *table.header], *rows])]
 
 
+def _agreement_lines(agreement: AgreementReport | None) -> list[str]:
+    """Returns a line on the labels that lose most predictions; empty for up to two labels."""
+    if agreement is None or len(agreement.labels) < 3:
+        return []
+    worst = sorted(agreement.labels, key=lambda label: label.kept / max(label.dense, 1))
+    named = [f"{x.label[:30]} {100 * x.kept / x.dense:.1f} % of {x.dense:,}" for x in worst if x.dense][:RARE_LABELS]
+    return ["", f"labels kept least: {', '.join(named)}"]
+
+
 def _target_lines(target: QualityTargetReport | None) -> list[str]:
     if target is None:
         return []
@@ -171,4 +201,16 @@ def _target_lines(target: QualityTargetReport | None) -> list[str]:
         "",
         f"{label}: {target.measured:{form}}{unit} on {target.samples:,} held-out samples, below "
         f"{target.bound:{form}} with {100 * target.confidence:.0f} % confidence; {target.asked:g} was allowed",
+        *target_scope(target),
     ]
+
+
+def target_scope(target: QualityTargetReport) -> list[str]:
+    """Returns a sentence on what a quality target was judged on and does not cover; empty if that is unknown."""
+    if not target.judged_on:
+        return []
+    labels = target.unjudged_labels
+    scope = f"judged on {target.judged_on}; it holds for data like these"
+    if labels:
+        scope += f", and not for the labels that hardly or never occur there: {', '.join(labels)}"
+    return [scope]

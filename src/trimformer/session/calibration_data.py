@@ -25,6 +25,7 @@ from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
+from trimformer.session.scored_rows import describe_scored_rows
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
@@ -52,6 +53,9 @@ class Samples:
         lengths: positions that each sublayer sees of a sample.
         vocabulary: the tokens that the pruned model keeps, where some are dropped.
         retold: the evaluation sets, encoded with the smaller vocabulary.
+        is_judge_data: whether that set was given for this purpose, rather than set aside.
+        scored_on: the rows of the evaluation sets, in words.
+        scored_warning: why their scores may be too high; None if nothing suggests it.
         judged_retold: the set for the quality target, encoded with the smaller vocabulary.
     """
 
@@ -70,6 +74,9 @@ class Samples:
     vocabulary: Vocabulary | None = None
     retold: Sequence[SmallVocabularyScorer] = ()
     judged_retold: SmallVocabularyScorer | None = None
+    is_judge_data: bool = False
+    scored_on: str = ""
+    scored_warning: str | None = None
 
 
 def draw_samples(
@@ -102,6 +109,8 @@ def draw_samples(
         named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}
         sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
     check_evaluation_sets(sets)
+    scored_on, scored_warning = describe_scored_rows(sets, inputs.dataset, options.data, options.eval_data)
+    logger.info("scores are on %s", scored_on)
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
         judged = as_rows(inputs.judge_dataset, "judge_dataset")
@@ -139,6 +148,9 @@ def draw_samples(
         seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
         longest=task.length_limit(processor, model.config),
         lengths=lengths,
+        is_judge_data=inputs.judge_dataset is not None,
+        scored_on=scored_on,
+        scored_warning=scored_warning,
     )
 
 

@@ -1,13 +1,17 @@
 """Measures the dense and the pruned model side by side and gathers the figures in one result."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from torch import Tensor
 
 from trimformer.checkpoints.save_load import file_size
 from trimformer.costs.macs import model_macs
 from trimformer.costs.pass_cost import peak_memory
 from trimformer.costs.random_inputs import random_inputs
-from trimformer.data.outputs import find_problem
+from trimformer.data.outputs import find_problem, has_classes
+from trimformer.evaluation.agreement import find_agreement, find_changed_tokens, paired_interval
 from trimformer.evaluation.latency_target import LatencyTarget, compare_latency
 from trimformer.evaluation.scores import compare, score
 from trimformer.models import find_sublayers
@@ -26,9 +30,14 @@ from trimformer.results import (
     TaskReport,
     VocabularyReport,
 )
+from trimformer.session.coverage import special_ids
 from trimformer.session.setup import Session
 from trimformer.utils.distributed import on_main, world_size
 from trimformer.utils.environment import describe_device, versions
+
+logger = logging.getLogger(__name__)
+
+MOST_OUTSIDE = 0.05  # share of predictions outside the range of the calibration samples
 
 PRUNING = ("calibrate", "curves", "search", "shrink", "update", "judge")
 
@@ -60,7 +69,9 @@ def report(
         task=TaskReport(data.task.name, find_problem(session.model), data.task.metric),
         method=method,
         budget=BudgetReport(unit_costs.metric, budget.constraint, costs / unit_costs.costs.dense),
-        samples=SampleReport(len(data.features), data.evaluation, data.seq_len, data.blank_dropped, data.blank_scored),
+        samples=SampleReport(
+            len(data.features), data.evaluation, data.seq_len, data.blank_dropped, data.blank_scored, data.scored_on
+        ),
         cost=CostReport(
             dict(seconds),
             {**stages, "total": sum(stages.values())},
@@ -73,6 +84,7 @@ def report(
         kinds=[s.kind for s in find_sublayers(session.model)],
         polish=pruned.polish,
         processor=session.processor,
+        coverage=session.coverage,
     )
     before = dict(session.timer.seconds)
     on_main(lambda: _measure(session, result, budget, requested_ms))
@@ -87,6 +99,7 @@ def _measure(session: Session, result: PruningResult, budget: Budget, requested_
     with session.timer("evaluate"):
         pruned = score(data.retold or data.scorers, result.model, "pruned")
         result.scores = compare(data.scorers, session.dense_scores, pruned, data.retold)
+        _compare_predictions(session, result, pruned[0][1])
     pruned_inputs = None
     if data.vocabulary is not None:
         # The pruned model has other token ids than the dense one.
@@ -122,3 +135,42 @@ def _measure(session: Session, result: PruningResult, budget: Budget, requested_
             corrected=bool(corrected and corrected.corrected),
             missed=corrected is not None and corrected.misses(latency),
         )
+
+
+def _compare_predictions(session: Session, result: PruningResult, pruned: Sequence[Tensor]) -> None:
+    """Adds the agreement of the predictions and the interval of the score's change, on the first evaluation set.
+
+    Args:
+        session: the dense model and its outputs.
+        result: of the run; its scores are known.
+        pruned: the pruned model's outputs per batch.
+    """
+    data, model, scores = session.data, session.model, result.scores
+    assert scores is not None
+    scorer, pruned_scorer = data.scorers[0], (data.retold or data.scorers)[0]
+    before, after = scorer.sample_outputs(session.dense_scores[0][1]), pruned_scorer.sample_outputs(pruned)
+    problem, names = result.task.problem, scorer.names if has_classes(model) else ()
+    result.agreement = find_agreement(problem, names, before, after, special_ids(session.tokenizer))
+    if scores.changed is None and names and session.tokenizer is not None:
+        result.scores = replace(scores, changed=find_changed_tokens(session.tokenizer, names, before, after))
+    metric = data.task.metric
+    if metric is not None and metric in scores.dense:
+        half = paired_interval(scorer, before.outputs, pruned_scorer, after.outputs, metric)
+        result.change_ci95 = {} if half is None else {metric: half}
+    _warn_of_range(result, before.outputs)
+
+
+def _warn_of_range(result: PruningResult, outputs: Sequence[Tensor]) -> None:
+    """Warns where many predictions of a regression lie outside the range of the calibration samples."""
+    coverage = result.coverage
+    if coverage is None or coverage.predicted_range is None:
+        return
+    low, high = coverage.predicted_range
+    outside = sum(not low <= float(output[0]) <= high for output in outputs) / max(len(outputs), 1)
+    if outside > MOST_OUTSIDE:
+        line = (
+            f"{100 * outside:.1f} % of the dense model's predictions lie outside {low:.3g} to {high:.3g}, the range on "
+            "the calibration samples; add samples of these values"
+        )
+        logger.warning("%s", line)
+        result.coverage = replace(coverage, warnings=[*coverage.warnings, line])

@@ -65,7 +65,14 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
         pruned = fully_refitted.get(constraint) or pruner_for(session, method).prune_all([budget])[0]
         if try_model(pruned, constraint, as_served=True).keeps:
             result = report(session, method, budget, pruned, None, seconds_since(session, start))
-            result.target = QualityTargetReport.of(target, tried, _tested_samples(session), result.task.score)
+            result.target = QualityTargetReport.of(
+                target,
+                tried,
+                _tested_samples(session),
+                result.task.score,
+                f"{_tested_samples(session):,} samples {_source(session)}",
+                session.unjudged_labels,
+            )
             return result
     best = max(tried, key=lambda verdict: verdict.constraint)
     raise TrimformerError(
@@ -92,3 +99,8 @@ def _larger(budgets: Sequence[float]) -> list[float]:
     """Two larger budgets to try where none of the candidates keeps the quality after all."""
     largest = max(budgets, default=1.0)
     return [largest**0.5, largest**0.25] if largest < 1 else []
+
+
+def _source(session: Session) -> str:
+    """Names the origin of the samples that the target is tested on."""
+    return "of the judge data" if session.data.is_judge_data else "set aside of the calibration data"

@@ -9,18 +9,24 @@ from trimformer.data.rows import Rows, Selection
 _TRAIN = "train"
 
 
-def describe_scored_rows(sets: Mapping[str, Rows], dataset: Any, path: str | None) -> tuple[str, str | None]:
+def describe_scored_rows(
+    sets: Mapping[str, Rows], dataset: Any, path: str | None, eval_path: str | None = None
+) -> tuple[str, str | None]:
     """Describes the rows to score on.
 
     Args:
         sets: the evaluation sets by name; rows that were set aside of the calibration data are a `Selection`.
         dataset: the calibration data as given; a `datasets.Dataset` has the name of its split.
         path: path of the data; None in Python.
+        eval_path: path of the evaluation data, if it has one of its own.
 
     Returns:
         The rows in words, and a warning if their file or split is called train.
     """
-    if len(sets) == 1 and isinstance(next(iter(sets.values())), Selection):
+    if eval_path is not None:
+        text = f"{sum(map(len, sets.values())):,} rows of '{Path(eval_path).name}'"
+        is_train = _is_train(Path(eval_path).name)
+    elif len(sets) == 1 and isinstance(next(iter(sets.values())), Selection):
         source, is_train = _source(dataset, path)
         text = f"{len(next(iter(sets.values()))):,} rows set aside of {source}"
     else:

@@ -1,5 +1,6 @@
 """Loads and validates everything a pruning run needs: model, calibration data and unit costs."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.checkpoints.save_load import unwrap
@@ -30,13 +31,17 @@ from trimformer.options.quality_target import QualityTarget
 from trimformer.options.run import RunOptions
 from trimformer.polish.data import PolishInputs, draw_polish_inputs
 from trimformer.pruner import Pruner
+from trimformer.results import CoverageReport
 from trimformer.session.calibration_data import Samples, draw_samples, with_fewer_tokens
+from trimformer.session.coverage import count_labels, find_tokenizer, list_labels, measure_coverage, special_ids
 from trimformer.session.inputs import Inputs
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
-from trimformer.utils.distributed import world_size
+from trimformer.utils.distributed import is_main, world_size
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.progress import progress
 from trimformer.utils.stage_timer import StageTimer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,6 +59,9 @@ class Session:
         execution: memory, precision, seed, progress and timer.
         timer: seconds of each stage so far.
         setup_seconds: seconds of each stage of the set-up.
+        coverage: what the samples cannot show.
+        tokenizer: the dense model's tokenizer, if it has one.
+        unjudged_labels: labels that the samples for the quality target hardly or never show.
         pruners: calibrated pruners with the seconds that led to them, by method.
     """
 
@@ -67,6 +75,9 @@ class Session:
     execution: ExecutionOptions
     timer: StageTimer
     setup_seconds: Mapping[str, float]
+    coverage: CoverageReport
+    tokenizer: PreTrainedTokenizerBase | None = None
+    unjudged_labels: Sequence[str] = ()
     pruners: dict[AnyMethod, tuple[Pruner, dict[str, float]]] = field(default_factory=dict)
 
     @cached_property
@@ -137,6 +148,8 @@ def set_up(
             polishing = draw_polish_inputs(
                 model, processor, data.task, data.features, options.polish, options.data.batch_size
             )
+        coverage = measure_coverage(model, processor, data)
+        unjudged_labels = _unjudged_labels(model, processor, data)
     if vocabulary is not None:
         with timer("vocabulary"):
             data = with_fewer_tokens(model, processor, data, texts)
@@ -159,7 +172,28 @@ def set_up(
         execution,
         timer,
         setup_seconds,
+        coverage,
+        find_tokenizer(processor),
+        unjudged_labels,
     )
+
+
+def _unjudged_labels(model: PreTrainedModel, processor: Any, data: Samples) -> list[str]:
+    """Returns and logs the labels that the quality target cannot cover, as its samples hardly or never show them."""
+    if data.judged is None or not is_main():
+        return []
+    labels, _ = count_labels(model, data.judged.batches, special_ids(find_tokenizer(processor)))
+    if labels is None or not labels.missing:
+        return []
+    logger.warning(
+        "on the %d samples to judge by, the dense model never or hardly predicts %d of its %d labels (%s): the quality "
+        "target does not cover these; add rows in which they occur",
+        len(data.judged.rows),
+        len(labels.missing),
+        len(labels.counts),
+        list_labels(labels.missing),
+    )
+    return labels.missing
 
 
 def _check_labels(method: AnyMethod, features: Sequence[Mapping[str, Any]]) -> None:

@@ -206,15 +206,15 @@ def test_a_run_without_measurements_has_a_page():
 def test_a_method_of_one_piece_and_a_latency_have_a_page():
     budget = replace(tiny_run()[0].budget, metric="latency", asked_ms=12.5, estimated_ms=12.25)
     page = Page(tiny_page(budget=budget, method=METHODS["kprune"]))
-    assert page.table("  asked")["  asked"][1] == "12.50"
+    assert page.table("  allowed")["  allowed"][1] == "12.50"
     assert "name kprune" in page.text
 
 
 def test_the_target_and_all_that_was_tried_are_shown():
     page = Page(made("whole"))
     rows = next(table for table in page.tables if table[0][-1] == "meets it")
-    assert rows[1:] == [["50.0 %", "0.8", "1.3", "no"], ["60.0 %", "0.4", "0.9", "yes"]]
-    assert "with 95 % confidence at most 0.9" in page.text
+    assert rows[1:] == [["50.0 %", "0.80", "1.30", "no"], ["60.0 %", "0.40", "0.90", "yes, chosen"]]
+    assert "with 95 % confidence at most 0.90" in page.text
     assert "drop of accuracy, points" in page.text
 
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from trimformer.models import KINDS
 from trimformer.models.masking import units_left
 from trimformer.options.checks import shorten
 from trimformer.options.choices import Format
-from trimformer.reporting.cards.source import Source, source_of
+from trimformer.reporting.cards.source import Source, shorten_command, source_of
 from trimformer.reporting.cards.use import export_lines, kind_tags, library, loading_lines, pipeline_tag
 from trimformer.reporting.score_table import score_table
 from trimformer.results import PruningResult
@@ -65,6 +64,7 @@ def model_card(
             *(f"| {' | '.join(row.cells)} |" for row in table),
         ]
         lines += ["", *_notes(result, dataset)]
+    lines += [line for warning in _warnings(result) for line in ("", f"**Note:** {warning}.")]
     use = _code(loading_lines(result.model, name), "python")
     lines += _section("Use", f"`{name}` is this directory or its name on the hub.", "", *use)
     if standalone:
@@ -152,6 +152,11 @@ def _notes(result: PruningResult, dataset: str | None) -> list[str]:
     return notes
 
 
+def _warnings(result: PruningResult) -> list[str]:
+    """Returns what the figures do not cover; labels come from the model, so their Markdown is made harmless."""
+    return [line.replace("`", "'").replace("<", "&lt;") for line in result.warnings]
+
+
 def _calibration(result: PruningResult) -> str:
     """Describes samples, method and cost in one sentence."""
     method = ", ".join(f"{key} `{value}`" for key, value in result.figures()["method"].items())
@@ -180,8 +185,7 @@ def _command(words: Sequence[str], hub: str | None) -> list[str]:
     """Shows the command, without the folders of the machine it ran on."""
     if not words:
         return []
-    shown = [word if word == hub else re.sub(r"^(--[\w-]+=)?(.*[/\\])", r"\1", word.rstrip("/")) for word in words]
-    return [*_code([shlex.join(shown)]), ""]
+    return [*_code([shorten_command(words, hub)]), ""]
 
 
 def _versions(packages: dict[str, str]) -> str:

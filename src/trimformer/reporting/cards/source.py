@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,18 @@ def last_part(path: str | Path) -> str:
     """Returns the name of a file or folder; relative paths such as `..` are resolved."""
     name = Path(path).name
     return name if name not in ("", "..") else Path(path).resolve().name
+
+
+def shorten_command(words: Sequence[str], hub: str | None = None) -> str:
+    """Returns a command line without the folders of the machine it ran on.
+
+    Args:
+        words: of the command line.
+        hub: name on the hub that is shown whole.
+    """
+    return shlex.join(
+        word if word == hub else re.sub(r"^(--[\w-]+=)?(.*[/\\])", r"\1", word.rstrip("/")) for word in words
+    )
 
 
 def _listed(value: Any) -> list[str]:

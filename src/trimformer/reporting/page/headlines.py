@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from trimformer.reporting import figures
+from trimformer.reporting.score_table import others_label
 from trimformer.results import PruningResult
 
 
@@ -39,14 +40,20 @@ def _quality(result: PruningResult) -> list[Headline]:
         name = main if main in names else names[0]
         dense, pruned = (figures.score(scores, name) for scores in (result.scores.dense, result.scores.pruned))
         label, unit = figures.score_label(name).rsplit(", ", 1)
-        reference = " ".join(filter(None, ("dense", dense.text, dense.interval)))
-        change = figures.score_change(dense.value, pruned.value)
-        return [Headline(label, pruned.text, unit, f"{reference}, {change}")]
+        change = figures.score_change(dense.value, pruned.value, result.change_ci95.get(name))
+        return [Headline(label, pruned.text, unit, f"dense {dense.text}, change {change}")]
+    divergence, agreement = figures.divergence(result.scores.divergence).text, result.agreement
+    if agreement is not None:
+        value, unit = figures.share(agreement.kept).text.split(" ")
+        detail = f"{figures.divergence_label(result.task.problem)} {divergence}"
+        if agreement.others is not None:
+            detail = f"{figures.share(agreement.others).text} {others_label(agreement).strip()}; {detail}"
+        return [Headline("predictions kept", value, unit, detail)]
     detail = "0 where outputs are the same"
     if result.scores.neighbours is not None:
         detail = f"{figures.share(result.scores.neighbours).text} of nearest neighbours kept"
     label = figures.divergence_label(result.task.problem)
-    return [Headline(label, figures.divergence(result.scores.divergence).text, "", detail)]
+    return [Headline(label, divergence, "", detail)]
 
 
 def _speed(result: PruningResult) -> list[Headline]:

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
+NEGLIGIBLE = 1e-6  # of the largest value: of sublayers that nothing was cut from
 LEAST = 1e-6  # smaller divergences are rounding error; a logarithmic axis has no 0
 
 
 def predicted_plot(reports: Sequence[SublayerReport]) -> "Markup | None":
     """Plots the predicted loss increase of each sublayer over layers; None if no increase is positive."""
-    values = [report.predicted.value if report.predicted else 0.0 for report in reports]
-    if not any(value > 0 for value in values):
+    values = [r.predicted.value if r.predicted and r.units < r.total else 0.0 for r in reports]
+    least = NEGLIGIBLE * max(values, default=0.0)  # rounding error would stretch the logarithmic axis
+    values = [value if value > least else 0.0 for value in values]
+    if not any(values):
         return None
 
     def paint(axes: "Axes") -> None:
@@ -36,7 +39,8 @@ def predicted_plot(reports: Sequence[SublayerReport]) -> "Markup | None":
 def refit_plot(reports: Sequence[SublayerReport]) -> "Markup | None":
     """Plots the held-out error of each sublayer's output before and after its refit; None without positive errors."""
     pairs = [(r, r.before.value, r.after.value) for r in reports if r.before and r.after]
-    pairs = [(r, before, after) for r, before, after in pairs if before > 0 and after > 0]
+    least = NEGLIGIBLE * max((before for _, before, _ in pairs), default=0.0)
+    pairs = [(r, before, after) for r, before, after in pairs if min(before, after) > least]
     if not pairs:
         return None
 
@@ -94,6 +98,8 @@ def target_plot(target: QualityTargetReport, label: str) -> "Markup":
             axes.vlines(x, verdict.measured, verdict.bound, color=color, linewidth=1.4)
             axes.plot(x, verdict.bound, color=color, marker="_", markersize=9)
             axes.plot(x, verdict.measured, color=color, marker=marker)
+            if verdict is target.tried[-1]:
+                axes.plot(x, verdict.measured, color=INK, marker="o", markersize=12, markerfacecolor="none")
         axes.axhline(target.asked, color=INK, linestyle=(0, (4, 3)), linewidth=1)
         axes.annotate("allowed", (1, target.asked), xycoords=("axes fraction", "data"), ha="right", va="bottom")
         axes.set_xlabel("kept, %")

@@ -11,7 +11,7 @@ from trimformer.reporting.page.headlines import headlines
 from trimformer.reporting.page.network import by_layer, sublayer_reports, totals
 from trimformer.reporting.page.plots import predicted_plot, refit_plot, target_plot
 from trimformer.reporting.page.render import render
-from trimformer.reporting.score_table import score_table, serving_table
+from trimformer.reporting.score_table import others_label, score_table, serving_table, target_scope
 from trimformer.results import PruningResult
 
 COUNTED = {"mac": "MACs of its layers", "parameters": "parameters of its layers", "latency": "latency, as estimated"}
@@ -28,6 +28,7 @@ def prune_page(
     name: str,
     arguments: Mapping[str, Any],
     loading: Sequence[str] = (),
+    command: Sequence[str] = (),
 ) -> str:
     """Renders the report of one pruned model as a self-contained HTML file without scripts.
 
@@ -35,8 +36,9 @@ def prune_page(
         result: of the run.
         sublayers: of the dense model, one for each mask.
         name: of the model.
-        arguments: of the run; `model` and `data` are named on the page.
+        arguments: of the run; the page names model, data and seed.
         loading: lines of Python that load the model.
+        command: words of the command line; paths are cut to their last part.
     """
     reports = sublayer_reports(result, sublayers)
     target, label = result.target, _target_label(result)
@@ -45,10 +47,15 @@ def prune_page(
         name=name,
         lead=_lead(result, arguments.get("model")),
         headlines=headlines(result),
+        warnings=result.warnings,
+        agreement=result.agreement,
+        others_label=others_label,
         rows=score_table(result),
         notes=tables.notes(result, arguments.get("data")),
         target=target,
         target_label=label,
+        target_scope=target_scope(target) if target else [],
+        target_value=figures.target_value,
         target_plot=target_plot(target, label) if target and target.tried else None,
         serving=serving_table(result),
         layers=by_layer(reports),
@@ -60,7 +67,7 @@ def prune_page(
         changed=result.changed,
         first=FIRST,
         loading="\n".join(loading),
-        details=tables.run_details(result),
+        details=tables.run_details(result, arguments, command),
     )
 
 

@@ -1,10 +1,11 @@
 """Texts and small tables of the pages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
+from trimformer.reporting.cards.source import last_part, shorten_command
 from trimformer.reporting.figures import Figure
 from trimformer.results import PruningResult
 
@@ -46,18 +47,40 @@ def stages(seconds: Mapping[str, float], passes: Mapping[str, float]) -> list[tu
     ]
 
 
+def _file_name(path: Any) -> str:
+    return last_part(path) if path else ""
+
+
 def _tenths(value: float) -> Figure:
     return Figure(value, f"{value:.1f}")
 
 
-def run_details(result: PruningResult) -> list[tuple[str, str]]:
-    """Returns (name, text) of task, method, calibration data and machine."""
+def run_details(
+    result: PruningResult, arguments: Mapping[str, Any], command: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Returns (name, text) of command, task, method, data, seed and machine.
+
+    Args:
+        result: of the run.
+        arguments: of the run.
+        command: words of the command line.
+    """
     machine, samples, task = result.machine, result.samples, result.task
     memory = ", ".join(f"{name} {value:.1f} GB" for name, value in result.cost.peak_gb.items())
     processes = f", {machine.processes} processes" if machine.processes > 1 else ""
     blank = f", {samples.blank_dropped:,} rows without a text left out" if samples.blank_dropped else ""
     method: dict[str, Any] = asdict(result.method)
+    named = [
+        ("command", shorten_command(command)),
+        ("data", _file_name(arguments.get("data") or arguments.get("data_dir"))),
+        ("evaluation data", _file_name(arguments.get("eval_data"))),
+        ("scored on", samples.scored_on),
+        ("judged on", result.target.judged_on if result.target else ""),
+        ("judge data", _file_name(arguments.get("judge_data"))),
+        ("seed", "" if arguments.get("seed") is None else str(arguments["seed"])),
+    ]
     return [
+        *(pair for pair in named if pair[1]),
         ("task", f"{task.name} ({task.problem.replace('_', ' ')})"),
         ("method", ", ".join(f"{key} {value}" for key, value in method.items())),
         ("calibrated on", f"{samples.calibration:,} samples{blank}"),
