@@ -25,11 +25,19 @@ from trimformer.refit.result import Refit
 
 @dataclass(frozen=True)
 class TaskReport:
-    """The task of a model: its name, the kind of output, and the main score (None without labels)."""
+    """The task of a model.
+
+    Attributes:
+        name: name of the task.
+        problem: kind of output.
+        score: the main score; None without labels.
+        labels: how class ids and names were read, in words; None if the rows have none.
+    """
 
     name: str
     problem: Problem
     score: str | None
+    labels: str | None = None
 
 
 @dataclass(frozen=True)

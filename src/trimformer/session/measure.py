@@ -66,7 +66,12 @@ def report(
     result = PruningResult(
         session.finish(pruned.model),
         pruned.masks,
-        task=TaskReport(data.task.name, find_problem(session.model), data.task.metric),
+        task=TaskReport(
+            data.task.name,
+            find_problem(session.model),
+            data.task.metric,
+            data.task.reading.description if data.task.reading else None,
+        ),
         method=method,
         budget=BudgetReport(unit_costs.metric, budget.constraint, costs / unit_costs.costs.dense),
         samples=SampleReport(

@@ -82,6 +82,7 @@ def run_details(
     return [
         *(pair for pair in named if pair[1]),
         ("task", f"{task.name} ({task.problem.replace('_', ' ')})"),
+        *([("labels", task.labels)] if task.labels else []),
         ("method", ", ".join(f"{key} {value}" for key, value in method.items())),
         ("calibrated on", f"{samples.calibration:,} samples{blank}"),
         ("machine", machine.device + processes),
