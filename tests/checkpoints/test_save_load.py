@@ -377,3 +377,30 @@ def test_a_model_of_peft_is_named_as_one():
     peft = type("PeftModelForSequenceClassification", (type("PeftModel", (), {}),), {})
     with pytest.raises(TrimformerError, match=r"PeftModelForSequenceClassification, an adapter .*merge_and_unload"):
         unwrap(peft(), None)
+
+
+OLD_CONFIGS = {
+    "a type by its architecture": (["model_type"], {}, r'no model_type; write "model_type": "bert" into config.json'),
+    "no type": (["model_type", "architectures"], {}, r'no model_type; write .* such as "model_type": "bert"'),
+    "no architecture": (["architectures"], {}, r'names no architecture; .* \["BertForSequenceClassification"\], or'),
+    "another architecture": ([], {"architectures": ["X"]}, "names the unknown architecture 'X'; write"),
+}
+
+
+@pytest.mark.parametrize("case", OLD_CONFIGS)
+def test_an_old_config_is_refused_with_what_to_write(tmp_path, case):
+    without, changes, words = OLD_CONFIGS[case]
+    save(make_model(), make_tokenizer(), tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in without} | changes
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrimformerError, match=words):
+        load(tmp_path / "m")
+
+
+def test_weights_without_the_head_of_their_config_load_as_the_bare_encoder(tmp_path, caplog):
+    save(make_model(head="Model"), make_tokenizer(), tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"]}))
+    assert type(load(tmp_path / "m")[0]).__name__ == "BertModel"
+    assert "lacks the head of BertForMaskedLM: BertModel is loaded" in caplog.text

@@ -131,3 +131,29 @@ def test_an_unknown_pooling_is_refused(tmp_path):
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "attention"}))
     with pytest.raises(TrimformerError, match=r"pooling 'attention' .* is unknown; known are cls"):
         load(folder)
+
+
+@pytest.mark.parametrize("family", ["Bert", "MPNet"])
+@pytest.mark.parametrize("weights", ["all", "encoder"])
+def test_an_embedder_is_the_bare_model_whatever_head_its_config_names(tmp_path, family, weights):
+    folder = sentence_model(tmp_path, Normalize(), family=family, attn_implementation="eager")
+    if weights == "all":
+        make_model(family, "ForMaskedLM", seed=1, attn_implementation="eager").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [f"{family}ForMaskedLM"]}))
+    model, tokenizer = load(folder)
+    assert type(model).__name__ == f"{family}Model"
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(embed(model, tokenizer), theirs, atol=1e-5, rtol=1e-4)
+    save(model, tokenizer, tmp_path / "out")
+    again = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(again, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("content", [{}, {"architectures": ["Nonsense"]}])
+def test_an_embedder_needs_no_architecture(tmp_path, content):
+    folder = sentence_model(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config | content))
+    assert type(load(folder)[0]).__name__ == "BertModel"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from trimformer.checkpoints.load_guard import QUANT_METHOD
 from trimformer.errors import TrimformerError, one_sentence, quoted
@@ -23,6 +24,30 @@ _ADAPTER_FILES = (
 _PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 _MAX_SIZE_RATIO = 500  # parameters per byte of weights; a pruned model's config is the dense one's
 _ALWAYS_ALLOWED = 10_000_000  # parameters
+
+
+def read_config(path: Path) -> PreTrainedConfig:
+    """Reads the config of a model directory.
+
+    Raises:
+        TrimformerError: it cannot be read, or states no model type, as checkpoints of 2020 and before.
+    """
+    with one_sentence(f"the config of '{path}' cannot be read"):
+        entries = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        try:
+            return AutoConfig.from_pretrained(path)
+        except ValueError as error:
+            if not isinstance(entries, Mapping) or entries.get("model_type"):
+                raise
+            names: Any = entries.get("architectures")
+            named: Any = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
+            model_type = getattr(getattr(named, "config_class", None), "model_type", None)
+            advice = (
+                f'write "model_type": "{model_type}" into config.json'
+                if model_type
+                else ('write the model\'s type into config.json, such as "model_type": "bert"')
+            )
+            raise TrimformerError(f"it has no model_type; {advice}") from error
 
 
 def check_config(config: PreTrainedConfig, path: Path) -> None:
@@ -154,6 +179,17 @@ def check_no_adapter(path: Path) -> None:
         )
     of = f" of {quoted(base)}" if base else ""
     raise TrimformerError(f"'{path}' holds only an adapter{of} ({names[0]}), not a whole model; {merge}")
+
+
+def check_weights(path: Path, advice: str = "copy or download it again") -> None:
+    """Checks that a directory has all files of its weights.
+
+    Raises:
+        TrimformerError: it has none, or lacks a part of them.
+    """
+    if not any((path / name).is_file() for name in WEIGHT_FILES):
+        raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin); {advice}")
+    check_shards(path)
 
 
 def check_shards(path: Path) -> None:

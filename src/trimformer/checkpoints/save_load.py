@@ -7,6 +7,8 @@ and `pipeline` therefore load a pruned directory and return a plain model, witho
 
 import atexit
 import copy
+import json
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -28,18 +30,20 @@ from trimformer.checkpoints.checkpoint_checks import (
     check_finite,
     check_model_size,
     check_no_adapter,
-    check_shards,
     check_unexpected,
+    check_weights,
+    read_config,
 )
+from trimformer.checkpoints.companions import copy_companions, remember_source
 from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard
 from trimformer.checkpoints.shrink import resize
-from trimformer.checkpoints.standalone import restore_library_class, write_standalone
+from trimformer.checkpoints.standalone import dense_class, restore_library_class, write_standalone
+from trimformer.checkpoints.written_checks import check_written
 from trimformer.data.processor import architecture_of, load_processor
 from trimformer.data.sentence_transformers import (
     attach_sentence_head,
     prepare_processor,
     read_sentence_head,
-    sentence_head_of,
     transformer_folder,
 )
 from trimformer.errors import TrimformerError, one_sentence
@@ -48,6 +52,8 @@ from trimformer.models.mask_tensors import has_finite_numbers, unstack_masks
 from trimformer.options.checks import check_flag, shorten
 from trimformer.utils.input_paths import check_model_path, check_readable
 from trimformer.utils.outputs import write_directory
+
+logger = logging.getLogger(__name__)
 
 # Weights of other libraries, which a download skips.
 _IGNORED_FILES = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
@@ -167,28 +173,63 @@ def find_directory(name: str | Path) -> Path:
 
 def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
     """Loads a model without its tokenizer; see `load`."""
-    path = find_directory(path)
-    folder = transformer_folder(path)
-    head, path = read_sentence_head(path), folder
+    root = find_directory(path)
+    path = transformer_folder(root)
+    head = read_sentence_head(root)
     if not any(path.iterdir()):
         raise TrimformerError(f"model directory '{path}' is empty")
     check_no_adapter(path)
     if not (path / "config.json").is_file():
         raise TrimformerError(f"'{path}' has no config.json; give a directory written by save_pretrained")
-    if not any((path / name).is_file() for name in WEIGHT_FILES):
-        raise TrimformerError(f"'{path}' has no weights (model.safetensors or pytorch_model.bin)")
-    check_shards(path)
+    check_weights(path)
     for file in ("config.json", *WEIGHT_FILES):
         check_readable(path / file, "file")
-    with one_sentence(f"the config of '{path}' cannot be read"):
-        config = AutoConfig.from_pretrained(path)
+    config = read_config(path)
     check_config(config, path)
+    is_embedder = head is not None and not head.is_cross_encoder
+    model_class = (_bare_class(config) if is_embedder else None) or _named_class(config, path)
+    model = _load_weights(model_class, config, path, attn_implementation)
+    attach_sentence_head(model, head)
+    remember_source(model, root)
+    return model
+
+
+def _named_class(config: PreTrainedConfig, path: Path) -> Any:
+    """Returns the class that a config names.
+
+    Raises:
+        TrimformerError: it names none that Transformers has, or one of another model type.
+    """
     architecture = architecture_of(config)
-    found = getattr(transformers, architecture, None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        raise TrimformerError(f"config.json of '{path}' names no known architecture: '{architecture}'")
-    model_class: Any = found
+    model_class: Any = getattr(transformers, architecture, None)
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+        base = getattr(_bare_class(config), "__name__", "BertModel")
+        stated = f"names the unknown architecture '{architecture}'" if architecture else "names no architecture"
+        raise TrimformerError(
+            f"config.json of '{path}' {stated}; write the model's class into it, such as "
+            f'"architectures": ["{base.removesuffix("Model")}ForSequenceClassification"], or ["{base}"] for an encoder '
+            "without a head"
+        )
     check_class(model_class, config, path)
+    return model_class
+
+
+def _bare_class(config: PreTrainedConfig) -> Any:
+    """Returns the class of a model without a task head, as sentence-transformers loads it; None if there is none."""
+    base: Any = MODEL_MAPPING.get(type(config), None)
+    if base is not None and getattr(config, "is_encoder_decoder", False):
+        return getattr(transformers, f"{base.__name__.removesuffix('Model')}EncoderModel", base)
+    return base
+
+
+def _load_weights(
+    model_class: Any, config: PreTrainedConfig, path: Path, attn_implementation: str | None
+) -> PreTrainedModel:
+    """Loads the weights of a directory into a class of Transformers and checks that they fit.
+
+    Raises:
+        TrimformerError: the model cannot be built or pruned, or its weights do not fit its config.
+    """
     with one_sentence(f"the config of '{path}' describes no model that can be built"), torch.device("meta"):
         skeleton = model_class(copy.deepcopy(config))
     try:
@@ -208,6 +249,11 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
         )
     # Old checkpoints may lack the pooler, which only some heads use.
     missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
+    head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+    if missing and set(missing) == head and model_class.__name__.endswith(("ForMaskedLM", "ForPreTraining")):
+        bare = _bare_class(config)
+        logger.warning("'%s' lacks the head of %s: %s is loaded", path, model_class.__name__, bare.__name__)
+        return _load_weights(bare, config, path, attn_implementation)
     if missing:
         raise TrimformerError(
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
@@ -215,12 +261,11 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
         )
     check_unexpected(info["unexpected_keys"], skeleton, path)
     check_finite(model, f"the weights in '{path}'")
-    attach_sentence_head(model, head)
     return model
 
 
 def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, standalone: bool = False) -> None:
-    """Writes the config, weights, processor files and files of sentence-transformers into a directory."""
+    """Writes the config, weights, processor files and files beside them into a directory, and checks that it loads."""
     if vars(model).get("lost_tokens"):
         words: Any = model.get_input_embeddings()
         if len(processor) > words.num_embeddings:
@@ -230,11 +275,21 @@ def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, stan
             )
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
-    head = sentence_head_of(model)
-    if head is not None:
-        head.copy_files(directory)
+    if dense_class(model) is type(model):
+        _drop_code_references(directory)
+    copy_companions(model, directory)
     if standalone:
         write_standalone(model, directory)
+    check_written(model, directory, standalone=standalone)
+
+
+def _drop_code_references(directory: Path) -> None:
+    """Removes `auto_map` from the configs: the classes are those of Transformers, and code of a model is never run."""
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
+        file = directory / name
+        if file.is_file() and "auto_map" in (config := json.loads(file.read_text(encoding="utf-8"))):
+            del config["auto_map"]
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def save(model: PreTrainedModel, processor: Any, path: str | Path, *, standalone: bool = False) -> None:

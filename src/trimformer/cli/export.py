@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.checkpoints.companions import copy_companions
 from trimformer.checkpoints.save_load import load
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.export import has_data
@@ -20,7 +21,6 @@ from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices
 from trimformer.data.outputs import find_problem
-from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.evaluation.serving import EXAMPLES, feeds
 from trimformer.export.onnx.export import check_onnx, write_files
 from trimformer.export.onnx.files import Written
@@ -117,13 +117,12 @@ def _like(model: PreTrainedModel, processor: Any, samples: int, tokens: int) -> 
 def _write_beside(model: PreTrainedModel, processor: Any, directory: Path) -> None:
     """Writes the config, without our entry, and the files of the processor and of sentence-transformers."""
     config = copy.deepcopy(model.config)
-    vars(config).pop("quantization_config", None)
+    for entry in ("quantization_config", "auto_map"):
+        vars(config).pop(entry, None)
     config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
     processor.save_pretrained(directory)
-    head = sentence_head_of(model)
-    if head is not None:
-        head.copy_files(directory)
+    copy_companions(model, directory)
 
 
 def format_files(model: PreTrainedModel, files: Sequence[Written], sessions: Sequence[Any], inputs: Batch) -> str:

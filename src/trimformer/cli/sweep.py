@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trimformer.checkpoints.checkpoint_checks import check_weights
 from trimformer.checkpoints.save_load import find_directory, load
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.sweep import SweepFlags, read
@@ -146,6 +147,7 @@ def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMem
     there = _results(output)
     for folder, result in there.items():
         _check_member(output / folder, result, identity, family)
+        check_weights(output / folder, f"remove '{output / folder}' to have the member written anew")
     for member in members:
         if member.folder not in there:
             check_output(output / member.folder)

@@ -4,9 +4,12 @@ Pruning then preserves the sentence embedding that is used, not just the hidden 
 """
 
 import json
+import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,22 @@ from trimformer.data.sentence_settings import (
 )
 from trimformer.errors import TrimformerError, one_sentence
 
+logger = logging.getLogger(__name__)
+
 MODULES = "modules.json"
 
 # Files of sentence-transformers beside those of the model and its tokenizer.
 _FILES = (MODULES, MODEL_SETTINGS, *TRANSFORMER_SETTINGS)
+
+_KINDS = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
+
+# Files that are written anew beside a pruned or exported model.
+_OWN_FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
+    "pytorch_model*", "*token*.json", "vocab*", "merges.txt", "bpe.codes", "chat_template*", "*.model",
+    "*preprocessor_config.json", "processor_config.json", "README.md", "head_mask.pt", "neuron_mask.pt", "results.json",
+    "sweep.json", "family.json", "report.html", "log.txt", "modeling_trimformer.py", "onnx", "openvino", *_FILES,
+)  # fmt: skip
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Identity": lambda x: x,
@@ -114,10 +129,31 @@ class SentenceHead:
                     if (folder / name).is_file():
                         shutil.copyfile(folder / name, target / name)
                 module["path"] = ""
-            elif folder.is_dir():
-                shutil.copytree(folder, target / module["path"])
+            elif module["path"] not in ("", ".") and folder.is_dir():
+                shutil.copytree(folder, target / module["path"], ignore=_unreadable, dirs_exist_ok=True)
         listed = [{key: value for key, value in module.items() if key != "kind"} for module in modules]
         (target / MODULES).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
+def is_own_file(name: str) -> bool:
+    """Whether trimformer writes a file or folder of this name beside a model."""
+    return any(fnmatch(name, pattern) for pattern in _OWN_FILES)
+
+
+def module_folders(path: Path) -> set[str]:
+    """Returns the names of the folders of a directory that hold modules of sentence-transformers."""
+    if not (path / MODULES).is_file():
+        return set()
+    return {parts[0] for module in _read_modules(path) if (parts := Path(module["path"]).parts)}
+
+
+def _unreadable(folder: str, names: list[str]) -> set[str]:
+    """Names in a folder that are neither folders nor readable files, such as pipes and links that lead nowhere."""
+    paths = [Path(folder) / name for name in names]
+    left = {p.name for p in paths if not (p.is_dir() or p.is_file()) or not os.access(p, os.R_OK)}
+    if left:
+        logger.warning("these entries of '%s' cannot be read and stay behind: %s", folder, ", ".join(sorted(left)))
+    return left
 
 
 def _read_modules(path: Path) -> list[dict[str, Any]]:
@@ -128,6 +164,11 @@ def _read_modules(path: Path) -> list[dict[str, Any]]:
             module["kind"] = str(module["type"]).rsplit(".", 1)[-1]
             if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
                 raise ValueError(f"the path '{module['path']}' leads out of the directory")
+            parts = Path(module["path"]).parts
+            if module["kind"] != "Transformer" and parts and is_own_file(parts[0]):
+                raise ValueError(f"the module folder '{module['path']}' has the name of another file; rename it")
+            if module["kind"] in _KINDS and not str(module["type"]).startswith("sentence_transformers."):
+                raise ValueError(f"the module {module['type']} is the model's own code, which is never run")
     return modules
 
 

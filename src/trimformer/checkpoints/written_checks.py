@@ -1,0 +1,103 @@
+"""Checks that a directory that was just written can be loaded, before it appears under its name."""
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, PreTrainedModel
+
+from trimformer.checkpoints.load_guard import is_pruned
+from trimformer.checkpoints.shrink import resize
+from trimformer.checkpoints.standalone import FILE, dense_class
+from trimformer.errors import TrimformerError, one_sentence
+
+
+def check_written(model: PreTrainedModel, directory: Path, *, standalone: bool = False) -> None:
+    """Checks that the written config describes exactly the tensors of the model, by names and shapes.
+
+    The described model is built on the meta device, so this needs neither memory nor time. Classes that are not from
+    Transformers are not checked, as only their owners know how they are built.
+
+    Args:
+        model: the model that was written.
+        directory: the written directory.
+        standalone: also check the modelling code in the directory.
+
+    Raises:
+        TrimformerError: the directory would not load as this model.
+    """
+    if dense_class(model) is not type(model):
+        return
+    with one_sentence("the model would not load again, so nothing is written"):
+        config = type(model.config).from_pretrained(directory)
+        if getattr(config, "model_type", ""):
+            AutoConfig.from_pretrained(directory)  # by its model type, as every loader finds it
+        with torch.device("meta"):
+            skeleton = type(model)(config)
+            widths: Any = getattr(config, "quantization_config", None)
+            if is_pruned(config):
+                resize(skeleton, widths["heads"], widths["neurons"], widths.get("kept_heads"))
+            _check_tensors(model, skeleton)
+            _check_file(skeleton, directory)
+            if standalone:
+                _check_tensors(model, _standalone_class(directory, type(model).__name__)(config))
+
+
+def _check_tensors(model: PreTrainedModel, skeleton: PreTrainedModel) -> None:
+    """Compares names and shapes of all tensors, and the values of tensors that loading ties to each other.
+
+    Raises:
+        TrimformerError: they differ.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    described = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    kind = type(model).__name__
+    for name in sorted(shapes.keys() ^ described.keys()):
+        holder, other = ("the model", "its config") if name in shapes else ("its config", "the model")
+        raise TrimformerError(
+            f"{holder} has the tensor {name}, {other} has not, as a part of {kind} was replaced by another module; "
+            f"keep the modules of {kind}"
+        )
+    for name, shape in shapes.items():
+        if described[name] != shape:
+            raise TrimformerError(
+                f"{name} is {shape}, but {described[name]} by the model's config; write the sizes into the config"
+            )
+    tensors = model.state_dict()
+    for name, source in getattr(skeleton, "all_tied_weights_keys", {}).items():
+        if name in tensors and source in tensors and not torch.equal(tensors[name], tensors[source]):
+            raise TrimformerError(
+                f"{name} differs from {source}, but loading makes them equal; set tie_word_embeddings to False in the "
+                "config"
+            )
+
+
+def _check_file(skeleton: PreTrainedModel, directory: Path) -> None:
+    """Compares the number of values in the files with that of the model; names on disk may differ from those in memory.
+
+    Raises:
+        TrimformerError: values are missing, as those of tensors that share memory, but are not tied by the config.
+    """
+    written = 0
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            written += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    tied = set(getattr(skeleton, "all_tied_weights_keys", {}))
+    needed = sum(tensor.numel() for name, tensor in skeleton.state_dict().items() if name not in tied)
+    if written < needed:
+        raise TrimformerError(
+            f"its files hold {written:,} values, but loading needs {needed:,}; does the config say which are tied?"
+        )
+
+
+def _standalone_class(directory: Path, name: str) -> Any:
+    """Returns a class of the modelling code in a standalone directory, which trimformer has just written."""
+    spec = importlib.util.spec_from_file_location(f"trimformer_written.{FILE}", directory / f"{FILE}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
