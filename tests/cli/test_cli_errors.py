@@ -141,7 +141,7 @@ SPAN = {"question": "who", "context": "a film", "answers": {"text": ["film"], "a
 WORDS = {"tokens": ["a", "film"], "ner_tags": [0, 1]}
 
 BAD_ROWS = {
-    "regression": ("regression", {"sentence": "a", "label": "good"}, ["'good'", "not a number"]),
+    "regression": ("regression", {"sentence": "a", "label": "good"}, ["'good'", "not a finite number"]),
     "one label of several": ("multi_label", {"sentence": "a", "label": 1}, ["label '1'", "not a list"]),
     "unknown among several": ("multi_label", {"sentence": "a", "label": ["odd"]}, ["'odd'", "LABEL_0"]),
     "more words than tags": ("tokens", {**WORDS, "ner_tags": [0]}, ["2 words", "1 tags"]),

@@ -29,20 +29,23 @@ _REPEATED = 10  # times that each of a few second items occurs, if they are labe
 
 
 def sample_row(sets: Sequence[Rows]) -> dict[str, Any]:
-    """Returns one row with every column of the first set, and with the columns of labels that any set has.
+    """Returns one row with the columns of the first row of the data, and the columns of labels that any row has.
 
     Each value is the first that is not missing. Columns of labels without any value are left out.
     """
-    row: dict[str, Any] = {}
+    _, first = min(numbered(sets[0]), key=lambda pair: pair[0])
+    row = dict.fromkeys(first)
     for i, rows in enumerate(sets):
         columns = getattr(rows, "column_names", None)  # a `datasets.Dataset`: all rows have the same columns
         for other in rows:
             for name, value in other.items():
-                if row.get(name) is None and (i == 0 or _is_label(name)):
-                    row[name] = None if _is_label(name) and _is_missing(value, True) else value
+                if _is_label(name):
+                    row[name] = value if _is_missing(row.get(name), True) else row[name]
+                elif i == 0 and name in first and row[name] is None:
+                    row[name] = value
             if columns is not None and all(row.get(name) is not None for name in columns if i == 0 or _is_label(name)):
                 break
-    return {name: value for name, value in row.items() if value is not None or not _is_label(name)}
+    return {name: value for name, value in row.items() if not (_is_label(name) and _is_missing(value, True))}
 
 
 def _is_label(name: Any) -> bool:
@@ -71,9 +74,10 @@ def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
                 continue
             check_columns(rows, [column])
             if any(missing):
-                number = [number for number, _ in numbered(rows)][missing.index(True)]
+                number, row = list(numbered(rows))[missing.index(True)]
                 raise TrimformerError(
-                    f"column '{column}' is empty in row {number} of the data; label all rows, or leave this one out"
+                    f"column '{column}' is {quoted(row[column])} in row {number} of the data, no label or number; "
+                    "label all rows, or leave this one out"
                 )
             labelled.append(rows)
         if 0 < len(labelled) < len(sets):

@@ -92,7 +92,7 @@ class LabelReader:
         items = split_labels(value, self.model)
         if not isinstance(items, list | tuple):
             raise TrimformerError(
-                f"label {quoted(value)} in {where} is not a list; this model predicts several labels per sample"
+                f"label {quoted(str(value))} in {where} is not a list; this model predicts several labels per sample"
             )
         if self.reading.multi_hot and items:
             return [float(item) for item in items]
@@ -143,7 +143,7 @@ class LabelReader:
                 "a label so: leave these rows out"
             )
         if number != int(number) or not 0 <= number < model.count:
-            raise TrimformerError(f"label {quoted(value)} in {where} is outside the model's {model.count} labels")
+            raise TrimformerError(f"label {number:.10g} in {where} is outside the model's {model.count} labels")
         return int(number)
 
     def _named_class(self, number: float, where: str) -> int:
@@ -321,12 +321,11 @@ def _is_multi_hot(lists: Sequence[Sequence[Any]], model: ModelLabels, column: st
     hot = [len(items) == model.count and all(item in (0, 1) for item in items) for items in lists]
     if all(hot):
         return bool(hot)
-    repeats = next((items for items, is_hot in zip(lists, hot, strict=True) if is_hot and len(set(items)) < 2), None)
-    repeats = repeats or next(
-        (items for items, is_hot in zip(lists, hot, strict=True) if is_hot and len(set(items)) < len(items)), None
-    )
-    if repeats is not None and model.count > 1:
-        other = lists[hot.index(False)]
+    pairs = zip(lists, hot, strict=True)
+    repeats = next((items for items, is_hot in pairs if is_hot and len(set(items)) < len(items)), None)
+    other = lists[hot.index(False)]
+    is_known = all(_class_number(item) is not None or model.find(str(item)) is not None for item in other)
+    if repeats is not None and is_known and model.count > 1:
         raise TrimformerError(
             f"column '{column}' mixes lists of one 0 or 1 per class ({quoted(repeats)}) with lists of labels "
             f"({quoted(other)}); use one or the other"
