@@ -26,6 +26,7 @@ from tests.checkpoints.tiny_tokenizers import (
     with_suffix,
     wordpiece,
 )
+from trimformer.checkpoints import tokenizer_trimming
 from trimformer.checkpoints.tokenizer_trimming import check_tokenizer, needed_ids, trim_tokenizer
 from trimformer.errors import TrimformerError
 
@@ -100,6 +101,40 @@ def test_a_word_that_wordpiece_gives_up_stays_unknown_though_shorter_pieces_woul
     names, texts = ["[UNK]", "[PAD]", "a", "##b", "##c", "ab", "abc", "##cd"], ["ab", "acd", "abcd"]
     tokenizer = plain(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
     assert tokens(smaller(tokenizer, texts), texts) == [["ab"], ["a", "##cd"], ["[UNK]"]]
+
+
+class Counted(dict[str, int]):
+    """A vocabulary that counts the characters of the words looked up in it."""
+
+    work = 0
+
+    def __contains__(self, word: object) -> bool:
+        self.work += len(str(word))
+        return super().__contains__(word)
+
+
+def test_the_work_for_a_word_grows_with_its_length() -> None:
+    vocabulary = {"a": 0, "##a": 1, "##ab": 2, "##b": 3}
+    work = []
+    for size in (500, 1000, 2000):
+        counted = Counted(vocabulary)
+        ids = list(tokenizer_trimming._pieces("ab" * size, counted, "##", longest=4))
+        assert ids == [0, 3] + [2] * (size - 1)  # a, ##b, then ##ab
+        work.append(counted.work)
+    assert work[1] < 2.1 * work[0]
+    assert work[2] < 2.1 * work[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_word_without_a_space_takes_no_more_lookups_than_a_short_one(kind: Any, monkeypatch: Any) -> None:
+    tried: list[str] = []
+    pieces = tokenizer_trimming._pieces
+    monkeypatch.setattr(
+        tokenizer_trimming, "_pieces", lambda word, *rest: [*pieces(word, *rest), tried.append(word)][:-1]
+    )
+    tokenizer, texts = trained(kind), ["abc" * 30_000, "abcd"]
+    assert tokens(smaller(tokenizer, texts), texts) == tokens(tokenizer, texts)
+    assert max(map(len, tried), default=0) <= 100  # WordPiece gives up longer words without a look
 
 
 def test_an_unknown_character_costs_unigram_what_it_did() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 import transformers
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 from tests.checkpoints.tiny_tokenizers import byte_level, tokens, trained, unigram, wordpiece
 from tests.conftest import make_model, make_tokenizer, pruned, random_masks
 from trimformer import load, save
-from trimformer.checkpoints.vocabulary import trim_vocabulary
+from trimformer.checkpoints.vocabulary import read_vocabulary, trim_vocabulary
 from trimformer.errors import TrimformerError
 
 TEXTS = ["abc ab", "cab abba ☃", "bacca"]
@@ -113,8 +114,36 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
 
 
 def test_no_texts_are_refused() -> None:
-    with pytest.raises(TrimformerError, match="give a list of one string at least"):
+    with pytest.raises(TrimformerError, match="give a list of texts, one string at least"):
         trim_vocabulary(make_model(), make_tokenizer(), [])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        "the film",
+        b"the film",
+        {"text": ["the film"]},
+        {"the film"},
+        pandas.DataFrame({"text": ["a"]}),
+        None,
+        7,
+        ["a", 1],
+    ],
+    ids=lambda texts: type(texts).__name__,
+)
+def test_what_is_no_list_of_texts_is_not_read_piece_by_piece(texts: Any) -> None:
+    with pytest.raises(TrimformerError, match="give a list of texts, one string at least") as error:
+        trim_vocabulary(make_model(), make_tokenizer(), texts)
+    assert len(str(error.value)) < 200
+    if not isinstance(texts, str):  # the name of a file
+        with pytest.raises(TrimformerError, match="give a list of texts, one string at least"):
+            read_vocabulary(texts)
+
+
+def test_an_empty_name_of_a_vocabulary_is_refused() -> None:
+    with pytest.raises(TrimformerError, match="the vocabulary has an empty name; give 'used' or a file"):
+        read_vocabulary("")
 
 
 def test_a_model_of_images_is_refused() -> None:

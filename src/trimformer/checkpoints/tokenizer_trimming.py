@@ -195,19 +195,30 @@ def _before_failures(
         for text, encoding in zip(chunk, backend.encode_batch(chunk, add_special_tokens=False), strict=True):
             found = zip(encoding.ids, encoding.offsets, strict=True)
             spans |= {text[slice(*offset)] for index, offset in found if index == unknown}
+    longest = max(map(len, vocabulary))
     for span in spans:
         normal = backend.normalizer.normalize_str(span) if backend.normalizer else span
         words = backend.pre_tokenizer.pre_tokenize_str(normal) if backend.pre_tokenizer else [(normal, None)]
+        # A longer word is unknown whatever the vocabulary is.
+        tried = (word for word, _ in words if len(word) <= model["max_input_chars_per_word"])
         yield from chain.from_iterable(
-            _pieces(word, vocabulary, model["continuing_subword_prefix"]) for word, _ in words
+            _pieces(word, vocabulary, model["continuing_subword_prefix"], longest) for word in tried
         )
 
 
-def _pieces(word: str, vocabulary: Mapping[str, int], prefix: str) -> Iterator[int]:
-    """Yields the ids of the longest matching tokens, up to the first character without a match."""
+def _pieces(word: str, vocabulary: Mapping[str, int], prefix: str, longest: int) -> Iterator[int]:
+    """Yields the ids of the longest matching tokens, up to the first character without a match.
+
+    Args:
+        word: a normalized word.
+        vocabulary: id of each token.
+        prefix: what tokens inside a word begin with.
+        longest: characters of the longest token, which bounds the work for each character of the word.
+    """
     start = 0
     while start < len(word):
-        candidates = (((prefix if start else "") + word[start:end], end) for end in range(len(word), start, -1))
+        ends = range(min(len(word), start + longest), start, -1)
+        candidates = (((prefix if start else "") + word[start:end], end) for end in ends)
         found = next((candidate for candidate in candidates if candidate[0] in vocabulary), None)
         if found is None:
             return

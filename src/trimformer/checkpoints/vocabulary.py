@@ -1,6 +1,6 @@
 """Removes unused tokens from a tokenizer and a model's embeddings."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from trimformer.data.processor import is_dual_encoder, tokenize
 from trimformer.data.rows import Rows, Selection, numbered
 from trimformer.data.sentence_transformers import prompts_of
 from trimformer.data.tasks import EncodedTask, Task
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 from trimformer.options.checks import shorten
 
 USED = "used"  # tokens of the run's own data
@@ -66,11 +66,7 @@ def trim_vocabulary(
     if not isinstance(model, PreTrainedModel):
         raise TrimformerError(f"model is {shorten(model)}; give a PreTrainedModel, as trimformer.load returns it")
     check_trimmable(model, tokenizer)
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise TrimformerError(f"texts is {shorten(texts)}; give a list of texts")
-    texts = list(texts)
-    _check_strings(texts)
-    vocabulary = vocabulary_of_texts(model, tokenizer, texts)
+    vocabulary = vocabulary_of_texts(model, tokenizer, _list_texts(texts))
     return trim_embeddings(model, vocabulary.kept_ids), vocabulary.tokenizer
 
 
@@ -105,9 +101,9 @@ def vocabulary_of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     """
 
     def encode(reader: PreTrainedTokenizerBase) -> Ids:
-        starts = range(0, len(texts), CHUNK_SIZE)
-        encoded = (tokenize(reader, list(texts[i : i + CHUNK_SIZE]), verbose=False)["input_ids"] for i in starts)
-        return flat_ids(ids for chunk in encoded for ids in chunk)
+        only_ids = {"verbose": False, "return_attention_mask": False, "return_token_type_ids": False}
+        chunks = (list(texts[i : i + CHUNK_SIZE]) for i in range(0, len(texts), CHUNK_SIZE))
+        return flat_ids(ids for chunk in chunks for ids in tokenize(reader, chunk, **only_ids)["input_ids"])
 
     return _find_vocabulary(model, tokenizer, encode, texts)
 
@@ -139,10 +135,10 @@ def read_vocabulary(source: str | Path | Sequence[str]) -> list[str] | None:
         TrimformerError: the file cannot be read, or there are no texts.
     """
     if isinstance(source, str | Path):
+        if not str(source):
+            raise TrimformerError(f"the vocabulary has an empty name; give '{USED}' or a file with one text per line")
         return None if source == USED else read_texts(source)
-    texts = list(source)
-    _check_strings(texts)
-    return texts
+    return _list_texts(source)
 
 
 def check_texts(task: Task) -> None:
@@ -184,9 +180,19 @@ def _find_vocabulary(
     return vocabulary
 
 
-def _check_strings(texts: Sequence[Any]) -> None:
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise TrimformerError("the vocabulary is defined by texts; give a list of one string at least")
+def _list_texts(texts: Any) -> list[str]:
+    """Lists texts; a string would be read letter by letter, a dictionary or data frame column name by column name.
+
+    Raises:
+        TrimformerError: the value is no iterable of strings, or an empty one.
+    """
+    is_texts = isinstance(texts, Iterable) and not isinstance(texts, str | bytes | Mapping | Set)
+    values = list(texts) if is_texts and not hasattr(texts, "columns") else []
+    wrong = next((value for value in values if not isinstance(value, str)), None)
+    if not values or wrong is not None:
+        description = f"{quoted(texts)}" if wrong is None else f"a list that holds {quoted(wrong)}"
+        raise TrimformerError(f"the texts of the vocabulary are {description}; give a list of texts, one string at least")
+    return values
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:
