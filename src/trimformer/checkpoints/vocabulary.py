@@ -190,8 +190,8 @@ def _list_texts(texts: Any) -> list[str]:
     values = list(texts) if is_texts and not hasattr(texts, "columns") else []
     wrong = next((value for value in values if not isinstance(value, str)), None)
     if not values or wrong is not None:
-        description = f"{quoted(texts)}" if wrong is None else f"a list that holds {quoted(wrong)}"
-        raise TrimformerError(f"the texts of the vocabulary are {description}; give a list of texts, one string at least")
+        value = quoted(texts) if wrong is None else f"a list that holds {quoted(wrong)}"
+        raise TrimformerError(f"the vocabulary's texts are {value}; give a list of texts, one string at least")
     return values
 
 
