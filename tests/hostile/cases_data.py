@@ -4,7 +4,7 @@ import gzip
 import json
 from typing import Any
 
-from tests.hostile.world import Case, every, rows, text
+from tests.hostile.world import Case, both, every, rows, text
 
 EVALUATE = "evaluate model --data {}"
 SWEEP = "sweep model --data {} --constraints 0.5 --output out"
@@ -111,6 +111,9 @@ _KINDS: dict[str, tuple[str, Any, list[str]]] = {
     "tag is a text": ("tokens", {**_WORDS, "ner_tags": ["O", "O"]}, ["'O'"]),
     "tag is null": ("tokens", {**_WORDS, "ner_tags": [0, None]}, ["None"]),
     "tags are a number": ("tokens", {**_WORDS, "ner_tags": 1}, ["ner_tags", "not a list"]),
+    "words are an object": ("tokens", {**_WORDS, "tokens": {"a": 1, "film": 2}}, ["tokens", "not a list"]),
+    "tags are an object": ("tokens", {**_WORDS, "ner_tags": {"0": 1, "1": 2}}, ["ner_tags", "not a list"]),
+    "a number beyond float32": ("regression", {**_NUMBER, "label": 1e308}, ["1e+308", "float32"]),
     "words are a number": ("tokens", {**_WORDS, "tokens": 7}, ["tokens", "not a list"]),
     "a word is a list": ("tokens", {**_WORDS, "tokens": ["a", ["b"]]}, ["word", "list"]),
     "a word is null": ("tokens", {**_WORDS, "tokens": ["a", None]}, ["word"]),
@@ -130,6 +133,13 @@ _FINETUNE: dict[str, tuple[Any, list[str]]] = {
     "a class of 10^9": (rows({**ROW, "label": 10**9}), ["label", "1000000000"]),
     "a negative class": (rows({**ROW, "label": -1}), ["label", "-1"]),
     "mixed": (rows({**ROW, "label": "good"}), ["'label'", "mixes"]),
+    "numbers, then a list": (
+        both(every(label=[1]), rows({**ROW, "label": 1})),
+        ["'label'", "mixes lists of labels and single labels"],
+    ),
+    "a label too large": (rows({**ROW, "label": 1e308}), ["'label'", "1e+308"]),
+    "a number too large": (both(every(label=0.5), rows({**ROW, "label": 1e308})), ["1e+308", "row 13", "float32"]),
+    "a row without a label": (rows({"sentence": "a film"}), ["'label'", "row 13"]),
     "objects": (every(label={"a": 1}), ["'label'", "neither"]),
     "lists and numbers": (rows({**ROW, "label": [1]}), ["'label'"]),
     "no labels": (rows({"sentence": "a film"}, instead=True), ["too few"]),

@@ -188,9 +188,9 @@ def _list_texts(texts: Any) -> list[str]:
     """
     is_texts = isinstance(texts, Iterable) and not isinstance(texts, str | bytes | Mapping | Set)
     values = list(texts) if is_texts and not hasattr(texts, "columns") else []
-    wrong = next((value for value in values if not isinstance(value, str)), None)
-    if not values or wrong is not None:
-        value = quoted(texts) if wrong is None else f"a list that holds {quoted(wrong)}"
+    wrong = [value for value in values if not isinstance(value, str)][:1]
+    if wrong or not values:
+        value = f"a list that holds {quoted(wrong[0])}" if wrong else quoted(texts)
         raise TrimformerError(f"the vocabulary's texts are {value}; give a list of texts, one string at least")
     return values
 

@@ -18,6 +18,7 @@ from trimformer.data.processor import check_vocabulary
 from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, load_hub, read_splits
 from trimformer.data.tasks import Task, find_task, infer_task
+from trimformer.data.tasks.all_rows import check_labelled
 from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation.scores import Scorer
@@ -187,6 +188,7 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     task = named_task or infer_task(
         problem, config, rows, text_columns=arguments.text_column, label_column=arguments.label_column
     )
+    check_labelled(task, [train, *validation.values()] if training.do_train else list(validation.values()))
     if arguments.max_seq_length:
         task = replace(task, max_length=arguments.max_seq_length)
     model_class = getattr(transformers, task.auto_class)

@@ -17,6 +17,7 @@ from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
 from trimformer.cli.serving import Serving
 from trimformer.data.splits import read_evaluation_rows
+from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.export.onnx.export import check_onnx
 from trimformer.models import find_sublayers
 from trimformer.options.budgets import BudgetOptions
@@ -62,8 +63,10 @@ def _run(arguments: argparse.Namespace) -> int:
         check_trimmable(model, processor)
     if flags.output.standalone:
         check_standalone(model)
-    judged = read_evaluation_rows(arguments.judge_data) if arguments.judge_data else None
+    judged = read_evaluation_rows(arguments.judge_data) if arguments.judge_data is not None else None
     task, train, validation = load_task_data(options.data, model, options.execution.seed)
+    if judged is not None and flags.budget.target is not None and flags.budget.target.kind == "drop":
+        check_some_labels(task, judged, f"--judge-data '{arguments.judge_data}'")
     return prune_and_write(
         Inputs(model, processor, train, validation, judged, task),
         flags.budget,

@@ -1,7 +1,7 @@
 """Converts Python data (lists, data frames, datasets, loaders) into rows: one mapping of columns per example."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from trimformer.data.class_names import class_names, class_names_of
 from trimformer.data.media import is_image
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, listed, quoted
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -72,7 +72,7 @@ def as_rows(data: Any, name: str = "dataset") -> Rows:
         TrimformerError: the data has another type.
     """
     if data is None or isinstance(data, str | bytes):
-        value = "None" if data is None else f"'{data[:50]!s}', a single {type(data).__name__}"
+        value = "None" if data is None else f"{quoted(data)}, a single {type(data).__name__}"
         raise TrimformerError(
             f"{name} is {value}; give a list of texts or dictionaries (trimformer.data.files.read_rows reads a file)"
         )
@@ -109,7 +109,7 @@ def _rows_of_dataset(data: Any, name: str) -> Rows | None:
     if datasets is None:
         return None
     if isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
-        raise TrimformerError(f"{name} holds several datasets ({', '.join(map(str, data))}); give one of them")
+        raise TrimformerError(f"{name} holds several datasets ({listed(data)}); give one of them")
     if isinstance(data, datasets.IterableDataset):
         return NamedRows(disable_decoding(data), class_names_of(data))
     if not isinstance(data, datasets.Dataset):
@@ -141,12 +141,12 @@ def _rows_of_columns(columns: Mapping[Any, Any], name: str) -> Rows:
     scalar = next((key for key, size in sizes.items() if size is None), None)
     if scalar is not None:
         raise TrimformerError(
-            f"{name} is a dictionary whose '{scalar}' is not a list; give a list per column, or a list of dictionaries"
+            f"{name} is a dictionary whose {quoted(scalar)} is not a list; give a list per column, or a list of "
+            "dictionaries"
         )
     if len(set(sizes.values())) > 1:
-        raise TrimformerError(
-            f"the columns of {name} differ in length: " + ", ".join(f"{key} has {size}" for key, size in sizes.items())
-        )
+        lengths = listed(f"{key} has {size}" for key, size in sizes.items())
+        raise TrimformerError(f"the columns of {name} differ in length: {lengths}")
     values = [value.tolist() if getattr(value, "ndim", 0) == 1 else value for value in columns.values()]
     return [dict(zip(sizes, items, strict=True)) for items in zip(*values, strict=True)]
 
@@ -170,7 +170,7 @@ def _rows_of_table(data: Any) -> Rows | None:
         names = [str(column) for column in data.columns]
         if len(set(names)) < len(names):
             duplicate = next(name for name in names if names.count(name) > 1)
-            raise TrimformerError(f"the data frame has two columns '{duplicate}'; rename one")
+            raise TrimformerError(f"the data frame has two columns {quoted(duplicate)}; rename one")
         frame = data.astype(object).where(data.notna(), None)
         frame.columns = names
         return list(frame.to_dict("records"))
@@ -180,6 +180,8 @@ def _rows_of_table(data: Any) -> Rows | None:
 def _list_items(data: Any, name: str) -> Sequence[Any]:
     if isinstance(data, Sequence):
         return data
+    if isinstance(data, Set):
+        raise TrimformerError(f"{name} is a set, whose order changes from run to run; give a list")
     try:
         if hasattr(data, "__len__") and not hasattr(data, "__iter__"):  # such as torch.utils.data.Dataset
             return [data[i] for i in range(len(data))]

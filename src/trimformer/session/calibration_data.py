@@ -14,6 +14,7 @@ from trimformer.data.batches import Features, count_samples, make_batches, mean_
 from trimformer.data.rows import Rows, Selection, as_rows
 from trimformer.data.splits import check_evaluation_sets, find_splits
 from trimformer.data.tasks import Task
+from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_token_ids
 from trimformer.errors import TrimformerError
@@ -115,6 +116,8 @@ def draw_samples(
     if target is not None and inputs.judge_dataset is not None:
         judged = as_rows(inputs.judge_dataset, "judge_dataset")
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged)
+    if judged is not None and target is not None and target.kind == "drop":
+        check_some_labels(task, judged, "judge_dataset")
     if target is not None and judged is None:
         train, judged = _set_aside(train, num_samples, seed)
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())

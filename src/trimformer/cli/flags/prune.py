@@ -113,9 +113,9 @@ def check_request(arguments: argparse.Namespace) -> None:
     flags = read(arguments)
     if flags.budget.is_empty:
         raise TrimformerError("give either a constraint or a latency in ms, or the quality to keep")
-    if arguments.judge_data and flags.budget.target is None:
+    if arguments.judge_data is not None and flags.budget.target is None:
         raise TrimformerError("--judge-data needs --max-drop or --max-divergence; give one, or leave it out")
-    if arguments.judge_data:
+    if arguments.judge_data is not None:
         check_readable(arguments.judge_data, "data file")
     plain = isinstance(flags.method, Method) and flags.method.allocation == "plain"
     if flags.output.standalone and plain:

@@ -86,6 +86,20 @@ def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
             )
 
 
+def check_some_labels(task: Task, rows: Rows, name: str) -> None:
+    """Checks that rows to test a drop on have labels, where the other rows of the task have some.
+
+    Raises:
+        TrimformerError: the rows have no column of labels.
+    """
+    columns = task.label_columns
+    if columns and not any(row.get(column) is not None for row in rows for column in columns):
+        raise TrimformerError(
+            f"max_drop needs labels, and {name} has no column {quoted(columns[0])}; add it, or give max_divergence "
+            "instead"
+        )
+
+
 def settle_labels(task: AnyTask, config: PreTrainedConfig, sets: Sequence[Rows]) -> AnyTask:
     """Decides from all rows how labels are read, checks each label, and logs the reading.
 

@@ -1,7 +1,6 @@
 """Embedding tasks: every text is embedded by itself; two text columns are two texts, never one pair."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -18,6 +17,7 @@ from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
+from trimformer.data.tasks.label_reading import as_number
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
@@ -72,10 +72,10 @@ class EmbeddingTask(Task):
         check_columns(rows, (*self.text_columns, *([self.score_column] if self.score_column else [])))
         if self.score_column:
             for number, row in numbered(rows):
-                if not _is_number(value := row[self.score_column]):
+                if as_number(value := row[self.score_column]) is None:
                     raise TrimformerError(
-                        f"{quoted(value)} in column '{self.score_column}' of row {number} is not a finite number; "
-                        "the column must hold the similarity of two texts"
+                        f"{quoted(value)} in column {quoted(self.score_column)} of row {number} is not a finite number "
+                        "in float32; the column must hold the similarity of two texts"
                     )
         prompts = zip_longest(self.text_columns, self.prompts, fillvalue="")
         texts = [text for column, prompt in prompts for text in column_texts(rows, column, prompt)]
@@ -113,7 +113,7 @@ def embedding_task(
         raise missing_column("text column", rows[0])
     if score_column is None and len(texts) == 2:
         column = guess_column(LABEL_COLUMNS, rows[0], texts)
-        score_column = column if column is not None and _is_number(rows[0][column]) else None
+        score_column = column if column is not None and as_number(rows[0][column]) is not None else None
     return EmbeddingTask(
         name="embedding",
         text_columns=texts,
@@ -144,10 +144,3 @@ def _guess_text_columns(columns: Iterable[Any]) -> tuple[str, ...]:
         if all(group_columns):
             return tuple(name for name in group_columns if name)
     return ()
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError, OverflowError):
-        return False

@@ -118,7 +118,11 @@ def _read_input(value: Any, where: str) -> Any:
         if array.dtype.kind in "bui":
             return array.astype(int).tolist()
         if array.dtype.kind == "f":
-            return torch.as_tensor(array.astype(np.float32))
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float32)
+            if not np.isfinite(array).all():
+                raise TrimformerError(f"{where} holds values that are not finite in float32; correct them")
+            return torch.as_tensor(array)
     except (TypeError, ValueError, OverflowError):  # choices of different lengths
         with suppress(TypeError, ValueError, OverflowError):
             if all(isinstance(item, list) for item in value):

@@ -12,7 +12,7 @@ from trimformer.data.tasks.base import Task, guess_column, missing_column
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TextTask
 from trimformer.data.tasks.token_classification import TAG_COLUMNS, WORD_COLUMNS
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, listed, quoted
 
 MAX_CLASSES = 100_000  # a larger class id is taken for an error; a head of that size would not fit in memory
 
@@ -39,18 +39,16 @@ def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem,
     is_tokens = any(name in columns and not isinstance(rows[0][name], str) for name in WORD_COLUMNS)
     usual = TAG_COLUMNS if is_tokens else LABEL_COLUMNS
     if label_column is not None and label_column not in columns:
-        raise TrimformerError(f"the data has no column '{label_column}'; its columns are {', '.join(columns)}")
+        raise TrimformerError(f"the data has no column {quoted(label_column)}; its columns are {listed(columns)}")
     label_column = label_column or guess_column(usual, columns)
     if label_column is None:
         raise missing_column("label column", columns, labels=True)
     if is_tokens:
         return "tokens", label_column
-    values = [row[label_column] for row in rows]
+    values = [row[label_column] for row in rows if row.get(label_column) is not None]
     if any(isinstance(value, list) for value in values):
         if not all(isinstance(value, list) for value in values):
-            raise TrimformerError(
-                f"column '{label_column}' mixes lists of labels and single labels; use one or the other"
-            )
+            raise _mixed_labels(label_column)
         return "multi_label", label_column
     return "regression" if any(_is_fraction(value) for value in values) else "single_label", label_column
 
@@ -86,14 +84,17 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
         return
     values = [row[column] for row in rows if row.get(column) is not None]
     has_lists = problem in ("multi_label", "tokens")
+    list_types = (list, str) if has_lists else (list,)  # a string in a list's place is split
+    if any(isinstance(value, list_types) != has_lists for value in values):
+        raise _mixed_labels(column)
     lists = [value.split() if isinstance(value, str) else value for value in values] if has_lists else []
     items = [item for value in lists for item in value] if lists else values
     if not all(isinstance(item, str | int | float) for item in items):
-        raise TrimformerError(f"column '{column}' holds labels that are neither names nor numbers")
+        raise TrimformerError(f"column {quoted(column)} holds labels that are neither names nor numbers")
     labels = set(items)
     is_name = {isinstance(label, str) and not label.lstrip("-").isdigit() for label in labels}
     if len(is_name) > 1:
-        raise TrimformerError(f"column '{column}' mixes label names and numbers; use one or the other")
+        raise TrimformerError(f"column {quoted(column)} mixes label names and numbers; use one or the other")
     if is_name == {True}:
         names = sorted(labels)
         if set(names) <= set(config.label2id or {}):
@@ -111,6 +112,10 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
     config.label2id = {name: i for i, name in enumerate(names)}
 
 
+def _mixed_labels(column: str) -> TrimformerError:
+    return TrimformerError(f"column {quoted(column)} mixes lists of labels and single labels; use one or the other")
+
+
 def _check_class_ids(labels: set[Any], column: str) -> None:
     """Checks that labels are class ids.
 
@@ -121,5 +126,6 @@ def _check_class_ids(labels: set[Any], column: str) -> None:
         number = float(label) if not isinstance(label, int) else label
         if not 0 <= number < MAX_CLASSES or number != int(number):
             raise TrimformerError(
-                f"column '{column}' has the label {label}; number the classes from 0 to at most {MAX_CLASSES - 1}"
+                f"column {quoted(column)} has the label {quoted(label)}; number the classes from 0 to at most "
+                f"{MAX_CLASSES - 1}"
             )

@@ -1,7 +1,6 @@
 """Reads labels: decides once, from all rows, what the numbers in a label column mean, and finds each label's class."""
 
 import ast
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from trimformer.errors import TrimformerError, listed, quoted
 UNLABELLED = -100  # label of tokens that neither the loss nor the scores count
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes class ids as 1.0 where some are missing
+_LARGEST = (2 - 2**-23) * 2.0**127  # in float32
 _TRUTH = {"true": 1, "false": 0}
 _SHOWN = 5  # names in a log line
 
@@ -108,7 +108,9 @@ class LabelReader:
             name = as_number(self.names[int(number)])
             number = number if name is None else name
         if number is None:
-            raise TrimformerError(f"label {quoted(value)} in {where} is not a finite number; this model is a regressor")
+            raise TrimformerError(
+                f"label {quoted(value)} in {where} is not a finite number in float32; this model is a regressor"
+            )
         return float(number)
 
     def class_id(self, value: Any, where: str) -> int:
@@ -274,12 +276,12 @@ def split_tags(value: Any) -> list[Any]:
 
 
 def as_number(value: Any) -> float | None:
-    """Returns a finite number, also one that is written in a string; None for any other value."""
+    """Returns a number that is finite in float32, also one that is written in a string; None for any other value."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= _LARGEST else None
 
 
 def _class_number(value: Any) -> float | None:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -122,8 +122,12 @@ def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names:
 
 def _items(value: Any, where: str) -> list[Any]:
     """Returns the list in a cell; a string, as in a CSV file, is split at white space."""
+    if isinstance(value, str):
+        return value.split()
     try:
-        return value.split() if isinstance(value, str) else list(value)
+        if isinstance(value, bytes | Mapping | Set):
+            raise TypeError
+        return list(value)
     except TypeError:
         raise TrimformerError(f"{where} is {quoted(value)}, not a list") from None
 
