@@ -270,3 +270,9 @@ def test_a_signal_in_a_shell_is_one_line_and_leaves_nothing(model_dir, data, tmp
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert Path(tmp_path / "x.json").is_file(), done.stderr
+
+
+def test_control_characters_of_names_never_reach_the_terminal():
+    stream = io.StringIO()
+    TolerantStream(stream, escaped=True).write("a\x1b[31m\tb\r\x9b\n")
+    assert stream.getvalue() == "a\\x1b[31m\tb\\r\\x9b\n"

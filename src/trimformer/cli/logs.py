@@ -72,7 +72,7 @@ def guarded(run: Callable[[], int | None]) -> int:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    output, errors = TolerantStream(sys.stdout), TolerantStream(sys.stderr)
+    output, errors = TolerantStream(sys.stdout, escaped=True), TolerantStream(sys.stderr)
     try:
         with redirect_stdout(output), redirect_stderr(errors):
             code = _run_with_exit_code(run)

@@ -1,7 +1,10 @@
 """Writes to standard output and error even if they are closed, full or not UTF-8."""
 
 import os
+import re
 from typing import Any, TextIO
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class TolerantStream:
@@ -9,20 +12,23 @@ class TolerantStream:
 
     Args:
         stream: standard output or error; None if it is closed.
+        escaped: whether control characters, which names of files may hold, are escaped; line ends and tabs stay.
 
     Attributes:
         failure: why some text could not be written; "" if all was, or if the reader of a pipe closed it.
     """
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, *, escaped: bool = False) -> None:
         self._stream: Any = stream
+        self._escaped = escaped
         self.failure = "" if stream is not None else "it is closed"
         self._broken = stream is None
 
     def write(self, text: str) -> int:
         """Writes the text; escapes characters that the stream's encoding lacks."""
+        shown = _CONTROL.sub(lambda letter: ascii(letter[0])[1:-1], text) if self._escaped else text
         try:
-            self._stream.write(text)
+            self._stream.write(shown)
         except UnicodeEncodeError:
             encoding = self._stream.encoding or "ascii"
             self.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,5 +1,6 @@
 """The page of a pruned or exported directory."""
 
+import ast
 import re
 import runpy
 from dataclasses import replace
@@ -186,3 +187,24 @@ def test_the_card_of_an_export_runs_its_file(model_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("use.py").write_text(python(card)[0])
     assert runpy.run_path("use.py")["outputs"][0].shape == (1, 2)
+
+
+ODD = ["base_model: [null]", "base_model: 7", "base_model: {a: b}", "tags: [[a]]", "tags: 3", "license: [[mit]]",
+       "language: {a: 1}", "datasets: [1, null]", "tags: true\nbase_model: ''"]  # fmt: skip
+
+
+@pytest.mark.parametrize("metadata", ODD)
+def test_odd_metadata_of_the_source_does_not_stop_a_card(tmp_path, metadata):
+    card = from_source(tmp_path / "source", f"---\n{metadata}\n---\n")
+    assert ModelCard(str(card)).data.to_dict()["tags"] == ["trimformer", "pruned"]
+
+
+@pytest.mark.parametrize("name", ['x"); import os; os.abort(); ("', "a\nimport os; os.abort()", "`code` \x1b[31m"])
+def test_an_odd_name_is_text_in_the_card_and_never_code(name):
+    card = ModelCard(str(model_card(make_result(), name)))
+    [code] = python(card)
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    assert len(calls) == 1
+    assert any(ast.literal_eval(keyword.value) == name for keyword in calls[0].keywords)
+    assert "\x1b" not in card.text
+    assert not any(line.startswith("import os") for line in card.text.splitlines())

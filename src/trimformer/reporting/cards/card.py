@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.load_guard import is_pruned
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, one_line
 from trimformer.models import KINDS
 from trimformer.models.masking import units_left
 from trimformer.options.checks import shorten
@@ -66,7 +66,7 @@ def model_card(
         lines += ["", *_notes(result, dataset)]
     lines += [line for warning in _warnings(result) for line in ("", f"**Note:** {warning}.")]
     use = _code(loading_lines(result.model, name), "python")
-    lines += _section("Use", f"`{name}` is this directory or its name on the hub.", "", *use)
+    lines += _section("Use", f"{_named(name)} is this directory or its name on the hub.", "", *use)
     if standalone:
         lines += ["", "To load it without trimformer, leave out the import and pass `trust_remote_code=True`."]
     lines += _section("How it was made", _calibration(result), "", *_command(command, source.hub))
@@ -94,7 +94,7 @@ def export_card(
     difference = "`difference` is the largest difference of any output from PyTorch's"
     lines += [*_code(table.splitlines()), "", f"{difference}; timed on {describe_device(model.device)}."]
     for title, code in export_lines(model, name, files[-1], form).items():
-        lines += _section(title, f"`{name}` is this directory.", "", *_code(code, "python"))
+        lines += _section(title, f"{_named(name)} is this directory.", "", *_code(code, "python"))
     lines += _section("How it was made", *_command(command, source.hub), _versions(versions()))
     return _card(model, source, name, ["trimformer", form, *(["pruned"] if is_pruned(model.config) else [])], lines)
 
@@ -119,7 +119,7 @@ def _card(
         tags=list(dict.fromkeys([*kind_tags(model), *tags, *source_tags])),
         **_evaluated(metrics or {}, name, dataset, pipeline_tag(model)),
     )
-    return ModelCard("\n".join(["---", data.to_yaml(), "---", "", f"# {name}", "", *lines, ""]))
+    return ModelCard("\n".join(["---", data.to_yaml(), "---", "", f"# {one_line(name)}", "", *lines, ""]))
 
 
 def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) ->
 
 def _notes(result: PruningResult, dataset: str | None) -> list[str]:
     """Explains how the figures of the table were measured."""
-    of = f" of `{dataset}`" if dataset else ""
+    of = f" of {_named(dataset)}" if dataset else ""
     notes = [f"Scores in percent, ± half a 95 % interval, on {result.samples.evaluation:,} samples{of}."]
     if result.latency:
         latency = result.latency
@@ -181,11 +181,17 @@ def _units(result: PruningResult) -> list[str]:
     return lines
 
 
+def _named(name: str) -> str:
+    """Returns a name as Markdown code on one line."""
+    shown = one_line(name).replace("`", "'")
+    return f"`{shown}`"
+
+
 def _command(words: Sequence[str], hub: str | None) -> list[str]:
     """Shows the command, without the folders of the machine it ran on."""
     if not words:
         return []
-    return [*_code([shorten_command(words, hub)]), ""]
+    return [*_code([one_line(shorten_command(words, hub))]), ""]
 
 
 def _versions(packages: dict[str, str]) -> str:

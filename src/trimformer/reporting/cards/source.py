@@ -11,6 +11,8 @@ from typing import Any
 from huggingface_hub import ModelCard, try_to_load_from_cache
 from transformers import PreTrainedModel
 
+from trimformer.errors import one_line
+
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
@@ -41,7 +43,8 @@ class Source:
         links = ", ".join(f"[{name}](https://huggingface.co/{name})" for name in self.metadata.get("base_model", []))
         if self.hub or not self.folder:
             return links or "A model"
-        return f"`{self.folder}`, derived from {links}," if links else f"`{self.folder}`"
+        folder = one_line(self.folder).replace("`", "'")
+        return f"`{folder}`, derived from {links}," if links else f"`{folder}`"
 
 
 def source_of(model: PreTrainedModel) -> Source:
@@ -56,7 +59,7 @@ def source_of(model: PreTrainedModel) -> Source:
         hub = hub or (name if _HUB_NAME.fullmatch(name) else None)
         card = try_to_load_from_cache(hub, CARD) if hub else None
     data = _read(Path(card)) if isinstance(card, str | Path) and Path(card).is_file() else {}
-    metadata = {key: data[key] for key in _COPIED if data.get(key)}
+    metadata = {key: value for key in _COPIED if (value := _plain(data.get(key)))}
     metadata["tags"] = _listed(data.get("tags"))
     # A folder has no page on the hub, but its own base model may have one.
     candidates = [hub] if hub else _listed(data.get("base_model"))
@@ -84,8 +87,14 @@ def shorten_command(words: Sequence[str], hub: str | None = None) -> str:
 
 
 def _listed(value: Any) -> list[str]:
-    """Returns a list; a card may give one string instead."""
-    return [value] if isinstance(value, str) else list(value or [])
+    """Returns the strings of a list; a card may give one string instead, or anything else."""
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, str) and item.strip()]
+
+
+def _plain(value: Any) -> Any:
+    """Returns a string or the strings of a list, for the metadata of another card; None for any other value."""
+    return _listed(value) or None if isinstance(value, list) else value if isinstance(value, str) else None
 
 
 def _read(card: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The hub's task of a model, and the lines of Python that load and run it."""
 
+import json
+
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.load_guard import is_pruned
@@ -78,19 +80,24 @@ def loading_lines(model: PreTrainedModel, name: str) -> list[str]:
     if not is_pruned(model.config):  # the plain layout loads without trimformer
         lines = []
     if sentence_head_of(model) is not None:
-        return [*lines, *_sentence_lines(model, f'"{name}"')]
+        return [*lines, *_sentence_lines(model, _quoted(name))]
     if tag in _PIPELINES:
-        return [*lines, "from transformers import pipeline", "", f'run = pipeline("{tag}", model="{name}")']
+        return [*lines, "from transformers import pipeline", "", f'run = pipeline("{tag}", model={_quoted(name)})']
     processor, inputs = _inputs(model, "pt")
     return [
         *lines,
         f"from transformers import {processor}, {type(model).__name__}",
         "",
-        f'processor = {processor}.from_pretrained("{name}")',
-        f'model = {type(model).__name__}.from_pretrained("{name}")',
+        f"processor = {processor}.from_pretrained({_quoted(name)})",
+        f"model = {type(model).__name__}.from_pretrained({_quoted(name)})",
         *inputs,
         "outputs = model(**inputs)",
     ]
+
+
+def _quoted(name: str) -> str:
+    """Returns a name as a Python string."""
+    return json.dumps(name, ensure_ascii=False)
 
 
 def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> dict[str, list[str]]:
@@ -103,28 +110,29 @@ def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> 
         form: format of the file.
     """
     processor, inputs = _inputs(model, "np")
-    path, load = f"{name}/{form}/{file}", f'processor = {processor}.from_pretrained("{name}")'
+    path, name = _quoted(f"{name}/{form}/{file}"), _quoted(name)
+    load = f"processor = {processor}.from_pretrained({name})"
     if form == "onnx":
         title, module, optimum = "ONNX Runtime", "onnxruntime", "ORT"
-        open_file = f'session = onnxruntime.InferenceSession("{path}")'
+        open_file = f"session = onnxruntime.InferenceSession({path})"
         run = ["names = [value.name for value in session.get_inputs()]",
                "outputs = session.run(None, {key: inputs[key] for key in names})"]  # fmt: skip
     else:
         title, module, optimum = "OpenVINO", "openvino", "OV"
-        open_file = f'model = openvino.compile_model("{path}")'
+        open_file = f"model = openvino.compile_model({path})"
         run = ["names = [value.any_name for value in model.inputs]",
                "outputs = list(model({key: inputs[key] for key in names}).values())"]  # fmt: skip
     lines = [f"import {module}", f"from transformers import {processor}", "", load, open_file, *inputs, *run]
     snippets = {title: lines}
     if sentence_head_of(model) is not None:
-        options = f'"{name}", backend="{form}", model_kwargs={{"file_name": "{form}/{file}"}}'
+        options = f'{name}, backend="{form}", model_kwargs={{"file_name": "{form}/{file}"}}'
         return {"sentence-transformers": _sentence_lines(model, options), **snippets}
     kind = type(model).__name__
     end = next((end for end in _OPTIMUM if kind.endswith(end) and (form, end) not in _NOT_IN_OPTIMUM), None)
     end = end or ("ForFeatureExtraction" if pipeline_tag(model) == "feature-extraction" else None)
     if end:
         package = "optimum.onnxruntime" if form == "onnx" else "optimum.intel"
-        load = f'model = {optimum}Model{end}.from_pretrained("{name}", subfolder="{form}", file_name="{file}")'
+        load = f'model = {optimum}Model{end}.from_pretrained({name}, subfolder="{form}", file_name="{file}")'
         snippets["Optimum"] = [f"from {package} import {optimum}Model{end}", "", load]
     return snippets
 
