@@ -31,6 +31,7 @@ from trimformer.session.unit_costs import resolve_latency
 from trimformer.utils.distributed import is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import lock_output
+from trimformer.utils.stage_timer import StageTimer
 from trimformer.utils.temp_dirs import temporary_directory
 
 MISSED = 3  # exit code where the latency budget is not kept
@@ -105,13 +106,20 @@ def prune_and_write(
         The exit code: 0, or `MISSED` where the model misses its latency budget.
     """
     with temporary_directory() as temporary:
-        serving = None
+        serving, timer = None, StageTimer()
         if output.export and is_main():  # the dense files first, so that a failing export ends before the long work
-            serving = Serving(inputs, temporary, output.export == "onnx-int8", options.data.batch_size)
+            with timer("export"):
+                serving = Serving(inputs, temporary, output.export == "onnx-int8", options.data.batch_size)
         result = prune_model(inputs, budget, method, options)
         if not is_main():
             return 0
-        beside = (lambda directory: serving.add(result, directory)) if serving else (lambda _: None)
+
+        def add_files(directory: Path) -> None:
+            if serving is not None:
+                with timer("export"):
+                    serving.add(result, directory)
+                result.cost.seconds.update(timer.seconds)
+
         write_result(
             result,
             result.processor,
@@ -120,7 +128,7 @@ def prune_and_write(
             arguments,
             kept_log.lines,
             command,
-            beside=beside,
+            beside=add_files,
             standalone=output.standalone,
         )
     print(f"\n{result}\n\nwritten to {path}")

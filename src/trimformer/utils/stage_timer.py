@@ -22,6 +22,7 @@ _LABELS = {
     "judge": "testing the quality",
     "evaluate": "scoring the models",
     "timing": "timing the models",
+    "export": "exporting and comparing the files",
 }
 
 
