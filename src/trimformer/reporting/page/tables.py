@@ -20,7 +20,8 @@ def notes(result: PruningResult, data: str | None) -> list[str]:
     samples, latency = result.samples, result.latency
     of = f" of {PurePath(data).name}" if data else ""
     lines = [
-        f"Scores times 100, on {samples.evaluation:,} samples{of}, ± half a 95 % interval, beside a change that of the paired difference.",
+        f"Scores times 100, on {samples.evaluation:,} samples{of}, ± half a 95 % interval, "
+        "beside a change that of the paired difference.",
         f"MACs of one sample of length {samples.seq_len:.1f}.",
     ]
     if latency is not None:
