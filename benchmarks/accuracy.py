@@ -80,7 +80,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         features = task.encode(chosen, processor, model.config)
         batches = make_batches(features, processor, options.batch_size, model.device)
         seq_len = task.average_length or mean_length(features)
-        lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
+        lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
         costs = linear_costs(find_sublayers(model), "mac", lengths)
         methods = {f"{m}{', plain' * (k == 'plain')}": with_layout(find_method(m), k) for m in options.methods
                    for k in options.layouts}  # fmt: skip

@@ -133,7 +133,8 @@ def calibration(
     chosen, more = ([train[i] for i in part] for part in (order[: options.num_samples], order[options.num_samples :]))
     features = task.encode(chosen, processor, model.config)
     batches = make_batches(features, processor, options.batch_size, model.device)
-    lengths = layer_lengths(model, find_sublayers(model), batches[0], task.average_length or mean_length(features))
+    seq_len = task.average_length or mean_length(features)
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
     return features, more, batches, linear_costs(find_sublayers(model), "mac", lengths)
 
 

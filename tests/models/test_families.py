@@ -13,7 +13,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from testing.families import (
     FAMILIES,
     GRID,
-    LENGTH,
     ONE_EACH,
     REFUSED,
     difference,
@@ -139,31 +138,86 @@ def test_the_walk_sees_the_inputs_of_the_students_own_forward(family, head):
         projection.weight.mul_(1.2)
 
 
-def positions_macs(model, batch):
-    """Returns the MACs of relative position scores per sample, which the costs do not include."""
-    config, count = model.config, len(batch["index"])
-    if config.model_type == "bros":  # each query with the position of each pair
-        return config.num_hidden_layers * LENGTH**2 * config.hidden_size
-    if config.model_type == "deberta-v2":  # positions are projected once per batch
-        buckets = getattr(config, "position_buckets", -1)
-        positions = 2 * (buckets if buckets > 0 else config.max_position_embeddings)
-        amounts = positions * (LENGTH * config.hidden_size + config.hidden_size**2 / count)
-        counted = 0 if config.share_att_key else LENGTH * config.hidden_size**2  # separate projections
-        return config.num_hidden_layers * 2 * (amounts - counted)
-    return 0
+def samples_of(batch):
+    """Splits a batch into its samples without padding, as they are encoded, and as batches of one."""
+    features = []
+    for i in range(len(batch["index"])):
+        sample = {key: value[i] for key, value in batch.items() if key != "index"}
+        mask = sample.get("attention_mask")
+        if mask is not None:
+            longest = int(mask.sum(-1).max())
+            texts_or_sounds = {k: v for k, v in sample.items() if k == "bbox" or v.shape[-1:] == mask.shape[-1:]}
+            sample |= {k: v[:longest] if k == "bbox" else v[..., :longest] for k, v in texts_or_sounds.items()}
+        elif sample.get("input_values", torch.ones(1, 1)).dim() == 1:  # sounds end in zeros where there is no mask
+            sample["input_values"] = sample["input_values"][: int(sample["input_values"].nonzero().max()) + 1]
+        features.append({key: value.tolist() if key == "input_ids" else value for key, value in sample.items()})
+    alone = [{key: torch.as_tensor(value).unsqueeze(0) for key, value in f.items()} for f in features]
+    return features, [{**sample, "index": torch.arange(1)} for sample in alone]
 
 
-@one_each
-def test_macs_match_those_that_torch_counts(family, head):
-    model = dense(family, head, "eager")  # torch does not count SDPA
-    batch, sublayers, counted, hidden = inputs(model), find_sublayers(model), 0, None
+def counted_macs(model, batch):
+    """Returns the MACs of the layers for a batch, as torch counts them."""
+    counted, hidden = 0, None
     with frozen(model):
         for call in record_calls(model, batch):
             with FlopCounterMode(display=False) as counter:
                 hidden = call(hidden if call.first_hidden is None else call.first_hidden)
-            counted += counter.get_total_flops() / 2 / len(batch["index"])
-    expected = model_macs(sublayers, layer_lengths(model, sublayers, batch, LENGTH)) + positions_macs(model, batch)
-    assert counted == pytest.approx(expected, rel=1e-12)
+            counted += counter.get_total_flops() / 2
+    return counted
+
+
+@pytest.mark.parametrize(("family", "head"), parameters(GRID, lambda *model: model in ONE_EACH))
+def test_macs_match_those_that_torch_counts(family, head):
+    model = dense(family, head, "eager")  # torch does not count SDPA
+    batch, sublayers = inputs(model), find_sublayers(model)
+    features, alone = samples_of(batch)
+    for sample, own_batch in zip(features, alone, strict=True):
+        length = own_batch["input_ids"].shape[-1] if "input_ids" in own_batch else 0
+        # The padded batch shows how the model is called; what is counted is this sample.
+        positions = layer_lengths(model, sublayers, batch, [sample], length)
+        assert counted_macs(model, own_batch) == pytest.approx(model_macs(sublayers, positions), rel=1e-12)
+
+
+@pytest.mark.parametrize("family", ["CLIP", "Siglip", "ChineseCLIP"])
+def test_images_cost_the_same_beside_texts_of_any_length(family):
+    model, costs = dense(family, "Model"), []
+    for length in (15, 16, 17, 18):  # an image has 16 or 17 positions
+        batch = inputs(model, length=length)
+        features = [{"input_ids": [0] * length}]
+        costs.append(layer_lengths(model, find_sublayers(model), batch, features, 5.0))
+    assert costs[0] == costs[1] == costs[2] == costs[3]
+    assert {p.length for p in costs[0]} == {5.0, 17.0 if family != "Siglip" else 16.0}
+
+
+@pytest.mark.parametrize("family", ["Wav2Vec2", "Wav2Vec2, stable", "SEW"])
+def test_sounds_cost_the_mean_of_their_frames_whatever_they_are_padded_to(family):
+    model = dense(family, "ForSequenceClassification")
+    sublayers = find_sublayers(model)
+    features = [{"input_values": torch.ones(length)} for length in (150, 300, 450, *range(400, 440))]
+
+    def lengths(batch, features):
+        return [p.length for p in layer_lengths(model, sublayers, batch, features, 1)]
+
+    single = [lengths(inputs(model, 2, sound=len(f["input_values"])), [f])[0] for f in features]
+    for sound in (450, 2000):  # padded to the longest, and by far
+        mean = lengths(inputs(model, 4, sound=sound), features)
+        assert mean == pytest.approx([sum(single) / len(single)] * len(mean), abs=0.5)
+    with_click = [*features, {"input_values": torch.ones(3)}]  # too short for the convolutions
+    assert lengths(inputs(model, 4, sound=450), with_click) == pytest.approx(mean, abs=1)
+
+
+def test_attention_of_multiple_choice_costs_one_square_for_each_choice():
+    model = dense("Bert", "ForMultipleChoice")
+    sublayers = find_sublayers(model)
+
+    def macs(choices):
+        batch = {key: value[:, :1].repeat(1, choices, 1) for key, value in inputs(model).items() if key != "index"}
+        features = [{"input_ids": [[0] * 12] * choices}] * 2
+        batch["index"] = torch.arange(5)
+        return model_macs(sublayers, layer_lengths(model, sublayers, batch, features, 7.5))
+
+    assert macs(1) == model_macs(sublayers, 7.5)
+    assert macs(4) == 4 * macs(1)
 
 
 @structures

@@ -182,3 +182,8 @@ def mean_length(features: Sequence[Features]) -> float:
     A multiple choice sample counts the tokens of its longest choice; a sample without a text counts 1.
     """
     return float(np.mean([_length(sample) if "input_ids" in sample else 1 for sample in features]))
+
+
+def mean_choices(features: Sequence[Features]) -> float:
+    """Mean number of choices of multiple choice samples."""
+    return float(np.mean([_num_choices(sample) for sample in features]))

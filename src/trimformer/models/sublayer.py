@@ -25,12 +25,16 @@ class Producer:
         blocks: consecutive blocks of rows, each with all units in order: 3 for fused query, key and value, 2 for
             fused gate and up.
         reads_only_hidden: whether its only input is the sublayer's input, so that a linear map can be folded into it.
+        reads_hidden: whether the sublayer's input is among its inputs.
+        position_rows: rows of relative position embeddings that it projects in each pass.
     """
 
     linear: Linear
     size: int
     blocks: int = 1
     reads_only_hidden: bool = True
+    reads_hidden: bool = True
+    position_rows: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class Sublayer:
         output: a leaf module whose output is added to the residual stream; None where that is the projection.
         gain: factor [hidden] applied after the projection (LayerScale).
         parallel: whether it reads the same residual stream as the sublayer before it (parallel layers).
+        pair_products: products of a unit's channels per pair of positions: queries and keys, weights and values.
+        position_products: relative positions by which the channels of every position are multiplied.
         calls_per_pass: calls of the layer in one forward pass (more than one where depths share a layer).
         count_attributes: module attributes that store the number of units: (module, name) -> amount per unit.
         head_selector: an attention module that receives a tensor with one entry per head, and its subclass that
@@ -65,6 +71,8 @@ class Sublayer:
     output: nn.Module | None = None
     gain: nn.Parameter | None = None
     parallel: bool = False
+    pair_products: int = 2
+    position_products: int = 0
     calls_per_pass: int = 1
     count_attributes: Mapping[tuple[nn.Module, str], int] = field(default_factory=dict)
     head_selector: tuple[nn.Module, type[nn.Module]] | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.vocabulary import Vocabulary, check_texts, vocabulary_of_rows, vocabulary_of_texts
-from trimformer.costs.macs import layer_lengths
+from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.rows import Rows, Selection, as_rows
 from trimformer.data.splits import check_evaluation_sets, find_splits
@@ -70,7 +70,7 @@ class Samples:
     blank_scored: int
     seq_len: float
     longest: int
-    lengths: list[float]
+    lengths: list[Positions]
     judged: Scorer | None = None
     vocabulary: Vocabulary | None = None
     retold: Sequence[SmallVocabularyScorer] = ()
@@ -134,7 +134,7 @@ def draw_samples(
     batches = _share(make_batches(features, processor, batch_size, model.device))
     check_token_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
-    lengths = layer_lengths(model, find_sublayers(model), batches[0], seq_len)
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
     judges = Scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
     if target is not None and judges is not None:
         check_test_samples(target, judges)
@@ -148,7 +148,7 @@ def draw_samples(
         blank_dropped=before - len(train),
         blank_scored=blank,
         judged=judges,
-        seq_len=seq_len if "input_ids" in batches[0] else lengths[0],
+        seq_len=seq_len if "input_ids" in batches[0] else lengths[0].length,
         longest=task.length_limit(processor, model.config),
         lengths=lengths,
         is_judge_data=inputs.judge_dataset is not None,

@@ -21,7 +21,8 @@ Family = Callable[[Any], Iterable[Sublayer]]
 _TABLE = {
     "bert:sublayers": "BertLayer RobertaLayer XLMRobertaLayer CamembertLayer ElectraLayer ErnieLayer RemBertLayer "
     "LayoutLMLayer SplinterLayer Data2VecTextLayer RoFormerLayer MarkupLMLayer RoCBertLayer BertGenerationLayer "
-    "BrosLayer TapasLayer AltRobertaLayer ChineseCLIPTextLayer",
+    "TapasLayer AltRobertaLayer ChineseCLIPTextLayer",
+    "bert:bros": "BrosLayer",
     "bert:pre_norm": "XLMRobertaXLLayer RobertaPreLayerNormLayer MegatronBertLayer EsmLayer",
     "distilbert:sublayers": "TransformerBlock",
     "albert:sublayers": "AlbertLayer",

@@ -1,6 +1,7 @@
 """BERT and the models that share its modules, with post-norm or pre-norm layers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,12 @@ from trimformer.models.sublayer import Sublayer, attention, ffn, producers, used
 def sublayers(layer: Any) -> Iterator[Sublayer]:
     """Describes a post-norm layer."""
     yield from _sublayers(layer, layer.attention.self.query, layer.intermediate.dense)
+
+
+def bros(layer: Any) -> Iterator[Sublayer]:
+    """Describes a `BrosLayer`, whose queries are also multiplied with an embedding of each pair of positions."""
+    heads, neurons = sublayers(layer)
+    yield from (replace(heads, pair_products=3), neurons)
 
 
 def pre_norm(layer: Any) -> Iterator[Sublayer]:
