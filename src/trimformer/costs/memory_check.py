@@ -45,6 +45,8 @@ def _positions(model: PreTrainedModel, one: Mapping[str, Tensor]) -> int:
         return one["input_ids"].numel()
     config = model.config
     patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    if "spatial_shapes" in one:  # SigLIP 2: patches
+        return one["pixel_values"].shape[1]
     if "pixel_values" in one and isinstance(patch, int):
         height, width = one["pixel_values"].shape[-2:]
         return (height // patch) * (width // patch)

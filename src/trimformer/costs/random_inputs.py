@@ -1,13 +1,15 @@
-"""Builds random model inputs for timing and for shape checks."""
+"""Builds model inputs for timing and for shape checks: random ones, or in the shapes of a real sample."""
 
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.memory_check import check_memory
+from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, Features
 from trimformer.errors import TrimformerError
 from trimformer.models import max_positions
 
@@ -15,13 +17,19 @@ AUDIO_SAMPLES = 16_000  # one second of sound
 NUM_CHOICES = 2  # answers to a multiple-choice question
 
 
-def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict[str, Tensor]:
-    """Makes random tokens, pixels or audio in the shapes that a model's forward takes, without padding.
+def random_inputs(
+    model: PreTrainedModel, batch_size: int, seq_len: int, example: Features | None = None
+) -> dict[str, Tensor]:
+    """Makes tokens, pixels or audio that a model's forward accepts, without padding.
+
+    Tokens are random; each text ends in the end token, which some heads need exactly once. Images and sounds are random
+    in the sizes of the config, or copies of the example.
 
     Args:
         model: decides which inputs are made, and on which device.
         batch_size: number of samples.
         seq_len: tokens per sample; used for text inputs only.
+        example: an encoded sample: its first and last tokens, its number of choices, its images and sounds are used.
 
     Returns:
         Keyword arguments of `model.forward`, each [batch_size, ...].
@@ -38,31 +46,97 @@ def random_inputs(model: PreTrainedModel, batch_size: int, seq_len: int) -> dict
             f"takes up to {longest} tokens"
         )
     if batch_size > 1:
-        check_memory(model, random_inputs(model, 1, seq_len), batch_size)
+        check_memory(model, random_inputs(model, 1, seq_len, example), batch_size)
     generator = torch.Generator().manual_seed(0)
     parameters = inspect.signature(model.forward).parameters
     inputs: dict[str, Tensor] = {}
     if "input_ids" in parameters:
-        vocabulary = getattr(config, "text_config", config).vocab_size
-        choices = (NUM_CHOICES,) if type(model).__name__.endswith("ForMultipleChoice") else ()
-        ids = torch.randint(vocabulary, (batch_size, *choices, seq_len), generator=generator)
-        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if "pixel_values" in parameters:
-        vision = getattr(config, "vision_config", config)
-        size = vision.image_size
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        inputs["pixel_values"] = torch.randn(batch_size, vision.num_channels, height, width, generator=generator)
-    if model.main_input_name == "input_features":
-        strides = model.get_encoder().conv1.stride[0] * model.get_encoder().conv2.stride[0]
-        shape = (batch_size, config.num_mel_bins, config.max_source_positions * strides)
-        inputs = {"input_features": torch.randn(shape, generator=generator)}
-    if model.main_input_name == "input_values" and not inputs:
-        is_spectrogram = hasattr(config, "num_mel_bins")
-        features = (config.max_length, config.num_mel_bins) if is_spectrogram else (AUDIO_SAMPLES,)
-        inputs = {"input_values": torch.randn(batch_size, *features, generator=generator)}
+        inputs |= _texts(model, batch_size, seq_len, example, generator)
+    media = _copies(example or {}, batch_size)
+    if media:
+        inputs |= media
+    elif "pixel_values" in parameters:
+        inputs |= _images(config, batch_size, generator)
+    elif model.main_input_name in AUDIO_KEYS:
+        inputs = _sounds(model, batch_size, generator)
     if model.main_input_name not in inputs:
         raise TrimformerError(
             f"{type(model).__name__} takes '{model.main_input_name}', and no random values can be made for it; "
             "timing supports tokens, pixels and audio"
         )
     return {name: value.to(model.device) for name, value in inputs.items()}
+
+
+def _texts(
+    model: PreTrainedModel, batch_size: int, seq_len: int, example: Features | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Makes random tokens [batch_size, seq_len], or [batch_size, choices, seq_len] for multiple choice."""
+    config: Any = getattr(model.config, "text_config", model.config)
+    of_example = np.asarray([], dtype=int)
+    choices: tuple[int, ...] = (NUM_CHOICES,) if type(model).__name__.endswith("ForMultipleChoice") else ()
+    if example is not None and "input_ids" in example and len(example["input_ids"]):
+        ids_or_choices = example["input_ids"]
+        choices = (len(ids_or_choices),) if choices else ()
+        of_example = np.asarray(ids_or_choices[0] if choices else ids_or_choices)
+    ids = torch.randint(config.vocab_size, (batch_size, *choices, seq_len), generator=generator)
+    ends, padding = (_token_ids(config, f"{name}_token_id") for name in ("eos", "pad"))
+    special = torch.tensor([*ends, *padding], dtype=torch.long)
+    ordinary = torch.arange(config.vocab_size)
+    ordinary = ordinary[~torch.isin(ordinary, special)]
+    if len(ordinary):
+        ids = torch.where(torch.isin(ids, special), ordinary[ids % len(ordinary)], ids)
+    if len(of_example):
+        ids[..., 0], ids[..., -1] = int(of_example[0]), int(of_example[-1])
+    elif ends:
+        ids[..., -1] = ends[0]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.model_type == "bros":  # the one text model that cannot run without boxes
+        corners = torch.rand(*ids.shape, 2, 2, generator=generator).sort(-2).values
+        inputs["bbox"] = corners.flatten(-2)  # [batch, length, 4]: left, top, right, bottom
+    return inputs
+
+
+def _token_ids(config: Any, name: str) -> list[int]:
+    """Returns the ids of an entry of the config that names one token, several or none."""
+    value = getattr(config, name, None)
+    tokens = value if isinstance(value, list | tuple) else [value]
+    return [token for token in tokens if isinstance(token, int) and 0 <= token < config.vocab_size]
+
+
+def _copies(example: Features, batch_size: int) -> dict[str, Tensor]:
+    """Repeats an example's images and sounds."""
+    keys = [key for key in (*IMAGE_KEYS, *AUDIO_KEYS) if key in example]
+    if "attention_mask" in example and "input_ids" not in example:
+        keys.append("attention_mask")
+    values = {key: torch.as_tensor(np.asarray(example[key])) for key in keys}
+    return {key: value.expand(batch_size, *value.shape).contiguous() for key, value in values.items()}
+
+
+def _images(config: Any, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Makes random images [batch, channels, height, width], videos with a dimension of frames, or patches."""
+    vision = getattr(config, "vision_config", config)
+    if not hasattr(vision, "image_size") and hasattr(vision, "num_patches"):  # SigLIP 2 takes patches
+        shape = (batch_size, vision.num_patches, vision.num_channels * vision.patch_size**2)
+        side = int(vision.num_patches**0.5)
+        return {
+            "pixel_values": torch.randn(shape, generator=generator),
+            "pixel_attention_mask": torch.ones(shape[:2], dtype=torch.long),
+            "spatial_shapes": torch.tensor([side, vision.num_patches // side]).repeat(batch_size, 1),
+        }
+    size = vision.image_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    frames = (vision.num_frames,) if hasattr(vision, "num_frames") else ()
+    shape = (batch_size, *frames, vision.num_channels, height, width)
+    return {"pixel_values": torch.randn(shape, generator=generator)}
+
+
+def _sounds(model: PreTrainedModel, batch_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Makes random spectrograms of the length that the model needs, or waveforms of one second."""
+    config: Any = model.config
+    if model.main_input_name == "input_features":
+        strides = model.get_encoder().conv1.stride[0] * model.get_encoder().conv2.stride[0]
+        features = (config.num_mel_bins, config.max_source_positions * strides)
+    else:
+        is_spectrogram = hasattr(config, "num_mel_bins")
+        features = (config.max_length, config.num_mel_bins) if is_spectrogram else (AUDIO_SAMPLES,)
+    return {model.main_input_name: torch.randn(batch_size, *features, generator=generator)}

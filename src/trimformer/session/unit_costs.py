@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -52,7 +53,9 @@ def find_unit_costs(
     """The costs of a model's units; latencies are measured first, unless a table is given."""
     batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
     length = latency.seq_len or max(1, min(round(data.seq_len), data.longest))
-    inputs = random_inputs(model, batch_size, length)
+    # A sound of median length; texts have the mean length, and images are of one size.
+    example = sorted(data.features, key=lambda sample: np.size(sample.get("input_values", 0)))[len(data.features) // 2]
+    inputs = random_inputs(model, batch_size, length, example)
     if metric != "latency":
         return UnitCosts(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, inputs, length)
     table = latency.table
