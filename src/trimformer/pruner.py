@@ -1,4 +1,4 @@
-"""The stages between encoded samples and a pruned model: calibrate once, prune to any number of budgets."""
+"""Calibrates a model once and prunes it to any number of budgets."""
 
 import copy
 import logging
@@ -34,20 +34,21 @@ from trimformer.utils.distributed import decide
 
 logger = logging.getLogger(__name__)
 
-# A shrunk model -> None, or the costs and the constraint to select by instead.
+# A shrunk model -> None, or other costs and another constraint, by which units are selected again.
 Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
 
 WHOLE_METHODS = {"kprune": kprune}
 
-WORTH = 0.95  # of a divergence: the rest is about what an eighth of the samples more is worth to a refit
+# A polish must lower the divergence to this share of it: an eighth more samples for the refit gain about as much.
+WORTH = 0.95
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a model may cost.
+    """The largest cost of a pruned model.
 
     Attributes:
-        costs: what is counted.
+        costs: cost of every number of units of each sublayer.
         constraint: fraction in (0, 1] of the dense cost.
         correct: see `Pruner.__call__`.
     """
@@ -64,9 +65,9 @@ class Pruned:
     Attributes:
         model: in evaluation mode.
         masks: one per sublayer of the dense model: 0 for a removed unit, else its scale.
-        refits: what became of each sublayer's refit; empty without an update.
-        predicted: the loss increase that each sublayer's curve foretells; only for "obs".
-        polish: what became of the polish, where the method has one.
+        refits: result of each sublayer's refit; empty without an update.
+        predicted: loss increase of each sublayer according to its curve; only for "obs".
+        polish: result of the polish; None where the method has none.
     """
 
     model: PreTrainedModel
@@ -80,16 +81,16 @@ class Pruner:
     """Calibrates on creation; each call prunes a copy of the model to one budget.
 
     Args:
-        model: dense, on its device; left as it was.
-        batches: calibration samples on that device, this process's part of them.
-        method: a point of the grid, or a method of one piece.
-        neuron_multiple: "dp" allocation keeps multiples of so many neurons.
-        polishing: samples to polish on, and what that may cost; needed where the method polishes.
-        run: memory, precision, seed, progress and clock.
+        model: the dense model, on its device; it is not changed.
+        batches: calibration samples of this process, on the same device.
+        method: a point of the grid, or a whole method such as kprune.
+        neuron_multiple: the "dp" allocation keeps neurons in multiples of this number.
+        polishing: samples and budget of the polish; needed if the method polishes.
+        run: memory, precision, seed, progress and timer.
 
     Raises:
-        TrimformerError: there is nothing to polish on, no unit matters, a figure is not finite, or a plain config
-            cannot say sizes of this model.
+        TrimformerError: the method polishes without samples for it, no unit affects the loss, a gradient is not
+            finite, or a plain config cannot express this model's sizes.
     """
 
     def __init__(
@@ -118,25 +119,25 @@ class Pruner:
             )
 
     def _calibrate(self, method: Method) -> Ranking:
-        run, find = self._run, partial(CRITERIA[method.criterion], self.model, self.batches, method.objective)
+        run, rank_units = self._run, partial(CRITERIA[method.criterion], self.model, self.batches, method.objective)
         if run.calibration_dir is None:
-            return find(run)
+            return rank_units(run)
         setting = f"{method.criterion} {method.objective} seed {run.seed} {'bf16' if run.bf16 else ''}"
-        return cached_ranking(Path(run.calibration_dir), self.model, self.batches, setting, lambda: find(run))
+        return cached_ranking(Path(run.calibration_dir), self.model, self.batches, setting, lambda: rank_units(run))
 
     @property
     def curves(self) -> list[Curve]:
-        """One per sublayer; none of a method of one piece."""
+        """Removal curves, one per sublayer; empty for a whole method."""
         return self._ranking.curves
 
     def __call__(self, costs: Costs, constraint: float, correct: Correct | None = None) -> Pruned:
         """Prunes to `constraint`, a fraction in (0, 1] of the dense cost.
 
         Args:
-            costs: what the budget is counted in.
-            constraint: what to keep of it.
-            correct: looks at the shrunk model, not refitted yet, and may ask for other costs and another
-                constraint; then units are selected once more.
+            costs: cost of every number of units of each sublayer.
+            constraint: fraction of the dense cost to keep.
+            correct: takes the shrunk model before its refit and may return other costs and another constraint; units
+                are then selected again.
 
         Raises:
             TrimformerError: the constraint cannot be reached.
@@ -144,28 +145,28 @@ class Pruner:
         return self.prune_all([Budget(costs, constraint, correct)])[0]
 
     def prune_all(self, budgets: Sequence[Budget], *, every: int = 1) -> list[Pruned]:
-        """Prunes to several budgets. All models are refitted together, so that the dense model runs but once.
+        """Prunes to several budgets; all models are refitted together, so the dense model runs only once.
 
-        What becomes of one does not depend on the others; the memory that refitting takes grows with their number.
+        The result for one budget does not depend on the others. The memory of the refit grows with their number.
 
         Args:
-            budgets: what to prune to.
-            every: refit on each `every`-th batch only, for a quick look at what would come out.
+            budgets: the budgets, one per result.
+            every: refit on every `every`-th batch only, for a quick estimate of the result.
 
         Raises:
             TrimformerError: a constraint cannot be reached.
         """
         if isinstance(self.method, WholeMethod):
-            return [self._in_one_piece(self.method, budget.costs, budget.constraint) for budget in budgets]
-        shrunk = [self._within(budget) for budget in budgets]
+            return [self._prune_whole(self.method, budget.costs, budget.constraint) for budget in budgets]
+        shrunk = [self._shrink_to(budget) for budget in budgets]
         students = [student for student, _, _ in shrunk]
-        masks = [each for _, each, _ in shrunk]
+        masks = [student_masks for _, student_masks, _ in shrunk]
         reached = [budget for _, _, budget in shrunk]
         predicted: list[list[float]] = [[] for _ in budgets]
         if self._ranking.predicts_loss:
-            predicted = [self._foretold(units_left(each)) for each in masks]
+            predicted = [self._predicted_losses(units_left(student_masks)) for student_masks in masks]
         twins = [copy.deepcopy(student) for student in students] if self._needs_twins else []
-        given = UpdateInputs(
+        inputs = UpdateInputs(
             self.model,
             [*students, *twins],
             self.batches[::every],
@@ -176,25 +177,25 @@ class Pruner:
             without_held_out=range(len(students), len(students) + len(twins)),
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
-            refits = UPDATES[self.method.update](given)[: len(students)]
+            refits = UPDATES[self.method.update](inputs)[: len(students)]
             if self.method.allocation == "plain":
-                for student in given.students:
+                for student in inputs.students:
                     make_plain(student, self.model, self.batches)
         reports: list[PolishReport | None] = [None] * len(students)
         if self._polishing is not None:
-            for k, tried in enumerate(twins or students):
-                reports[k] = report = self._polish(self._polishing, tried, masks[k])
-                students[k] = tried if report.accepted else students[k]
-        return [Pruned(*each) for each in zip(students, masks, refits, predicted, reports, strict=True)]
+            for k, candidate in enumerate(twins or students):
+                reports[k] = report = self._polish(self._polishing, candidate, masks[k])
+                students[k] = candidate if report.accepted else students[k]
+        return [Pruned(*fields) for fields in zip(students, masks, refits, predicted, reports, strict=True)]
 
     @property
     def _needs_twins(self) -> bool:
-        """Whether what is polished is refitted apart: samples that a refit has seen are no judges of it."""
+        """Whether the polished model has a refit of its own, because held-out samples must not be used by the refit."""
         polishing, method = self._polishing, self.method
         return polishing is not None and polishing.only_calibration and method.update == "full"  # type: ignore[union-attr]
 
-    def _within(self, budget: Budget) -> tuple[PreTrainedModel, list[Tensor], Budget]:
-        """A shrunk copy, its masks, and the budget that they keep, corrected where that was asked for."""
+    def _shrink_to(self, budget: Budget) -> tuple[PreTrainedModel, list[Tensor], Budget]:
+        """Returns a shrunk copy, its masks, and the budget that they keep, which may be a corrected one."""
         masks, student = self._shrink(budget.costs, budget.constraint)
         correct = budget.correct
         if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
@@ -202,20 +203,20 @@ class Pruner:
                 masks, student = self._shrink(*corrected)
                 budget = Budget(*corrected)
             except TrimformerError as error:
-                logger.warning("the first selection stays, though it misses the budget: %s", error)
+                logger.warning("the first selection is kept although it misses the budget: %s", error)
         return student, masks, budget
 
-    def _foretold(self, units: Sequence[int]) -> list[float]:
-        return [float(curve.error[kept]) for curve, kept in zip(self.curves, units, strict=True)]
+    def _predicted_losses(self, units: Sequence[int]) -> list[float]:
+        return [float(curve.error[k]) for curve, k in zip(self.curves, units, strict=True)]
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:
-        """One mask of zeros and ones per sublayer, the same in every process.
+        """Selects units; returns one mask of zeros and ones per sublayer, the same in every process.
 
         Raises:
-            TrimformerError: the constraint cannot be reached, or the method selects as it goes.
+            TrimformerError: the constraint cannot be reached, or the method selects units during its refit.
         """
         if isinstance(self.method, WholeMethod):
-            raise TrimformerError(f"method '{self.method.name}' selects units as it refits; call the pruner")
+            raise TrimformerError(f"method '{self.method.name}' selects units during its refit; call the pruner")
         allocation = self.method.allocation
         return decide(
             lambda: select_masks(
@@ -237,23 +238,24 @@ class Pruner:
             shrink(student, masks)
         return masks, student
 
-    def _polish(self, given: PolishInputs, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport:
-        kept = None
+    def _polish(self, inputs: PolishInputs, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport:
+        kept_layers = None
         if self.method.allocation == "plain":  # type: ignore[union-attr]
-            kept = sorted({s.layer for s, mask in zip(find_sublayers(self.model), masks, strict=True) if mask.any()})
+            pairs = zip(find_sublayers(self.model), masks, strict=True)
+            kept_layers = sorted({s.layer for s, mask in pairs if mask.any()})
         with self._run.clock("polish"):
             return polish(
                 self.model,
                 student,
-                given.batches,
-                given.held_out,
-                budget=given.budget,
-                kept_layers=kept,
+                inputs.batches,
+                inputs.held_out,
+                budget=inputs.budget,
+                kept_layers=kept_layers,
                 accept_below=WORTH if self._needs_twins else 1.0,
                 run=self._run,
             )
 
-    def _in_one_piece(self, method: WholeMethod, costs: Costs, constraint: float) -> Pruned:
+    def _prune_whole(self, method: WholeMethod, costs: Costs, constraint: float) -> Pruned:
         student = copy.deepcopy(self.model).eval()
         with self._run.clock("update"):
             masks, refits = WHOLE_METHODS[method.name](

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, Features, mean_choices
+from trimformer.errors import TrimformerError, flat
 from trimformer.models import Sublayer
 from trimformer.models.layer_calls import Batch, LayerCall, record_calls
 from trimformer.models.linear import matrix
@@ -89,8 +90,18 @@ def layer_lengths(
         batch: any of the samples, padded.
         features: all encoded samples.
         seq_len: tokens of a text, on average.
+
+    Raises:
+        TrimformerError: the model's forward does not accept the samples.
     """
-    calls = _calls_by_layer(model, batch)
+    try:
+        calls = _calls_by_layer(model, batch)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, TrimformerError):
+            raise
+        raise TrimformerError(
+            f"{type(model).__name__} cannot run these samples: {flat(error)[:300]}; give rows with all its inputs"
+        ) from error
     text_layers = _text_layers(model, batch, calls)
     frames = _mean_frames(model, batch, features)
     positions = {}

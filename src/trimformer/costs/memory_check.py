@@ -62,8 +62,8 @@ def free_memory(device: torch.device) -> float:
 
 
 def _available() -> float:
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(_MEMINFO), re.MULTILINE)
-    return 1024 * float(found[1]) if found else float("inf")
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", _read(_MEMINFO), re.MULTILINE)
+    return 1024 * float(match[1]) if match else float("inf")
 
 
 def _limit(path: Path) -> float:

@@ -79,8 +79,7 @@ def _texts(
         choices = (len(ids_or_choices),) if choices else ()
         of_example = np.asarray(ids_or_choices[0] if choices else ids_or_choices)
     ids = torch.randint(config.vocab_size, (batch_size, *choices, seq_len), generator=generator)
-    ends, padding = (_token_ids(config, f"{name}_token_id") for name in ("eos", "pad"))
-    special = torch.tensor([*ends, *padding], dtype=torch.long)
+    ends, special = _token_ids(config, "eos_token_id"), torch.tensor(special_tokens(config), dtype=torch.long)
     ordinary = torch.arange(config.vocab_size)
     ordinary = ordinary[~torch.isin(ordinary, special)]
     if len(ordinary):
@@ -94,6 +93,11 @@ def _texts(
         corners = torch.rand(*ids.shape, 2, 2, generator=generator).sort(-2).values
         inputs["bbox"] = corners.flatten(-2)  # [batch, length, 4]: left, top, right, bottom
     return inputs
+
+
+def special_tokens(config: Any) -> list[int]:
+    """Returns the ids of the end and padding tokens, which some heads look for in every text."""
+    return [*_token_ids(config, "eos_token_id"), *_token_ids(config, "pad_token_id")]
 
 
 def _token_ids(config: Any, name: str) -> list[int]:
@@ -135,8 +139,8 @@ def _sounds(model: PreTrainedModel, batch_size: int, generator: torch.Generator)
     config: Any = model.config
     if model.main_input_name == "input_features":
         strides = model.get_encoder().conv1.stride[0] * model.get_encoder().conv2.stride[0]
-        features = (config.num_mel_bins, config.max_source_positions * strides)
+        shape: tuple[int, ...] = (config.num_mel_bins, config.max_source_positions * strides)
     else:
         is_spectrogram = hasattr(config, "num_mel_bins")
-        features = (config.max_length, config.num_mel_bins) if is_spectrogram else (AUDIO_SAMPLES,)
-    return {model.main_input_name: torch.randn(batch_size, *features, generator=generator)}
+        shape = (config.max_length, config.num_mel_bins) if is_spectrogram else (AUDIO_SAMPLES,)
+    return {model.main_input_name: torch.randn(batch_size, *shape, generator=generator)}

@@ -13,6 +13,7 @@ from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
 
 INPUT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
+BOXES = "bbox"  # one per token, of models for documents
 IMAGE_KEYS = ("pixel_values", "pixel_mask", "pixel_attention_mask", "spatial_shapes")
 AUDIO_KEYS = ("input_values", "input_features")
 
@@ -111,6 +112,8 @@ def collate(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
     batch: dict[str, Tensor] = {}
     if "input_ids" in samples[0]:
         batch |= _pad_texts(samples, processor)
+        if BOXES in samples[0]:
+            batch[BOXES] = _pad_boxes(samples, batch["input_ids"].shape[-1], processor)
     for key in IMAGE_KEYS:
         if key in samples[0]:
             batch[key] = _stack(samples, key)
@@ -139,6 +142,17 @@ def _pad_texts(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]
     with one_sentence("the tokenizer cannot pad these texts"):
         padded = dict(tokenizer.pad(inputs, return_tensors="pt"))
     return {key: value.view(len(samples), choices, -1) for key, value in padded.items()} if choices else padded
+
+
+def _pad_boxes(samples: Sequence[Features], length: int, processor: Any) -> Tensor:
+    """Pads the boxes of tokens with zeros to [batch, length, coordinates], on the side where texts are padded."""
+    padded = []
+    for sample in samples:
+        boxes = torch.as_tensor(sample[BOXES])
+        padding = boxes.new_zeros(length - len(boxes), boxes.shape[-1])
+        is_left = tokenizer_of(processor).padding_side == "left"
+        padded.append(torch.cat([padding, boxes] if is_left else [boxes, padding]))
+    return torch.stack(padded)
 
 
 def _stack(samples: Sequence[Features], key: str) -> Tensor:

@@ -54,7 +54,8 @@ def find_unit_costs(
     batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
     length = latency.seq_len or max(1, min(round(data.seq_len), data.longest))
     # A sound of median length; texts have the mean length, and images are of one size.
-    example = sorted(data.features, key=lambda sample: np.size(sample.get("input_values", 0)))[len(data.features) // 2]
+    by_length = sorted(data.features, key=lambda sample: np.shape(sample.get("input_values", 0)))
+    example = by_length[len(by_length) // 2]
     inputs = random_inputs(model, batch_size, length, example)
     if metric != "latency":
         return UnitCosts(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, inputs, length)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features
+from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, Features
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns
@@ -23,7 +23,7 @@ from trimformer.models import max_positions
 MODEL_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 
 _POSITIONS = ("start_positions", "end_positions")
-_INPUTS = (*INPUT_KEYS, *IMAGE_KEYS, *AUDIO_KEYS)
+_INPUTS = (*INPUT_KEYS, BOXES, *IMAGE_KEYS, *AUDIO_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def _strip_padding(sample: dict[str, Any]) -> dict[str, Any]:
     if not len(attended):
         return sample
     start, stop = int(attended[0]), int(attended[-1]) + 1
-    per_token = [key for key in (*INPUT_KEYS, *AUDIO_KEYS, "labels") if np.ndim(sample.get(key, 0))]
+    per_token = [key for key in (*INPUT_KEYS, BOXES, *AUDIO_KEYS, "labels") if np.ndim(sample.get(key, 0))]
     stripped = {key: sample[key][start:stop] for key in per_token if len(sample[key]) == len(mask)}
     shifted = {key: max(sample[key] - start, 0) for key in _POSITIONS if key in sample}
     return {**sample, **stripped, **shifted}
