@@ -454,7 +454,7 @@ def test_targets_that_make_no_sense_are_refused():
         "max_drop is -1.0; give a number above 0": {"max_drop": -1.0},
         "below what float32 can tell": {"max_divergence": 1e-12},
         "needs labels": {"max_drop": 4.0, "problem": "embedding"},
-        "120 samples .* too few to promise a drop of 0.1 points .* it takes 2811": {"max_drop": 0.1},
+        "test samples .* too few to promise a drop of 0.1 points .* give at least 2811": {"max_drop": 0.1},
     }.items():
         with pytest.raises(TrimformerError, match=words):
             prune_to_quality(**options)

@@ -11,8 +11,9 @@ from trimformer.costs.cost_tables import Metric
 from trimformer.costs.timing import Timing
 from trimformer.data.outputs import Problem
 from trimformer.evaluation.agreement import AgreementReport
+from trimformer.evaluation.bounds import CONFIDENCE
 from trimformer.evaluation.changed_predictions import ChangedReport
-from trimformer.evaluation.quality_test import CONFIDENCE, Verdict
+from trimformer.evaluation.quality_test import Verdict
 from trimformer.evaluation.scores import Scores
 from trimformer.evaluation.serving import Served
 from trimformer.models import Kind
@@ -75,7 +76,7 @@ class QualityTargetReport:
         confidence: of the bound, as a fraction.
         samples: number of held-out samples.
         metric: name of the score; None for a divergence without labels.
-        tried: verdicts of all models tried, in order; all but the last were refitted on fewer samples.
+        tried: verdicts of all models tested, in order; the last is that of this model.
         judged_on: the held-out samples that the value was measured on, in words.
         unjudged_labels: labels that the dense model hardly or never predicts on them; the target does not cover these.
     """

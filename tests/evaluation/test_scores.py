@@ -1,11 +1,17 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.commands import PROBLEMS, problem_model, problem_rows
-from tests.conftest import make_tokenizer
+from tests.conftest import make_batch, make_model, make_tokenizer
 from trimformer.data.outputs import predict
-from trimformer.data.tasks import infer_task
-from trimformer.evaluation.scores import Scorer, compare, divergences, neighbour_overlap, score, unbatch
+from trimformer.data.rows import as_rows
+from trimformer.data.tasks import infer_task, task_of
+from trimformer.errors import TrimformerError
+from trimformer.evaluation.model_outputs import RerunOutputs, unbatch
+from trimformer.evaluation.neighbours import neighbour_overlap
+from trimformer.evaluation.scores import Scorer, compare, divergences, score
 
 
 def make_scorer(model, problem, rows=None, batch_size=4, name="validation"):
@@ -107,3 +113,38 @@ def test_some_of_the_rows_score_as_they_do_alone(problem):
     alone = make_scorer(model, problem, [rows[i] for i in chosen])
     assert scorer.score_some(outputs, chosen) == pytest.approx(alone(model)[0])
     assert scorer.score_some(outputs, range(30)) == pytest.approx(scorer(model)[0])
+
+
+def test_large_outputs_are_computed_again_instead_of_kept(monkeypatch):
+    texts = [row["sentence"] for row in problem_rows("embedding", 20)]
+    dense, pruned = (make_model(head="ForMaskedLM", seed=seed) for seed in (0, 1))
+    scorer = Scorer("validation", as_rows(texts), task_of(dense, as_rows(texts)), dense, make_tokenizer(), 4)
+    stored = [scorer(model)[1] for model in (pruned, dense)]
+    monkeypatch.setattr("trimformer.evaluation.model_outputs.MAX_STORED", 1000)
+    monkeypatch.setattr("trimformer.evaluation.model_outputs.VOCABULARY", 50)
+    rerun = [scorer(model)[1] for model in (pruned, dense)]
+    assert all(isinstance(outputs, RerunOutputs) for outputs in rerun)
+    assert scorer.divergences(*rerun).equal(scorer.divergences(*stored))
+    assert compare([scorer], [({}, rerun[1])], [({}, rerun[0])]).changed is None
+    with torch.no_grad():
+        pruned.cls.predictions.decoder.bias[:] = torch.nan
+    with pytest.raises(TrimformerError, match="not finite for 4 of 4 samples"):
+        rerun[0][0]
+
+
+def test_a_forward_that_is_replaced_is_replaced_again_when_outputs_are_computed_again():
+    model, batches = make_model(head="ForMaskedLM"), [make_batch()]
+    vars(model)["forward"] = lambda **_: SimpleNamespace(logits=torch.ones(5, 12, 60))
+    outputs = RerunOutputs(model, batches, "validation")
+    del vars(model)["forward"]
+    assert outputs[0].unique().tolist() == [1.0]
+    assert "forward" not in vars(model)
+    assert len(outputs[:1]) == len(outputs) == 1
+
+
+def test_labelled_tokens_are_always_kept(monkeypatch):
+    monkeypatch.setattr("trimformer.evaluation.model_outputs.MAX_STORED", 0)
+    monkeypatch.setattr("trimformer.evaluation.model_outputs.VOCABULARY", 1)
+    metrics, outputs = make_scorer(problem_model("tokens"), "tokens")(problem_model("tokens"))
+    assert metrics
+    assert isinstance(outputs, list)

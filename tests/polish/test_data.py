@@ -88,6 +88,26 @@ def test_an_eighth_is_held_out_and_never_trained_on(problem, more):
     assert not any("labels" in batch for batch in (*given.batches, *given.held_out))
 
 
+@pytest.mark.parametrize(("more", "twice"), [(0, False), (40, False), (8, False), (60, False), (0, True)])
+def test_a_held_out_sample_is_never_one_that_the_refit_fits(more, twice):
+    model, rows = problem_model("single_label"), problem_rows("single_label", 200)
+    task = task_of(model, rows)
+    calibration = [*rows[:40], *(rows[3:30] if twice else [])]
+    data = {0: None, 40: rows[:40], 8: [*rows[:40], *rows[40:48]], 60: rows[40:100]}[more]
+    features = task.encode(calibration, make_tokenizer(), model.config)
+    inputs = draw_polish_inputs(model, make_tokenizer(), task, features, PolishOptions(data), batch_size=8)
+    held_out = {
+        str(ids[mask.bool()].tolist())
+        for b in inputs.held_out
+        for ids, mask in zip(b["input_ids"], b["attention_mask"], strict=True)
+    }
+    # With `only_calibration` the model to polish is refitted without every eighth calibration sample.
+    fitted = features if not inputs.only_calibration else [s for i, s in enumerate(features) if i % 8]
+    assert held_out
+    assert not held_out & {str(sample["input_ids"]) for sample in fitted}
+    assert inputs.only_calibration == (more < 60)
+
+
 def test_fewer_samples_than_a_batch_are_told():
     model, rows = problem_model("single_label"), problem_rows("single_label")
     task = task_of(model, rows)

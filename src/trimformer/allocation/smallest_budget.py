@@ -1,4 +1,4 @@
-"""Searches for the smallest budget that meets a quality target, in few evaluations."""
+"""Predicts the smallest budget that meets a quality target, from few evaluations."""
 
 import math
 from collections.abc import Callable
@@ -10,10 +10,10 @@ STEP = 0.6  # factor to the next budget while all budgets meet the target
 TOLERANCE = 1.06  # ratio of budgets at which the search ends
 
 
-def budgets_within_target(
+def predict_budget(
     excess: Callable[[float], float], lowest: float, max_evaluations: int = MAX_EVALUATIONS
-) -> list[float]:
-    """Evaluates some budgets between the lowest and 1 and returns those that meet the target.
+) -> tuple[float, list[tuple[float, float]]]:
+    """Evaluates some budgets between the lowest and 1 and predicts the smallest one that meets the target.
 
     Args:
         excess: function from a budget to the amount by which it misses the target; 0 or less if it meets it. It is
@@ -22,7 +22,7 @@ def budgets_within_target(
         max_evaluations: limit on the number of calls of `excess`.
 
     Returns:
-        The budgets that meet the target, ascending; empty if none did.
+        The predicted budget, and the evaluated budgets with their excess.
     """
     passed: list[tuple[float, float]] = []  # (budget, excess)
     failed: list[tuple[float, float]] = []
@@ -32,9 +32,10 @@ def budgets_within_target(
         (passed if amount <= 0 else failed).append((budget, amount))
         high, low = min(passed, default=(1.0, None)), max(failed, default=(lowest, None))
         if high[0] <= lowest or high[0] / low[0] <= TOLERANCE:
-            break
+            return high[0], sorted(passed + failed)
         budget = _next_budget(low, high)
-    return sorted(budget for budget, _ in passed)
+    # Without a budget that misses the target, the next step would be a leap in the dark.
+    return budget if failed else min(passed)[0], sorted(passed + failed)
 
 
 def _next_budget(low: tuple[float, float | None], high: tuple[float, float | None]) -> float:

@@ -46,9 +46,9 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
         scorer = Scorer(name, rows, task, model, processor, arguments.batch_size)
         with masking:
             scores, outputs = scorer(model)
-        report[name] = {"samples": len(rows), **scores}
-        if reference is not None:
-            report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
+            report[name] = {"samples": len(rows), **scores}
+            if reference is not None:
+                report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
     return report
 
 

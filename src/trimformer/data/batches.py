@@ -60,16 +60,25 @@ def make_batches(
     Raises:
         TrimformerError: images differ in size, or the processor cannot pad these samples.
     """
-    sizes = [(_num_choices(sample), _num_tokens(sample)) for sample in features]
+    sizes = [(*_fixed_sizes(sample), _num_tokens(sample)) for sample in features]
     order = sorted(range(len(features)), key=lambda i: sizes[i], reverse=True)
     batches, start = [], 0
     while start < len(order):
-        choices, longest = sizes[order[start]]
+        *fixed, longest = sizes[order[start]]
         stop = start + min(batch_size, max(1, int(max_tokens // max(longest, 1))))
-        index = [i for i in order[start:stop] if sizes[i][0] == choices]
+        index = [i for i in order[start:stop] if [*sizes[i][:-1]] == fixed]
         batches.append(_batch(features, index, processor, device))
         start += len(index)
     return batches
+
+
+def _fixed_sizes(sample: Features) -> tuple[int, int]:
+    """Returns what all samples of a batch share: the number of choices, and the length of a sound without a mask.
+
+    Padding changes the outputs of a sound that has no attention mask, so such sounds are never padded.
+    """
+    waveform = () if "attention_mask" in sample else np.shape(sample.get("input_values", ()))
+    return _num_choices(sample), waveform[0] if len(waveform) == 1 else 0
 
 
 def _num_choices(sample: Features) -> int:

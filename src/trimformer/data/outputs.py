@@ -3,12 +3,12 @@
 `Problem` names the kind of output. Every function here takes the output as one tensor:
 
     single_label, multi_label, regression   logits [batch, labels]; for multiple choice [batch, choices]
-    tokens                                  logits [batch, length, labels], of tokens or audio frames
+    tokens                                  logits [batch, length, labels]; of audio frames, 0 at padding
     span                                    start and end logits [batch, length, 2]
     embedding                               [batch, hidden]; for a dual encoder both embeddings, concatenated
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -29,6 +29,8 @@ _CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification", "ForAudio
                 "ForNextSentencePrediction", "ForMultipleChoice", "ForImageClassificationWithTeacher")  # fmt: skip
 _PER_TOKEN = ("ForTokenClassification", "ForMaskedLM", "ForCTC", "ForAudioFrameClassification")
 _HEADLESS = ("Model", "Encoder", "ModelWithProjection")
+
+_MAX_PROBABILITIES = 2**24  # of a divergence per token, in memory at once
 
 # Text encoders that are used through their pooled output; others through the mean over tokens.
 _POOLED = ("clip_text_model", "siglip_text_model", "siglip2_text_model")
@@ -84,8 +86,8 @@ def model_output(model: PreTrainedModel, batch: Batch, problem: Problem) -> Tens
     if problem == "embedding":
         return _embedding(model, batch, output)
     logits: Tensor = output.logits
-    if problem == "tokens" and token_mask(batch).shape != logits.shape[:2]:  # audio frames: zero the padding
-        logits = logits * position_mask(model, batch, logits).unsqueeze(-1)
+    if problem == "tokens" and token_mask(batch).shape != logits.shape[:2]:  # audio frames
+        logits = logits.masked_fill(~position_mask(model, batch, logits).unsqueeze(-1), 0)
     return logits
 
 
@@ -111,19 +113,25 @@ def _embedding(model: PreTrainedModel, batch: Batch, output: Any) -> Tensor:
 
 
 def output_mask(output: Tensor, batch: Batch) -> Tensor:
-    """Boolean mask [batch, length], true at the output's non-padding positions."""
+    """Boolean mask [batch, length], true at the positions of per-token outputs that are not padding."""
     mask = token_mask(batch)
     if mask.shape == output.shape[:2]:
         return mask
-    return torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
+    return (output != 0).any(-1)  # audio frames: `model_output` sets those of padding to 0
 
 
-@torch.no_grad()
 def predict(model: PreTrainedModel, batches: Iterable[Batch]) -> list[Tensor]:
     """Runs the model on every batch without gradients."""
+    return list(stream_outputs(model, batches))
+
+
+def stream_outputs(model: PreTrainedModel, batches: Iterable[Batch]) -> Iterator[Tensor]:
+    """Yields the model's output on each batch, without gradients."""
     problem = find_problem(model)
-    with frozen(model):
-        return [model_output(model, batch, problem) for batch in batches]
+    for batch in batches:
+        with torch.no_grad(), frozen(model):
+            output = model_output(model, batch, problem)
+        yield output
 
 
 def span_log_probs(output: Tensor, batch: Batch) -> Tensor:
@@ -147,9 +155,17 @@ def divergence(output: Tensor, reference: Tensor, batch: Batch, problem: Problem
     if problem == "single_label":
         return _kl(output.log_softmax(-1), reference.log_softmax(-1))
     if problem == "tokens":
-        mask = output_mask(output, batch)
-        return (_kl(output.log_softmax(-1), reference.log_softmax(-1)) * mask).sum(1) / mask.sum(1)
+        mask = output_mask(reference, batch)
+        count = _rows_at_once(output)
+        chunks = zip(output.split(count), reference.split(count), strict=True)
+        values = torch.cat([_kl(new.log_softmax(-1), old.log_softmax(-1)) for new, old in chunks])  # [batch, length]
+        return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
     return _kl(*(span_log_probs(o, batch).transpose(1, 2) for o in (output, reference))).mean(1)
+
+
+def _rows_at_once(output: Tensor) -> int:
+    """Returns how many samples' probabilities are computed at once, to bound the memory of large vocabularies."""
+    return max(1, _MAX_PROBABILITIES * len(output) // max(1, output.numel()))
 
 
 def _kl(log_probs: Tensor, reference: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from trimformer.data.outputs import Problem
 from trimformer.data.tasks import SpanTask
 from trimformer.data.tasks.token_classification import UNLABELLED
+from trimformer.evaluation.bounds import jackknife, leave_out
 from trimformer.evaluation.changed_predictions import Change, ChangedReport, Prediction, SampleOutputs
-from trimformer.evaluation.quality_test import jackknife, leave_out
 from trimformer.evaluation.scores import Scorer
 
 GROUPS = 20  # of the paired interval
@@ -216,7 +216,7 @@ def paired_interval(
         ]
         return float(1.96 * np.std(differences, ddof=1) / GROUPS**0.5)
     scores = [
-        leave_out(lambda kept, side=side, outputs=outputs: side.score_some(outputs, kept)[metric], rows, GROUPS)  # type: ignore[misc]
+        leave_out(lambda kept, side=side, outputs=outputs: side.score_some(outputs, kept)[metric], range(rows), GROUPS)  # type: ignore[misc]
         for side, outputs in ((scorer, dense), (pruned_scorer, pruned))
     ]
     return 1.96 * jackknife(scores[1] - scores[0])[1]

@@ -31,11 +31,11 @@ class Change:
     """One sample whose prediction changed.
 
     Attributes:
-        text: what the models read, cut; of an image or a sound its file's name, else the number of its row.
-        label: what would be right, where that is known.
-        dense: what the dense model says. Of several labels, it is of the one whose probability moved most.
-        pruned: what the pruned model says of the same.
-        word: of tags, the first word whose tag differs; the predictions are of that one.
+        text: the text, shortened; for an image or a sound its file name, or the number of its row.
+        label: the correct answer, if it is known.
+        dense: prediction of the dense model; of several labels, the one whose probability changed most.
+        pruned: prediction of the pruned model for the same label or word.
+        word: for tags, the first word whose tag differs, to which the predictions belong.
     """
 
     text: str
@@ -72,7 +72,7 @@ class SampleOutputs:
 class _ChangedSample:
     """A sample's index, the size of its change, and both predictions."""
 
-    moved: float
+    size: float
     index: int
     label: str | None
     dense: Prediction
@@ -86,102 +86,107 @@ def find_changed(
     """Compares the predictions of two models on the same rows.
 
     Args:
-        task: what the rows mean.
-        rows: of the set.
-        names: the models' classes by id.
-        dense: by the dense model.
-        pruned: by the pruned one, which may have a tokenizer of its own.
+        task: task of the rows.
+        rows: rows of the set.
+        names: the models' class names by id.
+        dense: outputs of the dense model.
+        pruned: outputs of the pruned model, which may have another tokenizer.
 
     Returns:
-        None where outputs are no statement on a sample: embeddings, masked language models, CTC, rows of words without
-        tags, and spans or tags of samples that were encoded elsewhere.
+        The changed samples; None if samples have no single prediction: embeddings, masked language models, CTC, words
+        without tags, and spans or tags of samples that were already encoded.
     """
     if isinstance(task, SpanTask):
-        found = list(_spans(task, rows, dense, pruned))
+        changes = list(_spans(task, rows, dense, pruned))
     elif isinstance(task, TokenTask):
         if not all("labels" in feature for feature in dense.features):
             return None
-        found = list(_words(task, rows, names, dense, pruned))
+        changes = list(_words(task, rows, names, dense, pruned))
     elif task.problem in ("single_label", "multi_label", "regression"):
         finder = {"single_label": _classes, "multi_label": _several, "regression": _numbers}[task.problem]
-        found = list(finder(task, rows, names, dense, pruned))
+        changes = list(finder(task, rows, names, dense, pruned))
     else:
         return None
-    found.sort(key=lambda each: -each.moved)
-    shown, row_numbers = found[:EXAMPLES], [number for number, _ in numbered(rows)]
+    changes.sort(key=lambda change: -change.size)
+    row_numbers = [number for number, _ in numbered(rows)]
     examples = [
-        Change(_cut(_text(task, rows[f.index], row_numbers[f.index])), f.label, f.dense, f.pruned, f.word)
-        for f in shown
+        Change(_cut(_text(task, rows[c.index], row_numbers[c.index])), c.label, c.dense, c.pruned, c.word)
+        for c in changes[:EXAMPLES]
     ]
-    return ChangedReport(None if task.problem == "regression" else len(found), len(rows), examples)
+    return ChangedReport(None if task.problem == "regression" else len(changes), len(rows), examples)
 
 
 def _pairs(dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[tuple[int, Tensor, Tensor, Any]]:
     """Yields (index, dense output, pruned output, label or None) of each sample."""
-    for i, (one, other, feature) in enumerate(zip(dense.outputs, pruned.outputs, dense.features, strict=True)):
-        yield i, one.float(), other.float(), feature.get("labels")
+    samples = zip(dense.outputs, pruned.outputs, dense.features, strict=True)
+    for i, (dense_output, pruned_output, feature) in enumerate(samples):
+        yield i, dense_output.float(), pruned_output.float(), feature.get("labels")
 
 
 def _classes(
     task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
 ) -> Iterator[_ChangedSample]:
-    for i, one, other, label in _pairs(dense, pruned):
-        first, second = int(one.argmax()), int(other.argmax())
-        if first == second:
+    for i, dense_logits, pruned_logits, label in _pairs(dense, pruned):
+        old, new = int(dense_logits.argmax()), int(pruned_logits.argmax())
+        if old == new:
             continue
-        own = task.choices(rows[i], f"row {i + 1}")[0] if isinstance(task, ChoiceTask) else names
-        a, b = one.softmax(-1), other.softmax(-1)
-        gold = None if label is None else _name(own, int(label), len(one))
-        yield _ChangedSample(
-            float(a[first] - b[first]), i, gold, _prediction(own, a, first), _prediction(own, b, second)
-        )
+        choices = task.choices(rows[i], f"row {i + 1}")[0] if isinstance(task, ChoiceTask) else names
+        p_dense, p_pruned = dense_logits.softmax(-1), pruned_logits.softmax(-1)
+        gold = None if label is None else _name(choices, int(label), len(dense_logits))
+        size = float(p_dense[old] - p_pruned[old])
+        yield _ChangedSample(size, i, gold, _prediction(choices, p_dense, old), _prediction(choices, p_pruned, new))
 
 
 def _several(
     task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
 ) -> Iterator[_ChangedSample]:
-    for i, one, other, label in _pairs(dense, pruned):
-        flipped = (one > 0) != (other > 0)
+    for i, dense_logits, pruned_logits, label in _pairs(dense, pruned):
+        flipped = (dense_logits > 0) != (pruned_logits > 0)
         if not flipped.any():
             continue
-        a, b = one.sigmoid(), other.sigmoid()
-        k = int(((a - b).abs() * flipped).argmax())
-        right = [] if label is None else [_name(names, j, len(one)) for j, value in enumerate(label) if value]
-        gold = None if label is None else ", ".join(right) or "none"
-        yield _ChangedSample(float((a[k] - b[k]).abs()), i, gold, _prediction(names, a, k), _prediction(names, b, k))
+        p_dense, p_pruned = dense_logits.sigmoid(), pruned_logits.sigmoid()
+        k = int(((p_dense - p_pruned).abs() * flipped).argmax())
+        gold = None
+        if label is not None:
+            gold = ", ".join(_name(names, j, len(p_dense)) for j, value in enumerate(label) if value) or "none"
+        size = float((p_dense[k] - p_pruned[k]).abs())
+        yield _ChangedSample(size, i, gold, _prediction(names, p_dense, k), _prediction(names, p_pruned, k))
 
 
 def _numbers(
     task: Task, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
 ) -> Iterator[_ChangedSample]:
-    for i, one, other, label in _pairs(dense, pruned):
+    for i, dense_output, pruned_output, label in _pairs(dense, pruned):
         # The first number is the one that is scored.
         gold = None if label is None else f"{float(torch.as_tensor(label).flatten()[0]):.4g}"
-        a, b = float(one[0]), float(other[0])
-        yield _ChangedSample(abs(a - b), i, gold, Prediction(f"{a:.4g}"), Prediction(f"{b:.4g}"))
+        old, new = float(dense_output[0]), float(pruned_output[0])
+        yield _ChangedSample(abs(old - new), i, gold, Prediction(f"{old:.4g}"), Prediction(f"{new:.4g}"))
 
 
 def _words(
     task: TokenTask, rows: Rows, names: Sequence[str], dense: SampleOutputs, pruned: SampleOutputs
 ) -> Iterator[_ChangedSample]:
-    sides = zip(_of_words(dense), _of_words(pruned), dense.features, rows, strict=True)
-    for i, (one, other, feature, row) in enumerate(sides):
-        count = min(len(one), len(other))  # another tokenizer may cut elsewhere
-        first, second = one[:count].argmax(-1), other[:count].argmax(-1)
-        where = (first != second).nonzero().flatten().tolist()
-        if not where:
+    samples = zip(_word_outputs(dense), _word_outputs(pruned), dense.features, rows, strict=True)
+    for i, (dense_logits, pruned_logits, feature, row) in enumerate(samples):
+        count = min(len(dense_logits), len(pruned_logits))  # another tokenizer may truncate elsewhere
+        old, new = dense_logits[:count].argmax(-1), pruned_logits[:count].argmax(-1)
+        changed = (old != new).nonzero().flatten().tolist()
+        if not changed:
             continue
-        k = where[0]
-        a, b = one[k].softmax(-1), other[k].softmax(-1)
+        k = changed[0]
+        p_dense, p_pruned = dense_logits[k].softmax(-1), pruned_logits[k].softmax(-1)
         tags = [label for label in feature["labels"] if label != UNLABELLED]
-        words = _items(row[task.words_column])
-        said = _prediction(names, a, int(first[k])), _prediction(names, b, int(second[k]))
         yield _ChangedSample(
-            float(a[first[k]] - b[first[k]]), i, _name(names, int(tags[k]), len(a)), *said, word=_cut(str(words[k]))
+            float(p_dense[old[k]] - p_pruned[old[k]]),
+            i,
+            _name(names, int(tags[k]), len(p_dense)),
+            _prediction(names, p_dense, int(old[k])),
+            _prediction(names, p_pruned, int(new[k])),
+            word=_cut(str(_items(row[task.words_column])[k])),
         )
 
 
-def _of_words(side: SampleOutputs) -> Iterator[Tensor]:
+def _word_outputs(side: SampleOutputs) -> Iterator[Tensor]:
     """Yields each sample's outputs at the first token of each word, [words, classes]."""
     for output, feature in zip(side.outputs, side.features, strict=True):
         labels = torch.as_tensor(feature["labels"])
@@ -190,12 +195,12 @@ def _of_words(side: SampleOutputs) -> Iterator[Tensor]:
 
 def _spans(task: SpanTask, rows: Rows, dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[_ChangedSample]:
     answers = [task.predict_answers(side.outputs, side.features, rows) for side in (dense, pruned)]
-    for i, (one, other, row) in enumerate(zip(*answers, rows, strict=True)):
-        if one != other:
-            golds = (row.get("answers") or {}).get("text")
-            gold = None if golds is None else _answer(next(iter(golds), ""))
-            moved = 1 - squad_f1(other, [one])
-            yield _ChangedSample(moved, i, gold, Prediction(_answer(one)), Prediction(_answer(other)))
+    for i, (old, new, row) in enumerate(zip(*answers, rows, strict=True)):
+        if old != new:
+            gold_texts = (row.get("answers") or {}).get("text")
+            gold = None if gold_texts is None else _answer(next(iter(gold_texts), ""))
+            size = 1 - squad_f1(new, [old])
+            yield _ChangedSample(size, i, gold, Prediction(_answer(old)), Prediction(_answer(new)))
 
 
 def _answer(text: Any) -> str:

@@ -39,10 +39,10 @@ def compare_latency(
     backend: Backend = "eager",
     pruned_inputs: Mapping[str, Tensor] | None = None,
 ) -> Comparison:
-    """Times two models in turn, in one process; the pruned one on inputs of its own where its tokens are others."""
+    """Times two models in turns, in one process; `pruned_inputs` are for a pruned model with other token ids."""
     with frozen(dense), frozen(pruned):
         pairs = [(dense, inputs), (pruned, inputs if pruned_inputs is None else pruned_inputs)]
-        laps = interleaved([prepare(model, given, backend) for model, given in pairs], dense.device)
+        laps = interleaved([prepare(model, model_inputs, backend) for model, model_inputs in pairs], dense.device)
     ratio = np.divide(laps[1], laps[0]).tolist()
     return Comparison(Timing.of(laps[0]), Timing.of(laps[1]), Timing.of(ratio))
 
@@ -81,26 +81,26 @@ class LatencyTarget:
     def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
         """Returns corrected costs and their constraint, or None if the student meets the target."""
         units = [s.num_units for s in find_sublayers(student)]
-        seen = compare_latency(self._model, student, self._inputs, self._backend)
-        if not self.misses(seen):
+        comparison = compare_latency(self._model, student, self._inputs, self._backend)
+        if not self.misses(comparison):
             return None
-        asked, measured = self._asked(seen)
-        logger.info("latency is %.1f %% over what was asked: searching again", 100 * (measured.median / asked - 1))
+        requested, measured = self._requested(comparison)
+        logger.info("latency is %.1f %% above the request: selecting again", 100 * (measured.median / requested - 1))
         self.corrected = True
-        self.costs = corrected_costs(self.costs, units, seen.pruned.median)
-        asked_ms = self._latency_ms or self._constraint * seen.dense.median
-        return self.costs, min(1.0, asked_ms / self.costs.dense)
+        self.costs = corrected_costs(self.costs, units, comparison.pruned.median)
+        requested_ms = self._latency_ms or self._constraint * comparison.dense.median
+        return self.costs, min(1.0, requested_ms / self.costs.dense)
 
-    def misses(self, seen: Comparison) -> bool:
+    def misses(self, comparison: Comparison) -> bool:
         """Returns whether the pruned model is slower than requested by more than the noise."""
-        asked, measured = self._asked(seen)
-        return measured.low > asked
+        requested, measured = self._requested(comparison)
+        return measured.low > requested
 
-    def _asked(self, seen: Comparison) -> tuple[float, Timing]:
+    def _requested(self, comparison: Comparison) -> tuple[float, Timing]:
         """Returns the requested latency and its measurement, both in ms or both relative to the dense model."""
         if self._latency_ms is None:
-            return self._constraint, seen.ratio
-        return self._latency_ms, seen.pruned
+            return self._constraint, comparison.ratio
+        return self._latency_ms, comparison.pruned
 
 
 def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Costs:

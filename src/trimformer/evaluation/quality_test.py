@@ -1,27 +1,38 @@
 """Tests whether a pruned model meets a quality target, on samples used for nothing else."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.stats import t
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.backends import Backend
 from trimformer.costs.cost_tables import Floats
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.scores import Scorer, unbatch
+from trimformer.evaluation.bounds import (
+    CONFIDENCE,
+    GROUPS,
+    cluster_means,
+    drop_bound,
+    jackknife,
+    leave_out,
+    mean_bound,
+    quantile,
+    with_unseen,
+)
+from trimformer.evaluation.clusters import row_clusters
+from trimformer.evaluation.model_outputs import Outputs, unbatch
+from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.serving import on_cpu, write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session, served
 from trimformer.options.quality_target import QualityTarget
 from trimformer.utils.temp_dirs import temporary_directory
 
-CONFIDENCE = 0.95
-GROUPS = 50
-_Z = float(t.ppf(CONFIDENCE, GROUPS - 1))
+_PROBED_ROWS = 8  # rows, besides one per label, whose outputs are inverted to see how much one row can matter
+_PROBED_LABELS = 100
+POWER = 1.5  # standard errors by which a predicted bound exceeds the expected one, so that most tests pass
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,8 @@ class QualityTest:
     """Tests models against a target on one set of samples.
 
     The drop is a paired difference of both models' scores on the same samples. Its standard error is estimated by the
-    delete-group jackknife over 50 groups, which works for every score, means or not. Wilson's correction widens the
-    bound for models that change few predictions or none.
+    delete-group jackknife over 50 groups, which works for every score, means or not. `trimformer.evaluation.bounds`
+    adds what the samples may not have shown. Rows that share a text count as one sample.
 
     Args:
         target: the quality target.
@@ -67,33 +78,42 @@ class QualityTest:
         backend: Backend = "eager",
         pruned_scorer: Scorer | None = None,
     ) -> None:
-        self.target, self.samples, self._backend = target, len(scorer.rows), backend
+        self.target, self._backend = target, backend
         self._scorer, self._pruned_scorer = scorer, pruned_scorer or scorer
-        check_test_samples(target, scorer)
+        self._check()
+        self._clusters = row_clusters(scorer.rows, scorer.task)
+        self.samples = len(set(self._clusters))
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
-        self._dense = self._scores(scorer, self._references) if target.kind == "drop" else np.zeros(1)
+        self._dense = np.zeros(1)
+        if target.kind == "drop" and scorer.is_labelled:
+            self._dense = self._scores(scorer, self._references)
 
-    def __call__(self, model: PreTrainedModel, constraint: float, *, as_served: bool = True) -> Verdict:
+    def _check(self) -> None:
+        """Checks that the samples can test the target; see `check_test_samples`."""
+        check_test_samples(self.target, self._scorer)
+
+    def __call__(
+        self, model: PreTrainedModel, constraint: float, *, as_served: bool = True, alpha: float = 1 - CONFIDENCE
+    ) -> Verdict:
         """Tests a model.
 
         Args:
             model: the pruned model.
             constraint: constraint it was pruned to, for the verdict.
             as_served: test the exported file if the backend is an ONNX one.
+            alpha: probability with which the bound may be too low.
         """
         outputs = self._outputs(model, as_served and self._backend.startswith("onnx"))
         if self.target.kind == "divergence":
-            divergences = self._pruned_scorer.divergences(outputs, self._references).numpy()
-            measured, error = jackknife(leave_out(lambda kept: float(divergences[kept].mean()), len(divergences)))
-            bound = measured + _Z * error
+            values = self._divergences(outputs)
+            measured, bound = float(values.mean()), mean_bound(values, alpha)
         else:
-            measured, error = jackknife(self._dense - self._scores(self._pruned_scorer, outputs))
-            bound = 100 * upper_bound(measured, error, self.samples)
-            measured *= 100
+            drop, error = jackknife(self._dense - self._scores(self._pruned_scorer, outputs))
+            measured, bound = 100 * drop, 100 * drop_bound(drop, error, self._largest_change, alpha)
         return Verdict(constraint, measured, bound, bound <= self.target.most)
 
-    def _outputs(self, model: PreTrainedModel, as_served: bool) -> list[Tensor]:
+    def _outputs(self, model: PreTrainedModel, as_served: bool) -> Outputs:
         if not as_served:
             return self._pruned_scorer(model, "judge")[1]
         int8 = self._backend == "onnx-int8"
@@ -104,15 +124,114 @@ class QualityTest:
             with served(plain, open_session(files / (QUANTIZED if int8 else MODEL))):
                 return self._pruned_scorer(plain, "judge")[1]
 
-    def _scores(self, scorer: Scorer, outputs: Sequence[Tensor]) -> Floats:
+    def _divergences(self, outputs: Outputs) -> Floats:
+        """Returns one divergence per cluster of rows."""
+        values = self._pruned_scorer.divergences(outputs, self._references).numpy()
+        return cluster_means(values, [self._clusters[row] for row in self._pruned_scorer.divergence_rows])
+
+    def _scores(self, scorer: Scorer, outputs: Outputs) -> Floats:
         """Returns scores [1 + groups] as fractions: over all rows, and without each group."""
         samples = unbatch(outputs, scorer.batches)
-        return leave_out(lambda kept: scorer.score_some(samples, kept)[str(self.metric)], self.samples)
+        return leave_out(lambda kept: scorer.score_some(samples, kept)[str(self.metric)], self._clusters)
+
+    @cached_property
+    def _largest_change(self) -> float:
+        """The most that the score falls if the outputs of one cluster are inverted, as a fraction.
+
+        It is large for rare classes in a macro-averaged score, of which few rows tell little. For other scores it is
+        the share of the largest cluster in all rows.
+        """
+        sizes = np.bincount(self._clusters)
+        scorer, rows = self._scorer, range(len(self._clusters))
+        share = float(sizes.max()) / len(rows)
+        problem = scorer.task.problem
+        if problem in ("span", "regression", "embedding") or (self.metric == "accuracy" and problem != "tokens"):
+            return share  # means over rows, and correlations, which have no rare classes
+        samples = unbatch(self._references, scorer.batches)
+        largest = share
+        for probed in self._probed_rows():
+            cluster = {row for row in rows if self._clusters[row] == self._clusters[probed]}
+            changed = [
+                -sample if row in cluster else sample for sample, row in zip(samples, scorer.feature_rows, strict=True)
+            ]
+            score = scorer.score_some(changed, rows)[str(self.metric)]
+            largest = max(largest, float(self._dense[0]) - score)
+        return largest
+
+    def _probed_rows(self) -> list[int]:
+        """Returns the first row with each label, and some others."""
+        firsts: dict[float, int] = {}
+        for feature, row in zip(self._scorer.features, self._scorer.feature_rows, strict=True):
+            labels = np.atleast_1d(np.asarray(feature.get("labels", ())))
+            present = labels.nonzero()[0] if self._scorer.task.problem == "multi_label" else np.unique(labels)
+            for label in present.tolist():
+                firsts.setdefault(label, row)
+        others = np.linspace(0, len(self._scorer.rows) - 1, _PROBED_ROWS, dtype=int).tolist()
+        return sorted({*list(firsts.values())[:_PROBED_LABELS], *others})
+
+
+class Prediction(QualityTest):
+    """Predicts the verdicts of a test from samples that the test does not use.
+
+    Without labels, a drop is predicted from the divergence, which limits the share of changed predictions. A
+    prediction decides only which model is tested.
+
+    Args:
+        target: the quality target.
+        scorer: scorer of any number of samples.
+        dense: the dense model.
+        test_samples: number of samples of the test.
+        alpha: allowed probability of error of the test.
+    """
+
+    def __init__(
+        self, target: QualityTarget, scorer: Scorer, dense: PreTrainedModel, test_samples: int, alpha: float
+    ) -> None:
+        super().__init__(target, scorer, dense)
+        self._test_samples, self._alpha = test_samples, alpha
+
+    def _check(self) -> None:
+        """Accepts any samples."""
+
+    def __call__(self, model: PreTrainedModel, constraint: float, **_: object) -> Verdict:
+        """Predicts the verdict on a model at a constraint."""
+        outputs, share = self._outputs(model, as_served=False), self.samples / self._test_samples
+        if self.target.kind == "divergence":
+            values = self._divergences(outputs)
+            mean, error = with_unseen(values, self._test_samples)
+            measured, bound = float(values.mean()), mean + (quantile(self._alpha) + POWER) * error
+        elif self._scorer.is_labelled:
+            drop, error = jackknife(self._dense - self._scores(self._scorer, outputs))
+            measured, bound = self._drop(max(drop, 0.0), error * share**0.5, self._largest_change * share)
+        else:
+            changed = float(np.sqrt(self._divergences(outputs).clip(0) / 2).mean())  # Pinsker's inequality
+            measured, bound = self._drop(0.0, (changed / self._test_samples) ** 0.5, 1 / self._test_samples)
+        return Verdict(constraint, measured, bound, bound <= self.target.most)
+
+    def _drop(self, drop: float, error: float, largest_change: float) -> tuple[float, float]:
+        """Returns a predicted drop and its bound, in points."""
+        return 100 * drop, 100 * (drop_bound(drop, error, largest_change, self._alpha) + POWER * error)
+
+
+def rows_to_promise(target: QualityTarget, verdict: Verdict, rows: int) -> int | None:
+    """Returns about how many test rows would promise the target for a model, to two digits; None if no number would.
+
+    Args:
+        target: the quality target.
+        verdict: verdict on the model with so many rows; the width of its bound falls with the root of their number.
+        rows: number of rows of the verdict.
+    """
+    slack = target.most - verdict.measured
+    if slack <= 0 or verdict.keeps:
+        return None
+    needed = rows * ((verdict.bound - verdict.measured) / slack) ** 2
+    unit = 10 ** max(0, math.floor(math.log10(needed)) - 1)
+    return math.ceil(needed / unit) * unit
 
 
 def min_samples(target: QualityTarget) -> int:
     """Returns the smallest number of samples with which a model that changes no prediction passes the test."""
-    return max(2 * GROUPS, math.ceil(100 * _Z**2 / target.most) if target.kind == "drop" else 0)
+    return max(2 * GROUPS, math.ceil(100 * quantile(1 - CONFIDENCE) ** 2 / target.most) if target.kind == "drop" else 0)
 
 
 def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
@@ -121,47 +240,13 @@ def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
     Raises:
         TrimformerError: there are too few samples, or the target needs labels and there are none.
     """
-    samples = len(scorer.rows)
     if target.kind == "drop" and not scorer.is_labelled:
         raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
+    samples, rows = len(set(row_clusters(scorer.rows, scorer.task))), len(scorer.rows)
     if samples < min_samples(target):
-        asked = f"a drop of {target.most:g} points" if target.kind == "drop" else "a divergence"
+        promise = f"a drop of {target.most:g} points" if target.kind == "drop" else "a divergence"
+        texts = "" if samples == rows else f" of {rows} rows, those that share a text counted once,"
         raise TrimformerError(
-            f"{samples} samples are set aside to judge by, too few to promise {asked} with {100 * CONFIDENCE:.0f} % "
-            f"confidence: it takes {min_samples(target)} at least; give more rows"
+            f"{samples} test samples{texts} are too few to promise {promise} with {100 * CONFIDENCE:.0f} % confidence; "
+            f"give at least {min_samples(target)}"
         )
-
-
-def leave_out(estimate: Callable[[Sequence[int]], float], samples: int, groups: int = GROUPS) -> Floats:
-    """Returns an estimate [1 + groups]: over all samples, and without each group in turn.
-
-    Args:
-        estimate: function of the indices of samples.
-        samples: number of samples, which are in random order.
-        groups: number of groups.
-    """
-    order = np.arange(samples)
-    kept = [order, *(order[order % groups != group] for group in range(groups))]
-    return np.array([estimate(each.tolist()) for each in kept])
-
-
-def jackknife(estimates: Floats) -> tuple[float, float]:
-    """Returns the estimate over all samples and its delete-group jackknife standard error.
-
-    Args:
-        estimates: see `leave_out`; may be a difference of two of its results.
-    """
-    without = estimates[1:]
-    share = (len(without) - 1) / len(without)
-    return float(estimates[0]), math.sqrt(share * float(np.square(without - without.mean()).sum()))
-
-
-def upper_bound(difference: float, error: float, samples: int) -> float:
-    """Returns the one-sided upper Wilson bound of a mean difference of scores in [0, 1], at `CONFIDENCE`.
-
-    Args:
-        difference: measured difference of the means.
-        error: standard error of the difference.
-        samples: number of samples.
-    """
-    return difference + _Z**2 / (2 * samples) + _Z * math.sqrt(error**2 + _Z**2 / (4 * samples**2))

@@ -7,49 +7,28 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import count_samples, make_batches
-from trimformer.data.outputs import Problem, divergence, find_problem, predict
+from trimformer.data.batches import make_batches
+from trimformer.data.outputs import Problem, divergence, find_problem
 from trimformer.data.rows import Rows
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_token_ids
-from trimformer.errors import TrimformerError
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
+from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, model_outputs, unbatch
+from trimformer.evaluation.neighbours import neighbour_overlap
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
-from trimformer.utils.progress import progress
 
 
-def unbatch(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
-    """Returns one output per sample on the CPU, in the order of the features; token outputs keep their padding."""
-    samples: list[Tensor] = [torch.empty(0)] * count_samples(batches)
-    for output, batch in zip(outputs, batches, strict=True):
-        for sample, index in zip(output.float().cpu(), batch["index"].tolist(), strict=True):
-            samples[index] = sample
-    return samples
-
-
-def divergences(
-    outputs: Sequence[Tensor], references: Sequence[Tensor], batches: Sequence[Batch], problem: Problem
-) -> Tensor:
+def divergences(outputs: Outputs, references: Outputs, batches: Sequence[Batch], problem: Problem) -> Tensor:
     """Returns each sample's divergence from the dense model, [samples] in float64; see `divergence`."""
     per_batch = [
         divergence(output.float(), reference.float(), batch, problem).double()
         for output, reference, batch in zip(outputs, references, batches, strict=True)
     ]
     return torch.stack(unbatch(per_batch, batches)).double()
-
-
-def _overflows(output: Tensor, batch: Batch) -> Tensor:
-    """Returns whether each sample's output is NaN or infinite, [batch]; span heads may mask tokens with -inf."""
-    bad = output.isnan() | (output == torch.inf)
-    mask = batch.get("attention_mask")
-    if mask is not None and output.dim() == 3 and mask.shape == output.shape[:2]:
-        bad &= mask.bool().unsqueeze(-1)  # outputs at padding do not count
-    return bad.flatten(1).any(1)
 
 
 class Scorer:
@@ -76,35 +55,21 @@ class Scorer:
         processor: Any,
         batch_size: int = 32,
     ) -> None:
-        self.name, self.rows, self.task, self.batch_size = name, rows, task, batch_size
+        self.name, self.rows, self.task, self.processor, self.batch_size = name, rows, task, processor, batch_size
         self.features = task.encode(rows, processor, model.config)
         self.batches = make_batches(self.features, processor, batch_size)
         self.names = label_names(model.config)
         check_token_ids(model, self.batches)
         self._problem = find_problem(model)
 
-    def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], list[Tensor]]:
-        """Returns the model's metrics and its outputs per batch."""
-        device = model.device
-        batches = progress(self.batches, desc)
-        outputs = predict(model, ({key: value.to(device) for key, value in batch.items()} for batch in batches))
-        outputs = [output.cpu() for output in outputs]
-        self._check_finite(outputs, model)
+    def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], Outputs]:
+        """Returns the model's metrics and its outputs per batch; see `model_outputs`."""
+        is_labelled = any(key in self.features[0] for key in LABEL_KEYS)
+        may_rerun = self._problem == "tokens" and not is_labelled
+        outputs = model_outputs(model, self.batches, self.name, may_rerun=may_rerun, desc=desc)
+        if isinstance(outputs, RerunOutputs):
+            return {}, outputs
         return self.task.score(unbatch(outputs, self.batches), self.features, self.rows), outputs
-
-    def _check_finite(self, outputs: Sequence[Tensor], model: PreTrainedModel) -> None:
-        """Checks that the outputs are finite; NaN would otherwise score like a bad model.
-
-        Raises:
-            TrimformerError: an output is not finite.
-        """
-        bad = [_overflows(output, batch).sum().item() for output, batch in zip(outputs, self.batches, strict=True)]
-        if any(bad):
-            raise TrimformerError(
-                f"the model's outputs are not finite for {sum(bad):.0f} of {count_samples(self.batches)} samples of "
-                f"'{self.name}': it overflows in {str(model.dtype).removeprefix('torch.')}; save it in "
-                f"{'bfloat16 or float32' if model.dtype == torch.float16 else 'a higher precision, or mend it'}"
-            )
 
     def score_some(self, outputs: Sequence[Tensor], rows: Sequence[int]) -> dict[str, float]:
         """Returns the metrics over some of the rows.
@@ -113,13 +78,14 @@ class Scorer:
             outputs: outputs of all samples; see `unbatch`.
             rows: indices of the rows.
         """
-        features, selected = [], []
-        for new, row in enumerate(rows):
-            for i in self._parts[row]:
-                feature = self.features[i]
-                features.append({**feature, "example": new} if "example" in feature else feature)
-                selected.append(outputs[i])
-        return self.task.score(selected, features, [self.rows[row] for row in rows])
+        pairs = [(new, i) for new, row in enumerate(rows) for i in self._parts[row]]
+        if self._problem == "embedding":  # the features of embeddings are ordered column by column
+            pairs.sort(key=lambda pair: pair[1] // len(self.rows))
+        features = [
+            {**self.features[i], "example": new} if "example" in self.features[i] else self.features[i]
+            for new, i in pairs
+        ]
+        return self.task.score([outputs[i] for _, i in pairs], features, [self.rows[row] for row in rows])
 
     @property
     def is_labelled(self) -> bool:
@@ -128,26 +94,36 @@ class Scorer:
         return self.task.metric is not None and has_labels
 
     @cached_property
+    def feature_rows(self) -> list[int]:
+        """Index of each feature's row; a row has one feature per window of a long text, or per text to embed."""
+        return [feature.get("example", i % len(self.rows)) for i, feature in enumerate(self.features)]
+
+    @property
+    def divergence_rows(self) -> list[int]:
+        """Index of the row of each value that `divergences` returns."""
+        return self.feature_rows
+
+    @cached_property
     def _parts(self) -> list[list[int]]:
-        """Indices of each row's samples: the windows of a long text, else one."""
+        """Indices of each row's features."""
         parts: list[list[int]] = [[] for _ in self.rows]
-        for i, feature in enumerate(self.features):
-            parts[feature.get("example", i)].append(i)
+        for i, row in enumerate(self.feature_rows):
+            parts[row].append(i)
         return parts
 
-    def sample_outputs(self, outputs: Sequence[Tensor]) -> SampleOutputs:
+    def sample_outputs(self, outputs: Outputs) -> SampleOutputs:
         """Returns a model's outputs, one per feature, with the features."""
         return SampleOutputs(unbatch(outputs, self.batches), self.features)
 
-    def samples(self, outputs: Sequence[Tensor]) -> Tensor:
+    def samples(self, outputs: Outputs) -> Tensor:
         """Returns outputs of one size, such as embeddings, in the order of the rows, [samples, n]."""
         return torch.stack(unbatch(outputs, self.batches))
 
-    def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
+    def neighbours(self, outputs: Outputs, references: Outputs) -> float | None:
         """Returns the share of nearest neighbours that stay, or None without embeddings; see `neighbour_overlap`."""
         return self._neighbours(outputs, references, self)
 
-    def _neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor], dense: "Scorer") -> float | None:
+    def _neighbours(self, outputs: Outputs, references: Outputs, dense: "Scorer") -> float | None:
         """Like `neighbours`, for references in the batches of another scorer."""
         if self._problem != "embedding":
             return None
@@ -162,16 +138,13 @@ class Scorer:
             first.setdefault(np.asarray(sample.get("input_ids", -i)).tobytes(), i)
         return list(first.values())
 
-    def divergences(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+    def divergences(self, outputs: Outputs, references: Outputs) -> Tensor:
         """Returns each sample's divergence between two models' outputs, [samples]; see `divergences`."""
         return divergences(outputs, references, self.batches, self._problem)
 
-    def divergence(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float:
+    def divergence(self, outputs: Outputs, references: Outputs) -> float:
         """Returns the mean divergence between two models' outputs."""
         return float(self.divergences(outputs, references).mean())
-
-
-NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -194,7 +167,7 @@ class Scores:
 
 
 # A model's metrics and its outputs per batch, for each evaluation set.
-Scored = Sequence[tuple[dict[str, float], list[Tensor]]]
+Scored = Sequence[tuple[dict[str, float], Outputs]]
 
 
 def score(scorers: Sequence[Scorer], model: PreTrainedModel, name: str) -> Scored:
@@ -214,43 +187,20 @@ def compare(scorers: Sequence[Scorer], dense: Scored, pruned: Scored, pruned_sco
         pruned: results of the pruned model.
         pruned_scorers: scorers with the pruned model's tokenizer, if it differs.
     """
-    totals: list[dict[str, float]] = []
+    scores: list[dict[str, float]] = []
     for scored in (dense, pruned):
         named = enumerate(zip(scorers, scored, strict=True))
-        totals.append({f"{s.name}_{k}" if n else k: v for n, (s, (own, _)) in named for k, v in own.items()})
-    own, first = scorers[0], (pruned_scorers or scorers)[0]
+        scores.append({f"{s.name}_{k}" if n else k: v for n, (s, (metrics, _)) in named for k, v in metrics.items()})
+    dense_scorer, pruned_scorer = scorers[0], (pruned_scorers or scorers)[0]
     outputs, references = pruned[0][1], dense[0][1]
+    changed = None
+    if not any(isinstance(o, RerunOutputs) for o in (outputs, references)):
+        pair = dense_scorer.sample_outputs(references), pruned_scorer.sample_outputs(outputs)
+        changed = find_changed(dense_scorer.task, dense_scorer.rows, dense_scorer.names, *pair)
     return Scores(
-        totals[0],
-        totals[1],
-        first.divergence(outputs, references),
-        first.neighbours(outputs, references),
-        find_changed(own.task, own.rows, own.names, own.sample_outputs(references), first.sample_outputs(outputs)),
+        scores[0],
+        scores[1],
+        pruned_scorer.divergence(outputs, references),
+        pruned_scorer.neighbours(outputs, references),
+        changed,
     )
-
-
-def neighbour_overlap(embeddings: Tensor, references: Tensor, count: int = NEIGHBOURS) -> float | None:
-    """Returns the share of each sample's nearest neighbours in the references that stay nearest in the embeddings.
-
-    Args:
-        embeddings: [samples, n].
-        references: [samples, m].
-        count: number of neighbours, by cosine similarity.
-
-    Returns:
-        The mean over samples; None if there are too few samples.
-    """
-    samples = len(embeddings)
-    if samples <= 2 * count:
-        return None
-    nearest = []
-    for matrix in (embeddings, references):
-        unit = F.normalize(matrix.double(), dim=-1)
-        chunks = []
-        for start in range(0, samples, 1024):
-            cosines = unit[start : start + 1024] @ unit.T
-            cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
-            chunks.append(cosines.topk(count).indices)
-        nearest.append(torch.cat(chunks))
-    shared = (nearest[0].unsqueeze(2) == nearest[1].unsqueeze(1)).sum((1, 2))
-    return float(shared.double().mean() / count)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import count_samples
 from trimformer.errors import TrimformerError
+from trimformer.evaluation.model_outputs import Outputs
 from trimformer.evaluation.scores import Scorer
 from trimformer.export.onnx.export import MODEL, QUANTIZED, write_files
 from trimformer.export.onnx.serve import open_session, served
@@ -70,7 +72,7 @@ def serve(
         scorer: of the set to score on.
         inputs: to time with.
     """
-    found: list[tuple[str, dict[str, float], list[Tensor], Path]] = []
+    scored: list[tuple[str, dict[str, float], Outputs, Path]] = []
     calls: list[Callable[[], Any]] = []
     for name, (model, folder) in models.items():
         plain = on_cpu(model)
@@ -78,10 +80,10 @@ def serve(
         for path, kind in ((path, kind) for path, kind in kinds.items() if path.is_file()):
             session = open_session(path)
             with served(plain, session):
-                found.append((kind, *scorer(plain, f"evaluate {kind}"), path))
+                scored.append((kind, *scorer(plain, f"evaluate {kind}"), path))
             calls.append(partial(session.run, None, feeds(session, inputs)))
     laps = interleaved(calls, torch.device("cpu"))
-    dense = found[0][2]
+    dense = scored[0][2]
     return [
         Served(
             kind,
@@ -90,9 +92,9 @@ def serve(
             scorer.neighbours(outputs, dense),
             path.stat().st_size,
             Timing.of(times),
-            Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]),
+            Timing.of([dense_ms / ms for dense_ms, ms in zip(laps[0], times, strict=True)]),
         )
-        for (kind, scores, outputs, path), times in zip(found, laps, strict=True)
+        for (kind, scores, outputs, path), times in zip(scored, laps, strict=True)
     ]
 
 
@@ -109,10 +111,13 @@ def feeds(session: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         TrimformerError: the session reads an input that is missing.
     """
-    given = dict(inputs)
-    if "input_ids" in given:
-        given.setdefault("token_type_ids", torch.zeros_like(given["input_ids"]))
+    arrays = {name: value.cpu().numpy() for name, value in inputs.items()}
+    if "input_ids" in arrays:
+        arrays.setdefault("token_type_ids", np.zeros_like(arrays["input_ids"]))
     names = [value.name for value in session.get_inputs()]
-    if missing := [name for name in names if name not in given]:
-        raise TrimformerError(f"the data give '{missing[0]}', which cannot be made up for timing; leave it out")
-    return {name: given[name].cpu().numpy() for name in names}
+    if missing := [name for name in names if name not in arrays]:
+        raise TrimformerError(
+            f"the data hold the input '{missing[0]}', for which no random values exist to time the model with; leave "
+            "it out of the data"
+        )
+    return {name: arrays[name] for name in names}

@@ -1,16 +1,15 @@
 """Scores models with a tokenizer whose vocabulary was reduced."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.vocabulary import Vocabulary, flat_ids
-from trimformer.data.batches import Features
+from trimformer.data.batches import Features, make_batches
 from trimformer.data.outputs import divergence
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.scores import Scorer, unbatch
+from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, unbatch
+from trimformer.evaluation.scores import Scorer
 
 
 class SmallVocabularyScorer(Scorer):
@@ -43,22 +42,40 @@ class SmallVocabularyScorer(Scorer):
                 f"every sample of '{self.name}' holds tokens that the vocabulary drops; give more texts with vocabulary"
             )
 
-    def divergences(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+    @property
+    def divergence_rows(self) -> list[int]:
+        """Index of the row of each value that `divergences` returns."""
+        return [self._dense.feature_rows[i] for i, _ in self._pairs]
+
+    def divergences(self, outputs: Outputs, references: Outputs) -> Tensor:
         """Returns the divergence from the dense model's outputs, which are in the dense scorer's batches, [samples].
 
         Outputs per token are compared on samples with the same tokens, and token scores on the tokens that are kept.
         """
-        new, old = unbatch(outputs, self.batches), unbatch(references, self._dense.batches)
-        values = []
-        for i, j in self._pairs:
-            output, reference = self._cut(new[j], self.features[j]), self._cut(old[i], self.features[j])
-            if output.shape != reference.shape:
-                reference = reference[..., self._vocabulary.kept_ids]
-            batch = {"index": torch.zeros(1), "attention_mask": torch.ones(1, len(output))}
-            values.append(divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem))
-        return torch.cat(values).double()
+        stored = None if isinstance(outputs, RerunOutputs) else unbatch(outputs, self.batches)
+        places, values = dict(self._pairs), {}
+        for batch, batch_references in zip(self._dense.batches, references, strict=True):
+            samples = zip(batch["index"].tolist(), batch_references.float().cpu(), strict=True)
+            pairs = [(i, places[i], reference) for i, reference in samples if i in places]
+            if stored is not None:
+                new = [stored[j] for _, j, _ in pairs]
+            else:
+                assert isinstance(outputs, RerunOutputs)
+                few = make_batches([self.features[j] for _, j, _ in pairs], self.processor, self.batch_size)
+                new = unbatch(outputs.on(few), few)
+            for (i, j, reference), output in zip(pairs, new, strict=True):
+                values[i] = self._divergence(output, reference, self.features[j])
+        return torch.cat([values[i] for i, _ in self._pairs]).double()
 
-    def neighbours(self, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> float | None:
+    def _divergence(self, output: Tensor, reference: Tensor, sample: Features) -> Tensor:
+        """Returns the divergence of one sample, [1]."""
+        output, reference = self._cut(output, sample), self._cut(reference, sample)
+        if output.shape != reference.shape:
+            reference = reference[..., self._vocabulary.kept_ids]
+        batch = {"index": torch.zeros(1), "attention_mask": torch.ones(1, len(output))}
+        return divergence(output.unsqueeze(0), reference.unsqueeze(0), batch, self._problem)
+
+    def neighbours(self, outputs: Outputs, references: Outputs) -> float | None:
         """Like `Scorer.neighbours`, with references in the dense scorer's batches."""
         return self._neighbours(outputs, references, self._dense)
 

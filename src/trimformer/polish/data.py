@@ -32,7 +32,7 @@ class PolishInputs:
         batches: this process's part of the samples to train on; every process has as many batches.
         held_out: this process's part of the held-out samples.
         budget: forward passes or seconds to spend.
-        only_calibration: all samples are calibration samples, so the held-out ones must not be used by the refit.
+        only_calibration: the held-out samples are calibration samples, so the refit must not use them.
     """
 
     batches: list[Batch]
@@ -63,6 +63,8 @@ def draw_polish_inputs(
 ) -> PolishInputs:
     """Batches the calibration samples and more data; holds out every eighth sample and drops duplicates.
 
+    If at least half of the samples are new, only new ones are held out, as the refit has used the calibration samples.
+
     Args:
         model: the model, for its configuration and device.
         processor: the model's tokenizer or processor.
@@ -77,25 +79,33 @@ def draw_polish_inputs(
     options = options or PolishOptions()
     data, budget = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
     more = [] if data is None else encode_unlabelled(model, processor, task, data)
-    samples: dict[bytes, tuple[int, Features]] = {}
+    samples: dict[bytes, Features] = {}
+    places: dict[bytes, list[int]] = {}  # every position at which a sample occurs
     for i, sample in enumerate([*without_labels(features), *more]):
-        samples.setdefault(_digest(sample), (i, sample))
+        key = _digest(sample)
+        samples.setdefault(key, sample)
+        places.setdefault(key, []).append(i)
+    new = {key for key, positions in places.items() if positions[0] >= len(features)}
+    only_new = 2 * len(new) >= len(samples)
     parts: tuple[list[Features], list[Features]] = [], []  # to train on, held out
-    for i, sample in samples.values():
-        parts[i % HELD_OUT_EVERY == 0].append(sample)
+    for key, positions in places.items():
+        # The refit holds out positions: a repeated calibration sample is held out only if all its positions are.
+        checked = positions[:1] if key in new else [i for i in positions if i < len(features)]
+        held_out = (key in new or not only_new) and all(i % HELD_OUT_EVERY == 0 for i in checked)
+        parts[held_out].append(samples[key])
     if len(samples) < batch_size:
         raise TrimformerError(
             f"{len(samples)} different samples to polish on are fewer than a batch of {batch_size}; give more "
             "polish data or lower the batch size"
         )
-    batches, held_out = (make_batches(part, processor, batch_size, model.device) for part in parts)
-    if min(len(batches), len(held_out)) < world_size():
+    batches, held_out_batches = (make_batches(part, processor, batch_size, model.device) for part in parts)
+    if min(len(batches), len(held_out_batches)) < world_size():
         raise TrimformerError(
-            f"{len(samples)} different samples to polish on make {len(held_out)} held-out batches, fewer than the "
-            f"{world_size()} processes; lower the batch size"
+            f"{len(samples)} different samples to polish on make {len(held_out_batches)} held-out batches, fewer than "
+            f"the {world_size()} processes; lower the batch size"
         )
     return PolishInputs(
-        shard(batches)[: len(batches) // world_size()], shard(held_out), budget, only_calibration=data is None
+        shard(batches)[: len(batches) // world_size()], shard(held_out_batches), budget, only_calibration=not only_new
     )
 
 

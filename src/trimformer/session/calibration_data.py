@@ -42,6 +42,7 @@ class Samples:
     Attributes:
         task: what the columns mean.
         sets: all rows that were read.
+        calibration_rows: the rows to calibrate on.
         features: the encoded calibration samples.
         batches: this process's share of their batches.
         scorers: one per evaluation set.
@@ -62,6 +63,7 @@ class Samples:
 
     task: Task
     sets: list[Rows]
+    calibration_rows: Rows
     features: Sequence[Features]
     batches: list[Batch]
     scorers: list[Scorer]
@@ -130,7 +132,8 @@ def draw_samples(
         logger.warning("the data has %d rows to calibrate on, fewer than %d: all are used", len(chosen), num_samples)
     if len(chosen) < 2:
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
-    features = task.encode(Selection(train, chosen), processor, model.config)
+    calibration_rows = Selection(train, chosen)
+    features = task.encode(calibration_rows, processor, model.config)
     batches = _share(make_batches(features, processor, batch_size, model.device))
     check_token_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
@@ -141,6 +144,7 @@ def draw_samples(
     return Samples(
         task=task,
         sets=[train, *([judged] if judged else []), *sets.values()],
+        calibration_rows=calibration_rows,
         features=features,
         batches=batches,
         scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],

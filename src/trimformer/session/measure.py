@@ -13,6 +13,7 @@ from trimformer.costs.random_inputs import random_inputs
 from trimformer.data.outputs import find_problem, has_classes
 from trimformer.evaluation.agreement import find_agreement, find_changed_tokens, paired_interval
 from trimformer.evaluation.latency_target import LatencyTarget, compare_latency
+from trimformer.evaluation.model_outputs import RerunOutputs
 from trimformer.evaluation.scores import compare, score
 from trimformer.models import find_sublayers
 from trimformer.models.masking import units_left
@@ -153,7 +154,10 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
     data, model, scores = session.data, session.model, result.scores
     assert scores is not None
     scorer, pruned_scorer = data.scorers[0], (data.retold or data.scorers)[0]
-    before, after = scorer.sample_outputs(session.dense_scores[0][1]), pruned_scorer.sample_outputs(pruned)
+    references = session.dense_scores[0][1]
+    if any(isinstance(outputs, RerunOutputs) for outputs in (references, pruned)):
+        return  # too large to be kept
+    before, after = scorer.sample_outputs(references), pruned_scorer.sample_outputs(pruned)
     problem, names = result.task.problem, scorer.names if has_classes(model) else ()
     result.agreement = find_agreement(problem, names, before, after, special_ids(session.tokenizer))
     if scores.changed is None and names and session.tokenizer is not None:

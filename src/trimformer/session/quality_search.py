@@ -1,12 +1,19 @@
-"""Searches the smallest model that keeps a quality target."""
+"""Searches the smallest model that keeps a quality target.
+
+The budget is predicted on calibration samples only; the samples of the test judge no more than three models. The
+allowed error is shared out among these, so the promise holds with 95 % confidence however many are judged.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-from trimformer.allocation.smallest_budget import budgets_within_target
+from trimformer.allocation.smallest_budget import predict_budget
+from trimformer.data.rows import Selection
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.quality_test import QualityTest, Verdict
+from trimformer.evaluation.bounds import LOOKS
+from trimformer.evaluation.quality_test import Prediction, QualityTest, Verdict, rows_to_promise
+from trimformer.evaluation.scores import Scorer
 from trimformer.options.budgets import BudgetRequest
 from trimformer.options.methods import AnyMethod
 from trimformer.pruner import Pruned
@@ -18,52 +25,35 @@ from trimformer.utils.distributed import decide, on_main
 
 logger = logging.getLogger(__name__)
 
-QUICK_SAMPLES = 256  # calibration samples that a candidate is refitted on before it is chosen
+QUICK_SAMPLES = 256  # calibration samples that a candidate is refitted on; the others predict its quality
 _MARGIN = 1.01  # over the smallest reachable constraint
+_MOST_ROWS = 20  # times the test rows, beyond which advice to give more is of no use
 
 
 def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
     """Prunes to the smallest budget that keeps the target.
 
-    Candidates are refitted on few samples; the chosen one is refitted on all of them and tested again. Budgets are
-    taken to be ordered: where one keeps the target, so do all larger ones.
+    Candidates are refitted on some calibration samples and predict, on the others, the smallest budget that passes the
+    test. The model of that budget is refitted on all samples and tested; if it fails, two larger budgets are tried.
 
     Raises:
         TrimformerError: no budget keeps the target.
     """
     target = session.target
     assert target is not None
-    tried: list[Verdict] = []
     start = started(session, method)
     with session.timer("judge"):
         test: list[QualityTest] = []  # of the main process only
         on_main(lambda: test.append(_quality_test(session)))
-    every = max(1, min(4, len(session.data.features) // QUICK_SAMPLES))
-
-    def try_model(pruned: Pruned, constraint: float, *, as_served: bool) -> Verdict:
-        with session.timer("judge"):
-            # Only the main process runs the test; the others receive its verdict.
-            verdict = decide(lambda: test[0](session.finish(pruned.model), constraint, as_served=as_served))
-        logger.info(
-            "at %.3f of the cost: %s %.4f, below %.4f", constraint, target.kind, verdict.measured, verdict.bound
-        )
-        tried.append(verdict)
-        return verdict
-
-    fully_refitted: dict[float, Pruned] = {}  # candidates refitted on all samples, which are final
-
-    def excess(constraint: float) -> float:
+    predicted, lower = _predict(session, method, test)
+    tried: list[Verdict] = []
+    for power, alpha in LOOKS:
+        constraint = predicted**power
         budget = budget_for(session, method, BudgetRequest(constraint))
-        pruned = pruner_for(session, method).prune_all([replace(budget, correct=None)], every=every)[0]
-        if every == 1 and budget.correct is None:
-            fully_refitted[constraint] = pruned
-        return try_model(pruned, constraint, as_served=False).bound - target.most
-
-    candidates = budgets_within_target(excess, min(1.0, _MARGIN * smallest_reachable(session, method)))
-    for constraint in [*candidates, *_larger(candidates)]:
-        budget = budget_for(session, method, BudgetRequest(constraint))
-        pruned = fully_refitted.get(constraint) or pruner_for(session, method).prune_all([budget])[0]
-        if try_model(pruned, constraint, as_served=True).keeps:
+        pruned = pruner_for(session, method).prune_all([budget])[0]
+        tried.append(_verdict(session, test, pruned, constraint, alpha))
+        lower = [*([] if tried[-1].keeps else [tried[-1]]), *lower]
+        if tried[-1].keeps:
             result = report(session, method, budget, pruned, None, seconds_since(session, start))
             result.target = QualityTargetReport.of(
                 target,
@@ -73,17 +63,82 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
                 f"{_tested_samples(session):,} samples {_source(session)}",
                 session.unjudged_labels,
             )
+            if advice := _more_rows(session, lower):
+                logger.info("%s", advice)
             return result
-    best = max(tried, key=lambda verdict: verdict.constraint)
+        if predicted == 1:
+            break
+    best, advice = tried[-1], _more_rows(session, lower)
     raise TrimformerError(
         f"no model was found that keeps the {target.kind} within {target.most:g}: at {best.constraint:.3f} of the "
         f"cost it is {best.measured:.3g}, and below {best.bound:.3g} with 95 % confidence on "
-        f"{_tested_samples(session):,} samples; allow more, or give more rows to judge by"
+        f"{_tested_samples(session):,} samples; allow more, or give more test rows{f' ({advice})' if advice else ''}"
     )
 
 
+def _verdict(session: Session, test: list[QualityTest], pruned: Pruned, constraint: float, alpha: float) -> Verdict:
+    """Tests a model in the main process; the others receive its verdict."""
+    with session.timer("judge"):
+        verdict: Verdict = decide(lambda: test[0](session.finish(pruned.model), constraint, alpha=alpha))
+    logger.info("at %.3f of the cost: %.4f, below %.4f", constraint, verdict.measured, verdict.bound)
+    return verdict
+
+
+def _predict(session: Session, method: AnyMethod, test: list[QualityTest]) -> tuple[float, list[Verdict]]:
+    """Predicts the smallest budget that passes the test.
+
+    Returns:
+        The budget, and predicted verdicts of smaller budgets. No test sample is used.
+    """
+    target, data = session.target, session.data
+    assert target is not None
+    every = max(2, min(4, len(data.features) // QUICK_SAMPLES))
+    unused = [batch for k, batch in enumerate(data.batches) if k % every] or data.batches
+    with session.timer("judge"):
+        indices = [i for batch in unused for i in batch["index"].tolist()]
+        screen: list[Callable[[Pruned, float], Verdict]] = []
+        on_main(lambda: screen.append(_screen(session, test[0].samples, indices)))
+    verdicts: list[Verdict] = []
+
+    def excess(constraint: float) -> float:
+        budget = budget_for(session, method, BudgetRequest(constraint))
+        pruned = pruner_for(session, method).prune_all([replace(budget, correct=None)], every=every)[0]
+        with session.timer("judge"):
+            verdicts.append(decide(lambda: screen[0](pruned, constraint)))
+        verdict = verdicts[-1]
+        logger.info("predicted at %.3f of the cost: %s %.4f", constraint, target.kind, verdict.measured)
+        return verdict.bound - target.most
+
+    lowest = min(1.0, _MARGIN * smallest_reachable(session, method))
+    predicted, _ = predict_budget(excess, lowest)
+    smaller = sorted((v for v in verdicts if v.constraint < predicted), key=lambda v: v.constraint)
+    return predicted, smaller
+
+
+def _screen(session: Session, test_samples: int, indices: list[int]) -> Callable[[Pruned, float], Verdict]:
+    """Returns a function that predicts a candidate's verdict from the calibration samples of these indices."""
+    data, judged = session.data, session.data.judged
+    assert session.target is not None
+    assert judged is not None
+    rows = Selection(data.calibration_rows, indices)
+    scorer = Scorer("calibration", rows, data.task, session.model, judged.processor, judged.batch_size)
+    screen = Prediction(session.target, scorer, session.model, test_samples, LOOKS[0][1])
+    return lambda pruned, constraint: screen(pruned.model, constraint)
+
+
+def _more_rows(session: Session, smaller: list[Verdict]) -> str:
+    """Returns a sentence on how many test rows could promise the smallest budget that looks good enough, or nothing."""
+    assert session.target is not None
+    rows = _tested_samples(session)
+    for verdict in sorted(smaller, key=lambda verdict: verdict.constraint):
+        needed = rows_to_promise(session.target, verdict, rows)
+        if needed is not None and rows < needed <= _MOST_ROWS * rows:
+            return f"with about {needed:,} test rows, {verdict.constraint:.2f} of the cost could have been promised"
+    return ""
+
+
 def _quality_test(session: Session) -> QualityTest:
-    """The test of the session's target."""
+    """Returns the test of the session's target."""
     data, backend = session.data, session.unit_costs.latency.backend
     assert session.target is not None
     assert data.judged is not None
@@ -91,14 +146,8 @@ def _quality_test(session: Session) -> QualityTest:
 
 
 def _tested_samples(session: Session) -> int:
-    """Number of samples that the target is tested on."""
+    """Returns the number of rows that the target is tested on."""
     return len(session.data.judged.rows) if session.data.judged else 0
-
-
-def _larger(budgets: Sequence[float]) -> list[float]:
-    """Two larger budgets to try where none of the candidates keeps the quality after all."""
-    largest = max(budgets, default=1.0)
-    return [largest**0.5, largest**0.25] if largest < 1 else []
 
 
 def _source(session: Session) -> str:

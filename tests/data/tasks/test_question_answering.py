@@ -16,7 +16,7 @@ from trimformer.data.outputs import predict
 from trimformer.data.tasks import SpanTask, find_task, infer_task
 from trimformer.data.tasks.squad_metrics import squad_exact, squad_f1
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.scores import unbatch
+from trimformer.evaluation.model_outputs import unbatch
 
 CONFIG = make_model(head="ForQuestionAnswering", num_labels=2).config
 CONTEXT = "the film is a good old story we love it"

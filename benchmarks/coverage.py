@@ -1,0 +1,301 @@
+"""Measures how often the bounds of quality promises hold, and what few test rows cost, on populations of real rows.
+
+    python benchmarks/coverage.py                     # movie reviews; takes about ten minutes on two cores
+    python benchmarks/coverage.py --populations a.npz b.npz --output docs/coverage
+
+A population is a dense model and some pruned ones on rows that did not calibrate: the divergence of each row, the
+class probabilities and the labels. Rows are drawn from it again and again; the mean over the population is the truth.
+Without --populations, the movie-review classifier of benchmarks/accuracy.py is pruned and stored beside the output.
+Writes JSON and Markdown.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import t
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from assets import finetuned, movie_reviews
+
+from trimformer.allocation.smallest_budget import predict_budget
+from trimformer.checkpoints.save_load import load
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.costs.macs import layer_lengths
+from trimformer.data.batches import make_batches, mean_length
+from trimformer.data.metrics import METRICS
+from trimformer.data.splits import find_splits, read_splits
+from trimformer.data.tasks import task_of
+from trimformer.evaluation.bounds import LOOKS, drop_bound, jackknife, leave_out, mean_bound, quantile, with_unseen
+from trimformer.evaluation.model_outputs import unbatch
+from trimformer.evaluation.quality_test import POWER
+from trimformer.evaluation.scores import Scorer
+from trimformer.models import find_sublayers
+from trimformer.options.methods import find_method
+from trimformer.pruner import Budget, Pruner
+from trimformer.utils.environment import describe_device, versions
+
+Values = NDArray[np.float64]
+
+BUDGETS = (0.8, 0.6, 0.45, 0.25)
+ROWS = (100, 300, 1000, 5000)
+CALIBRATION = 512
+
+
+def make_population(path: Path) -> None:
+    """Prunes the movie-review classifier to all budgets and stores what it does on 3,000 other rows."""
+    data = movie_reviews()
+    model, processor = load(finetuned("movie-reviews", data, epochs=1, label_column="label"))
+    train, validation = find_splits(read_splits(data))
+    order = np.random.default_rng(0).permutation(len(train)).tolist()
+    rows = [dict(train[i]) for i in order[CALIBRATION : CALIBRATION + 1500]]
+    rows += [dict(row) for row in next(iter(validation.values()))]
+    task = task_of(model, rows, label_column="label")
+    features = task.encode([train[i] for i in order[:CALIBRATION]], processor, model.config)
+    batches = make_batches(features, processor, 32)
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], mean_length(features))
+    costs = linear_costs(find_sublayers(model), "mac", lengths)
+    scorer = Scorer("population", rows, task, model, processor)
+    references = scorer(model)[1]
+    arrays: dict[str, Any] = {"labels": np.array([row["label"] for row in rows])}
+
+    def add(name: str, outputs: Any) -> None:
+        arrays[f"{name}_div"] = scorer.divergences(outputs, references).numpy()
+        arrays[f"{name}_pred"] = torch.stack(unbatch(outputs, scorer.batches)).softmax(-1).numpy()
+
+    add("dense", references)
+    pruner = Pruner(model, batches, find_method("obs"))
+    for budget, pruned in zip(BUDGETS, pruner.prune_all([Budget(costs, c) for c in BUDGETS]), strict=True):
+        add(f"full_{budget}", scorer(pruned.model)[1])
+    np.savez(path, **arrays)
+
+
+def t_bound(values: Values) -> float:
+    """Returns Student's bound, which was used before."""
+    return float(values.mean() + t.ppf(0.95, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def hall_bound(values: Values) -> float:
+    """Returns the bound after Hall's cubic transformation, which removes the skewness."""
+    n, deviation = len(values), values.std(ddof=1)
+    skew = max(float(((values - values.mean()) ** 3).mean()) / deviation**3, 1e-6) / math.sqrt(n)
+    z = float(np.cbrt(1 + skew * (t.ppf(0.05, n - 1) - skew / 6)) - 1) * 3 / skew
+    return float(values.mean() - z * deviation / math.sqrt(n))
+
+
+def bootstrap_t(values: Values, draws: int = 300) -> float:
+    """Returns the studentised bootstrap bound."""
+    rng, n = np.random.default_rng(0), len(values)
+    samples = values[rng.integers(0, n, (draws, n))]
+    scores = (samples.mean(1) - values.mean()) / np.maximum(samples.std(1, ddof=1), 1e-300)
+    return float(values.mean() - np.quantile(scores, 0.05) * values.std(ddof=1))
+
+
+def log_bound(values: Values) -> float:
+    """Returns Cox's bound for the mean of a lognormal distribution."""
+    logs, n = np.log(values.clip(0) + 1e-3 * values.mean()), len(values)
+    variance = float(logs.var(ddof=1))
+    width = t.ppf(0.95, n - 1) * math.sqrt(variance / n + variance**2 / 2 / (n - 1))
+    return math.exp(float(logs.mean()) + variance / 2 + width)
+
+
+def bernstein_bound(values: Values, largest: float) -> float:
+    """Returns Maurer and Pontil's empirical Bernstein bound for values up to a known largest one."""
+    n, log = len(values), math.log(2 / 0.05)
+    return float(values.mean() + math.sqrt(2 * values.var(ddof=1) * log / n) + 7 * largest * log / (3 * (n - 1)))
+
+
+def bound_methods(largest: float) -> dict[str, Callable[[Values], float]]:
+    return {
+        "t (before)": t_bound,
+        "Hall": hall_bound,
+        "bootstrap-t": bootstrap_t,
+        "log": log_bound,
+        "Bernstein": lambda values: bernstein_bound(values, largest),
+        "one unseen row (now)": mean_bound,
+    }
+
+
+def divergence_coverage(populations: dict[str, Values], repeats: int) -> list[dict[str, Any]]:
+    """Returns the coverage and the median width of each bound, for each population and number of rows."""
+    records = []
+    for name, values in populations.items():
+        for rows in ROWS:
+            rng = np.random.default_rng(rows)
+            draws = [
+                values[rng.integers(0, len(values), rows)] for _ in range(repeats if rows < 5000 else repeats // 4)
+            ]
+            for method, bound in bound_methods(float(values.max())).items():
+                some = draws[: max(100, 30_000 // rows)] if method == "bootstrap-t" else draws  # slow
+                bounds = np.array([bound(draw) for draw in some])
+                records.append({
+                    "population": name, "rows": rows, "method": method,
+                    "covered": float((bounds >= values.mean()).mean()),
+                    "width": float(np.median(bounds) / values.mean()), "draws": len(some),
+                })  # fmt: skip
+    return records
+
+
+def macro_f1_coverage(repeats: int) -> list[dict[str, Any]]:
+    """Returns the coverage of the drop of macro-F1 with a rare class, with and without the largest change of a row."""
+    records, rng = [], np.random.default_rng(0)
+    labels = rng.choice(4, 200_000, p=[0.5, 0.3, 0.17, 0.03])
+    dense = np.where(rng.random(len(labels)) < 0.9, labels, rng.integers(0, 4, len(labels)))
+    broken = rng.random(len(labels)) < np.where(labels == 3, 0.12, 0.03)  # the rare class suffers more
+    pruned = np.where(broken, rng.integers(0, 3, len(labels)), dense)
+    score = METRICS["macro_f1"]
+    truth = score(dense, labels) - score(pruned, labels)
+    for rows in (300, 1000):
+        covered: dict[str, list[bool]] = {"before": [], "now": []}
+        for _ in range(repeats):
+            index = rng.integers(0, len(labels), rows)
+            y, a, b = labels[index], dense[index], pruned[index]
+            parts = [leave_out(lambda k, p=p, y=y: score(p[k], y[k]), range(rows)) for p in (a, b)]
+            drop, error = jackknife(parts[0] - parts[1])
+            change = 1 / rows
+            for label in np.unique(y):
+                wrong = a.copy()
+                row = int(np.flatnonzero(y == label)[0])
+                wrong[row] = (label + 1) % 4
+                change = max(change, float(parts[0][0]) - score(wrong, y))
+            for name, largest in (("before", 1 / rows), ("now", change)):
+                covered[name].append(drop_bound(drop, error, largest) >= truth)
+        records += [
+            {"rows": rows, "method": name, "covered": float(np.mean(values))} for name, values in covered.items()
+        ]
+    return records
+
+
+class Population:
+    """A population between whose budgets changed predictions and divergences are interpolated.
+
+    A pruned model at a budget in between is one of its two neighbours on each row, by a fixed random choice.
+    """
+
+    def __init__(self, arrays: Any) -> None:
+        names = sorted(float(k.split("_")[1]) for k in arrays.files if k.startswith("full_") and k.endswith("_div"))
+        right = {c: arrays[f"full_{c}_pred"].argmax(1) == arrays["labels"] for c in names}
+        right[1.0] = arrays["dense_pred"].argmax(1) == arrays["labels"]
+        self.budgets, self.right = [*names, 1.0], right
+        self.divergences = {**{c: arrays[f"full_{c}_div"] for c in names}, 1.0: arrays["dense_div"]}
+        self.choice = np.random.default_rng(1).random(len(arrays["labels"]))
+
+    def at(self, budget: float, values: dict[float, Any]) -> Any:
+        """Returns the values of all rows at a budget."""
+        high = next(c for c in self.budgets if c >= min(budget, 1.0))
+        low = max((c for c in self.budgets if c < high), default=high)
+        share = 0.0 if high == low else math.log(high / max(budget, low)) / math.log(high / low)
+        return np.where(self.choice < share, values[low], values[high])
+
+    def lost(self, budget: float) -> Values:
+        """Returns 1 for each row that only the dense model predicts correctly, -1 for the reverse, else 0."""
+        return np.subtract(self.right[1.0], self.at(budget, self.right), dtype=np.float64)
+
+
+def simulate(population: Population, target: float, rows: int, kind: str, splits: int) -> dict[str, Any]:
+    """Simulates searches on random splits: what they promise, and whether that holds for the population."""
+    count, lowest = len(population.choice), population.budgets[0]
+    budgets, kept, looks = [], [], []
+    for split in range(splits):
+        order = np.random.default_rng(split).permutation(count)
+        screen, judged = order[:384], np.random.default_rng(split + 10**6).choice(order[384:], rows)
+
+        def values(budget: float, index: Any) -> Values:
+            every = population.lost(budget) if kind == "drop" else population.at(budget, population.divergences)
+            return np.asarray(every[index])
+
+        def excess(budget: float, screen: Any = screen) -> float:
+            sample = values(budget, screen)
+            z = quantile(LOOKS[0][1])
+            if kind == "divergence":
+                mean, error = with_unseen(sample, rows)
+                return mean + (z + POWER) * error - target
+            error = float(sample.std()) / math.sqrt(rows)
+            return drop_bound(max(sample.mean(), 0), error, 1 / rows, LOOKS[0][1]) + POWER * error - target
+
+        predicted, _ = predict_budget(excess, lowest)
+        for look, (power, alpha) in enumerate(LOOKS, 1):
+            budget = predicted**power
+            sample = values(budget, judged)
+            bound = mean_bound(sample, alpha) if kind == "divergence" else drop_bound(
+                float(sample.mean()), float(sample.std()) / math.sqrt(rows), 1 / rows, alpha)  # fmt: skip
+            if bound <= target:
+                budgets.append(budget)
+                looks.append(look)
+                kept.append(values(budget, order).mean() <= target)
+                break
+        else:
+            budgets.append(1.0)
+            kept.append(True)
+            looks.append(len(LOOKS))
+    return {
+        "kind": kind, "target": target, "rows": rows, "splits": splits, "macs": float(np.median(budgets)),
+        "kept": int(sum(kept)), "looks": float(np.mean(looks)), "none": float(np.mean(np.array(budgets) == 1)),
+    }  # fmt: skip
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """Returns the three tables."""
+    methods = list(bound_methods(1.0))
+    lines = [f"| population | rows | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
+    records = {(r["population"], r["rows"], r["method"]): r for r in result["divergence"]}
+    for population, rows in dict.fromkeys((p, n) for p, n, _ in records):
+        cells = [records[population, rows, method] for method in methods]
+        numbers = " | ".join(f"{100 * cell['covered']:.1f} ({cell['width']:.2f})" for cell in cells)
+        lines.append(f"| {population} | {rows:,} | {numbers} |")
+    lines += ["", "| macro-F1, rows | before | now |", "|---|---|---|"]
+    scores = {(r["rows"], r["method"]): f"{100 * r['covered']:.1f}" for r in result["macro_f1"]}
+    lines += [f"| {n:,} | {scores[n, 'before']} | {scores[n, 'now']} |" for n in dict.fromkeys(n for n, _ in scores)]
+    lines += ["", "| target | test rows | MACs kept, median | promises kept | models tested | nothing promised |",
+              "|---|---|---|---|---|---|"]  # fmt: skip
+    for r in result["searches"]:
+        name = f"drop {100 * r['target']:g} points" if r["kind"] == "drop" else f"divergence {r['target']:g}"
+        lines.append(
+            f"| {name} | {r['rows']:,} | {100 * r['macs']:.0f} % | {r['kept']} of {r['splits']} | {r['looks']:.2f} "
+            f"| {100 * r['none']:.0f} % |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--populations", nargs="+", type=Path, help="files of earlier runs; the first has labels")
+    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--splits", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=Path("outputs/coverage"), help="without suffix")
+    options = parser.parse_args()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    if not options.populations:
+        options.populations = [options.output.with_name("movie.npz")]
+        if not options.populations[0].exists():
+            make_population(options.populations[0])
+    values = {}
+    for path in options.populations:
+        arrays = np.load(path)
+        keys = [key for key in arrays.files if key.startswith("full_") and key.endswith("_div")]
+        values |= {f"{path.stem}, {100 * float(key.split('_')[1]):.0f} %": arrays[key].clip(0) for key in keys}
+    population = Population(np.load(options.populations[0]))
+    result: dict[str, Any] = {
+        "device": describe_device(torch.device("cpu")), **versions(),
+        "divergence": divergence_coverage(values, options.repeats),
+        "macro_f1": macro_f1_coverage(options.repeats // 5),
+        "searches": [
+            simulate(population, target, rows, kind, options.splits)
+            for kind, target in (("drop", 0.01), ("divergence", 0.01))
+            for rows in (500, 2000, 5000)
+        ],
+    }  # fmt: skip
+    options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(to_markdown(result))
+    print(to_markdown(result))
+
+
+if __name__ == "__main__":
+    main()
