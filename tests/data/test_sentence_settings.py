@@ -15,7 +15,7 @@ from trimformer.data.outputs import predict
 from trimformer.data.sentence_settings import SentenceSettings
 from trimformer.data.sentence_transformers import POOLING
 from trimformer.data.tasks import EmbeddingTask, task_of
-from trimformer.evaluation.scores import unbatch
+from trimformer.evaluation.model_outputs import unbatch
 
 LONG = [" ".join([text] * 9) for text in TEXTS]
 ROWS = [{"query": a, "passage": b} for a, b in zip(TEXTS, TEXTS[::-1], strict=True)]

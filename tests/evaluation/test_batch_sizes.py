@@ -33,7 +33,7 @@ def texts(head, seed):
 
 def images(head, seed):
     torch.manual_seed(seed)
-    config = transformers.ViTConfig(**SMALL, image_size=16, patch_size=4, num_labels=3)
+    config = transformers.ViTConfig(**SMALL, image_size=16, patch_size=4, num_labels=3)  # type: ignore[call-arg]
     draw = np.random.default_rng(0)
     features = [{"pixel_values": draw.normal(size=(3, 16, 16)).astype(np.float32)} for _ in range(COUNT)]
     return getattr(transformers, f"ViT{head}")(config), transformers.ViTImageProcessorPil(), features

@@ -197,7 +197,7 @@ def test_at_most_one_promise_in_twenty_is_broken_however_many_models_are_tested(
 def test_few_rows_of_a_rare_class_promise_little_of_a_macro_average():
     rows = [{**row, "label": 2 if i % 50 == 0 else i % 2} for i, row in enumerate(problem_rows("single_label", 300))]
     model = problem_model("single_label", num_labels=3)
-    task = replace(task_of(model, rows), metrics=("macro_f1", "accuracy"), metric="macro_f1")
+    task = replace(task_of(model, rows), metrics=("macro_f1", "accuracy"), metric="macro_f1")  # type: ignore[call-arg]
     scorer = Scorer("judged", rows, task, model, make_tokenizer())
     outputs = [
         F.one_hot(torch.tensor([rows[i]["label"] for i in batch["index"].tolist()]), 3).float() - 0.5
