@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.commands import outputs
 from tests.conftest import FAMILIES, make_model, pruned, random_masks
+from trimformer.costs import timing as timing_module
 from trimformer.costs.backends import Backend
 from trimformer.costs.latency_bench import resized
 from trimformer.costs.latency_fits import first_grid, fit_line, monotone
@@ -36,6 +37,49 @@ def test_a_table_has_a_latency_for_every_number_of_units(family):
         assert (levels > 0).all()
     assert 0 <= table.fixed < math.inf
     check_table(table, model)
+
+
+class FakeMachine:
+    """A clock that advances by 1 ms for each 1,000 products of a linear layer, times the load at that moment."""
+
+    def __init__(self, monkeypatch, load):
+        self.seconds, self.load = 0.0, load
+        monkeypatch.setattr(timing_module, "now", lambda: self.seconds)
+        compute = torch.nn.Linear.forward
+
+        def forward(linear, x):
+            self.seconds += 1e-6 * x.numel() * linear.out_features * self.load(self.seconds)
+            return compute(linear, x)
+
+        monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+
+
+def fake_table(monkeypatch, load):
+    with monkeypatch.context() as patch:
+        FakeMachine(patch, load)
+        return measure_table(make_model(), 2, 8, seconds=1e9)
+
+
+def test_a_table_is_the_same_where_another_job_starts_or_comes_and_goes(monkeypatch):
+    quiet = fake_table(monkeypatch, lambda _: 1.0)
+    seconds = quiet.costs(make_model()).dense / 1e3
+    # It starts early on, and there is a step for a few passes at a time.
+    for load in (lambda now: 1.0 if now < 40 * seconds else 3.0, lambda now: 1.0 + 2.0 * (now // (30 * seconds) % 2)):
+        busy = fake_table(monkeypatch, load)
+        dense = busy.costs(make_model()).dense
+        assert 0.999 < dense / quiet.costs(make_model()).dense < 3.001
+        for units in ([4, 40] * 3, [2, 20] * 3, [1, 8, 4, 32, 0, 0], [0, 0, 0, 0, 0, 1]):
+            share = quiet.costs(make_model()).of(units) / quiet.costs(make_model()).dense
+            assert busy.costs(make_model()).of(units) / dense == pytest.approx(share, abs=0.02)
+
+
+def test_a_table_adds_up_to_the_measured_dense_model(monkeypatch):
+    inputs, model = random_inputs(make_model(), 2, 8), make_model()
+    with monkeypatch.context() as patch:
+        machine = FakeMachine(patch, lambda _: 2.0)
+        outputs(model, inputs)
+        dense = 1e3 * machine.seconds
+    assert fake_table(monkeypatch, lambda _: 2.0).costs(model).dense == pytest.approx(dense)
 
 
 def test_what_was_measured_lies_within_its_interval():

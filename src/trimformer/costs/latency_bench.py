@@ -1,7 +1,9 @@
-"""Times the sublayers of a model at random widths, and whole models of three sizes in between."""
+"""Times the sublayers of a model at random widths, whole models of three sizes in between, all relative to the dense one.
+
+The dense model is timed before and after every pass. A load of the machine slows both, and cancels in their ratio.
+"""
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimformer.costs import timing
 from trimformer.costs.backends import Backend, prepare
 from trimformer.costs.cost_tables import Floats
 from trimformer.costs.latency_fits import PASSES, first_grid, fit_line, monotone
@@ -66,7 +69,13 @@ class _OneLayer(nn.Module):
 
 
 class LatencyBench:
-    """Collects measurements: `laps[kind][units]` of sublayers, `whole` of models of three sizes."""
+    """Collects measurements as fractions of the dense model's latency.
+
+    Attributes:
+        laps: of sublayers, by kind and number of units.
+        whole: of whole models of three sizes; the first is the dense model.
+        dense_ms: milliseconds of the dense model, before and after each pass.
+    """
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor], backend: Backend, seed: int) -> None:
         self.model, self.inputs, self.backend = model, inputs, backend
@@ -89,19 +98,19 @@ class LatencyBench:
         sizes = [model, *(resized(model, anchor) for anchor in self.anchors[1:])]
         self._wholes = [prepare(whole, inputs, backend) for whole in sizes]
         self.whole: list[list[float]] = [[] for _ in sizes]
+        self.dense_ms: list[float] = []
 
     def passes(self, seconds: float) -> Iterator[int]:
         """Runs passes until every level has enough measurements and no level is added, or time is up."""
-        start, count, turn = time.perf_counter(), 0, 0
+        start, count = timing.now(), 0
+        self.dense_ms.append(self._time_whole(0))
         while True:
             drawn = {kind: self._draw(kind) for kind in KINDS}
             for i in self.rng.permutation(PASSES).tolist():
-                self._run_pass([drawn[s.kind][i].pop() for s in self.sublayers])
-                self._run_whole(turn % len(self._wholes))
-                turn += 1
+                self._run_pass([drawn[s.kind][i].pop() for s in self.sublayers], 1 + count % (len(self._wholes) - 1))
                 count += 1
                 yield count
-                if time.perf_counter() - start > seconds and min(map(len, self.whole)) >= 2 and self._least() >= 1:
+                if timing.now() - start > seconds and min(map(len, self.whole)) >= 2 and self._least() >= 1:
                     return
             if self.backend == "eager" and self._least() >= PASSES:
                 for kind in KINDS:
@@ -129,14 +138,20 @@ class LatencyBench:
             groups.append(fits[::-1])  # they are popped from the end
         return groups
 
-    def _run_pass(self, units: list[int]) -> None:
+    def _run_pass(self, units: list[int], size: int) -> None:
+        """Times sublayers of these widths, the whole model of a size, and the dense model."""
         run = self._whole_pass(units) if self.backend == "eager" else self._single_layers(units)
-        laps = np.mean([run() for _ in range(1 + REPEATS)][1:], axis=0).tolist()
-        for sublayer, kept, lap in zip(self.sublayers, units, laps, strict=True):
+        laps = np.mean([run() for _ in range(1 + REPEATS)][1:], axis=0)
+        whole_ms = self._time_whole(size)
+        self.dense_ms.append(self._time_whole(0))
+        reference = sum(self.dense_ms[-2:]) / 2  # before and after
+        for sublayer, kept, lap in zip(self.sublayers, units, (laps / reference).tolist(), strict=True):
             self.laps[sublayer.kind][kept].append(lap)
+        self.whole[size].append(whole_ms / reference)
+        self.whole[0].append(1.0)
 
     def _whole_pass(self, units: Sequence[int]) -> Callable[[], list[float]]:
-        """Returns a timed pass through a model of these widths: milliseconds per sublayer, summed over calls."""
+        """Returns a timed pass through a model of these widths: milliseconds per sublayer, summed over its calls."""
         small = resized(self.model, units).eval()
         sublayers = find_sublayers(small)
         layers: dict[nn.Module, list[int]] = {}
@@ -146,9 +161,9 @@ class LatencyBench:
         def mark(*_: Any) -> None:
             self.watch.mark()
 
-        for layer, own in layers.items():  # the copy is thrown away with its hooks
+        for layer, indices in layers.items():  # the copy is thrown away with its hooks
             layer.register_forward_pre_hook(mark)
-            for a, b in pairwise(own):
+            for a, b in pairwise(indices):
                 _boundary(sublayers[a], sublayers[b]).register_forward_pre_hook(mark)
             layer.register_forward_hook(mark)
 
@@ -156,9 +171,9 @@ class LatencyBench:
             forward(small, self.inputs)
             laps = iter([*self.watch.laps(), 0.0])
             times = [0.0] * len(sublayers)
-            for own in layers.values():
-                for _ in range(sublayers[own[0]].calls_per_pass):
-                    for i in own:
+            for indices in layers.values():
+                for _ in range(sublayers[indices[0]].calls_per_pass):
+                    for i in indices:
                         times[i] += next(laps)
                     next(laps)  # between this layer and the next
             return times
@@ -189,13 +204,14 @@ class LatencyBench:
             self._prepared[kind, kept]()
         return self._prepared[kind, kept]
 
-    def _run_whole(self, size: int) -> None:
+    def _time_whole(self, size: int) -> float:
+        """Returns the mean milliseconds of the whole model of a size."""
         self._wholes[size]()
+        self.watch.mark()
         for _ in range(REPEATS):
-            self.watch.mark()
             self._wholes[size]()
             self.watch.mark()
-            self.whole[size] += self.watch.laps()
+        return float(np.mean(self.watch.laps()))
 
     def _refine(self, kind: Kind) -> None:
         """Adds a level inside each interval where the slope changes by more than the noise."""
@@ -215,15 +231,15 @@ class LatencyBench:
                         self._queue[kind][:0] = [middle] * PASSES
 
     def timings(self, kind: Kind) -> list[tuple[int, Timing]]:
-        """Returns the measured widths of a kind with their milliseconds."""
+        """Returns the measured widths of a kind with their fractions of the dense latency."""
         measured = {units: np.array(laps) for units, laps in sorted(self.laps[kind].items()) if laps}
-        if self.backend != "eager":  # each was timed in a layer whose other half holds nothing: half of one of nothing
-            nothing = float(np.median(measured[0])) / 2
-            measured = {units: np.maximum(laps - nothing, 1e-6) for units, laps in measured.items()}
+        if self.backend != "eager":  # each was timed in a layer whose other sublayer is empty
+            empty = float(np.median(measured[0])) / 2
+            measured = {units: np.maximum(laps - empty, 1e-6) for units, laps in measured.items()}
         return [(units, Timing.of(laps.tolist())) for units, laps in measured.items()]
 
     def table(self, kind: Kind) -> Floats:
-        """Returns milliseconds by number of units, [units + 1]."""
+        """Returns fractions of the dense latency by number of units, [units + 1]."""
         levels, timings = zip(*self.timings(kind), strict=True)
         return np.interp(np.arange(levels[-1] + 1), levels, monotone(timings))
 

@@ -1,13 +1,15 @@
 """Measures latency tables on the user's model.
 
 Each pass draws a random width for every sublayer, shrinks a copy of the model to these widths, and times every sublayer
-in place, with realistic inputs and caches. Random widths turn the drift of the machine into noise instead of slope.
-Whole models of three sizes are timed in between, to find the time that the sum over sublayers leaves out.
+in place, with realistic inputs and caches. Every measurement is divided by the latency of the dense model before and
+after it, so that the load of the machine cancels. Whole models of three sizes are timed in between, to find the time
+that the sum over sublayers leaves out.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -37,11 +39,11 @@ def measure_table(
 
     Args:
         model: on its device; it is not changed.
-        batch_size: of the random inputs.
-        seq_len: of the random inputs.
+        batch_size: number of random inputs in a batch.
+        seq_len: length of the random inputs.
         backend: name of the backend.
         seconds: upper bound for the passes; compiling and exporting come on top.
-        seed: of the levels' order.
+        seed: seed of the order of widths.
         progress: wraps the passes.
 
     Raises:
@@ -56,6 +58,9 @@ def measure_table(
     setting = describe_setting(model, batch_size, seq_len, backend)
     fixed, factor = bench.fit_whole()
     levels = {kind: factor * bench.table(kind) for kind in KINDS}
+    # From fractions of the dense latency to milliseconds; the sum for the dense model is what was measured.
+    scale = float(np.median(bench.dense_ms)) / LatencyTable(levels, fixed).costs(model).dense
+    levels, fixed, factor = {kind: scale * levels[kind] for kind in KINDS}, scale * fixed, scale * factor
     measured: dict[Kind, list[list[float]]] = {}
     for kind in KINDS:
         measured[kind] = [

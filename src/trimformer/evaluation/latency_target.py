@@ -16,15 +16,17 @@ from trimformer.models.masking import frozen
 
 logger = logging.getLogger(__name__)
 
+WORTH = 0.02  # fraction of the requested latency; less is not worth another selection
+
 
 @dataclass(frozen=True)
 class Comparison:
     """Latency of two models, timed in turns.
 
     Attributes:
-        dense: of the dense model.
-        pruned: of the pruned one.
-        ratio: pruned / dense, turn by turn.
+        dense: latency of the dense model.
+        pruned: latency of the pruned model.
+        ratio: pruned / dense of each turn.
     """
 
     dense: Timing
@@ -42,15 +44,16 @@ def compare_latency(
     """Times two models in turns, in one process; `pruned_inputs` are for a pruned model with other token ids."""
     with frozen(dense), frozen(pruned):
         pairs = [(dense, inputs), (pruned, inputs if pruned_inputs is None else pruned_inputs)]
-        laps = interleaved([prepare(model, model_inputs, backend) for model, model_inputs in pairs], dense.device)
+        laps = interleaved([prepare(model, batch, backend) for model, batch in pairs], dense.device)
     ratio = np.divide(laps[1], laps[0]).tolist()
     return Comparison(Timing.of(laps[0]), Timing.of(laps[1]), Timing.of(ratio))
 
 
 class LatencyTarget:
-    """Requests another selection if the shrunk model is slower than requested by more than the noise.
+    """Requests another selection if the latency of the shrunk model differs from the request by more than the noise.
 
-    A faster model is kept: measuring it again on a noisy machine could only miss the target.
+    Everything is compared as a fraction of the dense model's latency at the same time, so that the load of the machine
+    cancels. Requested milliseconds are counted at the fastest state of the machine that was seen.
 
     Args:
         model: dense.
@@ -62,7 +65,8 @@ class LatencyTarget:
 
     Attributes:
         costs: as last corrected.
-        corrected: whether another selection was asked for.
+        corrected: whether another selection was requested.
+        reference_ms: with `latency_ms`, the dense latency at which it is counted: the smallest that was seen.
     """
 
     def __init__(
@@ -77,30 +81,50 @@ class LatencyTarget:
         self._model, self._inputs, self._backend = model, inputs, backend
         self.costs, self.corrected = costs, False
         self._constraint, self._latency_ms = constraint, latency_ms
+        self.reference_ms = costs.dense if latency_ms is not None else None
 
     def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
-        """Returns corrected costs and their constraint, or None if the student meets the target."""
+        """Returns corrected costs and their constraint, or None if the student meets the target.
+
+        Costs are lowered at most once, and only before they are raised, so that corrections end.
+        """
         units = [s.num_units for s in find_sublayers(student)]
-        comparison = compare_latency(self._model, student, self._inputs, self._backend)
-        if not self.misses(comparison):
+        latency = compare_latency(self._model, student, self._inputs, self._backend)
+        requested, left_over = self._requested(latency), self.left_over(latency)
+        dense_ms = self.reference_ms or latency.dense.median
+        if self.misses(latency):
+            self.costs = corrected_costs(self.costs, units, latency.ratio.median * dense_ms)
+        elif not self.corrected and latency.ratio.high < (1 - WORTH) * requested and self._can_grow(units):
+            # The slower end of the interval: a larger model must not exceed the budget.
+            self.costs = interpolated_costs(self.costs, units, latency.ratio.high, dense_ms)
+        else:
             return None
-        requested, measured = self._requested(comparison)
-        logger.info("latency is %.1f %% above the request: selecting again", 100 * (measured.median / requested - 1))
+        logger.info(
+            "latency is %.1f %% %s what was requested: searching again",
+            100 * abs(left_over),
+            "over" if left_over < 0 else "below",
+        )
         self.corrected = True
-        self.costs = corrected_costs(self.costs, units, comparison.pruned.median)
-        requested_ms = self._latency_ms or self._constraint * comparison.dense.median
-        return self.costs, min(1.0, requested_ms / self.costs.dense)
+        return self.costs, min(1.0, requested * dense_ms / self.costs.dense)
 
-    def misses(self, comparison: Comparison) -> bool:
+    def misses(self, latency: Comparison) -> bool:
         """Returns whether the pruned model is slower than requested by more than the noise."""
-        requested, measured = self._requested(comparison)
-        return measured.low > requested
+        return latency.ratio.low > self._requested(latency)
 
-    def _requested(self, comparison: Comparison) -> tuple[float, Timing]:
-        """Returns the requested latency and its measurement, both in ms or both relative to the dense model."""
-        if self._latency_ms is None:
-            return self._constraint, comparison.ratio
-        return self._latency_ms, comparison.pruned
+    def left_over(self, latency: Comparison) -> float:
+        """Returns the unused fraction of the requested latency; negative if the pruned model is slower."""
+        return 1 - latency.ratio.median / self._requested(latency)
+
+    def _requested(self, latency: Comparison) -> float:
+        """Returns the requested fraction of the dense latency."""
+        if self._latency_ms is None or self.reference_ms is None:
+            return self._constraint
+        self.reference_ms = min(self.reference_ms, latency.dense.median)
+        return min(1.0, self._latency_ms / self.reference_ms)
+
+    def _can_grow(self, units: Sequence[int]) -> bool:
+        """Returns whether the student lacks units, and these cost something."""
+        return self.costs.of(units) < self.costs.dense
 
 
 def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Costs:
@@ -110,3 +134,17 @@ def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Cos
     """
     scale = pruned_ms / costs.of(units)
     return Costs([level * scale for level in costs.levels], costs.fixed * scale, costs.measured)
+
+
+def interpolated_costs(costs: Costs, units: Sequence[int], ratio: float, dense_ms: float) -> Costs:
+    """Maps costs linearly to agree with a measured model and with the dense one; for models between these two.
+
+    Args:
+        costs: in ms; a model with these units costs less than the dense one.
+        units: units left per sublayer of the measured model.
+        ratio: its latency as a fraction of the dense one, below 1.
+        dense_ms: latency of the dense model.
+    """
+    scale = dense_ms * (1 - ratio) / (costs.dense - costs.of(units))
+    # Fixed costs may become negative, because the line holds between the two models only.
+    return Costs([level * scale for level in costs.levels], dense_ms - scale * (costs.dense - costs.fixed), True)
