@@ -8,7 +8,7 @@ import trimformer
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_table, make_tokenizer
 from trimformer import LatencyOptions, Pruner, TrimformerError
-from trimformer.sweeping import mark_front
+from trimformer.sweeping import dense_latency, mark_front, member_entry
 
 ROWS = problem_rows("single_label")
 OPTIONS = {"batch_size": 8, "num_samples": 20, "neuron_multiple": 4}
@@ -87,3 +87,24 @@ def test_lists_that_make_no_family_are_refused():
     }.items():
         with pytest.raises(TrimformerError, match=words):
             sweep(**options)
+
+
+def test_latencies_of_members_that_were_timed_at_different_loads_are_counted_at_one():
+    def figures(dense, ratio):
+        ms = {"median": dense, "low": dense, "high": dense, "count": 9}
+        pruned = {key: value * (1 if key == "count" else ratio) for key, value in ms.items()}
+        ratios = {"median": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "count": 9}
+        return {
+            "budget": {"constraint": ratio, "asked_ms": None, "kept": ratio},
+            "scores": {"pruned": {}, "divergence": 0.0},
+            "sizes": {"pruned": {}},
+            "latency": {"dense_ms": ms, "pruned_ms": pruned, "ratio": ratios},
+        }
+
+    results = [figures(223.0, 0.5), figures(396.0, 0.91)]
+    dense_ms = dense_latency(results)["median"]
+    assert dense_ms == 223.0
+    entry = member_entry("obs-0.9", "obs", results[1], dense_ms)
+    assert entry["latency_ms"]["median"] == pytest.approx(0.91 * 223)
+    assert entry["latency_ms"]["median"] * entry["speedup"]["median"] == pytest.approx(dense_ms)
+    assert entry["latency_ms"]["count"] == 9

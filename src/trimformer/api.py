@@ -104,10 +104,11 @@ def prune_model(inputs: Inputs, budget: BudgetOptions, method: AnyMethod, option
     """
     if budget.target is None and inputs.judge_dataset is not None:
         raise TrimformerError("judge_dataset is only used with max_drop or max_divergence; give one, or leave it out")
-    session = set_up(inputs, [method], budget.counted, budget.target, options)
+    requests = [BudgetRequest(0.5) if budget.is_empty else budget.request] if budget.target is None else []
+    session = set_up(inputs, [method], budget.counted, budget.target, options, requests)
     if budget.target is not None:
         return prune_to_quality(session, method)
-    return prune_to(session, method, [BudgetRequest(0.5) if budget.is_empty else budget.request])[0]
+    return prune_to(session, method, requests)[0]
 
 
 @document_keywords(SweepBudgetOptions, SweepMethodOptions, ModelOptions, DataOptions, PolishOptions, ExecutionOptions)
@@ -162,6 +163,6 @@ def sweep(
     options = RunOptions.of(keywords)
     members = sweep_members(methods, budgets.requests, options.model.layout)
     results: dict[SweepMember, PruningResult] = {}
-    session = set_up(inputs, [member.method for member in members], budgets.counted, options=options)
+    session = set_up(inputs, [member.method for member in members], budgets.counted, None, options, budgets.requests)
     prune_members(session, members, results.__setitem__)
     return SweepResult(members, [results[member] for member in members])

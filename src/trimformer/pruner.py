@@ -39,6 +39,8 @@ Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
 
 WHOLE_METHODS = {"kprune": kprune}
 
+MAX_CORRECTIONS = 2  # of a selection, each after a measurement of the shrunk model
+
 # A polish must lower the divergence to this share of it: an eighth more samples for the refit gain about as much.
 WORTH = 0.95
 
@@ -198,12 +200,17 @@ class Pruner:
         """Returns a shrunk copy, its masks, and the budget that they keep, which may be a corrected one."""
         masks, student = self._shrink(budget.costs, budget.constraint)
         correct = budget.correct
-        if correct is not None and (corrected := decide(lambda: correct(student))) is not None:
+        for _ in range(MAX_CORRECTIONS if correct else 0):
+            assert correct is not None
+            corrected = decide(partial(correct, student))
+            if corrected is None:
+                break
             try:
                 masks, student = self._shrink(*corrected)
                 budget = Budget(*corrected)
             except TrimformerError as error:
-                logger.warning("the first selection is kept although it misses the budget: %s", error)
+                logger.warning("the last selection is kept although it misses the budget: %s", error)
+                break
         return student, masks, budget
 
     def _predicted_losses(self, units: Sequence[int]) -> list[float]:

@@ -51,8 +51,10 @@ class BudgetReport:
         kept: fraction of the dense cost that the pruned model has.
         asked_ms: for a latency budget, the allowed latency in ms.
         estimated_ms: latency of the pruned model in ms, estimated from the latency table.
-        corrected: whether units were selected again because the first selection was too slow.
+        corrected: whether units were selected again because the first selection was slower or faster than allowed.
         missed: whether the pruned model exceeds the allowed latency by more than the noise.
+        left_over: unused fraction of the allowed latency, both relative to the dense model; None without a measurement.
+        reference_ms: latency of the dense model at which requested milliseconds are counted.
     """
 
     metric: Metric
@@ -62,6 +64,8 @@ class BudgetReport:
     estimated_ms: float | None = None
     corrected: bool = False
     missed: bool = False
+    left_over: float | None = None
+    reference_ms: float | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ class SweepResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dictionary per member; docs/results.md explains the keys."""
-        entries = [member_entry(m.folder, m.name, r.figures()) for m, r in zip(self.members, self.results, strict=True)]
+        figures = [result.figures() for result in self.results]
+        dense_ms = dense_latency(figures)["median"]
+        entries = [member_entry(m.folder, m.name, f, dense_ms) for m, f in zip(self.members, figures, strict=True)]
         mark_front(entries, self.results[0].budget.metric)
         return [_flat(entry) for entry in entries]
 
@@ -121,8 +123,20 @@ def _group_size(session: Session, method: AnyMethod) -> int:
     return max(1, int(bound // bytes_per_student(session.model, session.data.batches)))
 
 
-def member_entry(folder: str, name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry of a member in the sweep's record, from the figures of its result."""
+def dense_latency(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns the latency of the dense model in ms when the machine was fastest, from the figures of all members."""
+    return min((figures["latency"]["dense_ms"] for figures in results), key=lambda timing: timing["median"])
+
+
+def member_entry(folder: str, name: str, figures: Mapping[str, Any], dense_ms: float) -> dict[str, Any]:
+    """Returns the entry of a member in the sweep's record.
+
+    Args:
+        folder: name of the member's folder.
+        name: name of the method.
+        figures: of the member's result. It was timed in turns with the dense model, at another time than other members.
+        dense_ms: latency of the dense model at which the latencies of all members are counted.
+    """
     budget, latency, scores = figures["budget"], figures["latency"], figures["scores"]
     return {
         "directory": folder,
@@ -133,7 +147,7 @@ def member_entry(folder: str, name: str, figures: Mapping[str, Any]) -> dict[str
         "scores": scores["pruned"],
         "divergence": scores["divergence"],
         "sizes": figures["sizes"]["pruned"],
-        "latency_ms": latency["pruned_ms"],
+        "latency_ms": {key: value * (1 if key == "count" else dense_ms) for key, value in latency["ratio"].items()},
         "speedup": _inverse(latency["ratio"]),
     }
 

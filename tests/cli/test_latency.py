@@ -84,7 +84,7 @@ def test_prune_keeps_to_the_latency_of_a_table(model_dir, data, tmp_path, lut, k
     assert budget["estimated_ms"] == pytest.approx(estimate)
     assert not budget["corrected"]
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("latency (ms, 2 x 8)", "asked", "estimated"))
+    assert all(word in printed for word in ("latency (ms, 2 x 8)", "allowed", "estimated", "left over"))
 
 
 def test_prune_keeps_to_milliseconds(model_dir, data, tmp_path, lut, kept, dense):

@@ -16,11 +16,12 @@ from trimformer.costs.backends import Backend
 from trimformer.costs.latency_bench import resized
 from trimformer.costs.latency_fits import first_grid, fit_line, monotone
 from trimformer.costs.lookup_tables import check_table
-from trimformer.costs.measure_latency import measure_table
+from trimformer.costs.measure_latency import check_reachable, measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
+from trimformer.options.budgets import BudgetRequest
 
 
 def measure(model, **options):
@@ -80,6 +81,22 @@ def test_a_table_adds_up_to_the_measured_dense_model(monkeypatch):
         outputs(model, inputs)
         dense = 1e3 * machine.seconds
     assert fake_table(monkeypatch, lambda _: 2.0).costs(model).dense == pytest.approx(dense)
+
+
+@pytest.mark.parametrize("request_", [BudgetRequest(ms=5.0), BudgetRequest(0.002)])
+def test_a_latency_below_the_empty_model_is_refused_before_a_table(monkeypatch, request_):
+    # The dense model takes 2 s; pooler and classifier 13 ms, 0.6 % of it.
+    FakeMachine(monkeypatch, lambda _: 10.0)
+    with pytest.raises(TrimformerError, match=r"cannot be reached; the smallest reachable is above .* \([\d.]+ ms\)"):
+        check_reachable(make_model(), random_inputs(make_model(), 2, 8), "eager", [BudgetRequest(0.9), request_])
+
+
+def test_a_latency_above_the_dense_model_is_refused_and_those_between_are_not(monkeypatch):
+    FakeMachine(monkeypatch, lambda _: 1.0)
+    model, inputs = make_model(), random_inputs(make_model(), 2, 8)
+    check_reachable(model, inputs, "eager", [BudgetRequest(ms=100.0), BudgetRequest(ms=20.0), BudgetRequest(1.0)])
+    with pytest.raises(TrimformerError, match="the dense model takes 204 ms already; ask for less"):
+        check_reachable(model, inputs, "eager", [BudgetRequest(ms=300.0)])
 
 
 def test_what_was_measured_lies_within_its_interval():

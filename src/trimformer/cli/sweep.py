@@ -26,7 +26,7 @@ from trimformer.reporting.score_table import format_columns
 from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import set_up
-from trimformer.sweeping import SweepMember, mark_front, member_entry, prune_members, sweep_members
+from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_entry, prune_members, sweep_members
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import check_output, lock_collection, replace_file
@@ -91,6 +91,7 @@ def _prune(
         [member.method for member in members],
         flags.budgets.counted,
         options=replace(flags.run, polish=read_polish_data(flags.run.polish)),
+        requests=[member.request for member in members],
     )
     prune_members(session, members, write)
     return session.timer.seconds
@@ -192,8 +193,10 @@ def gather(
         seconds: seconds of this run, by stage.
         known: the record before this run.
     """
-    entries = [member_entry(folder, folder.rsplit("-", 1)[0], result) for folder, result in results.items()]
-    first = next(iter(results.values()))
+    first, dense_ms = next(iter(results.values())), dense_latency(list(results.values()))
+    entries = [
+        member_entry(folder, folder.rsplit("-", 1)[0], result, dense_ms["median"]) for folder, result in results.items()
+    ]
     metric = first["budget"]["metric"]
     mark_front(entries, metric)
     order = list(METHODS)
@@ -211,7 +214,7 @@ def gather(
         "dense": {
             "scores": first["scores"]["dense"],
             "sizes": first["sizes"]["dense"],
-            "latency_ms": first["latency"]["dense_ms"],
+            "latency_ms": dense_ms,
         },
         "members": entries,
         "cost": {

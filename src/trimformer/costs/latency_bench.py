@@ -1,4 +1,4 @@
-"""Times the sublayers of a model at random widths, whole models of three sizes in between, all relative to the dense one.
+"""Times sublayers of a model at random widths, and whole models of three sizes, relative to the dense model.
 
 The dense model is timed before and after every pass. A load of the machine slows both, and cancels in their ratio.
 """

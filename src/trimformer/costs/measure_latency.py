@@ -6,19 +6,23 @@ after it, so that the load of the machine cancels. Whole models of three sizes a
 that the sum over sublayers leaves out.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.backends import Backend, check_backend
-from trimformer.costs.latency_bench import LatencyBench
+from trimformer.costs.backends import Backend, check_backend, prepare
+from trimformer.costs.latency_bench import LatencyBench, resized
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting
 from trimformer.costs.random_inputs import random_inputs
-from trimformer.models import KINDS, Kind
+from trimformer.costs.timing import Timing, interleaved
+from trimformer.errors import TrimformerError
+from trimformer.models import KINDS, Kind, find_sublayers
 from trimformer.models.masking import frozen
+from trimformer.options.budgets import BudgetRequest
 from trimformer.utils.environment import versions
 
 
@@ -67,3 +71,39 @@ def measure_table(
             [u, factor * t.median, factor * t.low, factor * t.high, t.count] for u, t in bench.timings(kind)
         ]
     return LatencyTable(levels, fixed, {**setting, "versions": versions()}, measured)
+
+
+def check_reachable(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], backend: Backend, requests: Sequence[BudgetRequest]
+) -> None:
+    """Checks requested latencies against the dense model and the model without any head or neuron, timed in turns.
+
+    Args:
+        model: on its device; it is not changed.
+        inputs: to time with.
+        backend: to time with.
+        requests: latencies in ms, or fractions of the dense latency.
+
+    Raises:
+        TrimformerError: a latency is below that of the empty model, or above that of the dense model, by more than the
+            noise.
+    """
+    if not requests:
+        return
+    with frozen(model):
+        empty = resized(model, [0] * len(find_sublayers(model)))
+        calls = [prepare(candidate, inputs, backend) for candidate in (model, empty)]
+        dense_laps, empty_laps = interleaved(calls, model.device, seconds=1.0)
+    dense, smallest = Timing.of(dense_laps), Timing.of(empty_laps)
+    for request in requests:
+        requested_ms = request.ms if request.constraint is None else request.constraint * dense.median
+        assert requested_ms is not None
+        name = f"a latency of {request.ms:g} ms" if request.constraint is None else f"constraint {request.constraint:g}"
+        if requested_ms < smallest.low:
+            share = smallest.median / dense.median
+            raise TrimformerError(
+                f"{name} cannot be reached; the smallest reachable is above {share:.3g} ({smallest.median:.3g} ms), "
+                f"because everything but heads and neurons takes that long; the dense model takes {dense.median:.3g} ms"
+            )
+        if request.ms is not None and request.ms > dense.high:
+            raise TrimformerError(f"the dense model takes {dense.median:.3g} ms already; ask for less")

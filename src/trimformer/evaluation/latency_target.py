@@ -17,6 +17,7 @@ from trimformer.models.masking import frozen
 logger = logging.getLogger(__name__)
 
 WORTH = 0.02  # fraction of the requested latency; less is not worth another selection
+BUSY = 0.1  # relative slowdown of the dense model that is reported
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,24 @@ class LatencyTarget:
     def left_over(self, latency: Comparison) -> float:
         """Returns the unused fraction of the requested latency; negative if the pruned model is slower."""
         return 1 - latency.ratio.median / self._requested(latency)
+
+    def log(self, latency: Comparison) -> None:
+        """Logs what is left over of the request, and a changed speed of the machine."""
+        requested = self._requested(latency)
+        if latency.ratio.high < (1 - WORTH) * requested:
+            logger.warning(
+                "the latency is %.0f %% below what was requested; the next larger selection would exceed it, or the "
+                "machine was busier when the model was selected",
+                100 * self.left_over(latency),
+            )
+        if self.reference_ms is not None and latency.dense.low > (1 + BUSY) * self.reference_ms:
+            logger.warning(
+                "the dense model takes %.3g ms now, and took %.3g ms before: the machine is busier, and %g ms are "
+                "counted at the latter",
+                latency.dense.median,
+                self.reference_ms,
+                self._latency_ms,
+            )
 
     def _requested(self, latency: Comparison) -> float:
         """Returns the requested fraction of the dense latency."""

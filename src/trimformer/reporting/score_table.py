@@ -103,6 +103,8 @@ def _size_rows(result: PruningResult) -> list[Row]:
     if budget.asked_ms is not None and budget.estimated_ms is not None:
         rows.append(Row("  allowed", None, figures.scaled(budget.asked_ms)))
         rows.append(Row("  estimated", None, figures.scaled(budget.estimated_ms)))
+    if budget.left_over is not None:
+        rows.append(Row("  left over", None, figures.share(budget.left_over)))
     return rows
 
 

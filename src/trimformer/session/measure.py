@@ -140,7 +140,11 @@ def _measure(session: Session, result: PruningResult, budget: Budget, requested_
             estimated_ms=costs.of(units_left(result.masks)),
             corrected=bool(corrected and corrected.corrected),
             missed=corrected is not None and corrected.misses(latency),
+            left_over=corrected.left_over(latency) if corrected else None,
+            reference_ms=corrected.reference_ms if corrected else None,
         )
+        if corrected is not None:
+            corrected.log(latency)
 
 
 def _compare_predictions(session: Session, result: PruningResult, pruned: Sequence[Tensor]) -> None:

@@ -56,7 +56,7 @@ def budget_for(session: Session, method: AnyMethod, request: BudgetRequest) -> B
     costs = session.unit_costs.costs
     constraint = request.constraint if request.ms is None else request.ms / costs.dense
     assert constraint is not None
-    _check_reachable(constraint, smallest_reachable(session, method), costs)
+    _check_reachable(request, constraint, smallest_reachable(session, method), costs)
     if polishes(method) and session.polishing is not None and session.unit_costs.metric != "latency":
         session.polishing.check_affordable(constraint)
     target = None
@@ -73,7 +73,7 @@ def smallest_reachable(session: Session, method: AnyMethod) -> float:
     return smallest_constraint(allocation, sublayers, session.unit_costs.costs, session.neuron_multiple)
 
 
-def _check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
+def _check_reachable(request: BudgetRequest, constraint: float, smallest: float, costs: Costs) -> None:
     """Checks that a constraint lies between the smallest model and the dense one.
 
     Raises:
@@ -82,9 +82,8 @@ def _check_reachable(constraint: float, smallest: float, costs: Costs) -> None:
     # Rounded up, so that the named constraint is itself reachable.
     unit = f" ({smallest * 1.005 * costs.dense:.3g} ms)" if costs.measured else ""
     if constraint < smallest:
-        raise TrimformerError(
-            f"constraint {constraint:.4g} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{unit}"
-        )
+        name = f"constraint {constraint:.4g}" if request.ms is None else f"a latency of {request.ms:g} ms"
+        raise TrimformerError(f"{name} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{unit}")
     if constraint > 1:
         raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
 

@@ -24,6 +24,7 @@ from trimformer.evaluation.scores import Scored, score
 from trimformer.importance.calibration_cache import check_calibration_dir
 from trimformer.models.layer_calls import LABEL_KEYS
 from trimformer.models.model_checks import check_model
+from trimformer.options.budgets import BudgetRequest
 from trimformer.options.choices import Metric
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod, Method, polishes
@@ -101,6 +102,7 @@ def set_up(
     metric: Metric = "mac",
     target: QualityTarget | None = None,
     options: RunOptions | None = None,
+    requests: Sequence[BudgetRequest] = (),
 ) -> Session:
     """Checks inputs and options against each other, draws the samples and finds the unit costs.
 
@@ -110,6 +112,7 @@ def set_up(
         metric: what budgets count.
         target: the quality to keep; it sets samples aside.
         options: everything else.
+        requests: the budgets; latencies out of reach are refused before a latency table is measured.
 
     Raises:
         TrimformerError: the inputs or options cannot be used.
@@ -153,7 +156,7 @@ def set_up(
     if vocabulary is not None:
         with timer("vocabulary"):
             data = with_fewer_tokens(model, processor, data, texts)
-    unit_costs = find_unit_costs(model, data, metric, latency, timer)
+    unit_costs = find_unit_costs(model, data, metric, latency, timer, requests)
     setup_seconds = dict(timer.seconds)
     max_memory = execution.max_memory
     if device.type == "cuda" and math.isinf(max_memory):

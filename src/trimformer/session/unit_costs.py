@@ -1,7 +1,7 @@
 """The cost of every unit of a model, in MACs, parameters or measured latency."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Costs, linear_costs
 from trimformer.costs.lookup_tables import FILES, LatencyTable, read_table
-from trimformer.costs.measure_latency import measure_table
+from trimformer.costs.measure_latency import check_reachable, measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
-from trimformer.options.choices import Backend, Metric
+from trimformer.options.budgets import BudgetRequest
+from trimformer.options.choices import Metric
 from trimformer.options.latency import DEFAULT_BATCH_SIZE, LatencyOptions
 from trimformer.session.calibration_data import Samples
 from trimformer.utils.distributed import decide
@@ -48,9 +49,18 @@ class UnitCosts:
 
 
 def find_unit_costs(
-    model: PreTrainedModel, data: Samples, metric: Metric, latency: LatencyOptions, timer: StageTimer
+    model: PreTrainedModel,
+    data: Samples,
+    metric: Metric,
+    latency: LatencyOptions,
+    timer: StageTimer,
+    requests: Sequence[BudgetRequest] = (),
 ) -> UnitCosts:
-    """The costs of a model's units; latencies are measured first, unless a table is given."""
+    """Returns the costs of a model's units; latencies are measured first, unless a table is given.
+
+    Raises:
+        TrimformerError: one of the requested latencies is out of reach; raised before a table is measured.
+    """
     batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
     length = latency.seq_len or max(1, min(round(data.seq_len), data.longest))
     # A sound of median length; texts have the mean length, and images are of one size.
@@ -62,15 +72,17 @@ def find_unit_costs(
     table = latency.table
     with timer("table"):
         if not isinstance(table, LatencyTable):
-            table = decide(lambda: _measure(model, batch_size, length, latency.backend))
+            desc = partial(progress, desc="latency table")
+
+            def measure() -> LatencyTable:
+                check_reachable(model, inputs, latency.backend, requests)
+                return measure_table(model, batch_size, length, backend=latency.backend, progress=desc)
+
+            table = decide(measure)
     is_local = bool(table.setting) and not latency.any_table
     if not is_local:
         logger.warning("the latency table may be from another machine; its values are used without correction")
     return UnitCosts(metric, table.costs(model), latency, inputs, length, is_local)
-
-
-def _measure(model: PreTrainedModel, batch_size: int, length: int, backend: Backend) -> LatencyTable:
-    return measure_table(model, batch_size, length, backend=backend, progress=partial(progress, desc="latency table"))
 
 
 def resolve_latency(latency: LatencyOptions) -> LatencyOptions:
