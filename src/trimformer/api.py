@@ -1,6 +1,7 @@
 """The two functions that most users call: `prune`, to one budget or quality, and `sweep`, to several budgets."""
 
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from trimformer.session.prune_to import prune_to
 from trimformer.session.quality_search import prune_to_quality
 from trimformer.session.setup import set_up
 from trimformer.sweeping import SweepMember, SweepResult, prune_members, sweep_members
+
+# Runs of several threads wait for each other: they share the model's hooks and the process's random numbers.
+_ONE_RUN = threading.RLock()
 
 
 @document_keywords(BudgetOptions, MethodOptions, ModelOptions, DataOptions, PolishOptions, ExecutionOptions)
@@ -66,7 +70,7 @@ def prune(
     calibration_dir: str | Path | None = None,
     device: str = "auto",
 ) -> PruningResult:
-    """Prunes a fine-tuned model without retraining.
+    """Prunes a fine-tuned model without retraining. Calls from several threads run one after the other.
 
     Args:
         model: a supported model, moved to the device and otherwise left as it is; or a SentenceTransformer or
@@ -105,10 +109,11 @@ def prune_model(inputs: Inputs, budget: BudgetOptions, method: AnyMethod, option
     if budget.target is None and inputs.judge_dataset is not None:
         raise TrimformerError("judge_dataset is only used with max_drop or max_divergence; give one, or leave it out")
     requests = [BudgetRequest(0.5) if budget.is_empty else budget.request] if budget.target is None else []
-    session = set_up(inputs, [method], budget.counted, budget.target, options, requests)
-    if budget.target is not None:
-        return prune_to_quality(session, method)
-    return prune_to(session, method, requests)[0]
+    with _ONE_RUN:
+        session = set_up(inputs, [method], budget.counted, budget.target, options, requests)
+        if budget.target is not None:
+            return prune_to_quality(session, method)
+        return prune_to(session, method, requests)[0]
 
 
 @document_keywords(SweepBudgetOptions, SweepMethodOptions, ModelOptions, DataOptions, PolishOptions, ExecutionOptions)
@@ -163,6 +168,8 @@ def sweep(
     options = RunOptions.of(keywords)
     members = sweep_members(methods, budgets.requests, options.model.layout)
     results: dict[SweepMember, PruningResult] = {}
-    session = set_up(inputs, [member.method for member in members], budgets.counted, None, options, budgets.requests)
-    prune_members(session, members, results.__setitem__)
+    with _ONE_RUN:
+        each_method = [member.method for member in members]
+        session = set_up(inputs, each_method, budgets.counted, None, options, budgets.requests)
+        prune_members(session, members, results.__setitem__)
     return SweepResult(members, [results[member] for member in members])

@@ -1,5 +1,7 @@
+import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,9 @@ import pytest
 
 from tests.commands import error_line, problem_rows, run, save_model, tree, write_jsonl
 from trimformer.cli.flags.sweep import read_numbers
-from trimformer.cli.main import main
+from trimformer.cli.main import build_parser, main
+from trimformer.cli.resume import calibration_dir, forget_calibration
+from trimformer.cli.sweep import identify
 from trimformer.errors import TrimformerError
 
 FLAGS = ("--num-samples", "16", "--batch-size", "8", "--neuron-multiple", "4", "--label-column", "label")
@@ -119,3 +123,70 @@ def test_another_models_family_is_left_alone(model_dir, data, tmp_path, capsys):
     (tmp_path / "out" / "family.json").write_text("[]")
     assert sweep(model_dir, data, tmp_path / "out") == 2
     assert "is no family of a sweep" in error_line(capsys.readouterr().err)
+
+
+def test_the_identity_of_a_sweep_is_in_contents_and_not_in_paths(model_dir, data, tmp_path):
+    def identity(data=data, **polish_rows):
+        write_jsonl(tmp_path / "polish.jsonl", problem_rows("single_label", **polish_rows))
+        words = command(model_dir, data, "out", "--constraints", "0.5", "--methods", "obs-polish")
+        return identify(build_parser().parse_args([*words, "--polish-data", str(tmp_path / "polish.jsonl")]))
+
+    first = identity(count=8)
+    assert identity(count=9) != first
+    assert identity(count=8) == first
+    moved = shutil.copy(data, tmp_path / "moved.jsonl")
+    assert identity(moved, count=8) == first
+
+
+def test_other_polish_data_under_the_same_name_are_refused(model_dir, data, tmp_path, capsys):
+    polish = write_jsonl(tmp_path / "polish.jsonl", problem_rows("single_label", 8))
+    flags = ("--constraints", "0.5", "--methods", "obs-polish", "--polish-data", str(polish))
+    arguments = build_parser().parse_args(command(model_dir, data, tmp_path / "out", *flags))
+    arguments.metric = "mac"
+    (tmp_path / "out").mkdir()
+    begun = {"identity": identify(arguments), "cost": {"seconds": {}}}
+    (tmp_path / "out" / "family.json").write_text(json.dumps(begun))
+    write_jsonl(polish, problem_rows("single_label", 9))
+    capsys.readouterr()
+    assert sweep(model_dir, data, tmp_path / "out", *flags) == 2
+    assert "another --polish-data" in error_line(capsys.readouterr().err)
+
+
+def test_a_killed_run_leaves_nothing_and_lost_weights_are_noticed(model_dir, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert sweep(model_dir, data, out, "--constraints", "0.5") == 0
+    before = tree(tmp_path)
+    for work in (out / ".obs-0.5.trimformer-part", out / ".out.trimformer-part"):  # killed right after the results
+        work.mkdir(mode=0o700)
+        (work / "lock").touch()
+    (out / ".family.json.trimformer-part").write_text("{")
+    assert sweep(model_dir, data, out, "--constraints", "0.5") == 0
+    assert tree(tmp_path) == before
+    (out / "obs-0.5" / "model.safetensors").unlink()
+    capsys.readouterr()
+    assert sweep(model_dir, data, out, "--constraints", "0.5") == 2
+    assert "obs-0.5' has no weights" in error_line(capsys.readouterr().err)
+
+
+def test_the_calibration_folder_of_another_is_neither_read_nor_removed(model_dir, data, tmp_path, capsys):
+    theirs = tmp_path / ".out.trimformer-calibration"
+    theirs.mkdir()
+    (theirs / "notes.txt").write_text("mine")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "calibration-0-0.safetensors").write_text("theirs")
+    linked = tmp_path / ".linked.trimformer-calibration"
+    linked.symlink_to(tmp_path / "far")
+    for name in ("out", "linked"):
+        forget_calibration(tmp_path / name)
+        arguments = argparse.Namespace(output=str(tmp_path / name), resume=False)
+        assert calibration_dir(arguments) is None
+        arguments.resume = True
+        with pytest.raises(TrimformerError, match="which trimformer did not write; remove it"):
+            calibration_dir(arguments)
+    assert (theirs / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "far" / "calibration-0-0.safetensors").read_text() == "theirs"
+    assert linked.is_symlink()
+    (theirs / "notes.txt").unlink()
+    (theirs / f"calibration-{'0' * 32}-0.safetensors").write_text("ours")
+    forget_calibration(tmp_path / "out")
+    assert not theirs.exists()

@@ -207,6 +207,9 @@ _MASKS = {
     "NaN": (masks(ones(torch.nan)), ["head_mask.pt", "finite"]),
     "infinite": (masks(ones(torch.inf)), ["head_mask.pt", "finite"]),
     "complex": (masks(ones(1j, dtype=torch.complex64)), ["head_mask.pt", "finite"]),
+    "sparse": (masks(ones().to_sparse()), ["head_mask.pt", "finite"]),
+    "on the meta device": (masks(ones().to("meta")), ["head_mask.pt", "finite"]),
+    "sparse neurons": (masks(ones(), torch.ones(2, 40).to_sparse()), ["neuron_mask.pt", "finite"]),
     "NaN neurons": (masks(ones(), ones(torch.nan, (2, 40))), ["neuron_mask.pt", "finite"]),
     "evil": (masks(Evil()), ["head_mask.pt", "plain"]),
     "noise": (both(masks(ones()), text("masks/head_mask.pt", b"\x80\x04noise")), ["head_mask.pt", "plain"]),
@@ -248,7 +251,21 @@ _FINETUNE = {
     "a negative limit": (tokenizer(model_max_length=-5), ["model_max_length"]),
 }
 
+
+def _overflow(tensors: dict[str, torch.Tensor]) -> None:
+    """Finite weights whose products are not."""
+    for name, value in tensors.items():
+        if name.endswith(("output.dense.weight", "classifier.weight")):
+            value *= 1e38
+
+
 CASES = {
+    "export, weights that overflow": Case(
+        "export model --output out", ["outputs of Bert", "not finite", "overflow"], weights(_overflow)
+    ),
+    "export, weights that overflow on data": Case(
+        "export model --data rows.jsonl --int8 --output out", ["outputs of Bert", "not finite"], weights(_overflow)
+    ),
     **{f"config {name}": Case(EVALUATE, says, spoil) for name, (spoil, says) in _CONFIGS.items()},
     **{f"weights {name}": Case(EVALUATE, says, spoil) for name, (spoil, says) in _WEIGHTS.items()},
     **{f"prune, weights {name}": Case(PRUNE, says, spoil) for name, (spoil, says) in _WEIGHTS.items()},

@@ -1,10 +1,26 @@
 """The table of calls from Python: each is refused in one sentence before any work, and writes nothing."""
 
-import pytest
+import contextlib
+import random
+import threading
 
+import pytest
+import torch
+
+import trimformer
 from tests.conftest import make_model, make_tokenizer
-from tests.hostile.cases_python import CASES
-from trimformer import TrimformerError
+from tests.hostile.cases_python import CASES, ROWS
+from tests.hostile.world import FUZZ
+from trimformer import Method, TrimformerError
+from trimformer.options.budgets import BudgetOptions, SweepBudgetOptions
+from trimformer.options.data import DataOptions
+from trimformer.options.execution import ExecutionOptions
+from trimformer.options.latency import LatencyOptions
+from trimformer.options.methods import MethodOptions, SweepMethodOptions
+from trimformer.options.model import ModelOptions
+from trimformer.options.option import declared_options
+from trimformer.options.output import OutputOptions
+from trimformer.options.polish import PolishOptions
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +40,58 @@ def test_a_call_that_cannot_be_meant_is_one_sentence(name, inputs, tmp_path, mon
     assert "\n" not in sentence
     assert len(sentence) < 400
     assert not list(tmp_path.iterdir())
+
+
+def test_prunes_of_one_model_in_two_threads_run_one_after_the_other(inputs):
+    model, tokenizer = inputs
+    options = {"num_samples": 8, "neuron_multiple": 4, "device": "cpu"}
+    alone = trimformer.prune(model, tokenizer, ROWS, 0.5, **options)
+    results = {}
+
+    def run(name):
+        results[name] = trimformer.prune(model, tokenizer, ROWS, 0.5, **options)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results.keys() == {"a", "b"}
+    for result in results.values():
+        assert all(torch.equal(one, other) for one, other in zip(result.masks, alone.masks, strict=True))
+        weights = result.model.state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in alone.model.state_dict().items())
+
+
+TOPICS = (
+    BudgetOptions, SweepBudgetOptions, DataOptions, ExecutionOptions, LatencyOptions, MethodOptions,
+    SweepMethodOptions, ModelOptions, OutputOptions, PolishOptions,
+)  # fmt: skip
+VALUES = [
+    None, "", "x", "0.5", b"x", 0, 1, -1, 2.5, 1e308, float("nan"), float("inf"), 10**30, True, [], [1], ["a"], [None],
+    [[1]], (), {}, {"a": 1}, {1}, object(), Method, Method(), 1j, "9" * 400, torch.ones(2), range(3), lambda: 1,
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_options_of_random_values_are_made_or_refused_in_one_sentence():
+    generator = random.Random(FUZZ)
+    sentences = []
+    for _ in range(2000 * FUZZ):
+        topic = generator.choice(TOPICS)
+        names = [name for name, _, _ in declared_options(topic)]
+        chosen = generator.sample(names, generator.randint(1, min(3, len(names))))
+        with contextlib.suppress(TrimformerError), kept_sentence(sentences):
+            topic(**{name: generator.choice(VALUES) for name in chosen})
+    assert len(sentences) > 1000
+    assert not [sentence for sentence in sentences if "\n" in sentence or len(sentence) > 400]
+
+
+@contextlib.contextmanager
+def kept_sentence(sentences):
+    """Adds the message of the body's TrimformerError to a list, and raises the error again."""
+    try:
+        yield
+    except TrimformerError as error:
+        sentences.append(str(error))
+        raise

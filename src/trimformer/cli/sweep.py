@@ -170,7 +170,7 @@ def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: M
     """Checks the results of a member before the work, so that the record can be written at its end.
 
     Raises:
-        TrimformerError: these are not the results of a sweep's member.
+        TrimformerError: these are not the results of a sweep's member, or its weights are gone.
     """
     try:
         family = gather({path.name: result}, identity, {}, known)
@@ -180,6 +180,8 @@ def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: M
         raise TrimformerError(
             f"'{path / 'results.json'}' holds no results of a sweep's member; remove '{path}'; a member is made anew"
         ) from None
+    if not any(path.rglob("*.safetensors")):
+        raise TrimformerError(f"'{path}' has no weights; remove the folder, and its member is made again")
 
 
 def gather(

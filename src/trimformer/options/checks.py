@@ -108,6 +108,16 @@ def check_column(name: str, value: Any) -> None:
         raise TrimformerError(f"{name} is {shorten(value)}; give the name of one column")
 
 
+def check_name(name: str, value: Any) -> None:
+    """Checks that a value is a text that is not empty.
+
+    Raises:
+        TrimformerError: the value is something else.
+    """
+    if not isinstance(value, str) or not value:
+        raise TrimformerError(f"{name} is {shorten(value)}; give a name")
+
+
 def check_path(name: str, value: Any) -> None:
     """Checks that a value is a path.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import POSITIVE, check_column, check_columns
+from trimformer.options.checks import POSITIVE, check_column, check_columns, check_name
 from trimformer.options.option import check_options, option
 
 
@@ -24,7 +24,10 @@ class DataOptions:
         keyword=False,
     )
     task: str | None = option(
-        None, "a known task (mrpc, squad, ...); default: inferred from the model and the columns", keyword=False
+        None,
+        "a known task (mrpc, squad, ...); default: inferred from the model and the columns",
+        check=check_name,
+        keyword=False,
     )
     text_column: str | Sequence[str] | None = option(
         None,

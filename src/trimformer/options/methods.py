@@ -53,7 +53,7 @@ class Method:
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise TrimformerError(
-                    f"{name} '{getattr(self, name)}' is unknown; known are {', '.join(get_args(kind))}"
+                    f"{name} {shorten(getattr(self, name))} is unknown; known are {', '.join(get_args(kind))}"
                 )
         check_flag("polish", self.polish)
         if self.objective == "labels" and not self.uses_objective:
@@ -113,7 +113,7 @@ def find_method(name: str, **choices: str | bool) -> AnyMethod:
         TrimformerError: the preset or a choice is unknown, or the preset accepts no choices.
     """
     if name not in METHODS:
-        raise TrimformerError(f"method '{name}' is unknown; known are {', '.join(METHODS)}")
+        raise TrimformerError(f"method {shorten(name)} is unknown; known are {', '.join(METHODS)}")
     method = METHODS[name]
     if isinstance(method, WholeMethod):
         if choices:
@@ -132,7 +132,7 @@ def with_layout(method: AnyMethod, layout: Layout) -> AnyMethod:
         TrimformerError: the layout is unknown, or the method allocates in its own way.
     """
     if layout not in get_args(Layout):
-        raise TrimformerError(f"layout '{layout}' is unknown; known are {', '.join(get_args(Layout))}")
+        raise TrimformerError(f"layout {shorten(layout)} is unknown; known are {', '.join(get_args(Layout))}")
     if layout == "free":
         return method
     if isinstance(method, WholeMethod):
@@ -149,7 +149,9 @@ def find_methods(names: Sequence[str], layout: Layout = "free") -> dict[str, Any
     if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise TrimformerError(f"methods is {shorten(names)}; give a list of names")
     if not names or len(set(names)) < len(names):
-        raise TrimformerError(f"the list of methods ({', '.join(names) or 'empty'}) must name each once, and one")
+        raise TrimformerError(
+            f"the list of methods ({shorten(', '.join(names)) if names else 'empty'}) must name each once, and one"
+        )
     return {name: with_layout(find_method(name), layout) for name in names}
 
 

@@ -78,8 +78,9 @@ def check_options(options: Any) -> None:
         if declared.number is not None:
             declared.number.check(value, name)
         if declared.choices is not None and not (isinstance(value, str) and value in declared.choices):
-            shown = f"'{value}'" if isinstance(value, str) else shorten(value)
-            raise TrimformerError(f"{name} {shown} is unknown; known are {', '.join(map(str, declared.choices))}")
+            raise TrimformerError(
+                f"{name} {shorten(value)} is unknown; known are {', '.join(map(str, declared.choices))}"
+            )
         if declared.check is not None:
             declared.check(name, value)
 

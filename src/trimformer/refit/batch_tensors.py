@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trimformer.errors import TrimformerError
+from trimformer.utils.output_lock import is_full
 from trimformer.utils.temp_dirs import temporary_directory
 
 
@@ -44,4 +46,13 @@ class BatchTensors:
             self._items[i] = item
         else:
             self._items[i] = item.new_empty(0)  # keeps the device
-            torch.save(item.cpu(), self._folder / f"{i}.pt")
+            try:
+                torch.save(item.cpu(), self._folder / f"{i}.pt")
+            except (OSError, RuntimeError) as error:
+                if not is_full(error):
+                    raise
+                raise TrimformerError(
+                    f"temporary files in '{self._folder.parent.parent}' cannot be written: the disk, a quota or a file "
+                    "size limit is full; free some space, set TMPDIR to another folder, or allow more memory "
+                    "(max_memory, --max-memory)"
+                ) from error

@@ -32,9 +32,11 @@ Kind = Literal["directory", "file", "collection"]
 PART = ".trimformer-part"
 _MAX_NAME_BYTES = 255
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Messages of safetensors and torch.save for the same conditions.
+# Messages of safetensors, torch.save and C++ streams, as OpenVINO writes by, for the same conditions.
 _FULL_MESSAGE = re.compile(
-    r"os error (28|122|27)\b|no space left|quota exceeded|file too large|PytorchStreamWriter failed", re.IGNORECASE
+    r"os error (28|122|27)\b|no space left|quota exceeded|file too large|PytorchStreamWriter failed|iostream error|"
+    r"inline_container.*unexpected pos",
+    re.IGNORECASE,
 )
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # the file system has no locks
 

@@ -82,7 +82,7 @@ def check_written(model: PreTrainedModel, batches: Sequence[Batch], path: str | 
     """Checks the arguments of an export before any work.
 
     Raises:
-        TrimformerError: the path, the model or the batches cannot be used.
+        TrimformerError: the path, the model or the batches cannot be used, or the model's outputs are not finite.
     """
     if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
         raise TrimformerError(f"{kind} file '{path}' is a folder, or in one that does not exist; name a file")
@@ -97,6 +97,21 @@ def check_written(model: PreTrainedModel, batches: Sequence[Batch], path: str | 
     if size > _MOST_BYTES:
         raise TrimformerError(f"{type(model).__name__} takes {size / 1e9:.1f} GB; an ONNX file holds no more than 2")
     find_problem(model)
+    _check_outputs(model, batches)
+
+
+def _check_outputs(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    """Checks that the model's outputs are finite, so that a comparison with a file has a meaning.
+
+    Raises:
+        TrimformerError: an output is NaN or infinite.
+    """
+    indexed = [{"index": torch.arange(len(next(iter(batch.values())))), **batch} for batch in batches]
+    if not all(bool(torch.isfinite(output).all()) for output in predict(model, indexed)):
+        raise TrimformerError(
+            f"the outputs of {type(model).__name__} are not finite numbers: its weights overflow in float32; mend the "
+            "checkpoint before it is exported"
+        )
 
 
 def write(
@@ -125,7 +140,7 @@ def write(
         temporary = Path(folder) / path.name
         save(temporary)
         difference, scale, distance = _compare(temporary, runtime, model, batches)
-        if not difference <= tolerance * max(1.0, scale):
+        if math.isinf(difference) or difference > tolerance * max(1.0, scale):
             raise TrimformerError(
                 f"the {runtime.kind} file of {type(model).__name__} gives outputs up to {difference:.1e} from "
                 "PyTorch's; it is not written"
