@@ -56,7 +56,9 @@ def rows_of(model, count=12):
 def processor_for(model):
     """Returns what pads the inputs of the model."""
     if model.main_input_name == "input_values" and not hasattr(model.config, "num_mel_bins"):
-        return Wav2Vec2FeatureExtractor(return_attention_mask=model.config.feat_extract_norm == "layer")
+        return Wav2Vec2FeatureExtractor(
+            return_attention_mask=getattr(model.config, "feat_extract_norm", "layer") == "layer"
+        )
     return make_tokenizer()
 
 
