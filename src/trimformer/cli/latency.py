@@ -29,7 +29,7 @@ def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
     if Path(name).is_dir():
         model = load_model(name)
     else:
-        with one_sentence(f"model '{name}' is no directory, and its config cannot be had from the hub"):
+        with one_sentence(f"model '{name}' is not a directory, and its config cannot be loaded from the hub"):
             config = AutoConfig.from_pretrained(name)
         model = AutoModel.from_config(config)
     find_sublayers(model)
@@ -41,8 +41,8 @@ def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
 def run_lut(arguments: argparse.Namespace) -> None:
     """Measures latency tables, writes them and prints them."""
     with lock_output(arguments.output):
-        told = _measure(arguments)
-    print(f"{told}\n\nwritten to {arguments.output}")
+        text = _measure(arguments)
+    print(f"{text}\n\nwritten to {arguments.output}")
 
 
 def _measure(arguments: argparse.Namespace) -> str:
@@ -84,7 +84,7 @@ def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[s
     inputs = {shape: [random_inputs(model, *shape) for model in models] for shape in shapes}  # checks all shapes
     records: list[dict[str, Any]] = []
     for shape in progress(shapes, "shapes"):
-        calls = [prepare(model, given, arguments.backend) for model, given in zip(models, inputs[shape], strict=True)]
+        calls = [prepare(model, batch, arguments.backend) for model, batch in zip(models, inputs[shape], strict=True)]
         laps = interleaved(calls, device, seconds=arguments.seconds)
         for name, times in zip(arguments.models, laps, strict=True):
             timing, ratio = Timing.of(times), Timing.of([a / b for a, b in zip(laps[0], times, strict=True)])

@@ -63,7 +63,7 @@ def fit_latency_fn(lut: Sequence[float] | Tensor | Floats) -> LatencyFn:
     if not len(table):
         return LatencyFn(1, 0.0, 0.0)
     best, least = LatencyFn(1, float(table[0]), 0.0), np.inf
-    for threshold in range(len(table), 0, -1):  # of equals the longest: what is free belongs to the base
+    for threshold in range(len(table), 0, -1):  # of equal errors, the longest flat part wins
         base = float(table[:threshold].mean())
         beyond, rise = np.arange(1, len(table) - threshold + 1), table[threshold:] - base
         slope = max(0.0, float(beyond @ rise) / max(float(beyond @ beyond), 1.0))

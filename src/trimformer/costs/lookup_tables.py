@@ -91,7 +91,7 @@ def check_table(table: LatencyTable, model: PreTrainedModel, *, any_setting: boo
             if table.setting.get(key) != here[key]:
                 raise TrimformerError(
                     f"the latency table is of {key} '{table.setting.get(key)}', here it is '{here[key]}'; measure "
-                    "one with `trimformer lut`, or use this one all the same with --any-lut"
+                    "one with `trimformer lut`, or use this one nevertheless with --any-lut"
                 )
 
 
