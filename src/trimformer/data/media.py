@@ -154,8 +154,8 @@ def _check_rate(rate: Any, where: str) -> int:
         raise TrimformerError(f"{where} has no valid sampling rate ({quoted(rate)}); give it in Hz as 'sampling_rate'")
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
         raise TrimformerError(
-            f"{where} has a sampling rate of {int(rate)} Hz, which no recording has; its header or 'sampling_rate' is "
-            f"wrong, so give one from {_LOWEST_RATE} to {_HIGHEST_RATE}"
+            f"{where} has a sampling rate of {quoted(int(rate))} Hz, which no recording has; its header or "
+            f"'sampling_rate' is wrong, so give one from {_LOWEST_RATE} to {_HIGHEST_RATE}"
         )
     return int(rate)
 

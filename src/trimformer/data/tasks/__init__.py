@@ -19,7 +19,7 @@ from trimformer.data.tasks.question_answering import SPAN_TASKS, SpanTask, span_
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import TextTask, text_task
 from trimformer.data.tasks.token_classification import TokenTask, plain_text_column, token_task
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, listed, quoted
 
 __all__ = [
     "TASKS", "AudioTask", "ChoiceTask", "EmbeddingTask", "EncodedTask", "ImageTask", "ImageTextTask", "SpanTask",
@@ -36,7 +36,7 @@ def find_task(name: str) -> Task:
         TrimformerError: the name is unknown.
     """
     if name not in TASKS:
-        raise TrimformerError(f"task '{name}' is unknown; known are {', '.join(TASKS)}")
+        raise TrimformerError(f"task {quoted(name)} is unknown; known are {', '.join(TASKS)}")
     return TASKS[name]
 
 
@@ -73,12 +73,12 @@ def infer_task(
     if label_column:
         check_columns(rows, [label_column])
     if text_columns and len(text_columns) > 2 and problem != "embedding":
-        raise TrimformerError(f"{', '.join(text_columns)} are too many text columns; name one, or two for pairs")
+        raise TrimformerError(f"{listed(text_columns)} are too many text columns; name one, or two for pairs")
     head = model_class_name or ""
     no_labels = problem == "span" or head.endswith(("ForMaskedLM", "ForCTC")) or is_dual_encoder(config, main_input)
     if label_column and no_labels:
         name = head or "a model for question answering"
-        raise TrimformerError(f"{name} has no labels per sample; leave out the label column '{label_column}'")
+        raise TrimformerError(f"{name} has no labels per sample; leave out the label column {quoted(label_column)}")
     if not text_columns and is_encoded(rows):
         return encoded_task(problem, config, rows, main_input, head, label_column)
     if is_dual_encoder(config, main_input):

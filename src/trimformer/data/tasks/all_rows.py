@@ -76,13 +76,13 @@ def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
             if any(missing):
                 number, row = list(numbered(rows))[missing.index(True)]
                 raise TrimformerError(
-                    f"column '{column}' is {quoted(row[column])} in row {number} of the data, no label or number; "
-                    "label all rows, or leave this one out"
+                    f"column {quoted(column)} is {quoted(row[column])} in row {number} of the data, no label or "
+                    "number; label all rows, or leave this one out"
                 )
             labelled.append(rows)
         if 0 < len(labelled) < len(sets):
             raise TrimformerError(
-                f"some splits of the data have the column '{column}', others do not; label all or none"
+                f"some splits of the data have the column {quoted(column)}, others do not; label all or none"
             )
 
 

@@ -14,7 +14,7 @@ from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenizer_of
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.label_reading import LabelReading
-from trimformer.errors import TrimformerError, listed
+from trimformer.errors import TrimformerError, listed, quoted
 from trimformer.models import max_positions
 
 NO_LIMIT = sys.maxsize  # as `max_length`: only the tokenizer and the model limit the length
@@ -114,9 +114,11 @@ def check_columns(rows: Rows, columns: Sequence[str]) -> None:
         for number, row in numbered(rows):
             if row.get(column) is None:
                 if column in row:
-                    raise TrimformerError(f"column '{column}' is empty in row {number} of the data")
+                    raise TrimformerError(f"column {quoted(column)} is empty in row {number} of the data")
                 present = listed(sorted(map(str, row)))
-                raise TrimformerError(f"the data has no column '{column}' in row {number}; its columns are {present}")
+                raise TrimformerError(
+                    f"the data has no column {quoted(column)} in row {number}; its columns are {present}"
+                )
 
 
 def check_task(task: Task, problem: Problem) -> Task:

@@ -15,7 +15,7 @@ from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_colu
 from trimformer.data.tasks.sample_labels import LabelTask, add_labels, label_fields, label_names
 from trimformer.data.tasks.text import TEXT_COLUMNS, encode_texts
 from trimformer.data.tasks.text_values import column_texts
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError, listed, one_sentence
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo", "image_path", "pixels", "path", "file")
 
@@ -123,7 +123,7 @@ def image_text_task(rows: Rows, *, columns: Sequence[str] | None = None, max_len
     text = named[-1] if named else guess_column(("caption", "captions", *TEXT_COLUMNS), rows[0])
     if image is None or text is None:
         raise TrimformerError(
-            f"no {'image' if image is None else 'text'} column found among {', '.join(rows[0])}; this model needs an "
+            f"no {'image' if image is None else 'text'} column found among {listed(rows[0])}; this model needs an "
             "image and a text in each row: name both with --text-column (text_column=... in Python)"
         )
     return ImageTextTask(

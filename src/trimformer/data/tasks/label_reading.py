@@ -194,7 +194,7 @@ def decide(
         lists = [[items for items in values if isinstance(items, list | tuple) and items] for values in lists]
         if _is_multi_hot([items for values in lists for items in values], model, column):
             text = f"lists of one 0 or 1 per class ({_shown(model.names)})"
-            return LabelReading(multi_hot=True, description=f"column '{column}' holds {text}")
+            return LabelReading(multi_hot=True, description=f"column {quoted(column)} holds {text}")
         labels = [[item for items in values for item in items] for values in lists]
     elif problem == "tokens":
         labels = [[item for value in values for item in split_tags(value)] for values in labels]
@@ -209,7 +209,7 @@ def decide(
         return LabelReading(names=tuple(names.items()), description=description)
     if any(_is_moved(of_set, model) for of_set in named):
         raise TrimformerError(
-            f"some sets of rows name the numbers of column '{column}' ({_shown(next(filter(None, named)))}), and "
+            f"some sets of rows name the numbers of column {quoted(column)} ({_shown(next(filter(None, named)))}), and "
             f"others give plain numbers; name all of them, as the model numbers them otherwise ({_shown(model.names)})"
         )
     numbers = set().union(*(of_set for of_set, names in zip(of_sets, named, strict=True) if not names))
@@ -217,13 +217,13 @@ def decide(
     fit_ids = all(0 <= number < model.count for number in numbers)
     if model.numbers and not are_names and not fit_ids and len(numbers & set(model.numbers)) > 1:
         raise TrimformerError(
-            f"column '{column}' holds the numbers {listed(f'{number:g}' for number in sorted(numbers))}, which are "
-            f"neither class ids (0 to {model.count - 1}) nor the model's labels ({model.listed()})"
+            f"column {quoted(column)} holds the numbers {listed(f'{number:g}' for number in sorted(numbers))}, which "
+            f"are neither class ids (0 to {model.count - 1}) nor the model's labels ({model.listed()})"
         )
     if are_names:
         doubt = ", although all could be class ids" if fit_ids else ""
         text = f"numbers, read as the labels that the model names by them{doubt}: {_shown_numbers(model)}"
-        return LabelReading(True, description=f"column '{column}' holds {text}")
+        return LabelReading(True, description=f"column {quoted(column)} holds {text}")
     return LabelReading(description=description)
 
 
@@ -310,8 +310,10 @@ def _names_of(rows: Rows, column: str) -> dict[int, str]:
 def _of_regression(column: str, sets: Sequence[Rows]) -> LabelReading:
     names = next(filter(None, (_names_of(rows, column) for rows in sets)), {})
     if names and all(as_number(name) is not None for name in names.values()):
-        return LabelReading(description=f"column '{column}' holds classes whose names are the numbers: {_shown(names)}")
-    return LabelReading(description=f"column '{column}' holds numbers")
+        return LabelReading(
+            description=f"column {quoted(column)} holds classes whose names are the numbers: {_shown(names)}"
+        )
+    return LabelReading(description=f"column {quoted(column)} holds numbers")
 
 
 def _is_multi_hot(lists: Sequence[Sequence[Any]], model: ModelLabels, column: str) -> bool:
@@ -329,7 +331,7 @@ def _is_multi_hot(lists: Sequence[Sequence[Any]], model: ModelLabels, column: st
     is_known = all(_class_number(item) is not None or model.find(str(item)) is not None for item in other)
     if repeats is not None and is_known and model.count > 1:
         raise TrimformerError(
-            f"column '{column}' mixes lists of one 0 or 1 per class ({quoted(repeats)}) with lists of labels "
+            f"column {quoted(column)} mixes lists of one 0 or 1 per class ({quoted(repeats)}) with lists of labels "
             f"({quoted(other)}); use one or the other"
         )
     return False
@@ -359,7 +361,7 @@ def _companion_names(column: str, sets: Sequence[Rows], model: ModelLabels) -> d
         if is_usual and known and len(texts) > len(pairs):
             number, group = next((number, group) for number, group in pairs.items() if len(group) > 1)
             raise TrimformerError(
-                f"columns '{column}' and '{name}' contradict each other: label {number:g} is named "
+                f"columns {quoted(column)} and {quoted(name)} contradict each other: label {number:g} is named "
                 f"{listed(sorted(group))}; correct one, or leave it out"
             )
     return {}
@@ -394,19 +396,19 @@ def _describe(column: str, model: ModelLabels, has_numbers: bool, every: Sequenc
     """Says how labels are read that are names or class ids, or that the data name."""
     named = [names for names in every if names]
     if not has_numbers:
-        return f"column '{column}' holds class names"
+        return f"column {quoted(column)} holds class names"
     if not named:
         ids = "" if model.is_generic else f": {_shown(model.names)}"
-        return f"column '{column}' holds class ids{ids}"
+        return f"column {quoted(column)} holds class ids{ids}"
     names = named[0]
     if model.is_generic:
         return (
-            f"column '{column}' holds class ids, which the data name ({_shown(names)}) and the model does not "
+            f"column {quoted(column)} holds class ids, which the data name ({_shown(names)}) and the model does not "
             f"({_shown(model.names)}): they are taken as they are"
         )
     moved = any(_is_moved(of_set, model) for of_set in named)
     order = f"the model numbers them otherwise ({_shown(model.names)}): matched by name" if moved else "as in the model"
-    return f"column '{column}' holds numbers that the data name ({_shown(names)}), {order}"
+    return f"column {quoted(column)} holds numbers that the data name ({_shown(names)}), {order}"
 
 
 def _shown(names: Mapping[int, str]) -> str:

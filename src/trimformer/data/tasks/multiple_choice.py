@@ -59,7 +59,7 @@ class ChoiceTask(Task):
         counts, labels = [], []
         for number, row in numbered(rows):
             choices, names = self.choices(row, f"row {number}")
-            prompts = [as_text(row[name], f"column '{name}' in row {number}") for name in prompt_columns]
+            prompts = [as_text(row[name], f"column {quoted(name)} in row {number}") for name in prompt_columns]
             texts[0].extend(prompts[:1] * len(choices))
             texts[1].extend(" ".join([*prompts[1:], choice]) for choice in choices)
             counts.append(len(choices))
@@ -82,7 +82,7 @@ class ChoiceTask(Task):
         """
         values, names = self._choice_values(row)
         if not isinstance(values, list | tuple) or len(values) < 2:
-            raise TrimformerError(f"'{self.choice_columns[0]}' in {where} is not a list of two or more choices")
+            raise TrimformerError(f"{quoted(self.choice_columns[0])} in {where} is not a list of two or more choices")
         return [as_text(value, f"a choice of {where}") for value in values], names
 
     def _choice_values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
@@ -127,7 +127,7 @@ def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where
     if len(text) == 1 and text.isascii() and text.isalpha():
         position = ord(text.upper()) - ord("A")
     else:
-        position = int(float(text)) if re.fullmatch(r"\d+(\.0+)?", text) else -1
+        position = int(text.partition(".")[0][:9]) if re.fullmatch(r"\d+(\.0+)?", text) else -1
     if not 0 <= position < len(choices):
         raise TrimformerError(f"label {quoted(str(value))} in {where} matches none of its {len(choices)} choices")
     return position

@@ -187,6 +187,12 @@ def require_token_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
         raise TrimformerError("the tokenizer pads on the left, which shifts the labels; set padding_side='right'")
 
 
+def _texts(answer: Mapping[str, Any]) -> Sequence[Any]:
+    """The texts of an answer; a value that is no list is left to the check of the answers."""
+    texts = answer.get("text", ())
+    return texts if isinstance(texts, list | tuple | np.ndarray) else (texts,)
+
+
 def _has_answers(rows: Rows) -> bool:
     return any(row.get("answers") is not None for row in rows)
 
@@ -270,7 +276,7 @@ def span_task(rows: Rows, *, text_columns: Sequence[str] | None = None, max_leng
         pair_columns=(text_columns[0], text_columns[1]),
         max_length=max_length,
         metric="f1" if answers else None,
-        with_unanswerable=any(isinstance(answer, Mapping) and not len(answer.get("text", ())) for answer in answers),
+        with_unanswerable=any(isinstance(answer, Mapping) and len(_texts(answer)) == 0 for answer in answers),
     )
 
 

@@ -137,6 +137,6 @@ def _read_indicator(value: Any, column: str, number: int) -> float:
         indicator = math.nan
     if indicator not in (0, 1):
         raise TrimformerError(
-            f"'{column}' in row {number} is {quoted(str(value))}; a column named after a label must hold 0 or 1"
+            f"{quoted(column)} in row {number} is {quoted(str(value))}; a column named after a label must hold 0 or 1"
         )
     return indicator

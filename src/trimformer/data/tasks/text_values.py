@@ -5,7 +5,7 @@ import numbers
 from typing import Any
 
 from trimformer.data.rows import Rows, numbered
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 
 
 def column_texts(rows: Rows, column: str, prompt: str = "") -> list[str]:
@@ -14,7 +14,8 @@ def column_texts(rows: Rows, column: str, prompt: str = "") -> list[str]:
     Raises:
         TrimformerError: a value is neither a string nor a number.
     """
-    return [prompt + as_text(row[column], f"column '{column}' in row {number}") for number, row in numbered(rows)]
+    name = f"column {quoted(column)}"
+    return [prompt + as_text(row[column], f"{name} in row {number}") for number, row in numbered(rows)]
 
 
 def is_blank(value: Any) -> bool:
@@ -37,7 +38,12 @@ def as_text(value: Any, where: str) -> str:
                 f"{where} has a lone surrogate, {surrogate}, at character {error.start + 1}; replace or remove it"
             ) from None
         return str(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        try:
+            return str(value)
+        except ValueError:  # of more than 4300 digits
+            raise TrimformerError(f"{where} is a number of thousands of digits; write it as a text") from None
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral) and math.isfinite(value):
         return str(value)
     description = f"{value}" if isinstance(value, float | bool) else f"of type {type(value).__name__}"
     raise TrimformerError(f"{where} is {description}, not a text")

@@ -54,7 +54,7 @@ class TokenTask(Task):
         tokenizer = tokenizer_of(processor)
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
         require_token_offsets(tokenizer)
-        words = [_items(row[self.words_column], f"'{self.words_column}' of row {n}") for n, row in numbered(rows)]
+        words = [_items(row[self.words_column], f"{quoted(self.words_column)} of row {n}") for n, row in numbered(rows)]
         encoded = tokenize(
             _with_leading_spaces(tokenizer),
             [
@@ -69,7 +69,7 @@ class TokenTask(Task):
         if self.tags_column is not None:
             reader = LabelReader(self.problem, config, rows, self.tags_column, self.reading)
             for i, (number, row) in enumerate(numbered(rows)):
-                tags = _items(row[self.tags_column], f"'{self.tags_column}' of row {number}")
+                tags = _items(row[self.tags_column], f"{quoted(self.tags_column)} of row {number}")
                 if len(tags) != len(words[i]):
                     raise TrimformerError(f"row {number} has {len(words[i])} words but {len(tags)} tags")
                 labels = [reader.class_id(tag, f"row {number}") for tag in tags]
