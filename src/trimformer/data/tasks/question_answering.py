@@ -19,7 +19,7 @@ from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.squad_metrics import squad_exact, squad_f1
 from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, quoted
 
 PAIR_COLUMNS = (
     ("question", "context"),
@@ -220,7 +220,7 @@ def _first_answer(row: Mapping[str, Any], context: str, where: str) -> Span | No
         raise TrimformerError(f"the answer of {where} lies outside its context, at characters {start} to {end}")
     if not squad_exact(context_text, [text]):  # ignores case and punctuation
         raise TrimformerError(
-            f"the answer of {where}, '{text[:40]}', does not match its context at answer_start, '{context_text[:40]}'"
+            f"the answer of {where}, {quoted(text)}, does not match its context at answer_start, {quoted(context_text)}"
         )
     return (start, end) if end > start else None
 
