@@ -1,6 +1,8 @@
 """Whatever a user's value is, an error message quotes it cut short."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from trimformer.session.task import resolve_task
 LONGEST = 400
 WORDS = ["the", "film"]
 
-HOSTILE = {
+HOSTILE: dict[str, Any] = {
     "text": "long " * 20_000,
     "word": "x" * 100_000,
     "list": ["x" * 100_000] * 3,
@@ -34,7 +36,7 @@ SPAN = {"question": "who", "context": "a film", "answers": {"text": ["film"], "a
 CHOICE = {"question": "who", "choices": ["a", "b"], "label": 0}
 
 # A model and a good row; each value of the row, and the name of its column, is spoiled in turn.
-ROWS = {
+ROWS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "single_label": (make_model, {"text": "a film", "label": 1}),
     "multi_label": (lambda: make_model(problem_type="multi_label_classification"), {"text": "a film", "label": [1]}),
     "regression": (lambda: make_model(num_labels=1), {"text": "a film", "label": 0.5}),

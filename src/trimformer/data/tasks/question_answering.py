@@ -187,10 +187,10 @@ def require_token_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
         raise TrimformerError("the tokenizer pads on the left, which shifts the labels; set padding_side='right'")
 
 
-def _texts(answer: Mapping[str, Any]) -> Sequence[Any]:
+def _texts(answer: Mapping[str, Any]) -> list[Any]:
     """The texts of an answer; a value that is no list is left to the check of the answers."""
     texts = answer.get("text", ())
-    return texts if isinstance(texts, list | tuple | np.ndarray) else (texts,)
+    return list(texts) if isinstance(texts, list | tuple | np.ndarray) else [texts]
 
 
 def _has_answers(rows: Rows) -> bool:
