@@ -178,6 +178,7 @@ def test_run_glue_is_the_same_command(base, tmp_path):
 
 MIXED = [{"text": "a film", "label": label} for label in ["good", 1] * 8]
 HALF_LISTS = [{"text": "a film", "label": label} for label in [[0, 1], 1] * 8]
+HALF_LABELLED = [{"text": "a film", "label": i % 2} for i in range(16)]
 OBJECTS = [{"text": "a film", "label": {"stars": 1}}] * 16
 
 BAD = {
@@ -194,6 +195,8 @@ BAD = {
     "flags that clash": (["--load_best_model_at_end", "--eval_strategy=no", "--save_strategy=epoch"], None, ["flags"]),
     "mixed labels": ([], MIXED, ["'label'", "mixes"]),
     "lists and single labels": ([], HALF_LISTS, ["'label'", "mixes"]),
+    "some labels": ([], [*HALF_LABELLED, {"text": "a film"}], ["'label'", "row 17"]),
+    "an empty label": ([], [*HALF_LABELLED, {"text": "a film", "label": None}], ["'label'", "row 17"]),
     "objects": ([], OBJECTS, ["'label'", "neither names nor numbers"]),
     "no labels": ([], [{"text": "a film"}] * 16, ["no label column", "--label-column"]),
 }

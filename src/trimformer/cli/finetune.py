@@ -13,12 +13,13 @@ from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrained
 
 from trimformer.checkpoints.checkpoint_checks import check_config, check_finite, check_layers_loaded, check_no_adapter
 from trimformer.cli.training_flags import check_training_flags
+from trimformer.data.class_names import class_names_of
 from trimformer.data.files import read_rows
 from trimformer.data.processor import check_vocabulary
 from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, load_hub, read_splits
 from trimformer.data.tasks import Task, find_task, infer_task
-from trimformer.data.tasks.all_rows import check_labelled
+from trimformer.data.tasks.all_rows import check_labelled, sample_row, settle_labels
 from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation.scores import Scorer
@@ -173,7 +174,8 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     source = arguments.model_name_or_path
     transformers.set_seed(training.seed)
     train, validation = find_splits(_read(arguments), training.seed, need_train=training.do_train)
-    rows = train if training.do_train else next(iter(validation.values()))
+    sets = [*([train] if training.do_train else []), *validation.values()]
+    rows = [sample_row(sets), *sets[0]]  # the first row has all columns
     check_no_adapter(Path(source))
     is_local = Path(source).is_dir()
     failure = f"model '{source}' cannot be loaded" if is_local else f"'{source}' is neither a directory nor on the hub"
@@ -184,11 +186,13 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     check_config(config, Path(source))
     named_task = find_task(arguments.task_name) if arguments.task_name else None
     problem, column = problem_of(named_task) if named_task else guess_problem(rows, arguments.label_column)
-    set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)])
+    names = class_names_of(sets[0]).get(column or "", getattr(named_task, "class_names", ()))
+    set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)], names)
     task = named_task or infer_task(
         problem, config, rows, text_columns=arguments.text_column, label_column=arguments.label_column
     )
-    check_labelled(task, [train, *validation.values()] if training.do_train else list(validation.values()))
+    check_labelled(task, sets)
+    task = settle_labels(task, config, sets)
     if arguments.max_seq_length:
         task = replace(task, max_length=arguments.max_seq_length)
     model_class = getattr(transformers, task.auto_class)

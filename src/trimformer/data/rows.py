@@ -47,7 +47,12 @@ class Selection(NamedRows):
 
 def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Pairs each row with its number in the user's data, from 1."""
-    return zip(rows.numbers if isinstance(rows, Selection) else range(1, len(rows) + 1), rows, strict=True)
+    return zip(row_numbers(rows), rows, strict=True)
+
+
+def row_numbers(rows: Rows) -> Sequence[int]:
+    """Returns the number of each row in the user's data, from 1."""
+    return rows.numbers if isinstance(rows, Selection) else range(1, len(rows) + 1)
 
 
 def as_rows(data: Any, name: str = "dataset") -> Rows:

@@ -143,3 +143,20 @@ def test_names_and_numbers_are_not_mixed(problem, labels):
 def test_labels_are_names_or_numbers(problem, labels):
     with pytest.raises(TrimformerError, match="neither names nor numbers"):
         set_labels(make_config(), problem, "label", rows(*labels))
+
+
+@pytest.mark.parametrize(
+    ("model_names", "labels", "data_names", "expected"),
+    [
+        (["bad", "good"], ("Good", "BAD"), (), ["bad", "good"]),
+        (["1", "2", "3"], (1, 3), (), ["1", "2", "3"]),
+        (["1", "2", "3"], ("1", "3"), (), ["1", "2", "3"]),
+        (["good", "bad"], (0, 1), ("bad", "good"), ["good", "bad"]),
+        (["bad", "good"], (0, 1), ("ham", "spam"), ["ham", "spam"]),
+        (["LABEL_0", "LABEL_1"], (0, 1), ("ham", "spam"), ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_labels_of_a_head_are_kept_if_they_are_those_of_the_data(model_names, labels, data_names, expected):
+    config = make_config(model_names, HEAD)
+    set_labels(config, "single_label", "label", rows(*labels), data_names)
+    assert list(config.id2label.values()) == expected

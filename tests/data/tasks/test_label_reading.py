@@ -267,6 +267,14 @@ class TestOneRule:
         assert "although all could be class ids: 1 is '1', 2 is '2'" in task.reading.description
         assert task.reading.description in caplog.text
 
+    def test_numbers_of_encoded_rows_are_class_ids(self):
+        rows = [{"input_ids": [0, 5, 2], "labels": label} for label in (1, 2)]
+        assert labels_of(STARS, rows) == ["2", "3"]
+        labels, _ = read(
+            model_of(STARS, "ForTokenClassification"), [{"input_ids": [0, 5, 2], "labels": [-100, 1, -100]}]
+        )
+        assert labels == [[[-100, 1, -100]]]
+
     @pytest.mark.parametrize("form", ["jsonl", "csv"])
     def test_lists_of_zeros_and_ones(self, form, tmp_path):
         lists = [[0, 1, 1], [1, 1, 0]]

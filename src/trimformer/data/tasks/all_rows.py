@@ -6,6 +6,7 @@ Rows are drawn at random later; what is decided here does not depend on the draw
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig
@@ -48,6 +49,7 @@ def sample_row(sets: Sequence[Rows]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not (_is_label(name) and _is_missing(value, True))}
 
 
+@cache
 def _is_label(name: Any) -> bool:
     return str(name).strip().lower() in _LABELS
 
@@ -72,8 +74,8 @@ def check_labelled(task: Task, sets: Sequence[Rows]) -> None:
             missing = [_is_missing(value, blank) for value in column_values(rows, column)]
             if all(missing) and not any(column in row for row in rows):
                 continue
-            check_columns(rows, [column])
-            if any(missing):
+            if any(missing) or not len(rows):
+                check_columns(rows, [column])
                 number, row = list(numbered(rows))[missing.index(True)]
                 raise TrimformerError(
                     f"column {quoted(column)} is {quoted(row[column])} in row {number} of the data, no label or "
@@ -119,7 +121,7 @@ def settle_labels(task: AnyTask, config: PreTrainedConfig, sets: Sequence[Rows])
     if column is None or not labelled:
         return task
     known_names = task.class_names if isinstance(task, LabelTask) else ()
-    reading = decide(task.problem, config, column, labelled, known_names)
+    reading = decide(task.problem, config, column, labelled, known_names, isinstance(task, EncodedTask))
     for rows in labelled:
         check_every_label(LabelReader(task.problem, config, rows, column, reading), rows, column)
     if reading != task.reading:

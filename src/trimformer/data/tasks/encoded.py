@@ -53,7 +53,7 @@ class EncodedTask(LabelTask):
         limit = self.length_limit(processor, config) if self.main_input == "input_ids" else NO_LIMIT
         reader = None
         if label_column and not self.choices:
-            reader = LabelReader(self.problem, config, rows, label_column, self.reading)
+            reader = LabelReader(self.problem, config, rows, label_column, self.reading, encoded=True)
         features = []
         for number, row in numbered(rows):
             where = f"row {number}"

@@ -1,6 +1,7 @@
 """Infers the kind of problem and the set of labels from the rows, for fine-tuning a model without a task head."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -9,6 +10,7 @@ from trimformer.data.outputs import Problem
 from trimformer.data.processor import architecture_of
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.base import Task, guess_column, missing_column
+from trimformer.data.tasks.model_labels import ModelLabels
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TextTask
 from trimformer.data.tasks.token_classification import TAG_COLUMNS, WORD_COLUMNS
@@ -60,7 +62,9 @@ def _is_fraction(value: Any) -> bool:
         return False
 
 
-def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, rows: Rows) -> None:
+def set_labels(
+    config: PreTrainedConfig, problem: Problem, column: str | None, rows: Rows, names: Sequence[str] = ()
+) -> None:
     """Sets the labels of a configuration to those in the rows; keeps its labels if they include those of the rows.
 
     Args:
@@ -68,6 +72,7 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
         problem: kind of output.
         column: column of labels; None: the labels have no names (question answering).
         rows: rows of all splits.
+        names: names that the data, or a known task, gives to its class numbers; they replace other names of the model.
 
     Raises:
         TrimformerError: the labels mix names and numbers, are neither, or are not valid class ids.
@@ -95,10 +100,16 @@ def set_labels(config: PreTrainedConfig, problem: Problem, column: str | None, r
     is_name = {isinstance(label, str) and not label.lstrip("-").isdigit() for label in labels}
     if len(is_name) > 1:
         raise TrimformerError(f"column {quoted(column)} mixes label names and numbers; use one or the other")
+    model = ModelLabels(config)
     if is_name == {True}:
         names = sorted(labels)
-        if set(names) <= set(config.label2id or {}):
+        if all(model.find(name) is not None for name in names):
             return
+    elif names and not model.is_generic:
+        if all(model.find(name) is not None for name in names):
+            return
+    elif model.numbers and {float(label) for label in labels} <= set(model.numbers):
+        return
     else:
         _check_class_ids(labels, column)
         multi_hot = problem == "multi_label" and labels <= {0, 1} and len({len(value) for value in lists}) == 1

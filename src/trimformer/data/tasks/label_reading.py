@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from trimformer.data.class_names import class_names_of
 from trimformer.data.outputs import Problem
-from trimformer.data.rows import Rows, numbered
+from trimformer.data.rows import Rows, row_numbers
 from trimformer.data.tasks.model_labels import ModelLabels, is_generic
 from trimformer.errors import TrimformerError, listed, quoted
 
@@ -49,6 +49,7 @@ class LabelReader:
         rows: the rows; their class names decide what their numbers mean.
         column: column of labels.
         reading: how the labels of the run are read; None: decided from these rows.
+        encoded: the rows are encoded for the model, so plain numbers are class ids.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class LabelReader:
         rows: Rows,
         column: str,
         reading: LabelReading | None = None,
+        encoded: bool = False,
     ) -> None:
         self.problem, self.column, self.model = problem, column, ModelLabels(config)
         names = _names_of(rows, column)
-        self.reading = reading or decide(problem, config, column, [rows])
+        self.reading = reading or decide(problem, config, column, [rows], encoded=encoded)
         self.names = names or dict(self.reading.names)
         if problem != "regression":
             self.model.check_ids()
@@ -172,6 +174,7 @@ def decide(
     column: str,
     sets: Sequence[Rows],
     known_names: Sequence[str] = (),
+    encoded: bool = False,
 ) -> LabelReading:
     """Decides from all rows how their labels are read.
 
@@ -181,6 +184,7 @@ def decide(
         column: column of labels.
         sets: all sets of rows.
         known_names: class names of a known task, ordered by number.
+        encoded: the rows are encoded for the model, so plain numbers are class ids.
 
     Raises:
         TrimformerError: the numbers fit neither the model's class ids nor its names, or the rows contradict each other.
@@ -213,6 +217,8 @@ def decide(
             f"others give plain numbers; name all of them, as the model numbers them otherwise ({_shown(model.names)})"
         )
     numbers = set().union(*(of_set for of_set, names in zip(of_sets, named, strict=True) if not names))
+    if encoded:
+        return LabelReading(description=description)
     are_names = bool(model.numbers) and numbers <= set(model.numbers)
     fit_ids = all(0 <= number < model.count for number in numbers)
     if model.numbers and not are_names and not fit_ids and len(numbers & set(model.numbers)) > 1:
@@ -427,7 +433,7 @@ def check_every_label(reader: LabelReader, rows: Rows, column: str) -> None:
         TrimformerError: a label is unknown to the model or has another form.
     """
     checked: set[Any] = set()
-    for (number, _), value in zip(numbered(rows), column_values(rows, column), strict=True):
+    for number, value in zip(row_numbers(rows), column_values(rows, column), strict=True):
         for item in split_tags(value) if reader.problem == "tokens" else [value]:
             key = (type(item), item if isinstance(item, str | int | float) else repr(item))
             if key in checked or item == UNLABELLED:
