@@ -250,7 +250,7 @@ def _load_weights(
     # Old checkpoints may lack the pooler, which only some heads use.
     missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
     head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
-    if head and head <= set(missing) and model_class.__name__.endswith(("ForMaskedLM", "ForPreTraining")):
+    if head and head <= set(missing) and model_class.__name__.endswith("ForMaskedLM"):
         bare = _bare_class(config)
         logger.warning("'%s' lacks the head of %s: %s is loaded", path, model_class.__name__, bare.__name__)
         return _load_weights(bare, config, path, attn_implementation)
