@@ -22,6 +22,7 @@ def test_pruning_and_eight_bits_are_compared_in_one_go(model_dir, data, tmp_path
     out = tmp_path / "out"
     assert prune(model_dir, data, out, "--neuron-multiple", "4", "--export", "onnx-int8") == 0
     results = json.loads((out / "results.json").read_text())
+    assert results["cost"]["seconds"]["export"] > 0  # part of the seconds in all
     served = {record["name"]: record for record in results["serving"]}
     assert list(served) == NAMES
     assert served["dense"]["divergence"] == 0
