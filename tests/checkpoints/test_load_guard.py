@@ -17,7 +17,7 @@ from transformers.quantizers import auto
 from testing import families
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import find_sublayers, load, save
-from trimformer.checkpoints.load_guard import ADVICE, ENTRY
+from trimformer.checkpoints.load_guard import ENTRY
 from trimformer.models.layer_calls import model_inputs
 
 
@@ -99,17 +99,3 @@ def test_sharded_weights_load(model, tmp_path):
 def test_another_quantization_is_refused_by_a_name_that_users_know(saved):
     with pytest.raises(ValueError, match=r"quantized with TrimformerConfig but you are passing a BitsAndBytesConfig"):
         AutoModel.from_pretrained(saved, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_type_of_a_guarded_config_is_restored_on_reading(model, tmp_path, dtype):
-    save(model.to(dtype), make_tokenizer(), tmp_path / "model")
-    assert config_of(tmp_path / "model")["dtype"] == f"{str(dtype)[6:]} ({ADVICE})"
-    assert AutoConfig.from_pretrained(tmp_path / "model").dtype == dtype
-    assert load(tmp_path / "model")[0].dtype == dtype
-    assert BertForSequenceClassification.from_pretrained(tmp_path / "model").dtype == dtype
-
-
-def test_a_standalone_config_can_be_read_by_anyone(model, tmp_path):
-    save(model, make_tokenizer(), tmp_path / "model", standalone=True)
-    assert config_of(tmp_path / "model")["dtype"] == "float32"

@@ -89,20 +89,8 @@ def met(tmp_path_factory):
 def test_no_flag_makes_a_random_model(met, name):
     said = met[2][name]
     assert len(said) == 4
-    assert all("import trimformer" in message for message in said[:2])
-    assert all("pass-trust_remote_code-or-import-trimformer-to-load-this" in message for message in said[2:])
-
-
-@pytest.mark.parametrize("name", MODELS[:2])
-def test_a_strangers_first_error_is_short_and_ends_in_what_to_do(met, name):
-    code = "import sys, transformers; transformers.pipeline('text-classification', sys.argv[1])"
-    words = [sys.executable, "-c", code, str(met[1] / name / "plain")]
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(words, capture_output=True, text=True, env=env | {"HF_HUB_OFFLINE": "1"}, check=False)
-    lines = done.stderr.splitlines()
-    assert "this model was pruned by trimformer; run 'import trimformer' before loading it" in lines[-1]
-    assert "quantization" not in done.stderr
-    assert len(lines) < 40
+    assert all("import-trimformer-to-load-this" in message for message in said)
+    assert ["pass-trust_remote_code" in message for message in said] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,15 +1,10 @@
 """Makes loading a pruned directory without trimformer fail with an error that asks for the import.
 
 Without it, Transformers would warn of an unknown quantization, fail at the shapes, and suggest a flag that makes
-every pruned layer random. Two entries of a pruned config prevent that:
+every pruned layer random. A pruned config therefore names a weight file that does not exist, and the file's name is the
+advice. No flag gets past it. Our own loading removes the entry first (`open_guard`).
 
-- `dtype` holds the advice beside the name of the type. Reading the config without trimformer fails at it, before any
-  other message; reading it with trimformer restores the type. Standalone directories keep a plain `dtype`, as their
-  config must be readable.
-- `transformers_weights` names a weight file that does not exist, and the file's name is the advice. No flag gets past
-  it. Our own loading removes the entry first (`open_guard`).
-
-Importing this module adds the entries to every pruned config on writing, whoever writes it.
+Transformers drops the entry when it saves a config, so importing this module adds it to every pruned config on writing.
 """
 
 from typing import Any
@@ -23,10 +18,7 @@ WHOLE = "import-trimformer-to-load-this.safetensors"
 STANDALONE = "pass-trust_remote_code-or-import-trimformer-to-load-this.safetensors"
 PART = "load-the-whole-model-after-import-trimformer.safetensors"  # a single tower has no widths in its config
 
-ADVICE = "this model was pruned by trimformer; run 'import trimformer' before loading it"
-
 _to_diff_dict = PreTrainedConfig.to_diff_dict
-_from_dict: Any = vars(PreTrainedConfig)["from_dict"].__func__
 
 
 def is_pruned(config: PreTrainedConfig) -> bool:
@@ -48,21 +40,10 @@ def _to_guarded_dict(self: PreTrainedConfig) -> dict[str, Any]:
     written: dict[str, Any] = _to_diff_dict(self)
     if is_pruned(self):
         written[ENTRY] = STANDALONE if SHAPES in written else WHOLE
-        if SHAPES not in written:
-            written["dtype"] = f"{written.get('dtype') or ''} ({ADVICE})"
         for name in self.sub_configs:
             if isinstance(written.get(name), dict):
                 written[name] = {**written[name], ENTRY: PART}
     return written
 
 
-def _from_guarded_dict(cls: type[PreTrainedConfig], config_dict: dict[str, Any], **kwargs: Any) -> Any:
-    """Builds a config from the content of config.json; restores the type of a pruned one."""
-    name = config_dict.get("dtype")
-    if isinstance(name, str) and ADVICE in name:
-        config_dict = {**config_dict, "dtype": name.split("(")[0].strip() or None}
-    return _from_dict(cls, config_dict, **kwargs)
-
-
-PreTrainedConfig.from_dict = classmethod(_from_guarded_dict)  # type: ignore[assignment, arg-type]
 PreTrainedConfig.to_diff_dict = _to_guarded_dict  # type: ignore[method-assign]

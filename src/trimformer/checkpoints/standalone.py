@@ -78,7 +78,6 @@ def write_standalone(model: PreTrainedModel, directory: Path) -> None:
         SHAPES: {name: change for name, change in changes.items() if change},
         "auto_map": dict.fromkeys(autos, f"{FILE}.{name}"),
         ENTRY: STANDALONE,
-        "dtype": str(model.dtype).removeprefix("torch."),  # any reader may read this config
     }
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     text = "\n\n".join(
