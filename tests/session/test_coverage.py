@@ -102,7 +102,7 @@ def test_a_smaller_vocabulary_is_named_but_not_padding_to_a_multiple():
 def test_rows_set_aside_of_a_training_file_are_warned_of(path, is_train):
     rows = Selection([{"text": "a"}] * 5, [0, 1])
     text, warning = describe_scored_rows({"validation": rows}, None, path)
-    assert text == f"2 rows set aside of '{path}'"
+    assert text == f"2 rows set aside from '{path}'"
     assert (warning is not None) == is_train
 
 
@@ -116,7 +116,7 @@ def test_training_splits_are_warned_of_however_they_are_given(tmp_path: Path):
     assert describe_scored_rows({"train": rows}, rows, None)[1]
     assert describe_scored_rows({"validation": rows}, None, "data", "data/train.csv")[1]
     assert describe_scored_rows({"validation": rows}, None, "data", "data/test.csv") == ("5 rows of 'test.csv'", None)
-    assert describe_scored_rows({"validation": aside}, rows, None) == ("1 rows set aside of the data", None)
+    assert describe_scored_rows({"validation": aside}, rows, None) == ("1 rows set aside from the data", None)
 
 
 def test_a_run_warns_in_log_table_results_and_keeps_its_figures(caplog):
@@ -132,7 +132,7 @@ def test_a_run_warns_in_log_table_results_and_keeps_its_figures(caplog):
     assert figures["coverage"]["labels"]["never"] == ["LABEL_1", "LABEL_2"]
     assert figures["coverage"]["warnings"] == result.warnings
     assert figures["agreement"]["kept"] == 1
-    assert figures["samples"]["scored_on"] == "12 rows set aside of the data"
+    assert figures["samples"]["scored_on"] == "12 rows set aside from the data"
     assert result.changed is not None
     assert (result.changed.count, result.changed.of) == (0, 12)
 
@@ -146,6 +146,6 @@ def test_a_promise_names_what_it_does_not_cover(caplog):
         result = trimformer.prune(model, tokenizer, rows, max_divergence=5.0, batch_size=16, neuron_multiple=4)
     assert "the quality target does not cover these" in caplog.text
     assert result.target is not None
-    assert "set aside of the calibration data" in result.target.judged_on
+    assert "set aside from the calibration data" in result.target.judged_on
     assert result.target.unjudged_labels
     assert "not for the labels that hardly or never occur there" in str(result)

@@ -24,18 +24,19 @@ def search_latency(
     """Finds the masks of highest total importance whose latency does not exceed the constraint.
 
     A sublayer's latency is modelled as flat up to a threshold, then linear. The search enumerates the numbers of
-    attention and feed-forward sublayers to drop, those of least base importance first. Each remaining sublayer keeps
-    its `threshold` best units for the flat latency, and the rest of the budget goes to the best of all other units.
-    Unlike in the paper's public code, the objective includes the base units, units of dropped sublayers are not
-    candidates, and the budget is the same for every combination. If the table gives the masks a higher latency than
-    the fitted model does, the search is repeated with a smaller budget.
+    attention and feed-forward sublayers to drop. Each remaining sublayer keeps its `threshold` best units for the flat
+    latency; the sublayers whose `threshold` best units have the least importance are dropped first. The rest of the
+    budget goes to the best of all other units. Unlike in the paper's public code, the importance of the `threshold`
+    units counts in the objective too, units of dropped sublayers are not candidates, and the budget is the same for
+    every combination. If the table gives the masks a higher latency than the fitted model does, the search is repeated
+    with a smaller budget.
 
     Args:
         head_importance: [heads] per layer.
         neuron_importance: [neurons] per layer.
         mha_lut: entry k - 1 is the latency of an attention sublayer with k heads.
         ffn_lut: entry k - 1 is the latency of a feed-forward sublayer with k neurons.
-        constraint: latency to keep, as a fraction in (0, 1] of the tables' latency for all units.
+        constraint: largest latency, as a fraction in (0, 1] of the tables' latency for all units.
 
     Returns:
         Head masks and neuron masks, one float tensor of zeros and ones per layer.
@@ -58,7 +59,8 @@ def search_latency(
         if estimate <= allowed:
             return masks
         budget *= min(0.999, allowed / estimate)
-    # The smallest selection is a single sublayer with its base units; the loop may have skipped it.
+    # The smallest selection is one sublayer with its `threshold` units. The budget shrinks in steps and may have
+    # passed below it, so it is tried once more.
     least = min(f(1) for f, rows in zip(functions, (heads, neurons), strict=True) if any(map(len, rows)))
     masks = _search(heads, neurons, *functions, least * (1 + 1e-12))
     assert masks is not None

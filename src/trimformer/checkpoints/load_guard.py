@@ -1,8 +1,8 @@
 """Makes loading a pruned directory without trimformer fail with an error that asks for the import.
 
 Without it, Transformers would warn of an unknown quantization, fail at the shapes, and suggest a flag that makes
-every pruned layer random. A pruned config therefore names a weight file that does not exist, and the file's name is the
-advice. No flag gets past it. Our own loading removes the entry first (`open_guard`).
+every pruned layer random. A pruned config therefore names a weight file that does not exist, and the error that
+shows its name says what to do. No loading flag avoids it. Our own loading removes the entry first (`open_guard`).
 
 Transformers drops the entry when it saves a config, so importing this module adds it to every pruned config on writing.
 """

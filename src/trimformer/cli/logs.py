@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
-from trimformer.cli.signals import Terminated, is_main, signals
+from trimformer.cli.signals import Terminated, is_main_by_environment, signals
 from trimformer.cli.streams import TolerantStream
 from trimformer.errors import TrimformerError, flat
 from trimformer.utils import output_lock
@@ -119,7 +119,7 @@ def _run_with_exit_code(run: Callable[[], int | None]) -> int:
 
 def _report_terminated() -> int:
     """Prints in the main process that SIGTERM ended the run; returns the exit code."""
-    if is_main():
+    if is_main_by_environment():
         _print_error(f"terminated; {output_lock.describe_completed()}")
     return 143
 
@@ -130,7 +130,7 @@ def _print_error(sentence: str) -> None:
 
 def _prints_error(error: TrimformerError) -> bool:
     """Returns whether this process prints the error: the main one does, and any that lost another process."""
-    if is_main() or type(error).__name__ == "LostProcess":
+    if is_main_by_environment() or type(error).__name__ == "LostProcess":
         return True
     time.sleep(3)  # the first process to end stops the others, so the main one must print before
     return False

@@ -1,7 +1,7 @@
-"""Handles Ctrl-C and SIGTERM: both end a command without half-written output.
+"""Turns Ctrl-C and SIGTERM into exceptions, so that a command can clean up, and remembers them.
 
-A signal also counts if a library catches the exception that it raises. Some libraries treat any error while they are
-imported, even an interrupt, as a missing package.
+A signal is remembered because a library may catch the exception: some treat any error while they are imported, even an
+interrupt, as a missing package.
 """
 
 import os
@@ -17,8 +17,11 @@ class Terminated(SystemExit):
     """Raised by SIGTERM, the signal with which a launcher ends its processes."""
 
 
-def is_main() -> bool:
-    """Returns whether this is the main process, from the launcher's variables; flags are checked before it joins."""
+def is_main_by_environment() -> bool:
+    """Returns whether this is the main process, from the launcher's variables.
+
+    Errors in flags are printed before the process joins the others.
+    """
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
@@ -40,7 +43,7 @@ class Signals:
         previous = {}
         if threading.current_thread() is threading.main_thread():
             previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs ignore it
                 previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
@@ -50,7 +53,7 @@ class Signals:
 
     @contextmanager
     def importing(self) -> Iterator[None]:
-        """Lets both signals end the process at once in the body, which imports and leaves nothing to clean up."""
+        """Lets both signals end the process at once in the body, which only imports: nothing needs cleaning up."""
         self._importing = True
         try:
             yield
@@ -69,7 +72,7 @@ class Signals:
         """Handles SIGTERM."""
         self.terminated = True
         if self._importing:
-            if is_main():
+            if is_main_by_environment():
                 print("terminated; nothing was written", file=sys.stderr, flush=True)
             os._exit(143)
         raise Terminated(143)

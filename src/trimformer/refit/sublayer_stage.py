@@ -1,4 +1,4 @@
-"""The walk at one sublayer: moments to fit on, then the students' new outputs."""
+"""One step of `refit.walk`: collects least-squares sums at a sublayer, then runs the students' new projections."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ TokenWeights = Callable[[int, int, Tensor], Tensor]
 class Step:
     """Moments of one regression at one student's sublayer.
 
-    For the projection, the inputs are the student's channels and the targets take the student's residual stream to the
-    teacher's. For the alignment, the inputs are what the student's producers read, the targets what the teacher's read.
+    For the projection, the inputs are the student's channels, and the target is what must be added to the student's
+    residual stream to give the teacher's. For the alignment, the inputs are what the student's producers (query, key,
+    value; or the first linear layers of the FFN) read, and the targets are what the teacher's read.
 
     Attributes:
         index: position of the sublayer.
@@ -53,9 +54,9 @@ class SublayerStage:
         new_tensors: makes an empty list of tensors, one per batch.
 
     Attributes:
-        is_tower_input: the sublayer reads the input of a tower, which is the same for all models.
-        is_last: the sublayer is the last one of its layer.
-        parallel: the sublayers of the teacher and of each student that run in parallel with this one, if any.
+        is_tower_input: whether it reads an encoder's first hidden states, the same for all models; set by the walk.
+        is_last: whether the sublayer is the last one of its layer; set by the walk.
+        parallel: the preceding sublayer, which runs in parallel, of the teacher and of each student; set by the walk.
         aligned_producer: index of the first producer that reads nothing but the hidden states; None if there is none.
     """
 
@@ -100,7 +101,8 @@ class SublayerStage:
 
         Args:
             token_weights: weights of tokens; None weighs every token 1 that is not padding.
-            keep_channels: keep the channels in memory until `finish`, which otherwise computes them again.
+            keep_channels: keep the channels in memory until `finish`, which otherwise computes them again; unused for a
+                layer that is called several times.
         """
         sums = [SplitSums(s.channels, s.hidden_size, s.device) for s in self.sublayers]
         teacher_outputs = self._new_tensors()
@@ -130,7 +132,7 @@ class SublayerStage:
             for i in range(len(self._samples)):
                 output = None
                 if channels:
-                    output, channels[i] = sublayer.projection(channels[i]), channels[i].new_empty(0)
+                    output, channels[i] = sublayer.projection(channels[i]), channels[i].new_empty(0)  # frees the memory
                 elif self._is_called_once and not self.is_last:
                     recorder = LeafRecorder(sublayer.projection, outputs=True, stop=1)
                     stream.run_layer(i, recorder)
@@ -152,7 +154,7 @@ class SublayerStage:
         source = self.source
         entry, projected = LeafRecorder(source.entry), LeafRecorder(source.projection, outputs=True)
         added = projected if source.output is None else LeafRecorder(source.output, outputs=True)
-        added.stop = 0 if self.is_last else source.calls_per_pass
+        added.stop = 0 if self.is_last else source.calls_per_pass  # 0: never, the layer's output is needed
         parallel = self._record_parallel(0)
         output = self._teacher.run_layer(i, *dict.fromkeys((entry, projected, added, *parallel)))
         if self.is_last:
@@ -180,7 +182,7 @@ class SublayerStage:
         source = self.source
         if source.output is None:
             return lambda residual, _: total - residual
-        if source.gain is None:  # a norm follows and keeps only the direction, so the teacher's output is the target
+        if source.gain is None:  # a norm after the projection removes scale, so sums cannot be compared
             return lambda *_: teacher_output
 
         def before_gain(residual: Tensor, sublayer: Sublayer) -> Tensor:

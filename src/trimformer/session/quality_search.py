@@ -152,4 +152,4 @@ def _tested_samples(session: Session) -> int:
 
 def _source(session: Session) -> str:
     """Names the origin of the samples that the target is tested on."""
-    return "of the judge data" if session.data.is_judge_data else "set aside of the calibration data"
+    return "of the judge data" if session.data.is_judge_data else "set aside from the calibration data"

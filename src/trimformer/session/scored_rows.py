@@ -15,10 +15,10 @@ def describe_scored_rows(
     """Describes the rows to score on.
 
     Args:
-        sets: the evaluation sets by name; rows that were set aside of the calibration data are a `Selection`.
-        dataset: the calibration data as given; a `datasets.Dataset` has the name of its split.
-        path: path of the data; None in Python.
-        eval_path: path of the evaluation data, if it has one of its own.
+        sets: the evaluation sets by name; rows that were set aside from the calibration data are a `Selection`.
+        dataset: the calibration data as given; the split name of a `datasets.Dataset` is used.
+        path: path given on the command line; None when called from Python.
+        eval_path: path of separate evaluation data, if given.
 
     Returns:
         The rows in words, and a warning if their file or split is called train.
@@ -28,20 +28,20 @@ def describe_scored_rows(
         is_train = _is_train(Path(eval_path).name)
     elif len(sets) == 1 and isinstance(next(iter(sets.values())), Selection):
         source, is_train = _source(dataset, path)
-        text = f"{len(next(iter(sets.values()))):,} rows set aside of {source}"
+        text = f"{len(next(iter(sets.values()))):,} rows set aside from {source}"
     else:
         text = ", ".join(f"{len(rows):,} rows of '{name}'" for name, rows in sets.items())
         is_train = any(_is_train(name) or _is_train(getattr(rows, "split", None)) for name, rows in sets.items())
     if not is_train:
         return text, None
     return text, (
-        f"scores are on {text}: if the model was trained on these rows, both scores are too high; give rows that it "
-        "has not seen, such as a validation file or split"
+        f"scores are on {text}: if the model was trained on these rows, the scores of the dense and the "
+        "pruned model are too high; give rows that it has not seen, such as a validation file or split"
     )
 
 
 def _source(dataset: Any, path: str | None) -> tuple[str, bool]:
-    """Returns the name of the data that rows were set aside of, and whether it is called train."""
+    """Returns the name of the data that rows were set aside from, and whether it is called train."""
     if path is not None:
         is_train = _is_train(Path(path).name) or (Path(path).is_dir() and any(_is_train(p.name) for p in _inside(path)))
         return f"'{Path(path).name}'", is_train

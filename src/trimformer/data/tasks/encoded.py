@@ -28,7 +28,7 @@ _INPUTS = (*INPUT_KEYS, BOXES, *IMAGE_KEYS, *AUDIO_KEYS)
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTask(LabelTask):
-    """Rows that hold a model's inputs, which are used unchanged except that padding is removed by `attention_mask`.
+    """Rows that hold a model's inputs, as another program encoded them; padding is removed by `attention_mask`.
 
     Attributes:
         main_input: name of the input that every row must hold.
@@ -88,7 +88,7 @@ class EncodedTask(LabelTask):
         if not len(ids) or isinstance(ids[0], list) != self.choices:
             expected = "a list of lists, one per choice" if self.choices else "a list of token ids"
             raise TrimformerError(
-                f"'input_ids' of {where} is not {expected}; give one sample per row, or the DataLoader itself"
+                f"'input_ids' of {where} is not {expected}; give one sample per row, or pass your DataLoader"
             )
         longest = max(map(len, ids)) if self.choices else len(ids)
         if longest > limit:
@@ -123,7 +123,7 @@ def _read_input(value: Any, where: str) -> Any:
             if not np.isfinite(array).all():
                 raise TrimformerError(f"{where} holds values that are not finite in float32; correct them")
             return torch.as_tensor(array)
-    except (TypeError, ValueError, OverflowError):  # choices of different lengths
+    except (TypeError, ValueError, OverflowError):  # perhaps choices of different lengths
         with suppress(TypeError, ValueError, OverflowError):
             if all(isinstance(item, list) for item in value):
                 return [list(map(int, item)) for item in value]

@@ -22,15 +22,16 @@ _HEADS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 def problem_of(task: Task) -> tuple[Problem, str | None]:
-    """Returns the kind of output and the label column of a predefined task."""
+    """Returns the kind of output and the label column of a known task."""
     return task.problem, task.label_column if isinstance(task, TextTask) else None
 
 
 def guess_problem(rows: Rows, label_column: str | None = None) -> tuple[Problem, str | None]:
     """Guesses the kind of output and the label column from the columns of the rows.
 
-    Questions with contexts and answers are question answering (span), lists of words are token classification. Of
-    other rows, lists of labels are multi-label, fractions are regression, and all else is single-label classification.
+    Questions with contexts and answers are question answering (span), lists of words are token classification. In
+    other rows, lists of labels are multi-label, labels that are fractions are regression, and all else is single-label
+    classification.
 
     Raises:
         TrimformerError: the named label column is missing, none can be guessed, or it mixes lists and single labels.
@@ -72,7 +73,8 @@ def set_labels(
         problem: kind of output.
         column: column of labels; None: the labels have no names (question answering).
         rows: rows of all splits.
-        names: names that the data, or a known task, gives to its class numbers; they replace other names of the model.
+        names: names that the data, or a known task, gives to its class numbers; they replace other names of the model,
+            unless the model's names are generic (LABEL_0, ...).
 
     Raises:
         TrimformerError: the labels mix names and numbers, are neither, or are not valid class ids.

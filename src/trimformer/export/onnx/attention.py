@@ -59,15 +59,15 @@ def _mask(
     if mask_function is bidirectional_mask_function and kwargs.get("local_size") is None:
         if attention_mask is None:
             return None
-        hidden = (1 - attention_mask.to(dtype)) * torch.finfo(dtype).min
-        return hidden[:, None, None, :].expand(-1, 1, q_length, -1)
+        masked = (1 - attention_mask.to(dtype)) * torch.finfo(dtype).min
+        return masked[:, None, None, :].expand(-1, 1, q_length, -1)
     kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     visible = sdpa_mask(q_length=q_length, mask_function=mask_function, attention_mask=attention_mask, **kwargs)
     return None if visible is None else torch.where(visible, 0.0, torch.finfo(dtype).min)
 
 
 def _attend(
-    is_old: bool,
+    before_opset_23: bool,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -86,15 +86,15 @@ def _attend(
     if heads == 0:
         return query.transpose(1, 2), None
     softcap = kwargs.get("softcap") or 0.0
-    is_unsupported = value.shape[3] != size or (is_old and (key.shape[1] != heads or softcap))
+    is_unsupported = value.shape[3] != size or (before_opset_23 and (key.shape[1] != heads or softcap))
     if is_unsupported or any(kwargs.get(name) is not None for name in _UNSUPPORTED):
         raise NotImplementedError(f"the attention of {type(module).__name__} does not fit the ONNX operator")
-    scores = _scores(attention_mask, kwargs.get("position_bias"), query, key)
+    scores = _additive_mask(attention_mask, kwargs.get("position_bias"), query, key)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     causal = causal and attention_mask is None and query.shape[2] > 1
     attributes: dict[str, Any] = {"scale": size**-0.5 if scaling is None else float(scaling)}
     inputs: list[Tensor | None] = [t.transpose(1, 2).reshape(t.shape[0], t.shape[2], -1) for t in (query, key, value)]
-    if is_old:
+    if before_opset_23:
         name = "com.microsoft::MultiHeadAttention"
         attributes |= {"num_heads": heads} | ({"unidirectional": 1} if causal else {})
         inputs += [None, None, scores]
@@ -108,7 +108,7 @@ def _attend(
     return output.view(query.shape[0], query.shape[2], heads, size), None
 
 
-def _scores(mask: Tensor | None, positions: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+def _additive_mask(mask: Tensor | None, positions: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
     """Adds mask and position bias [batch, heads or 1, queries, keys]; None if there is neither."""
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.where(mask, 0.0, torch.finfo(query.dtype).min)

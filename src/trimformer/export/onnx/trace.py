@@ -163,11 +163,11 @@ def _at_least_two(value: Tensor) -> Tensor:
 def _dynamic(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
     """Returns the dynamic axes of each input."""
     length = Dim("length", max=max_positions(model.config, _UNBOUNDED))
-    samples, images = Dim("batch"), Dim("images")
+    rows, images = Dim("batch"), Dim("images")
     shapes: dict[str, dict[int, Any]] = {}
     for name, value in inputs.items():
         is_image = name in _IMAGE_INPUTS
-        shapes[name] = {0: images if is_image and "input_ids" in inputs else samples}
+        shapes[name] = {0: images if is_image and "input_ids" in inputs else rows}
         if not is_image and (axis := token_axis(inputs, value)):
             shapes[name][axis] = length
             if axis == 2:

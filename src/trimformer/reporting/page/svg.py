@@ -20,7 +20,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "panel"} | {
 
 _STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # so that a dollar sign in a user's name stays one
+    "text.parse_math": False,  # a dollar sign in a name that the user gave is not maths
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,10 +46,10 @@ def draw(name: str, paint: "Callable[[Axes], None]", width: float = 4.6, height:
     """Draws one plot as an SVG element.
 
     Args:
-        name: of the plot, unique on the page.
+        name: name of the plot, unique on the page.
         paint: draws into the axes.
-        width: in inches.
-        height: in inches.
+        width: width in inches.
+        height: height in inches.
     """
     from markupsafe import Markup
     from matplotlib import style  # takes a second, so it is imported only where a page is written
@@ -65,7 +65,7 @@ def draw(name: str, paint: "Callable[[Axes], None]", width: float = 4.6, height:
 
 
 def _inline(text: str) -> str:
-    """Extracts the SVG element, removes ids that two plots would share, and sets the page's colours."""
+    """Extracts the SVG element, removes its size and ids that two plots would share, and sets the page's colours."""
     text = text[text.index("<svg") :]
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1))
@@ -73,7 +73,7 @@ def _inline(text: str) -> str:
 
 
 def format_tick(value: float, _: object = None) -> str:
-    """Formats a tick of a logarithmic axis: as a power, 10⁻³, or as a plain number near 1."""
+    """Formats a tick of a logarithmic axis: a plain number from 0.01 to 10,000, otherwise a power such as 10⁻³."""
     if 0.01 <= value < 10_000:
         return f"{value:g}"
     digit, exponent = f"{value:.0e}".split("e")
