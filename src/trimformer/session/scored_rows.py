@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trimformer.data.rows import Rows, Selection
+from trimformer.errors import in_unicode
 
 _TRAIN = "train"
 
@@ -24,7 +25,7 @@ def describe_scored_rows(
         The rows in words, and a warning if their file or split is called train.
     """
     if eval_path is not None:
-        text = f"{sum(map(len, sets.values())):,} rows of '{Path(eval_path).name}'"
+        text = f"{sum(map(len, sets.values())):,} rows of '{in_unicode(Path(eval_path).name)}'"
         is_train = _is_train(Path(eval_path).name)
     elif len(sets) == 1 and isinstance(next(iter(sets.values())), Selection):
         source, is_train = _source(dataset, path)
@@ -44,7 +45,7 @@ def _source(dataset: Any, path: str | None) -> tuple[str, bool]:
     """Returns the name of the data that rows were set aside from, and whether it is called train."""
     if path is not None:
         is_train = _is_train(Path(path).name) or (Path(path).is_dir() and any(_is_train(p.name) for p in _inside(path)))
-        return f"'{Path(path).name}'", is_train
+        return f"'{in_unicode(Path(path).name)}'", is_train
     split = getattr(dataset, "split", None)
     if split is None and isinstance(dataset, Mapping):
         split = next((name for name in dataset if _is_train(name)), None)
