@@ -47,6 +47,7 @@ def test_a_fine_tuning_that_fails_stops_the_demo(cache, monkeypatch, tmp_path):
     assert not (cache / "MiniLM-L6-reviews").exists()
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(model_dir, tmp_path, monkeypatch):
     rows = write_jsonl(tmp_path / "rows.jsonl", problem_rows("single_label", 400))
     monkeypatch.setenv("MODEL", str(model_dir))

@@ -111,7 +111,7 @@ def test_every_choice_has_a_function():
 
 
 def test_a_method_of_one_piece_has_no_choices():
-    with pytest.raises(TrimformerError, match="'kprune' is of one piece; leave out update"):
+    with pytest.raises(TrimformerError, match="'kprune' does not accept --update"):
         find_method("kprune", update="full")
 
 

@@ -212,7 +212,7 @@ HOSTILE = {
     "two budgets": (tampered("--max-drop", "1"), ["cannot be run here", "give either a budget"]),
     "model is gone": (command(*PRUNE, "./no", *DATA[1:]), ["cannot be run here", "./no", "does not exist"]),
     "data are gone": (gone("rows.jsonl"), ["--data 'rows.jsonl' does not exist", "the folder where the command ran"]),
-    "table is gone": (tampered("--lut", "luts"), ["--lut 'luts' does not exist"]),
+    "table is gone": (tampered("--metric", "latency", "--lut", "luts"), ["--lut 'luts' does not exist"]),
     "texts are gone": (tampered("--vocabulary", "texts"), ["--vocabulary 'texts' does not exist"]),
     "weights are gone": (lambda f: (f / "out" / WEIGHTS).unlink(), ["holds no weights"]),
     "masks are gone": (gone("out/neuron_mask.pt"), ["holds no neuron_mask.pt"]),

@@ -66,6 +66,7 @@ def test_a_family_grows_and_what_is_there_is_left_alone(model_dir, data, tmp_pat
     assert sweep(model_dir, data, out, "--constraints", "0.6,0.4") == 0  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_gives_the_same_bytes(model_dir, data, tmp_path):
     assert sweep(model_dir, data, tmp_path / "whole") == 0
     out, words = tmp_path / "out", command(model_dir, data, tmp_path / "out", "--constraints", "0.8:0.4:0.2")

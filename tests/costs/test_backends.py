@@ -97,6 +97,7 @@ def test_onnx_is_refused_on_a_gpu(onnx):
         check_backend("onnx", torch.device("cuda"))
 
 
+@pytest.mark.slow
 def test_int8_computes_nearly_what_pytorch_does(onnx):
     model = make_model()
     small, exact = pruned(model, random_masks(model)), run(model, "eager")

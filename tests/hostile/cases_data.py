@@ -88,7 +88,7 @@ _NUMBER = {"sentence": "a film", "label": 0.5}
 _SEVERAL = {"sentence": "a film", "label": [1, 0, 1]}
 # The model's kind, a row, and words of the sentence.
 _KINDS: dict[str, tuple[str, Any, list[str]]] = {
-    "answer elsewhere": ("span", {**_SPAN, "answers": {"text": ["plot"], "answer_start": [2]}}, ["plot", "not stand"]),
+    "answer elsewhere": ("span", {**_SPAN, "answers": {"text": ["plot"], "answer_start": [2]}}, ["plot", "not match"]),
     "answer one off": ("span", {**_SPAN, "answers": {"text": ["film"], "answer_start": [1]}}, ["answer_start"]),
     "answer beyond": ("span", {**_SPAN, "answers": {"text": ["film"], "answer_start": [9]}}, ["outside"]),
     "answer before": ("span", {**_SPAN, "answers": {"text": ["film"], "answer_start": [-5]}}, ["outside"]),

@@ -94,9 +94,9 @@ _CHECKPOINTS: dict[str, tuple[str, Any, list[str]]] = {
     "10^9 layers": ("model", config(num_hidden_layers=10**9), ["num_hidden_layers"]),
 }
 _DATA: dict[str, tuple[str, Any, list[str]]] = {
-    "empty": ("", nothing, ["data folder", "no file named train"]),
+    "empty": ("", nothing, ["the data has an empty name"]),
     "missing": ("nowhere", nothing, ["nowhere", "does not exist"]),
-    "an empty folder": ("void", folder_of("void"), ["'void'", "no file named train"]),
+    "an empty folder": ("void", folder_of("void"), ["'void'", "no train or validation file"]),
     "no training rows": (
         "folder",
         both(folder_of("folder"), rows(name="folder/validation.jsonl")),

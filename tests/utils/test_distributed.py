@@ -39,6 +39,7 @@ def assert_same(one, two):
     torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_prune_as_one_does_and_one_of_them_writes(model_dir, data, tmp_path):
     words = ["prune", model_dir, "--data", data, "--output", tmp_path / "two", "--constraint", "0.5", *WORDS]
     done = launch("-m", "trimformer", *words)

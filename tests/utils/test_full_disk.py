@@ -32,6 +32,7 @@ for attempt in (spill, table):
 """
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_one_sentence_for_spilled_tensors_and_tables(tmp_path):
     done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()

@@ -66,6 +66,7 @@ def test_every_family_and_head(family: str, head: str, is_pruned: bool) -> None:
     check(family, head, is_pruned)
 
 
+@pytest.mark.slow
 def test_names_are_those_of_optimum() -> None:
     for family, head, names in (
         ("Bert", CLASSES, ["logits"]),
