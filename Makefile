@@ -15,9 +15,9 @@ demo: $(VENV)/.usable
 test: install
 	$(PYTEST) -m "not slow"
 
-# All the slow ones but the ONNX files of every family and head, which take another half an hour.
+# All the slow ones but every family and head through the public door and as ONNX files, which take hours: see test-all.
 test-slow: install
-	$(PYTEST) -m slow --ignore=tests/export/onnx
+	$(PYTEST) -m slow --ignore=tests/export/onnx --ignore=tests/models/test_public_door.py
 
 # What is random in tests/hostile, five times as often: 10,000 spoiled files, 105 killed commands. Ten minutes.
 fuzz: install
