@@ -52,7 +52,7 @@ def contents(wheel):
 
 def test_the_wheel_holds_the_package_and_its_licence_and_nothing_else(built):
     source = ROOT / "src/trimformer"
-    files = [*source.rglob("*.py"), *source.glob("page/templates/*")]
+    files = [*source.rglob("*.py"), *source.glob("reporting/page/templates/*")]
     package = {str(p.relative_to(ROOT / "src")) for p in files}
     names = set(contents(built[0]))
     information = {name for name in names if ".dist-info/" in name}
