@@ -115,7 +115,7 @@ def compute_mac(
     hidden_size: int,
     attention_head_size: int,
 ) -> float:
-    """MACs of an encoder with so many heads and neurons in its layers."""
+    """MACs of an encoder with these numbers of heads and neurons in its layers."""
     heads = sum(num_heads_per_layer) * mac_per_head(seq_len, hidden_size, attention_head_size)
     return heads + sum(num_neurons_per_layer) * mac_per_neuron(seq_len, hidden_size)
 

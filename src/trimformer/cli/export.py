@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the exported directory and prints the comparison with PyTorch."""
     (check_onnx if arguments.format == "onnx" else check_openvino)()
     with lock_output(arguments.output):
-        told = _write(arguments)
-    print(f"{told}\n\nwritten to {arguments.output}")
+        summary = _write(arguments)
+    print(f"{summary}\n\nwritten to {arguments.output}")
 
 
 def _write(arguments: argparse.Namespace) -> str:
@@ -66,9 +66,10 @@ def _write(arguments: argparse.Namespace) -> str:
             sessions = [openvino_session(file.path) for file in files]
         table = format_files(model, files, sessions, _like(model, processor, *_shape(model)))
         names, command = [file.path.name for file in files], ["trimformer", *arguments.words]
-        told = f"compared with PyTorch on {origin}\n\n{table}"
-        export_card(model, last_part(arguments.output), names, told, command, arguments.format).save(directory / CARD)
-    return told
+        summary = f"compared with PyTorch on {origin}\n\n{table}"
+        card = export_card(model, last_part(arguments.output), names, summary, command, arguments.format)
+        card.save(directory / CARD)
+    return summary
 
 
 def _data(
@@ -139,6 +140,6 @@ def format_files(model: PreTrainedModel, files: Sequence[Written], sessions: Seq
     rows = [("PyTorch", None), *((file.path.name, file) for file in files)]
     for (name, file), times in zip(rows, laps, strict=True):
         ratio = Timing.of([a / b for a, b in zip(laps[0], times, strict=True)]).median
-        told = f"{file.size / 1e6:7.1f} {file.difference:11.1e} {max(0.0, file.divergence):13.1e}" if file else ""
-        lines.append(f"{name:{width}} {told:33} {Timing.of(times).median:16.2f} {ratio:8.2f}x")
+        figures = f"{file.size / 1e6:7.1f} {file.difference:11.1e} {max(0.0, file.divergence):13.1e}" if file else ""
+        lines.append(f"{name:{width}} {figures:33} {Timing.of(times).median:16.2f} {ratio:8.2f}x")
     return "\n".join(lines)

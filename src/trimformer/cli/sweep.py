@@ -249,5 +249,5 @@ def format_family(family: Mapping[str, Any]) -> str:
         name = entry["directory"] + " *" * entry["pareto"]
         rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
     seconds = sum(family["cost"]["seconds"].values())
-    told = "* on the Pareto front: none is both cheaper and nearer to the dense model"
-    return "\n".join([*format_columns(rows), "", told, f"{seconds:.1f} seconds in all"])
+    legend = "* on the Pareto front: none is both cheaper and nearer to the dense model"
+    return "\n".join([*format_columns(rows), "", legend, f"{seconds:.1f} seconds in all"])

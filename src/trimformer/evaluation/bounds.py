@@ -41,7 +41,7 @@ def mean_bound(values: Floats, alpha: float = 1 - CONFIDENCE) -> float:
 
 
 def with_unseen(values: Floats, samples: int) -> tuple[float, float]:
-    """Returns the mean of so many samples like these values and one worse than all, and its standard error."""
+    """Returns the mean, and its standard error, of `samples` values like these and one that is worse than all."""
     worst, total = UNSEEN * float(values.max()), samples + 1
     mean = (samples * float(values.mean()) + worst) / total
     squares = samples * float(values.var()) + samples * (worst - float(values.mean())) ** 2 / total

@@ -218,7 +218,7 @@ def rows_to_promise(target: QualityTarget, verdict: Verdict, rows: int) -> int |
 
     Args:
         target: the quality target.
-        verdict: verdict on the model with so many rows; the width of its bound falls with the root of their number.
+        verdict: verdict on the model; the width of its bound falls with the root of the number of rows.
         rows: number of rows of the verdict.
     """
     slack = target.most - verdict.measured

@@ -106,7 +106,7 @@ class BudgetOptions:
     @property
     def counted(self) -> Metric:
         """What the budget counts, the default resolved."""
-        return self.metric or ("mac" if self.latency_ms is None else "latency")
+        return _counted(self.metric, self.latency_ms)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,12 @@ class SweepBudgetOptions:
     @property
     def counted(self) -> Metric:
         """What the budgets count, the default resolved."""
-        return self.metric or ("mac" if self.latency_ms is None else "latency")
+        return _counted(self.metric, self.latency_ms)
+
+
+def _counted(metric: Metric | None, latency_ms: Any) -> Metric:
+    """Returns what a budget counts: the metric, or the default of its kind."""
+    return metric or ("mac" if latency_ms is None else "latency")
 
 
 def check_budget(constraint: Any, latency_ms: Any, metric: str | None) -> None:
