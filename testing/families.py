@@ -33,6 +33,7 @@ SHAPES = ((5, LENGTH, SOUND), (40, 19, 523), (30, 7, 300), (24, 33, 700), (1, 5,
 _SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
 TEXT = {**_SIZES, **_SPECIAL, "vocab_size": 60, "max_position_embeddings": 64, "num_labels": 3}
+NAMED_OTHERWISE = {name: size for name, size in TEXT.items() if name != "intermediate_size"}
 DECODER = {**TEXT, "num_key_value_heads": 2, "head_dim": 6}
 IMAGE = {**_SIZES, "image_size": 16, "patch_size": 4, "num_labels": 3}
 WIDE = {**IMAGE, "hidden_size": 32}  # heads of 8
@@ -54,6 +55,7 @@ TOWERS = {"text_config": {**_WORDS, "num_hidden_layers": 2}, "vision_config": _P
           "num_labels": 3}  # fmt: skip
 PATCHES_2 = {**_SIZES, "patch_size": 4, "num_patches": 16}
 GROUPED = {"num_key_value_heads": 2}
+MIXED = {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 
 CLASSES, TOKENS, SPAN, MASKED = (
     "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM",
@@ -176,18 +178,65 @@ FAMILIES: dict[str, Row] = dict([
     _row("Data2VecAudio", (*SPOKEN, FRAMES, XVECTOR), SPEECH, num_conv_pos_embeddings=2, conv_pos_kernel_size=3),
     _row("Llama", (CLASSES, "Model", TOKENS, SPAN), DECODER),
     _row("Mistral", (CLASSES, "Model", TOKENS, SPAN), DECODER, sliding_window=4),
+    _row("Ministral", (CLASSES, "Model", TOKENS, SPAN), DECODER, **MIXED),
+    _row("Ministral3", (CLASSES, "Model", TOKENS, SPAN), DECODER),
     _row("Qwen2", (CLASSES, "Model", TOKENS, SPAN), TEXT, **GROUPED),
     _row("Qwen3", (CLASSES, "Model", TOKENS, SPAN), DECODER),
+    _row("Gemma", (CLASSES, "Model", TOKENS), DECODER),
     _row("Gemma2", (CLASSES, "Model", TOKENS), DECODER, query_pre_attn_scalar=6, sliding_window=4),
     _row("Gemma3Text", (CLASSES, "Model"), DECODER, query_pre_attn_scalar=6, sliding_window=4),
+    _row("SmolLM3", (CLASSES, "Model", TOKENS, SPAN), DECODER, no_rope_layers=[1, 0, 1]),
+    _row("Granite", ("Model",), DECODER, residual_multiplier=0.5, attention_multiplier=0.3, embedding_multiplier=3.0,
+         logits_scaling=2.0),
+    _row("Olmo", ("Model",), DECODER, clip_qkv=2.0),
+    _row("Olmo2", ("Model",), DECODER),
+    _row("Olmo3", ("Model",), DECODER, sliding_window=4),
+    _row("Exaone4", (CLASSES, "Model", TOKENS, SPAN), DECODER, **MIXED),
+    _row("Glm", (CLASSES, "Model", TOKENS), DECODER, head_dim=8),
+    _row("Glm4", (CLASSES, "Model", TOKENS), DECODER, head_dim=8),
+    _row("Starcoder2", (CLASSES, "Model", TOKENS), DECODER),
+    _row("Nemotron", (CLASSES, "Model", TOKENS, SPAN), DECODER),
+    _row("SeedOss", (CLASSES, "Model", TOKENS, SPAN), DECODER),
+    _row("Ernie4_5", ("Model",), DECODER),
+    _row("Helium", (CLASSES, "Model", TOKENS), DECODER),
+    _row("Arcee", (CLASSES, "Model", TOKENS, SPAN), DECODER),
+    _row("Cwm", ("Model",), DECODER, **MIXED),
+    _row("HunYuanDenseV1", (CLASSES, "Model"), DECODER),
+    _row("Apertus", ("Model", TOKENS), DECODER),
+    _row("StableLm", (CLASSES, "Model", TOKENS), {**TEXT, "hidden_size": 32}, **GROUPED),
+    _row("StableLm, parallel", (CLASSES,), {**TEXT, "hidden_size": 32}, **GROUPED, use_parallel_residual=True,
+         qk_layernorm=True),
+    _row("Cohere", ("Model",), DECODER),
+    _row("Cohere, norms of heads", ("Model",), DECODER, use_qk_norm=True),
+    _row("Cohere2", ("Model",), DECODER, **MIXED),
+    _row("Phi", (CLASSES, "Model", TOKENS), {**TEXT, "hidden_size": 32}, **GROUPED),
+    _row("Phi3", (CLASSES, "Model", TOKENS), TEXT, **GROUPED),
     _row("GPT2", (CLASSES, "Model", TOKENS, SPAN), {
         **_SPECIAL, "vocab_size": 60, "n_positions": 64, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_inner": 40,
         "num_labels": 3,
     }),
+    _row("GPTJ", (CLASSES, "Model", SPAN), {
+        **_SPECIAL, "vocab_size": 60, "n_positions": 64, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_inner": 40,
+        "rotary_dim": 4, "num_labels": 3,
+    }),
     _row("GPTNeoX", (CLASSES, "Model", TOKENS, SPAN), TEXT, rotary_pct=0.5),
     _row("GPTNeoX, serial", (CLASSES,), TEXT, rotary_pct=0.5, use_parallel_residual=False),
-    _row("Phi", (CLASSES, "Model", TOKENS), {**TEXT, "hidden_size": 32}, **GROUPED),
+    _row("OPT", (CLASSES, SPAN), NAMED_OTHERWISE, ffn_dim=40, word_embed_proj_dim=24),
+    _row("OPT, post-norm", (CLASSES,), NAMED_OTHERWISE, ffn_dim=40, word_embed_proj_dim=24, do_layer_norm_before=False),
+    _row("Falcon", (CLASSES, "Model", TOKENS, SPAN), NAMED_OTHERWISE, new_decoder_architecture=True, num_kv_heads=2,
+         ffn_hidden_size=40),
+    _row("Falcon, one key", (CLASSES,), NAMED_OTHERWISE, multi_query=True, ffn_hidden_size=40),
+    _row("Falcon, serial", (CLASSES,), NAMED_OTHERWISE, multi_query=False, parallel_attn=False, bias=True,
+         ffn_hidden_size=40),
 ])  # fmt: skip
+
+# The families that generate text, with their class for it.
+GENERATORS = {
+    name: {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(
+        name, f"{FAMILIES[name].prefix}ForCausalLM"
+    )
+    for name in [*FAMILIES][[*FAMILIES].index("Llama") :]
+}
 
 # Every head of every family, and one head of each.
 GRID = [(name, head) for name, row in FAMILIES.items() for head in row.heads]
@@ -201,6 +250,8 @@ REFUSED: dict[str, tuple[str, Mapping[str, Any]]] = {
     "LayoutLMv3Layer": ("LayoutLMv3", {**TEXT, "coordinate_size": 4, "shape_size": 4, "input_size": 16}),
     "WavLMEncoderLayer": ("WavLM", SPEECH),
     "WavLMEncoderLayerStableLayerNorm": ("WavLM", STABLE),
+    "BloomBlock": ("Bloom", {**TEXT, "n_head": 4}),
+    "MptBlock": ("Mpt", {"d_model": 24, "n_heads": 4, "n_layers": 2, "vocab_size": 60}),
     "ConvBertLayer": ("ConvBert", TEXT),
     "SwinLayer": ("Swin", {"image_size": 8, "patch_size": 2, "embed_dim": 4, "depths": [1], "num_heads": [2]}),
     "Swinv2Layer": ("Swinv2", {"image_size": 8, "patch_size": 2, "embed_dim": 4, "depths": [1], "num_heads": [2]}),
@@ -236,7 +287,13 @@ def exists(family: str, head: str) -> bool:
 
 
 def make(family: str, head: str, attention: str | None = None) -> PreTrainedModel:
-    """Creates a tiny random model whose units all matter: 3 layers, hidden size 24, 4 heads of 6, 40 neurons."""
+    """Creates a tiny random model whose units all matter: 3 layers, hidden size 24, 4 heads of 6, 40 neurons.
+
+    Args:
+        family: a key of `FAMILIES`.
+        head: suffix of the class name, or the name of the class that generates text.
+        attention: implementation of the attention.
+    """
     torch.manual_seed(0)
     row = FAMILIES[family]
     sizes = copy.deepcopy({**row.sizes, **row.more})
@@ -244,7 +301,8 @@ def make(family: str, head: str, attention: str | None = None) -> PreTrainedMode
         sizes["num_labels"] = 2  # start and end
     config = getattr(transformers, f"{row.prefix}Config")(**sizes)
     chosen = {} if attention is None else {"attn_implementation": attention}
-    return enlarged(getattr(transformers, row.prefix + head)._from_config(config, **chosen).eval())
+    name = head if head == GENERATORS.get(family) else row.prefix + head
+    return enlarged(getattr(transformers, name)._from_config(config, **chosen).eval())
 
 
 def inputs(
@@ -341,7 +399,7 @@ def one_head_left(model: PreTrainedModel) -> float:
     """Does the same with only the second head and the second neuron of each sublayer."""
     masks = [torch.zeros(s.num_units) for s in find_sublayers(model)]
     for mask in masks:
-        mask[1] = 1
+        mask[min(1, len(mask) - 1)] = 1
     return _masked_and_shrunk(model, masks)
 
 
@@ -355,7 +413,7 @@ def pruned_again(model: PreTrainedModel) -> float:
     first = random_masks(model)
     again = [torch.ones(int(mask.sum())) for mask in first]
     for mask in again:
-        mask[-1] = 0
+        mask[-1:] = 0
     both = [mask.clone() for mask in first]
     for mask, more in zip(both, again, strict=True):
         mask[mask != 0] = more

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -34,7 +35,7 @@ from trimformer.data.outputs import divergence, find_problem
 from trimformer.errors import TrimformerError
 from trimformer.models import families as table
 from trimformer.models import find_layers, find_sublayers, register_family, supported_layers
-from trimformer.models.layer_calls import record_calls
+from trimformer.models.layer_calls import by_position, record_calls
 from trimformer.models.masking import frozen
 from trimformer.models.sublayer import attention, ffn, producers
 from trimformer.refit.reconstruct import reconstruct
@@ -133,7 +134,7 @@ def test_the_walk_sees_the_inputs_of_the_students_own_forward(family, head):
         handle.remove()
         source = find_sublayers(model)[step.index].module
         masks = [call.mask for call in calls if call.layer is source]
-        total = sum(x[mask].double().sum(0) for x, mask in zip(inputs_seen, masks, strict=True))
+        total = sum(by_position(x, mask)[mask].double().sum(0) for x, mask in zip(inputs_seen, masks, strict=True))
         torch.testing.assert_close(step.fit.x + step.held_out.x, total, atol=1e-3, rtol=1e-4)
         projection.weight.mul_(1.2)
 
@@ -220,12 +221,19 @@ def test_attention_of_multiple_choice_costs_one_square_for_each_choice():
     assert macs(4) == 4 * macs(1)
 
 
+def norms_of_heads(model):
+    """Counts the parameters of norms that have weights per head, which are too few to be counted as a unit's."""
+    entries = {entry for s in find_sublayers(model) for entry in s.head_entries}
+    return sum(p.numel() for module, _ in entries for p in module.parameters())
+
+
 @structures
 def test_unit_parameters_match_those_removed(family, head):
     model = dense(family, head)
     sublayers = find_sublayers(model)
     empty = pruned(model, [torch.zeros(s.num_units) for s in sublayers])
-    gone = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in empty.parameters())
+    total = [sum(p.numel() for p in m.parameters()) - norms_of_heads(m) for m in (model, empty)]
+    gone = total[0] - total[1]
     assert gone == sum(s.num_units * unit_parameters(s) for s in sublayers)
 
 
@@ -249,6 +257,31 @@ def test_a_layer_that_cannot_be_pruned_is_rejected_with_the_reason(layer):
     with pytest.raises(TrimformerError) as caught:
         find_sublayers(model)
     assert str(caught.value) == f"layers of class {layer} cannot be pruned: {table.REFUSED[layer]}"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "layer", "reason"),
+    [
+        ("GptOss", "GptOssDecoderLayer", "it is a mixture of experts"),
+        ("GraniteMoe", "GraniteMoeDecoderLayer", "it is a mixture of experts"),
+        ("DeepseekV3", "DeepseekV3DecoderLayer", "it is a mixture of experts"),
+        ("Mamba2", "Mamba2Block", "it has a recurrence or convolution (Mamba2Block) in place of attention"),
+        ("Jamba", "JambaMambaDecoderLayer", "it has a recurrence or convolution (JambaMamba"),
+        ("Bamba", "BambaDecoderLayer", "it has a recurrence or convolution (BambaMixer) in place of attention"),
+        ("FalconH1", "FalconH1DecoderLayer", "it has a recurrence or convolution (FalconH1Mixer)"),
+        ("Qwen3Next", "Qwen3NextDecoderLayer", "it has a recurrence or convolution (Qwen3NextGatedDeltaNet)"),
+        ("RecurrentGemma", "RecurrentGemmaDecoderLayer", "it has a recurrence or convolution (RecurrentGemmaRecurrent"),
+        ("Rwkv", "RwkvBlock", "it has a recurrence or convolution (RwkvBlock)"),
+    ],
+)
+def test_experts_and_recurrent_layers_are_rejected_by_name(prefix, layer, reason):
+    if not hasattr(transformers, f"{prefix}Config"):
+        pytest.skip("this version of transformers has no such model")
+    with torch.device("meta"):
+        model = getattr(transformers, f"{prefix}Model")(getattr(transformers, f"{prefix}Config")())
+    with pytest.raises(TrimformerError) as caught:
+        find_sublayers(model)
+    assert str(caught.value).startswith(f"layers of class {layer} cannot be pruned: {reason}")
 
 
 def test_every_supported_or_refused_layer_is_tested():

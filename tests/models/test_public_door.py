@@ -1,5 +1,6 @@
 """`prune`, `export` and `lut` on every family and head, through the functions and the command line that users call."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import Wav2Vec2FeatureExtractor
@@ -106,6 +107,19 @@ def test_images_and_sounds_are_timed_in_the_sizes_of_the_data():
     assert random_inputs(model, 2, 1)["input_values"].shape == (2, 16_000)
     model = make_or_skip("ViT", "ForImageClassification")
     assert random_inputs(model, 3, 1, {"pixel_values": torch.ones(3, 16, 16)})["pixel_values"].all()
+
+
+def test_boxes_are_those_of_the_data_repeated_to_the_length():
+    model, boxes = make_or_skip("Bros", "Model"), [[0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.4, 0.4]]
+    made = random_inputs(model, 2, 5, {"input_ids": [7, 8], "bbox": torch.tensor(boxes)})["bbox"]
+    assert made[:, :, 0].tolist() == pytest.approx(np.array([[0.1, 0.3, 0.1, 0.3, 0.1]] * 2))
+
+
+def test_integers_of_an_example_are_of_the_type_that_batches_have():
+    model = make_or_skip("Wav2Vec2", "ForSequenceClassification")
+    sound = {"input_values": np.ones(400, np.float32), "attention_mask": np.ones(400, np.int32)}
+    made = random_inputs(model, 2, 1, sound)
+    assert (made["input_values"].dtype, made["attention_mask"].dtype) == (torch.float32, torch.int64)
 
 
 def test_made_up_texts_end_as_the_example_does_and_hold_each_end_token_once():

@@ -21,6 +21,7 @@ from trimformer.checkpoints import standalone_template
 from trimformer.checkpoints.load_guard import ENTRY, SHAPES, STANDALONE, is_pruned
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers, removal
+from trimformer.models.linear import has_new_bias
 
 FILE = "modeling_trimformer"
 
@@ -68,8 +69,10 @@ def write_standalone(model: PreTrainedModel, directory: Path) -> None:
         raise TrimformerError(
             "nothing was removed from the model, so it loads without trimformer; leave out standalone"
         )
+    dense_config = copy.deepcopy(model.config)
+    dense_config.dtype = model.dtype  # saving leaves its name there, which some layers (Apertus) cannot read
     with torch.device("meta"):
-        dense = dense_class(model)(copy.deepcopy(model.config))
+        dense = dense_class(model)(dense_config)
     narrowed = _narrowed(model)
     changes = {name: _change(module, dense.get_submodule(name)) for name, module in narrowed.items()}
     file, name, autos = directory / "config.json", type(model).__name__, _auto_classes(model)
@@ -121,25 +124,35 @@ def _narrowed(model: PreTrainedModel) -> dict[str, nn.Module]:
     for sublayer in find_sublayers(model):
         found |= {sublayer.projection, *(producer.linear for producer in sublayer.producers)}
         found |= {module for module, _ in sublayer.count_attributes}
+        found |= {sublayer.queries_attribute[0]} if sublayer.queries_attribute else set()
         found |= {sublayer.head_selector[0]} if sublayer.head_selector else set()
+        found |= {module for module, _ in sublayer.head_entries}
     return {name: module for name, module in model.named_modules() if module in found}
 
 
 def _change(module: nn.Module, dense: nn.Module) -> dict[str, Any]:
     """The difference between a pruned and a dense module, as `standalone_template.Standalone` reads it."""
+    is_new = has_new_bias(module)  # type: ignore[arg-type]
     shapes = {
         name: list(parameter.shape)
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.shape != dense.get_parameter(name).shape
+        if not (is_new and name == "bias") and parameter.shape != dense.get_parameter(name).shape
     }
     values = {
         name: value
         for name, value in vars(module).items()
         if (type(value) is int or name == "kept") and value != vars(dense).get(name)
     }
+    lists = {
+        name: len(child)
+        for name, child in module.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) != len(dense.get_submodule(name))  # type: ignore[arg-type]
+    }
     change = {
         "shapes": shapes,
         "values": values,
+        "lists": lists,
+        "new_bias": is_new,
         "class": type(module).__name__ if type(module) is not type(dense) else None,
         "hooks": [[hook.func.__name__, *hook.args] for hook in _hooks(module)],
         "pre_hooks": [hook.__name__ for hook in _pre_hooks(module)],

@@ -31,6 +31,11 @@ class Standalone:
                 setattr(module, key, nn.Parameter(getattr(module, key)[tuple(map(slice, shape))].clone()))
             for key, value in change.get("values", {}).items():
                 setattr(module, key, value)
+            if change.get("new_bias"):
+                module.bias = nn.Parameter(module.weight.new_zeros(len(module.weight)))
+                module.has_new_bias = True
+            for key, length in change.get("lists", {}).items():
+                setattr(module, key, getattr(module, key)[:length])
             if "class" in change:
                 module.__class__ = globals()[change["class"]]
             for hook, *arguments in change.get("hooks", []):

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from trimformer.errors import TrimformerError
 from trimformer.models.discovery import find_sublayers
@@ -22,7 +23,8 @@ from trimformer.models.sublayer import Producer, Sublayer
 Batch = Mapping[str, Tensor]
 
 LABEL_KEYS = ("labels", "start_positions", "end_positions")
-NON_INPUT_KEYS = (*LABEL_KEYS, "index")
+NEXT_TOKENS = "next_tokens"  # [batch, length]: for language models, the token to predict at each position, or -100
+NON_INPUT_KEYS = (*LABEL_KEYS, NEXT_TOKENS, "index")
 
 
 @dataclass
@@ -56,6 +58,16 @@ def hidden_states(output: Any) -> Tensor:
     """Returns the hidden states of a layer's output, which may be a tuple."""
     hidden: Tensor = output if isinstance(output, Tensor) else output[0]
     return hidden
+
+
+def by_position(rows: Tensor, mask: Tensor) -> Tensor:
+    """Returns a leaf's rows as [batch, length, n], which some layers flatten to [batch * length, n] (OPT's FFN).
+
+    Args:
+        rows: input or output of a leaf module, either shape.
+        mask: [batch, length], of the call.
+    """
+    return rows.unflatten(0, mask.shape) if rows.dim() == 2 else rows
 
 
 class StopForward(Exception):
@@ -187,6 +199,8 @@ def record_calls(model: nn.Module, batch: Batch) -> list[LayerCall]:
                 "cannot be refitted layer by layer; choose another model"
             )
         mask = position_mask(model, batch, hidden, has_attention_mask(layer, args, kwargs))
+        # Some heads drop `use_cache` (Falcon's for questions); a layer that is called again must not add to a cache.
+        args, kwargs = tuple(map(_drop_cache, args)), {key: _drop_cache(value) for key, value in kwargs.items()}
         calls.append(LayerCall(layer, args, kwargs, mask, None if continues else hidden))
         if len(calls) == num_calls:
             raise StopForward
@@ -207,8 +221,12 @@ def record_calls(model: nn.Module, batch: Batch) -> list[LayerCall]:
     return sorted(calls, key=lambda call: index[id(call.layer)])
 
 
+def _drop_cache(argument: Any) -> Any:
+    return None if isinstance(argument, Cache) else argument
+
+
 def _zeros(width: int, x: Tensor) -> Tensor:
-    return x.new_zeros(()).expand(*x.shape[:-1], width)
+    return x.new_zeros(*x.shape[:-1], width)  # in memory of its own, as a layer may change it in place (Falcon, OLMo)
 
 
 @contextmanager
@@ -235,7 +253,7 @@ def replay_sublayers(outputs: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor
 def _placeholder_width(sublayer: Sublayer, producer: Producer) -> int:
     """Returns the width of a replayed producer's output: that of one unit where the layer accepts any number."""
     units = sublayer.num_units if sublayer.has_fixed_unit_count else 1
-    return max(units, 1) * producer.size * producer.blocks
+    return max(units, 1) * producer.rows
 
 
 class LeafRecorder(Hooks):
@@ -257,7 +275,9 @@ class LeafRecorder(Hooks):
 
     def __enter__(self) -> Self:
         if self._outputs:
-            self._handles.append(self._leaf.register_forward_hook(lambda _, inputs, output: self._record(output)))
+            # A copy, as a layer may add to the output in place (Falcon).
+            hook = self._leaf.register_forward_hook(lambda _, inputs, output: self._record(output.clone()))
+            self._handles.append(hook)
         else:
             self._handles.append(self._leaf.register_forward_pre_hook(lambda _, inputs: self._record(inputs[0])))
         return self

@@ -37,6 +37,26 @@ def replace_weights(linear: Linear, weight: Tensor, bias: Tensor | None) -> None
 
 
 @torch.no_grad()
+def add_to_bias(linear: Linear, shift: Tensor) -> None:
+    """Adds a vector [outputs] to a layer's bias, which is created if the layer has none."""
+    if linear.bias is None:
+        new_bias(linear)
+    linear.bias.add_(shift.to(linear.bias))
+
+
+@torch.no_grad()
+def new_bias(linear: Linear) -> None:
+    """Gives a layer without bias one of zeros, and marks it, as its config does not know of it."""
+    linear.bias = nn.Parameter(matrix(linear).new_zeros(len(matrix(linear))), requires_grad=linear.weight.requires_grad)
+    linear.has_new_bias = True  # type: ignore[assignment]
+
+
+def has_new_bias(linear: Linear) -> bool:
+    """Returns whether `new_bias` gave the layer its bias."""
+    return bool(getattr(linear, "has_new_bias", False))
+
+
+@torch.no_grad()
 def write_weights(linear: Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Copies a weight [outputs, inputs] and a bias [outputs] into a layer; ignores the bias if the layer has none."""
     matrix(linear).copy_(weight)

@@ -42,8 +42,9 @@ def register_mask(module: nn.Module, mask: Tensor, unit_size: int = 1) -> Remova
 
     def scale_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         factors = mask.to(inputs[0]).repeat_interleave(unit_size, dim=-1)
-        if factors.dim() == 3:  # a sample may have several rows: the choices of a question
+        if factors.dim() == 3:  # a sample may have several rows: the choices of a question, or all its positions
             factors = factors.repeat_interleave(len(inputs[0]) // len(factors), dim=0)
+            factors = factors.squeeze(1) if inputs[0].dim() == 2 else factors
         return (inputs[0] * factors, *inputs[1:])
 
     return module.register_forward_pre_hook(scale_input)

@@ -11,9 +11,10 @@ from trimformer.errors import TrimformerError
 from trimformer.models.sublayer import KINDS, Sublayer
 
 # Names of a size in the configs of Transformers; a config has one of each.
-_WIDTH = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim", "n_inner")
+_WIDTH = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim", "n_inner", "ffn_hidden_size")
 _DEPTH = ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers", "n_layer")
 _HEADS = ("num_attention_heads", "num_key_value_heads")
+_PER_LAYER = ("layer_types", "no_rope_layers")  # names, or their ends, of lists with an entry per layer
 
 
 def check_plain_layout(model: PreTrainedModel, sublayers: Sequence[Sublayer]) -> None:
@@ -78,7 +79,7 @@ def write_sizes(model: PreTrainedModel, before: Sequence[Sublayer], after: Seque
     setattr(config, _existing_key(config, _WIDTH, old_width), new_width)
     setattr(config, _existing_key(config, _DEPTH, depth), len(kept_layers))
     for name, value in list(vars(config).items()):
-        if name.endswith("layer_types") and isinstance(value, list) and len(value) == depth:
+        if name.endswith(_PER_LAYER) and isinstance(value, list) and len(value) == depth:
             setattr(config, name, [value[i] for i in kept_layers])
     if old_heads != new_heads:
         config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

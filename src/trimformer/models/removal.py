@@ -16,18 +16,20 @@ def unit_channels(units: Tensor, unit_size: int) -> Tensor:
 
 
 def unit_rows(producer: Producer, units: Tensor, num_units: int) -> Tensor:
-    """Returns the row indices of units in a producer, block by block, [blocks * units * size]."""
-    block = unit_channels(units, producer.size)
-    starts = torch.arange(producer.blocks, device=units.device) * (num_units * producer.size)
-    return (starts.unsqueeze(1) + block).flatten()
+    """Returns the row indices of units in a producer, block by block, [units * rows]."""
+    blocks, start = [], 0
+    for size in producer.block_sizes:
+        blocks.append(start + unit_channels(units, size))
+        start += num_units * size
+    return torch.cat(blocks)
 
 
 @torch.no_grad()
 def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     """Removes all other units from the sublayer, in place: rows of its producers, columns of its projection.
 
-    A sublayer without units outputs its projection's bias. If its layer cannot run with zero units, the producers
-    output one unit of zeros, which the projection drops again.
+    A sublayer without units outputs its projection's bias. If its layer cannot run with zero units, or if a key-value
+    cache counts the tokens of this layer, the producers output one unit of zeros, which the projection drops again.
 
     Args:
         sublayer: changed in place.
@@ -42,16 +44,47 @@ def keep_units(sublayer: Sublayer, units: Tensor) -> None:
     replace_weights(sublayer.projection, columns, None)
     for (module, name), per_unit in sublayer.count_attributes.items():
         setattr(module, name, max(len(units), 1) * per_unit)
+    for (module, name), per_unit in sublayer.head_entries.items():
+        _keep_entries(module, name, unit_channels(torch.tensor(kept_units or [0], device="cpu"), per_unit))
     if sublayer.head_selector is not None:
         module, selector_class = sublayer.head_selector
         dense_heads: list[int] = getattr(module, "kept", list(range(num_units)))
         module.kept = [dense_heads[i] for i in kept_units]  # type: ignore[assignment]
         module.__class__ = selector_class
     if num_units and not len(units):
+        always = sublayer.has_fixed_unit_count or sublayer.runs_empty
         for producer in sublayer.producers:
-            width = producer.size * producer.blocks
-            producer.linear.register_forward_hook(partial(_one_unit_of_zeros, width, sublayer.has_fixed_unit_count))
+            producer.linear.register_forward_hook(partial(_one_unit_of_zeros, producer.rows, always))
         sublayer.projection.register_forward_pre_hook(_no_channels)
+
+
+def _keep_entries(module: nn.Module, name: str, entries: Tensor) -> None:
+    """Replaces a parameter or module list of a module by these entries of it."""
+    old = getattr(module, name)
+    if isinstance(old, nn.ModuleList):
+        setattr(module, name, nn.ModuleList(old[i] for i in entries.tolist()))
+    else:
+        setattr(module, name, nn.Parameter(old[entries], requires_grad=old.requires_grad))
+
+
+@torch.no_grad()
+def keep_queries(sublayer: Sublayer, kept: Tensor) -> None:
+    """Removes query heads from the units of grouped-query attention, in place: the same number from every unit.
+
+    The sublayer's description is out of date afterwards; find the sublayers again.
+
+    Args:
+        sublayer: attention whose units have several query heads.
+        kept: true for query heads that stay, [units, queries], with as many in each row.
+    """
+    assert sublayer.queries_attribute is not None
+    heads = kept.flatten().nonzero().flatten().to(sublayer.device)
+    index = unit_channels(heads, sublayer.unit_size // sublayer.queries)
+    linear = sublayer.producers[0].linear
+    replace_weights(linear, matrix(linear)[index], None if linear.bias is None else linear.bias[index])
+    replace_weights(sublayer.projection, matrix(sublayer.projection)[:, index], None)
+    module, name = sublayer.queries_attribute
+    setattr(module, name, int(kept[0].sum()))
 
 
 def kept_heads(sublayer: Sublayer) -> list[int] | None:

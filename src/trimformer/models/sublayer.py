@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,7 +23,7 @@ class Producer:
         linear: the layer (query, key, value, fc1, a fused projection, ...).
         size: output rows per unit and block.
         blocks: consecutive blocks of rows, each with all units in order: 3 for fused query, key and value, 2 for
-            fused gate and up.
+            fused gate and up. A tuple where blocks differ in size, with the multiple of `size` that each has per unit.
         reads_only_hidden: whether its only input is the sublayer's input, so that a linear map can be folded into it.
         reads_hidden: whether the sublayer's input is among its inputs.
         position_rows: rows of relative position embeddings that it projects in each pass.
@@ -31,10 +31,21 @@ class Producer:
 
     linear: Linear
     size: int
-    blocks: int = 1
+    blocks: int | tuple[int, ...] = 1
     reads_only_hidden: bool = True
     reads_hidden: bool = True
     position_rows: int = 0
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Output rows per unit of each block."""
+        multiples = (1,) * self.blocks if isinstance(self.blocks, int) else self.blocks
+        return tuple(self.size * multiple for multiple in multiples)
+
+    @property
+    def rows(self) -> int:
+        """Output rows per unit in all blocks."""
+        return sum(self.block_sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +63,7 @@ class Sublayer:
         entry: a leaf module whose input is the residual stream before the sublayer: a norm, or a producer.
         output: a leaf module whose output is added to the residual stream; None where that is the projection.
         gain: factor [hidden] applied after the projection (LayerScale).
+        multiplier: number by which the layer multiplies the sublayer's output before it adds it to the stream.
         parallel: whether it reads the same residual stream as the sublayer before it (parallel layers).
         pair_products: products of a unit's channels per pair of positions: queries and keys, weights and values.
         position_products: relative positions by which the channels of every position are multiplied.
@@ -59,6 +71,13 @@ class Sublayer:
         count_attributes: module attributes that store the number of units: (module, name) -> amount per unit.
         head_selector: an attention module that receives a tensor with one entry per head, and its subclass that
             selects the entries of the remaining heads; see `keep_units`.
+        head_entries: parameters or module lists of the attention with an entry per head in their first dimension:
+            (module, name) -> entries per unit. They keep the first unit's entries where no unit is left.
+        runs_empty: whether the layer has to run with one unit of zeros if no unit is left, as it cannot run with none,
+            or as a key-value cache asks this layer for its number of tokens.
+        queries: query heads of a unit, in grouped-query attention; their rows are those of the first producer.
+        queries_attribute: the module and the name of its attribute that `forward()` reads `queries` from; None where
+            all units must keep their query heads.
         layer: index of the layer, in execution order.
         module: the layer.
     """
@@ -70,12 +89,17 @@ class Sublayer:
     entry: nn.Module
     output: nn.Module | None = None
     gain: nn.Parameter | None = None
+    multiplier: float = 1.0
     parallel: bool = False
     pair_products: int = 2
     position_products: int = 0
     calls_per_pass: int = 1
     count_attributes: Mapping[tuple[nn.Module, str], int] = field(default_factory=dict)
     head_selector: tuple[nn.Module, type[nn.Module]] | None = None
+    head_entries: Mapping[tuple[nn.Module, str], int] = field(default_factory=dict)
+    runs_empty: bool = False
+    queries: int = 1
+    queries_attribute: tuple[nn.Module, str] | None = None
     layer: int = 0
     module: nn.Module = field(default_factory=nn.Identity)
 
@@ -88,6 +112,12 @@ class Sublayer:
     def channels(self) -> int:
         """Number of input channels of the output projection."""
         return matrix(self.projection).shape[1]
+
+    def with_queries(self, queries: int) -> "Sublayer":
+        """Returns a description of the sublayer with fewer query heads in every unit; its weights are not changed."""
+        size = self.unit_size // self.queries * queries
+        first, *others = self.producers
+        return replace(self, unit_size=size, producers=(replace(first, size=size), *others), queries=queries)
 
     @property
     def hidden_size(self) -> int:
@@ -107,7 +137,7 @@ class Sublayer:
     @property
     def has_fixed_unit_count(self) -> bool:
         """Whether `forward()` reads the number of units from an attribute or an argument."""
-        return bool(self.count_attributes) or self.head_selector is not None
+        return bool(self.count_attributes or self.head_entries) or self.head_selector is not None
 
 
 def attention(

@@ -6,10 +6,13 @@ execution order. Other packages add families with `register_family`, or with an 
 """
 
 import importlib
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
+
+from torch import nn
 
 from trimformer.errors import TrimformerError
 from trimformer.models.sublayer import Sublayer
@@ -39,13 +42,23 @@ _TABLE = {
     "SEWEncoderLayer Data2VecAudioEncoderLayer",
     "wav2vec2:pre_norm": "Wav2Vec2EncoderLayerStableLayerNorm HubertEncoderLayerStableLayerNorm "
     "UniSpeechEncoderLayerStableLayerNorm UniSpeechSatEncoderLayerStableLayerNorm",
-    "llama:sublayers": "LlamaDecoderLayer MistralDecoderLayer Qwen2DecoderLayer Qwen3DecoderLayer EuroBertDecoderLayer "
+    "llama:sublayers": "LlamaDecoderLayer MistralDecoderLayer MinistralDecoderLayer Ministral3DecoderLayer "
+    "Qwen2DecoderLayer Qwen3DecoderLayer GemmaDecoderLayer SmolLM3DecoderLayer GraniteDecoderLayer OlmoDecoderLayer "
+    "GlmDecoderLayer Starcoder2DecoderLayer NemotronDecoderLayer SeedOssDecoderLayer Ernie4_5DecoderLayer "
+    "HeliumDecoderLayer ArceeDecoderLayer CwmDecoderLayer HunYuanDenseV1DecoderLayer EuroBertDecoderLayer "
     "UltrabertDecoderLayer",
+    "llama:apertus": "ApertusDecoderLayer",
     "llama:post_norm": "NomicBertLayer GteLayer JinaEmbeddingsV3Layer",
+    "llama:branch_norm": "Olmo2DecoderLayer Olmo3DecoderLayer Exaone4DecoderLayer",
     "llama:sandwich": "Gemma2DecoderLayer Gemma3DecoderLayer",
+    "llama:glm4": "Glm4DecoderLayer",
+    "llama:parallel": "PhiDecoderLayer CohereDecoderLayer Cohere2DecoderLayer GPTJBlock",
+    "llama:stablelm": "StableLmDecoderLayer",
+    "phi3:sublayers": "Phi3DecoderLayer",
     "gpt:gpt2": "GPT2Block",
     "gpt:gpt_neox": "GPTNeoXLayer",
-    "gpt:phi": "PhiDecoderLayer",
+    "gpt:opt": "OPTDecoderLayer",
+    "gpt:falcon": "FalconDecoderLayer",
 }
 
 LAYERS: dict[str, str | Family] = {name: place for place, names in _TABLE.items() for name in names.split()}
@@ -57,6 +70,8 @@ REFUSED = {
     "LayoutLMv3Layer": "its attention receives two tables of positions for each head",
     "WavLMEncoderLayer": "its attention gates position scores for each head by its input",
     "WavLMEncoderLayerStableLayerNorm": "its attention gates position scores for each head by its input",
+    "BloomBlock": "its attention receives a position bias for each head",
+    "MptBlock": "its attention receives a position bias for each head",
     "ConvBertLayer": "its attention contains a convolution",
     "SwinLayer": "its windows and widths differ between stages",
     "Swinv2Layer": "its windows and widths differ between stages",
@@ -76,6 +91,14 @@ REFUSED = {
     "MixtralDecoderLayer": "it is a mixture of experts",
     "Qwen2MoeDecoderLayer": "it is a mixture of experts",
     "Qwen3MoeDecoderLayer": "it is a mixture of experts",
+}
+
+# Parts of a layer that cannot be pruned, by a pattern for their class names, and why; for layers of any other class.
+REFUSED_PARTS = {
+    r"Mamba|Rwkv|xLSTM|Mixer$|DeltaNet|DeltaAttention|LinearAttention|LightningAttention|RecurrentBlock|ShortConv": (
+        "it has a recurrence or convolution ({part}) in place of attention"
+    ),
+    r"Moe|MoE|Experts|Router": "it is a mixture of experts",
 }
 
 # Model types that number positions from the padding index + 1: they accept two tokens fewer than they have positions.
@@ -125,6 +148,16 @@ def find_family(layer_class: str) -> Family | None:
         family: Family = getattr(importlib.import_module(f"{__name__}.{module}"), function)
         LAYERS[layer_class] = place = family
     return place
+
+
+def reason_to_refuse(layer: nn.Module) -> str | None:
+    """Returns why a layer of an unknown class cannot be pruned; None if none of its parts says so."""
+    names = [type(module).__name__ for module in layer.modules()]
+    for pattern, reason in REFUSED_PARTS.items():
+        part = next((name for name in names if re.search(pattern, name)), None)
+        if part is not None:
+            return reason.format(part=part)
+    return None
 
 
 def supported_layers() -> list[str]:
