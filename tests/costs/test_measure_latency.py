@@ -19,6 +19,7 @@ from trimformer.costs.lookup_tables import check_table
 from trimformer.costs.measure_latency import check_reachable, measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing
+from trimformer.costs.workloads import ForwardPass
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.budgets import BudgetRequest
@@ -88,15 +89,15 @@ def test_a_latency_below_the_empty_model_is_refused_before_a_table(monkeypatch, 
     # The dense model takes 2 s; pooler and classifier 13 ms, 0.6 % of it.
     FakeMachine(monkeypatch, lambda _: 10.0)
     with pytest.raises(TrimformerError, match=r"cannot be reached; the smallest reachable is above .* \([\d.]+ ms\)"):
-        check_reachable(make_model(), random_inputs(make_model(), 2, 8), "eager", [BudgetRequest(0.9), request_])
+        check_reachable(make_model(), ForwardPass(random_inputs(make_model(), 2, 8)), [BudgetRequest(0.9), request_])
 
 
 def test_a_latency_above_the_dense_model_is_refused_and_those_between_are_not(monkeypatch):
     FakeMachine(monkeypatch, lambda _: 1.0)
     model, inputs = make_model(), random_inputs(make_model(), 2, 8)
-    check_reachable(model, inputs, "eager", [BudgetRequest(ms=100.0), BudgetRequest(ms=20.0), BudgetRequest(1.0)])
+    check_reachable(model, ForwardPass(inputs), [BudgetRequest(ms=100.0), BudgetRequest(ms=20.0), BudgetRequest(1.0)])
     with pytest.raises(TrimformerError, match="the dense model takes 204 ms already; ask for less"):
-        check_reachable(model, inputs, "eager", [BudgetRequest(ms=300.0)])
+        check_reachable(model, ForwardPass(inputs), [BudgetRequest(ms=300.0)])
 
 
 def test_what_was_measured_lies_within_its_interval():

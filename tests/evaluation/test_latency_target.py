@@ -10,6 +10,7 @@ from tests.conftest import make_model, make_table, pruned, random_masks
 from trimformer.costs.cost_tables import Costs
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing
+from trimformer.costs.workloads import ForwardPass
 from trimformer.evaluation import latency_target
 from trimformer.evaluation.latency_target import Comparison, LatencyTarget, compare_latency, corrected_costs
 from trimformer.models import find_sublayers
@@ -42,7 +43,7 @@ def ask(monkeypatch, dense_ms, pruned_ms, constraint, latency_ms=None):
     """What the promise answers to these measurements."""
     seen = Comparison(timing(dense_ms), timing(pruned_ms), timing(pruned_ms / dense_ms))
     monkeypatch.setattr(latency_target, "compare_latency", lambda *_: seen)
-    asked = LatencyTarget(MODEL, COSTS, constraint, latency_ms, {}, "eager")
+    asked = LatencyTarget(MODEL, COSTS, constraint, latency_ms, ForwardPass({}))
     answer = asked(STUDENT)
     assert asked.corrected == (answer is not None)
     assert answer is None or answer[0] is asked.costs
@@ -53,6 +54,19 @@ def ask(monkeypatch, dense_ms, pruned_ms, constraint, latency_ms=None):
 def test_a_promise_kept_within_the_noise_or_little_better_is_left_alone(monkeypatch, pruned_ms):
     assert ask(monkeypatch, 10.0, pruned_ms, 0.5) is None
     assert ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0) is None
+
+
+@pytest.mark.parametrize("dense_ms", [4.0, 10.0, 25.0])
+@pytest.mark.parametrize("ratio", [0.3, 0.9])
+def test_after_a_correction_the_estimated_share_is_the_measured_one_however_busy_the_machine(
+    monkeypatch, dense_ms, ratio
+):
+    seen = Comparison(timing(dense_ms), timing(ratio * dense_ms), timing(ratio, noise=0.0))
+    monkeypatch.setattr(latency_target, "compare_latency", lambda *_: seen)
+    asked = LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))
+    assert asked.share(UNITS) == COSTS.of(UNITS) / COSTS.dense
+    assert asked(STUDENT) is not None
+    assert asked.share(UNITS) == pytest.approx(ratio)
 
 
 @pytest.mark.parametrize("pruned_ms", [5.2, 9.0, 12.0])
@@ -86,7 +100,7 @@ def test_load_of_the_machine_cancels(monkeypatch):
 
 
 def test_what_is_left_over_is_a_share_of_the_request():
-    target = LatencyTarget(MODEL, COSTS, 0.5, 0.5 * COSTS.dense, {}, "eager")
+    target = LatencyTarget(MODEL, COSTS, 0.5, 0.5 * COSTS.dense, ForwardPass({}))
     half = COSTS.dense / 2
     assert target.left_over(Comparison(timing(2 * half), timing(half), timing(0.5))) == pytest.approx(0)
     assert target.left_over(Comparison(timing(6 * half), timing(2.7 * half), timing(0.45))) == pytest.approx(0.1)
@@ -98,10 +112,10 @@ def test_what_is_left_over_is_a_share_of_the_request():
 def test_a_model_grows_once_and_the_dense_model_cannot_grow(monkeypatch):
     seen = Comparison(timing(10.0), timing(2.0), timing(0.2))
     monkeypatch.setattr(latency_target, "compare_latency", lambda *_: seen)
-    target = LatencyTarget(MODEL, COSTS, 0.5, None, {}, "eager")
+    target = LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))
     assert target(STUDENT) is not None
     assert target(STUDENT) is None
-    assert LatencyTarget(MODEL, COSTS, 0.5, None, {}, "eager")(MODEL) is None
+    assert LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))(MODEL) is None
 
 
 def test_a_fraction_is_held_against_the_ratio_and_milliseconds_against_the_fastest_dense_model(monkeypatch):
@@ -112,7 +126,7 @@ def test_a_fraction_is_held_against_the_ratio_and_milliseconds_against_the_faste
 
 def test_comparing_leaves_both_models_as_they_were():
     model = copy.deepcopy(MODEL).train()
-    seen = compare_latency(model, STUDENT, random_inputs(model, 1, 4))
+    seen = compare_latency(model, STUDENT, ForwardPass(random_inputs(model, 1, 4)))
     assert model.training
     assert not STUDENT.training
     assert all(p.requires_grad for p in model.parameters())

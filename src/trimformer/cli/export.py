@@ -1,4 +1,4 @@
-"""`trimformer export`: writes a model directory, dense or pruned, as files for ONNX Runtime or OpenVINO."""
+"""`trimformer export`: writes a model directory, dense or pruned, as files for ONNX Runtime, OpenVINO or llama.cpp."""
 
 import argparse
 import copy
@@ -15,14 +15,15 @@ from transformers import PreTrainedModel
 from trimformer.checkpoints.companions import copy_companions
 from trimformer.checkpoints.save_load import load
 from trimformer.cli.arguments import load_task_data
-from trimformer.cli.flags.export import has_data
+from trimformer.cli.flags.export import has_data, quantizations
 from trimformer.cli.option_flags import read_options
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices
 from trimformer.data.outputs import find_problem
 from trimformer.evaluation.serving import EXAMPLES, feeds
-from trimformer.export.onnx.export import check_onnx, write_files
+from trimformer.export.gguf.export import check_gguf, export_gguf
+from trimformer.export.onnx.export import check_exportable, check_onnx, write_files
 from trimformer.export.onnx.files import Written
 from trimformer.export.onnx.serve import open_session as onnx_session
 from trimformer.export.openvino.export import check_openvino, write_openvino
@@ -39,15 +40,19 @@ SHAPE = (32, 32)  # batch size and length that are timed
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the exported directory and prints the comparison with PyTorch."""
-    (check_onnx if arguments.format == "onnx" else check_openvino)()
+    if arguments.format == "gguf":
+        check_gguf(not arguments.unverified)
+    else:
+        (check_onnx if arguments.format == "onnx" else check_openvino)()
     with lock_output(arguments.output):
-        summary = _write(arguments)
+        summary = _write_gguf(arguments) if arguments.format == "gguf" else _write(arguments)
     print(f"{summary}\n\nwritten to {arguments.output}")
 
 
 def _write(arguments: argparse.Namespace) -> str:
     """Writes the directory and returns the text to print."""
-    model, processor = load(arguments.model)
+    model, processor = load(arguments.model, model_type=arguments.model_type)
+    check_exportable(model)
     model.float().eval()
     origin = "the data" if has_data(arguments) else "made-up inputs"
     if has_data(arguments):
@@ -72,11 +77,26 @@ def _write(arguments: argparse.Namespace) -> str:
     return summary
 
 
+def _write_gguf(arguments: argparse.Namespace) -> str:
+    """Writes the directory of GGUF files, which need nothing beside them, and returns the text to print."""
+    model, processor = load(arguments.model, model_type=arguments.model_type)
+    model.float().eval()
+    name = last_part(arguments.output)
+    with write_directory(arguments.output) as directory:
+        folder = directory / arguments.format
+        folder.mkdir()
+        kinds = quantizations(arguments.quantize)
+        written = export_gguf(model, processor, folder, kinds, verified=not arguments.unverified, name=name)
+        names, command = [file.path.name for file in written.files], ["trimformer", *arguments.words]
+        export_card(model, name, names, str(written), command, "gguf").save(directory / CARD)
+    return str(written)
+
+
 def _data(
     model: PreTrainedModel, processor: Any, arguments: argparse.Namespace
 ) -> tuple[Sequence[Batch], Sequence[Batch]]:
     """Returns batches to compare on and batches to calibrate on; the latter from training rows if there are any."""
-    task, train, validation = load_task_data(read_options(DataOptions, arguments), model, need_train=False)
+    task, train, validation = load_task_data(read_options(DataOptions, arguments), model, processor, need_train=False)
     rows = next(iter(validation.values()))
 
     def batches(chosen: Sequence[Any]) -> Sequence[Batch]:

@@ -10,14 +10,18 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from trimformer.checkpoints.save_load import load_model
+from trimformer.cli.flags.latency import BATCH_SIZES
 from trimformer.cli.flags.latency import add_lut_arguments as add_lut_arguments
+from trimformer.cli.token_speeds import format_token_speeds, gguf_records
 from trimformer.costs.backends import check_backend, prepare
 from trimformer.costs.lookup_tables import write_table
 from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.errors import one_sentence
+from trimformer.export.gguf.export import check_gguf
 from trimformer.models import find_sublayers
+from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import describe_device, resolve_device, versions
 from trimformer.utils.outputs import lock_file, lock_output
 from trimformer.utils.progress import progress
@@ -26,8 +30,8 @@ from trimformer.utils.progress import progress
 def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
     """Loads a model to time; a model of the hub needs only its config, because its weights do not affect the time."""
     device = resolve_device(arguments.device)
-    if Path(name).is_dir():
-        model = load_model(name)
+    if Path(name).is_dir() or arguments.model_type is not None:
+        model = load_model(name, model_type=arguments.model_type)
     else:
         with one_sentence(f"model '{name}' is not a directory, and its config cannot be loaded from the hub"):
             config = AutoConfig.from_pretrained(name)
@@ -68,19 +72,23 @@ def _measure(arguments: argparse.Namespace) -> str:
 def run_bench(arguments: argparse.Namespace) -> None:
     """Times models in turns and prints a table."""
     with lock_file(arguments.output) as write:
-        device = resolve_device(arguments.device)
-        check_backend(arguments.backend, device)
-        records = _records(arguments, device)
+        if arguments.backend == LLAMA_CPP:
+            check_gguf()
+            device, records = torch.device("cpu"), gguf_records(arguments)
+        else:
+            device = resolve_device(arguments.device)
+            check_backend(arguments.backend, device)
+            records = _records(arguments, device)
         result = {"device": describe_device(device), "backend": arguments.backend, **versions(), "records": records}
         write(json.dumps(result, indent=1) + "\n")
     print(f"{describe_device(device)}, {arguments.backend}, speed-up over {arguments.models[0]}\n")
-    print(format_bench(records))
+    print(format_token_speeds(records) if arguments.backend == LLAMA_CPP else format_bench(records))
 
 
 def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """Returns the figures of each shape and model."""
     models = [_load(name, arguments) for name in arguments.models]
-    shapes = [(batch, length) for length in arguments.seq_len for batch in arguments.bs]
+    shapes = [(batch, length) for length in arguments.seq_len for batch in arguments.bs or BATCH_SIZES]
     inputs = {shape: [random_inputs(model, *shape) for model in models] for shape in shapes}  # checks all shapes
     records: list[dict[str, Any]] = []
     for shape in progress(shapes, "shapes"):

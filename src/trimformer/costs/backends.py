@@ -1,4 +1,4 @@
-"""Runs a model with eager PyTorch, torch.compile or ONNX Runtime."""
+"""Runs a forward pass with eager PyTorch, torch.compile or ONNX Runtime."""
 
 import os
 import shutil
@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.export.onnx.export import check_onnx
+from trimformer.export.onnx.files import check_packages
+from trimformer.options.choices import LLAMA_CPP, AnyBackend
 from trimformer.options.choices import ONNX as ONNX
 from trimformer.options.choices import Backend as Backend
 
@@ -23,14 +25,16 @@ def check_backend(backend: str, device: torch.device) -> None:
     Raises:
         TrimformerError: the backend is unknown or cannot run here.
     """
-    if backend not in get_args(Backend):
-        raise TrimformerError(f"backend '{backend}' is unknown; known are {', '.join(get_args(Backend))}")
+    if backend not in get_args(AnyBackend):
+        raise TrimformerError(f"backend '{backend}' is unknown; known are {', '.join(get_args(AnyBackend))}")
     if backend == "compile":
         _check_compiler(device)
     if backend in ONNX:
         check_onnx()
-        if device.type != "cpu":
-            raise TrimformerError(f"backend '{backend}' is timed on the CPU only, not on '{device}'")
+    if backend == LLAMA_CPP:
+        check_packages("GGUF", ("gguf", "xllamacpp"), "gguf")
+    if backend in (*ONNX, LLAMA_CPP) and device.type != "cpu":
+        raise TrimformerError(f"backend '{backend}' is timed on the CPU only, not on '{device}'; give --device cpu")
 
 
 def _check_compiler(device: torch.device) -> None:
@@ -66,6 +70,7 @@ def prepare(
         return _onnx(module, inputs, model or cast(PreTrainedModel, module), backend)
     if backend == "compile":
         return _compiled(module, inputs)
+    assert backend == "eager"
     return lambda: module(**inputs)
 
 

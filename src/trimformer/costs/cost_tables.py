@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trimformer.costs.macs import Lengths, per_sublayer, unit_macs, unit_parameters
+from trimformer.costs.macs import Lengths, Positions, per_sublayer, unit_macs, unit_parameters
 from trimformer.models import Sublayer
 from trimformer.options.choices import Metric as Metric
 
@@ -21,11 +21,14 @@ class Costs:
         levels: per sublayer [units + 1]; entry k is the cost of k units.
         fixed: the cost that pruning cannot remove.
         measured: costs are measured latencies in ms; otherwise they are proportional to the units.
+        narrow: per sublayer, costs [units + 1] by number of query heads per unit, from 1 to one less than in the dense
+            sublayer; empty where units keep all query heads.
     """
 
     levels: Sequence[Floats]
     fixed: float = 0.0
     measured: bool = False
+    narrow: Sequence[Sequence[Floats]] = ()
 
     @property
     def dense(self) -> float:
@@ -44,8 +47,14 @@ class Costs:
 
 def linear_costs(sublayers: Sequence[Sublayer], metric: Metric, lengths: Lengths) -> Costs:
     """Returns the costs of all sublayers in MACs per sample, or in parameters."""
-    pairs = zip(sublayers, per_sublayer(lengths, sublayers), strict=True)
-    units = [unit_macs(s, length) if metric == "mac" else float(unit_parameters(s)) for s, length in pairs]
-    return Costs(
-        [np.arange(s.num_units + 1, dtype=np.float64) * unit for s, unit in zip(sublayers, units, strict=True)]
-    )
+
+    def levels(sublayer: Sublayer, length: float | Positions, num_units: int) -> Floats:
+        unit = unit_macs(sublayer, length) if metric == "mac" else float(unit_parameters(sublayer))
+        return np.arange(num_units + 1, dtype=np.float64) * unit
+
+    pairs = list(zip(sublayers, per_sublayer(lengths, sublayers), strict=True))
+    narrow = [
+        [levels(s.with_queries(m), length, s.num_units) for m in range(1, s.queries)] if s.queries_attribute else []
+        for s, length in pairs
+    ]
+    return Costs([levels(s, length, s.num_units) for s, length in pairs], narrow=narrow)

@@ -153,7 +153,7 @@ def _check_setting(setting: dict[str, Any]) -> None:
     POSITIVE.check(setting["batch_size"], "batch_size")
     POSITIVE.check(setting["seq_len"], "seq_len")
     if setting["backend"] not in get_args(Backend):
-        raise ValueError(f"the setting names the backend {setting['backend']!r}, which is unknown")
+        raise ValueError(f"the setting names the backend {setting['backend']!r}, of which no tables are read")
 
 
 def _read(path: Path) -> Floats:

@@ -45,21 +45,19 @@ def unit_macs(sublayer: Sublayer, positions: float | Positions) -> float:
     if not isinstance(positions, Positions):
         positions = Positions(positions)
     length = positions.length
-    rows = sum(matrix(p.linear).shape[1] * p.size * p.blocks for p in sublayer.producers if p.reads_hidden)
+    rows = sum(matrix(p.linear).shape[1] * p.rows for p in sublayer.producers if p.reads_hidden)
     macs = length * (rows + sublayer.unit_size * sublayer.hidden_size)
     if sublayer.kind == "attention":
         macs += sublayer.pair_products * length**2 * sublayer.unit_size
         macs += length * sublayer.position_products * sublayer.unit_size
     # Relative positions are projected once per pass, whatever the number of sequences; a pass is taken as one sample.
-    once = sum(matrix(p.linear).shape[1] * p.size * p.blocks * p.position_rows for p in sublayer.producers)
+    once = sum(matrix(p.linear).shape[1] * p.rows * p.position_rows for p in sublayer.producers)
     return sublayer.calls_per_pass * (positions.sequences * macs + once)
 
 
 def unit_parameters(sublayer: Sublayer) -> int:
     """Returns the parameters of one unit of the sublayer: producer rows with their biases, and projection columns."""
-    rows = sum(
-        (matrix(p.linear).shape[1] + (p.linear.bias is not None)) * p.size * p.blocks for p in sublayer.producers
-    )
+    rows = sum((matrix(p.linear).shape[1] + (p.linear.bias is not None)) * p.rows for p in sublayer.producers)
     return rows + sublayer.unit_size * sublayer.hidden_size
 
 

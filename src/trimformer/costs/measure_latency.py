@@ -6,19 +6,20 @@ after it, so that the load of the machine cancels. Whole models of three sizes a
 that the sum over sublayers leaves out.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.backends import Backend, check_backend, prepare
+from trimformer.costs.backends import Backend, check_backend
 from trimformer.costs.latency_bench import LatencyBench, resized
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting
 from trimformer.costs.random_inputs import random_inputs
-from trimformer.costs.timing import Timing, interleaved
+from trimformer.costs.timing import Timing
+from trimformer.costs.workloads import LlamaCppRun, Workload
+from trimformer.data.batches import Features
 from trimformer.errors import TrimformerError
 from trimformer.models import KINDS, Kind, find_sublayers
 from trimformer.models.masking import frozen
@@ -31,6 +32,7 @@ def measure_table(
     batch_size: int,
     seq_len: int,
     *,
+    example: Features | None = None,
     backend: Backend = "eager",
     seconds: float = 60.0,
     seed: int = 0,
@@ -45,6 +47,7 @@ def measure_table(
         model: on its device; it is not changed.
         batch_size: number of random inputs in a batch.
         seq_len: length of the random inputs.
+        example: an encoded sample, see `random_inputs`.
         backend: name of the backend.
         seconds: upper bound for the passes; compiling and exporting come on top.
         seed: seed of the order of widths.
@@ -54,7 +57,7 @@ def measure_table(
         TrimformerError: the shape cannot be run, or the backend cannot run here.
     """
     check_backend(backend, model.device)
-    inputs = random_inputs(model, batch_size, seq_len)
+    inputs = random_inputs(model, batch_size, seq_len, example)
     with frozen(model), torch.inference_mode():
         bench = LatencyBench(model, inputs, backend, seed)
         for _ in progress(bench.passes(seconds)):
@@ -73,27 +76,26 @@ def measure_table(
     return LatencyTable(levels, fixed, {**setting, "versions": versions()}, measured)
 
 
-def check_reachable(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor], backend: Backend, requests: Sequence[BudgetRequest]
-) -> None:
+def check_reachable(model: PreTrainedModel, workload: Workload, requests: Sequence[BudgetRequest]) -> None:
     """Checks requested latencies against the dense model and the model without any head or neuron, timed in turns.
 
     Args:
         model: on its device; it is not changed.
-        inputs: to time with.
-        backend: to time with.
+        workload: what is timed.
         requests: latencies in ms, or fractions of the dense latency.
 
     Raises:
         TrimformerError: a latency is below that of the empty model, or above that of the dense model, by more than the
             noise.
     """
+    requests = [request for request in requests if request.constraint != 1]  # the dense model itself
     if not requests:
         return
     with frozen(model):
-        empty = resized(model, [0] * len(find_sublayers(model)))
-        calls = [prepare(candidate, inputs, backend) for candidate in (model, empty)]
-        dense_laps, empty_laps = interleaved(calls, model.device, seconds=1.0)
+        units = [0] * len(find_sublayers(model))
+        units[0] = int(isinstance(workload, LlamaCppRun))  # the head without which llama.cpp loads no file
+        empty = resized(model, units)
+        dense_laps, empty_laps = workload.time([model, empty], seconds=1.0)
     dense, smallest = Timing.of(dense_laps), Timing.of(empty_laps)
     for request in requests:
         requested_ms = request.ms if request.constraint is None else request.constraint * dense.median

@@ -1,6 +1,7 @@
 """Builds model inputs for timing and for shape checks: random ones, or in the shapes of a real sample."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.memory_check import check_memory
-from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, Features
+from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, Features
 from trimformer.errors import TrimformerError
 from trimformer.models import max_positions
 
 AUDIO_SAMPLES = 16_000  # one second of sound
 NUM_CHOICES = 2  # answers to a multiple-choice question
+
+
+def typical_sample(features: Sequence[Features]) -> Features:
+    """Returns the sample whose shape the timed inputs take: a sound of median length; other samples are of one size."""
+    by_length = sorted(features, key=lambda sample: np.shape(sample.get("input_values", 0)))
+    return by_length[len(by_length) // 2]
 
 
 def random_inputs(
@@ -29,7 +36,8 @@ def random_inputs(
         model: decides which inputs are made, and on which device.
         batch_size: number of samples.
         seq_len: tokens per sample; used for text inputs only.
-        example: an encoded sample: its first and last tokens, its number of choices, its images and sounds are used.
+        example: an encoded sample: its first and last tokens, its number of choices, its boxes, images and sounds are
+            used.
 
     Returns:
         Keyword arguments of `model.forward`, each [batch_size, ...].
@@ -91,7 +99,10 @@ def _texts(
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.model_type == "bros":  # the one text model that cannot run without boxes
         corners = torch.rand(*ids.shape, 2, 2, generator=generator).sort(-2).values
-        inputs["bbox"] = corners.flatten(-2)  # [batch, length, 4]: left, top, right, bottom
+        inputs[BOXES] = corners.flatten(-2)  # [batch, length, 4]: left, top, right, bottom
+    if example is not None and BOXES in example:
+        boxes = torch.as_tensor(np.asarray(example[BOXES]))
+        inputs[BOXES] = boxes[torch.arange(seq_len) % len(boxes)].expand(batch_size, seq_len, -1).contiguous()
     return inputs
 
 
@@ -108,11 +119,12 @@ def _token_ids(config: Any, name: str) -> list[int]:
 
 
 def _copies(example: Features, batch_size: int) -> dict[str, Tensor]:
-    """Repeats an example's images and sounds."""
+    """Repeats an example's images and sounds; integers are of 64 bits, as in the batches of the data."""
     keys = [key for key in (*IMAGE_KEYS, *AUDIO_KEYS) if key in example]
     if "attention_mask" in example and "input_ids" not in example:
         keys.append("attention_mask")
     values = {key: torch.as_tensor(np.asarray(example[key])) for key in keys}
+    values = {key: value if value.is_floating_point() else value.long() for key, value in values.items()}
     return {key: value.expand(batch_size, *value.shape).contiguous() for key, value in values.items()}
 
 

@@ -1,16 +1,15 @@
 """Compares a requested latency with the measured latency of the shrunk model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.backends import Backend, prepare
 from trimformer.costs.cost_tables import Costs
-from trimformer.costs.timing import Timing, interleaved
+from trimformer.costs.timing import Timing
+from trimformer.costs.workloads import Workload
 from trimformer.models import find_sublayers
 from trimformer.models.masking import frozen
 
@@ -35,17 +34,10 @@ class Comparison:
     ratio: Timing
 
 
-def compare_latency(
-    dense: PreTrainedModel,
-    pruned: PreTrainedModel,
-    inputs: Mapping[str, Tensor],
-    backend: Backend = "eager",
-    pruned_inputs: Mapping[str, Tensor] | None = None,
-) -> Comparison:
-    """Times two models in turns, in one process; `pruned_inputs` are for a pruned model with other token ids."""
+def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload) -> Comparison:
+    """Times two models in turns."""
     with frozen(dense), frozen(pruned):
-        pairs = [(dense, inputs), (pruned, inputs if pruned_inputs is None else pruned_inputs)]
-        laps = interleaved([prepare(model, batch, backend) for model, batch in pairs], dense.device)
+        laps = workload.time([dense, pruned])
     ratio = np.divide(laps[1], laps[0]).tolist()
     return Comparison(Timing.of(laps[0]), Timing.of(laps[1]), Timing.of(ratio))
 
@@ -61,8 +53,7 @@ class LatencyTarget:
         costs: of its units, in ms.
         constraint: fraction of the dense latency; with `latency_ms`, what that is by the table.
         latency_ms: an absolute latency, or None.
-        inputs: to time with.
-        backend: to time with.
+        workload: what is timed.
 
     Attributes:
         costs: as last corrected.
@@ -76,13 +67,13 @@ class LatencyTarget:
         costs: Costs,
         constraint: float,
         latency_ms: float | None,
-        inputs: Mapping[str, Tensor],
-        backend: Backend,
+        workload: Workload,
     ) -> None:
-        self._model, self._inputs, self._backend = model, inputs, backend
+        self._model, self._workload = model, workload
         self.costs, self.corrected = costs, False
         self._constraint, self._latency_ms = constraint, latency_ms
         self.reference_ms = costs.dense if latency_ms is not None else None
+        self._dense_ms = costs.dense  # dense latency of the moment to which the costs belong
 
     def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
         """Returns corrected costs and their constraint, or None if the student meets the target.
@@ -90,7 +81,7 @@ class LatencyTarget:
         Costs are lowered at most once, and only before they are raised, so that corrections end.
         """
         units = [s.num_units for s in find_sublayers(student)]
-        latency = compare_latency(self._model, student, self._inputs, self._backend)
+        latency = compare_latency(self._model, student, self._workload)
         requested, left_over = self._requested(latency), self.left_over(latency)
         dense_ms = self.reference_ms or latency.dense.median
         if self.misses(latency):
@@ -105,8 +96,12 @@ class LatencyTarget:
             100 * abs(left_over),
             "over" if left_over < 0 else "below",
         )
-        self.corrected = True
+        self.corrected, self._dense_ms = True, dense_ms
         return self.costs, min(1.0, requested * dense_ms / self.costs.dense)
+
+    def share(self, units: Sequence[int]) -> float:
+        """Returns the fraction of the dense latency that the costs, as last corrected, give a model."""
+        return self.costs.of(units) / self._dense_ms
 
     def misses(self, latency: Comparison) -> bool:
         """Returns whether the pruned model is slower than requested by more than the noise."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from trimformer.errors import TrimformerError
 from trimformer.options.checks import POSITIVE, check_flag, shorten
-from trimformer.options.choices import Backend
+from trimformer.options.choices import LLAMA_CPP, AnyBackend
 from trimformer.options.option import check_options, option
 
 if TYPE_CHECKING:
@@ -27,19 +27,28 @@ class LatencyOptions:
     """How latency is measured, for a latency budget and for the report.
 
     Attributes:
-        batch_size: samples of the inputs that are timed; None: 32, or that of the table.
+        batch_size: samples of the inputs that are timed; None: 32, for language models 1, or that of the table.
         seq_len: tokens of these inputs; None: the average length of the calibration samples.
-        backend: what runs the model.
+        backend: what runs the model; how llama.cpp does is said by `GgufOptions`.
         table: latency of sublayers, or the directory where `trimformer lut` wrote it; None: measured before pruning.
             Its shape and backend replace those here.
         any_table: whether a table that was measured elsewhere is accepted.
     """
 
     batch_size: int | None = option(
-        None, "batch size (default: 32, or that of the tables)", number=POSITIVE, flags=("--bs",), keyword=False
+        None,
+        "batch size (default: 32, for language models 1, or that of the tables)",
+        number=POSITIVE,
+        flags=("--bs",),
+        keyword=False,
     )
     seq_len: int | None = option(None, "tokens (default: the samples' average)", number=POSITIVE, keyword=False)
-    backend: Backend = option("eager", "what runs the model", choices=get_args(Backend), keyword=False)
+    backend: AnyBackend = option(
+        "eager",
+        f"what runs the model; {LLAMA_CPP} times one phase of language models as GGUF files",
+        choices=get_args(AnyBackend),
+        keyword=False,
+    )
     table: "LatencyTable | str | Path | None" = option(
         None,
         "tables of `trimformer lut` (default: measured before pruning)",
@@ -56,8 +65,13 @@ class LatencyOptions:
         """Checks the values.
 
         Raises:
-            TrimformerError: a value cannot be used, or `any_table` is set without a table.
+            TrimformerError: a value cannot be used, `any_table` is set without a table, or llama.cpp is to run several
+                texts or to use a table.
         """
         check_options(self)
         if self.any_table and self.table is None:
             raise TrimformerError("any_table accepts tables that were measured elsewhere; give a table too")
+        if self.backend == LLAMA_CPP and self.batch_size not in (None, 1):
+            raise TrimformerError(f"{LLAMA_CPP} is timed on one text at a time, not {self.batch_size}; leave out --bs")
+        if self.backend == LLAMA_CPP and self.table is not None:
+            raise TrimformerError(f"tables of {LLAMA_CPP} are always measured before pruning; leave out --lut")

@@ -1,15 +1,20 @@
 """The flags of `trimformer lut` and `trimformer bench`."""
 
 import argparse
+from typing import get_args
 
 from trimformer.cli.arguments import positive_int
+from trimformer.cli.flags.export import DEFAULT_QUANTIZATION, quantizations
 from trimformer.cli.option_flags import add_options
 from trimformer.errors import TrimformerError
-from trimformer.options.choices import DTYPES
+from trimformer.options.choices import DTYPES, LLAMA_CPP, AnyBackend
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.latency import LatencyOptions
+from trimformer.options.loading import LoadOptions
 from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import check_file, check_output
+
+BATCH_SIZES = (1, 8, 32)
 
 LUT_EXAMPLES = """examples:
   trimformer lut my-model --bs 8 --seq-len 128 --output my-luts
@@ -19,6 +24,7 @@ LUT_EXAMPLES = """examples:
 BENCH_EXAMPLES = """examples:
   trimformer bench my-model my-model-half --bs 1,32 --seq-len 128
   trimformer bench my-model my-model-half --backend onnx-int8 --output figures.json
+  trimformer bench my-language-model my-language-model-half --backend llama.cpp --quantize f16,q4_0 --seq-len 512
 """
 
 
@@ -33,21 +39,27 @@ def add_lut_arguments(parser: argparse.ArgumentParser, underscores: bool = False
     parser.add_argument("--bs", type=positive_int, required=True, help="batch size")
     parser.add_argument("--seq-len", "--seq_len", type=positive_int, required=True, help="tokens")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for measuring (default: %(default)s)")
+    add_options(parser, LatencyOptions, "backend")
     _add_setting(parser)
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `trimformer bench`."""
     parser.add_argument("models", metavar="MODEL_DIR", nargs="+")
-    parser.add_argument("--bs", type=_positive_ints, default=[1, 8, 32], help="batch sizes (default: 1,8,32)")
+    parser.add_argument("--bs", type=_positive_ints, help="batch sizes (default: 1,8,32; llama.cpp runs 1)")
     parser.add_argument("--seq-len", type=_positive_ints, default=[32, 128], help="tokens (default: 32,128)")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each shape (default: %(default)s)")
     parser.add_argument("--output", metavar="FILE", help="write the figures to this JSON file; it must not exist")
+    parser.add_argument("--backend", default="eager", choices=get_args(AnyBackend), help="what runs the "
+                        "models; llama.cpp: tokens per second of a prompt of --seq-len tokens (prefill), and of those "
+                        "generated after it (decode)")  # fmt: skip
+    parser.add_argument("--quantize", metavar="TYPES", help="types of GGUF files in llama.cpp, separated by commas "
+                        f"(default: {DEFAULT_QUANTIZATION})")  # fmt: skip
     _add_setting(parser)
 
 
 def _add_setting(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, LatencyOptions, "backend")
+    add_options(parser, LoadOptions)
     parser.add_argument("--dtype", choices=DTYPES, help="default: the checkpoint's own")
     add_options(parser, ExecutionOptions, "device")
 
@@ -63,6 +75,10 @@ def check_lut(arguments: argparse.Namespace) -> None:
         TrimformerError: a flag cannot be used.
     """
     _check_seconds(arguments.seconds)
+    if arguments.backend == LLAMA_CPP:
+        raise TrimformerError(
+            f"tables of {LLAMA_CPP} are not written to files: `trimformer prune --backend {LLAMA_CPP}` measures its own"
+        )
     check_model_path(arguments.model)
     check_output(arguments.output)
 
@@ -76,7 +92,26 @@ def check_bench(arguments: argparse.Namespace) -> None:
     _check_seconds(arguments.seconds)
     for model in arguments.models:
         check_model_path(model)
+    if arguments.backend == LLAMA_CPP:
+        _check_llama_cpp(arguments)
+    elif arguments.quantize is not None:
+        raise TrimformerError(f"--quantize names GGUF files; give it with --backend {LLAMA_CPP}, or leave it out")
     check_file(arguments.output)
+
+
+def _check_llama_cpp(arguments: argparse.Namespace) -> None:
+    """Checks the flags of GGUF files in llama.cpp.
+
+    Raises:
+        TrimformerError: a flag is of other backends, or names an unknown type.
+    """
+    quantizations(arguments.quantize)
+    if arguments.bs not in (None, [1]):
+        raise TrimformerError(f"--backend {LLAMA_CPP} times one text at a time; leave out --bs")
+    if arguments.dtype is not None:
+        raise TrimformerError(f"--dtype is of PyTorch; give --quantize with --backend {LLAMA_CPP}")
+    if arguments.device not in ("auto", "cpu"):
+        raise TrimformerError(f"--backend {LLAMA_CPP} is timed on the CPU only, not on '{arguments.device}'")
 
 
 def _check_seconds(seconds: float) -> None:

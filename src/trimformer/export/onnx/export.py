@@ -36,6 +36,19 @@ def check_onnx() -> None:
     check_packages("ONNX", ("onnxruntime", "onnxscript", "onnx_ir"), "onnx")
 
 
+def check_exportable(model: PreTrainedModel) -> None:
+    """Checks that a model's ONNX or OpenVINO file would be of use.
+
+    Raises:
+        TrimformerError: it is a language model, whose file would compute all earlier tokens again for each new one.
+    """
+    if find_problem(model) == "language":
+        raise TrimformerError(
+            "ONNX and OpenVINO files of a language model would have no key-value cache; leave out the export, or write "
+            "GGUF"
+        )
+
+
 def write_files(
     model: PreTrainedModel,
     folder: Path,

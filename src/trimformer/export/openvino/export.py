@@ -1,5 +1,6 @@
 """Exports dense and pruned models to OpenVINO, quantizes them with NNCF, and compares them with PyTorch."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -111,8 +112,22 @@ def quantize(
     return write(path, partial(_save, quantized), _RUNTIME, model, example_batches)
 
 
+def check_room(path: Path, size: int) -> None:
+    """Reserves a file of this size and removes it, as OpenVINO's own error does not say that a disk is full.
+
+    Raises:
+        OSError: the disk, a quota or the limit on file sizes does not allow it.
+    """
+    if size and hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        path.unlink()
+
+
 def _save(graph: Any, path: Path) -> None:
     """Saves a graph in float32."""
     import openvino
 
+    constants = (op for op in graph.get_ops() if op.get_type_name() == "Constant")
+    check_room(path.with_suffix(".bin"), sum(op.data.nbytes for op in constants))
     openvino.save_model(graph, str(path), compress_to_fp16=False)  # float16 would change the outputs
