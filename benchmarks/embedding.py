@@ -10,6 +10,7 @@ the paper's method (Fisher, mask search, rescaling) on the same label-free loss.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,28 @@ from assets import minilm
 
 from trimformer import Method, Pruner, Run, load
 from trimformer.cli.logs import set_up_logging
-from trimformer.costs.cost_tables import linear_costs
-from trimformer.data.batches import make_batches, mean_length
+from trimformer.costs.cost_tables import Costs, linear_costs
+from trimformer.data.batches import Features, make_batches, mean_length
 from trimformer.data.splits import read_splits
-from trimformer.data.tasks import task_of
+from trimformer.data.tasks import Task, task_of
 from trimformer.evaluation.scores import Scorer, compare, score
 from trimformer.models import find_sublayers
+from trimformer.models.layer_calls import Batch
 from trimformer.utils.environment import describe_device, versions
 
 METHODS = {"obs": Method(), "kwon2022, without labels": Method("fisher", "global", "scale", "curvature")}
+
+
+def calibration(
+    model: Any, tokenizer: Any, texts: Sequence[str], number: int, seed: int
+) -> tuple[Task, Sequence[Features], list[Batch], Costs]:
+    """Returns the task, the samples, their batches and the MACs of a random part of the texts."""
+    order = np.random.default_rng(seed).permutation(len(texts))[:number]
+    chosen = [{"text": texts[i]} for i in order]
+    task = task_of(model, chosen)
+    features = task.encode(chosen, tokenizer, model.config)
+    costs = linear_costs(find_sublayers(model), "mac", mean_length(features))
+    return task, features, make_batches(features, tokenizer, 32), costs
 
 
 def main() -> None:
@@ -45,12 +59,7 @@ def main() -> None:
     model, tokenizer = load(minilm())
     splits = read_splits(options.data)
     texts = sorted({str(row[name]) for row in splits["train"] for name in ("sentence1", "sentence2")})
-    order = np.random.default_rng(options.seed).permutation(len(texts))[: options.num_samples]
-    chosen = [{"text": texts[i]} for i in order]
-    task = task_of(model, chosen)
-    features = task.encode(chosen, tokenizer, model.config)
-    batches = make_batches(features, tokenizer, 32)
-    costs = linear_costs(find_sublayers(model), "mac", mean_length(features))
+    _, features, batches, costs = calibration(model, tokenizer, texts, options.num_samples, options.seed)
     rows = splits["validation"]
     scorer = Scorer("validation", rows, task_of(model, rows), model, tokenizer)
     dense = score([scorer], model, "dense")
@@ -73,7 +82,7 @@ def main() -> None:
     result = {
         "device": describe_device(torch.device("cpu")),
         "versions": versions(),
-        "samples": len(chosen),
+        "samples": len(features),
         "validation_rows": len(rows),
         "records": records,
     }

@@ -32,7 +32,7 @@ _QUERY_PROMPTS = ("query",)
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 # Columns whose texts are queries; the other columns beside them hold documents.
-_QUERY_COLUMNS = ("query", "question")
+_QUERY_COLUMNS = ("query", "question", "anchor")
 
 _TASKS = ("feature-extraction", "sequence-classification")
 _NOT_FOLLOWED = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
@@ -62,7 +62,7 @@ class SentenceSettings:
         """Returns the prompt of each text column; an empty tuple if no column has one.
 
         Texts get the default prompt, as from `encode`. If the model has a prompt for queries or documents, a column
-        named query or question gets the former, and the columns beside it get the latter.
+        named query, question or anchor gets the former, and the columns beside it get the latter.
         """
         default = self.prompts.get(self.default_prompt or "", "")
         query, document = (
@@ -133,7 +133,7 @@ def _read_model_settings(model: Mapping[str, Any], file: Path) -> dict[str, Any]
     if wrong is not None:
         raise TrimformerError(f"the prompt '{wrong}' in '{file}' is {str(prompts[wrong])[:100]}, not a text")
     default = model.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise TrimformerError(
             f"default_prompt_name in '{file}' is {str(default)[:100]!r}, which is not among its prompts; set it to one "
             "of them, or to null"

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -41,7 +41,8 @@ _OWN_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
     "pytorch_model*", "*token*.json", "vocab*", "merges.txt", "bpe.codes", "chat_template*", "*.model",
     "*preprocessor_config.json", "processor_config.json", "README.md", "head_mask.pt", "neuron_mask.pt", "results.json",
-    "sweep.json", "family.json", "report.html", "log.txt", "modeling_trimformer.py", "onnx", "openvino", *_FILES,
+    "sweep.json", "family.json", "report.html", "log.txt", "modeling_trimformer.py",
+    "*import-trimformer*.safetensors", "onnx", "openvino", *_FILES,
 )  # fmt: skip
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -220,6 +221,8 @@ def read_sentence_head(path: Path) -> SentenceHead | None:
 def _read_pooling(folder: Path) -> tuple[str, ...]:
     with one_sentence(f"'{folder / 'config.json'}' cannot be read"):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, Mapping):
+            raise ValueError(f"it holds a {type(config).__name__}, not an object of names and values")
     if not config.get("include_prompt", True):
         raise TrimformerError(f"'{folder}' excludes prompts from pooling; set include_prompt to true")
     mode = config.get("pooling_mode")
@@ -231,11 +234,11 @@ def _read_pooling(folder: Path) -> tuple[str, ...]:
         }  # fmt: skip
         names = tuple(name for name, switch in switches.items() if config.get(f"pooling_mode_{switch}"))
     else:
-        names = tuple(mode) if isinstance(mode, list) else (str(mode),)
+        names = tuple(map(str, mode)) if isinstance(mode, list) else (str(mode),)
     unknown = [name for name in names if name not in POOLING]
     if unknown or not names:
         raise TrimformerError(
-            f"pooling '{', '.join(unknown) or mode}' of '{folder}' is unknown; known are {', '.join(POOLING)}"
+            f"pooling '{', '.join(unknown)[:100] or mode}' of '{folder}' is unknown; known are {', '.join(POOLING)}"
         )
     return names
 

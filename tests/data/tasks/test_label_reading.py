@@ -476,3 +476,9 @@ def test_formats_of_datasets_do_not_matter():
     data = dataset(("ham", "spam"), [0, 1])
     for shown in (data.with_format("numpy"), data.with_format("pandas"), data.with_transform(lambda batch: batch)):
         assert labels_of(SPAM, shown) == ["ham", "spam"]
+
+
+def test_a_number_too_large_for_any_float_is_no_class():
+    rows = [{"text": "a", "label": "1"}, {"text": "b", "label": "9" * 400}]
+    with pytest.raises(TrimformerError, match="is unknown to the model"):
+        labels_of(SPAM, rows)

@@ -1,0 +1,91 @@
+"""Values of label columns: numbers, truth values, lists, and the names that data give to numbers."""
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trimformer.data.class_names import class_names_of
+from trimformer.data.rows import Rows
+from trimformer.data.tasks.model_labels import ModelLabels, is_generic
+
+UNLABELLED = -100  # label of tokens that neither the loss nor the scores count
+TRUTH = {"true": 1, "false": 0}
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes class ids as 1.0 where some are missing
+_LARGEST = (2 - 2**-23) * 2.0**127  # in float32
+
+
+def column_values(rows: Rows, column: str) -> list[Any]:
+    """Returns one value per row, None where the row lacks the column."""
+    plain = getattr(rows, "format", {}).get("type", "custom") is None  # a `datasets.Dataset` without a transform
+    if plain and column in getattr(rows, "column_names", ()):
+        values: list[Any] = list(rows[column])  # type: ignore[call-overload]
+        return values
+    return [row.get(column) for row in rows]
+
+
+def split_labels(value: Any, model: ModelLabels) -> Any:
+    """Splits a string into labels, with numbers for digits; one of the model's labels is not split.
+
+    A list is returned with numbers for digits that are no label; any other value unchanged.
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str):
+        value = _split(value.strip(), model)
+    if not isinstance(value, list | tuple):
+        return value
+    return [int(item) if isinstance(item, str) and re.fullmatch("[01]", item.strip()) else item for item in value]
+
+
+def _split(text: str, model: ModelLabels) -> Any:
+    if text and model.find(text) is not None:
+        return [text]
+    if text.startswith("["):  # pandas writes a list to CSV this way
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return text
+    parts = re.split("[,;|]", text)
+    return [part.strip() for part in parts if part.strip()] if len(parts) > 1 else text.split()
+
+
+def split_tags(value: Any) -> list[Any]:
+    """Returns the tags of a row; a string is split at white space; empty if there are none."""
+    if isinstance(value, str):
+        return value.split()
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def as_number(value: Any) -> float | None:
+    """Returns a number that is finite in float32, also one that is written in a string; None for any other value."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) <= _LARGEST else None
+
+
+def class_number(value: Any) -> float | None:
+    """Returns the number that a label is or is written as; "true" is 1 and "false" 0; None for a name."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in TRUTH:
+            return TRUTH[text.lower()]
+        return as_number(text) if _WHOLE_NUMBER.fullmatch(text) else None
+    if isinstance(value, list | tuple | Mapping):
+        return None
+    number = as_number(value)
+    return number if number is None or number == int(number) else None
+
+
+def is_truth(value: Any) -> bool:
+    """Returns whether a label is a truth value, also one that is written in a string."""
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in TRUTH)
+
+
+def names_of(rows: Rows, column: str) -> dict[int, str]:
+    """Returns the class names of a column's numbers; empty if they only repeat the numbers."""
+    names = dict(enumerate(class_names_of(rows).get(column, ())))
+    return {} if is_generic(names) else names
