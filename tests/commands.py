@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ import transformers
 from transformers import PreTrainedModel
 
 from tests.conftest import WORDS, make_model, make_rows, make_tokenizer
+from trimformer import METHODS, Method
 from trimformer.cli.main import main
+from trimformer.options.methods import AnyMethod
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +26,12 @@ PROBLEMS = ("single_label", "regression", "multi_label", "tokens", "span", "embe
 
 _HEADS = {"tokens": "ForTokenClassification", "span": "ForQuestionAnswering", "embedding": "Model"}
 _SIZES = {"regression": {"num_labels": 1}, "multi_label": {"problem_type": "multi_label_classification"}}
+
+
+def small_steps(method: str | AnyMethod = "obs") -> dict[str, int]:
+    """`neuron_multiple=4` for a method that uses it, as tiny models have 40 neurons only."""
+    method = METHODS.get(method) if isinstance(method, str) else method
+    return {"neuron_multiple": 4} if isinstance(method, Method) and method.uses_neuron_multiple else {}
 
 
 def problem_model(problem: str, family: str = "Bert", **overrides: Any) -> PreTrainedModel:
@@ -118,6 +127,34 @@ def launch(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+
+
+def launch_alone(*words: object) -> list[subprocess.CompletedProcess[str]]:
+    """Runs a script in two processes that no launcher watches; fails if one takes longer than two minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        texts = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(command, process.returncode, *text)
+        for process, text in zip(processes, texts, strict=True)
+    ]
 
 
 def script(path: Path, text: str) -> Path:

@@ -236,6 +236,7 @@ _LUTS = {
     "a batch of nothing": (lut(setting=setting(batch_size=0)), ["lut.json", "batch_size"]),
     "a length of nothing": (lut(setting=setting(seq_len=-1)), ["lut.json", "seq_len"]),
     "an unknown backend": (lut(setting=setting(backend="frob")), ["lut.json", "frob"]),
+    "a backend without files": (lut(setting=setting(backend="llama.cpp")), ["lut.json", "llama.cpp"]),
     "a setting that is a list": (lut(setting=[1]), ["lut.json"]),
     "measured texts": (lut(measured={"attention": [{"units": "x"}], "ffn": []}), ["lut.json"]),
 }

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import trimformer
 from tests.commands import problem_rows
 from trimformer import LatencyOptions, Method
+from trimformer.costs.lookup_tables import LatencyTable
 
 Call = Callable[[Any, Any, Path], Any]
 
@@ -37,7 +39,7 @@ def sweeps(**keywords: Any) -> Call:
 
 
 _OF_BOTH: dict[str, list[Any]] = {
-    "num_samples": [None, "8", 2.5, True, 0, [8], Odd()],
+    "num_samples": ["8", 2.5, True, 0, [8], Odd()],
     "batch_size": [None, "8", 2.5, True, -1],
     "seed": [None, "0", 1.5, -1, True],
     "max_memory": [None, "8GB", -1, float("nan"), True],
@@ -87,7 +89,21 @@ def _masks(model: Any) -> list[torch.Tensor]:
     return [torch.ones(s.num_units) for s in trimformer.find_sublayers(model)]
 
 
+_ELSEWHERE = LatencyTable({"attention": np.arange(5.0), "ffn": np.arange(41.0)}, 1.0, {})
+
 _OTHERS: dict[str, tuple[Call, str]] = {
+    "prune(a table without a latency)": (
+        prunes(latency=LatencyOptions(table=_ELSEWHERE)), "table (--lut) has no effect on a budget of the metric 'mac'"
+    ),
+    "sweep(a table without a latency)": (
+        sweeps(latency=LatencyOptions(table=_ELSEWHERE), metric="parameters"), "of the metric 'parameters'"
+    ),
+    "prune(neuron_multiple of kwon2022)": (
+        prunes(neuron_multiple=8, method="kwon2022"), "neuron_multiple (--neuron-multiple) has no effect"
+    ),
+    "sweep(neuron_multiple of kprune)": (
+        sweeps(neuron_multiple=8, methods=["kprune", "magnitude"]), "neuron_multiple (--neuron-multiple) has no effect"
+    ),
     "prune(latency_ms='5')": (prunes(constraint=None, latency_ms="5"), "latency"),
     "prune(both budgets)": (prunes(latency_ms=5.0), "constraint"),
     "prune(polish_data, label-free method)": (prunes(polish_data=ROWS), "polish"),

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import trimformer
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_batch, make_model, make_tokenizer
 from tests.hostile.cases_python import CASES, ROWS
 from tests.hostile.world import FUZZ
-from trimformer import Method, TrimformerError
+from trimformer import METHODS, Method, Pruner, TrimformerError, find_sublayers
+from trimformer.costs.cost_tables import linear_costs
 from trimformer.options.budgets import BudgetOptions, SweepBudgetOptions
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
@@ -61,6 +62,30 @@ def test_prunes_of_one_model_in_two_threads_run_one_after_the_other(inputs):
         assert all(torch.equal(one, other) for one, other in zip(result.masks, alone.masks, strict=True))
         weights = result.model.state_dict()
         assert all(torch.equal(weights[name], value) for name, value in alone.model.state_dict().items())
+
+
+def test_pruners_of_one_model_in_two_threads_run_one_after_the_other():
+    model = make_model(num_hidden_layers=2)
+    costs = linear_costs(find_sublayers(model), "mac", [8.0] * len(find_sublayers(model)))
+    batches = [make_batch(seed=seed) for seed in range(8)]
+
+    def pruned(method):
+        return Pruner(model, batches, METHODS[method])(costs, 0.5)
+
+    alone = {method: pruned(method) for method in ("kwon2022", "obs")}
+    results = {}
+    threads = [
+        threading.Thread(target=lambda method=method: results.update({method: pruned(method)})) for method in alone
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results.keys() == alone.keys()
+    for method, result in results.items():
+        assert all(torch.equal(one, other) for one, other in zip(result.masks, alone[method].masks, strict=True))
+        weights = result.model.state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in alone[method].model.state_dict().items())
 
 
 TOPICS = (

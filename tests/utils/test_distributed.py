@@ -10,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from tests.commands import launch, prune, script, tree
+from tests.commands import launch, launch_alone, prune, script, tree
+from tests.conftest import make_batch, make_model
 from trimformer import TrimformerError
 from trimformer.cli.main import guarded
+from trimformer.errors import LostProcess, RemoteError
+from trimformer.importance.fisher import collect_mask_grads
+from trimformer.importance.second_moments import collect_moments
 from trimformer.utils import distributed
 from trimformer.utils.outputs import write_directory
 
@@ -58,6 +62,9 @@ def test_two_processes_prune_as_one_does_and_one_of_them_writes(model_dir, data,
 
 SEVERAL = """
 import sys
+from trimformer.errors import LostProcess, RemoteError
+from trimformer.importance.fisher import collect_mask_grads
+from trimformer.importance.second_moments import collect_moments
 from trimformer.utils import distributed
 from trimformer.cli.main import main
 
@@ -142,8 +149,11 @@ def test_every_item_is_computed_once_and_the_shares_cost_about_the_same(costs, c
     shares = []
 
     def gather(parts, mine):
-        shares.append(mine[0])
-        parts[:] = [(dict(enumerate(costs)), None)] * count
+        if mine is None:  # no error
+            parts[:] = [None] * count
+        else:
+            shares.append(mine)
+            parts[:] = [dict(enumerate(costs))] * count
 
     for rank in range(count):
         with pytest.MonkeyPatch.context() as patch:
@@ -182,7 +192,7 @@ def test_a_process_alone_does_everything_itself():
 
 def test_an_error_between_processes_is_a_lost_process():
     for error in (RuntimeError("Connection\n closed by peer"), ConnectionResetError("gone")):
-        with pytest.raises(distributed.LostProcess, match="nothing is written"), distributed._one_sentence_if_lost():
+        with pytest.raises(LostProcess, match="nothing is written"), distributed._one_sentence_if_lost():
             raise error
 
 
@@ -212,7 +222,7 @@ def test_any_error_of_the_main_process_reaches_the_others(monkeypatch, error, me
         assert raised.value is error  # with its traceback
     as_process(monkeypatch, 1, broadcast=lambda box: box.__setitem__(slice(None), sent.pop()))
     for call in (distributed.decide, distributed.on_main):
-        with pytest.raises(TrimformerError, match=message):
+        with pytest.raises(RemoteError, match=message):
             call(fail)
 
 
@@ -230,8 +240,24 @@ def test_any_error_in_a_share_of_the_work_reaches_all(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         distributed.compute_shared("ab", fail_on_b, cost=lambda _: 1)
     as_process(monkeypatch, 0, gather=gather)
-    with pytest.raises(TrimformerError, match="process 1 of the run failed: ZeroDivisionError: division by zero"):
+    with pytest.raises(RemoteError, match="process 1 of the run failed: ZeroDivisionError: division by zero"):
         distributed.compute_shared("ab", fail_on_b, cost=lambda _: 1)
+
+
+@pytest.mark.parametrize("collect", [collect_moments, collect_mask_grads])
+def test_any_error_of_one_process_in_calibration_reaches_all(monkeypatch, collect):
+    def fail(*_):
+        raise MemoryError("too large")
+
+    def gather(parts, mine):
+        parts[:] = [mine, (False, "MemoryError: too large")]
+
+    as_process(monkeypatch, 0, gather=gather)
+    model = make_model(num_hidden_layers=1)
+    with pytest.raises(RemoteError, match="process 1 of the run failed: MemoryError: too large"):
+        collect(model, [make_batch()])
+    with pytest.raises(MemoryError):
+        collect(model, [make_batch()], objective=fail)
 
 
 FAIL_ON_MAIN = """
@@ -255,3 +281,45 @@ def test_an_unexpected_error_of_the_main_process_ends_all(model_dir, data, tmp_p
     assert done.returncode != 0
     assert "unexpected KeyError: 'broken'" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+FAIL_ON_ONE = """
+import os, sys
+from trimformer.cli import serving
+from trimformer.cli.main import main
+from trimformer.errors import TrimformerError
+from trimformer.importance import second_moments
+from trimformer.refit import regression_moments
+
+def fail(*_, **__):
+    raise TrimformerError("stopped here") if place == "walk" else KeyError("stopped here")
+
+place, rank, *words = sys.argv[1:]
+owner, name = {
+    "export": (serving, "write_served"),
+    "calibrate": (second_moments, "sample_losses"),
+    "walk": (regression_moments.MomentSums, "add"),
+}[place]
+if os.environ["RANK"] == rank:
+    setattr(owner, name, fail)
+sys.exit(main(words))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "rank"), [("export", "0"), ("calibrate", "1"), ("walk", "0"), ("walk", "1")])
+def test_an_error_of_one_process_is_printed_once_and_ends_all_without_a_launcher(
+    model_dir, data, tmp_path, place, rank
+):
+    words = ["prune", model_dir, "--data", data, "--output", tmp_path / "out", "--constraint", "0.5", *WORDS]
+    export = ["--export", "onnx"] if place == "export" else []
+    before = tree(tmp_path)
+    file = script(tmp_path.parent / f"{tmp_path.name}-fail.py", FAIL_ON_ONE)
+    done = launch_alone(file, place, rank, *words, *export)  # it would wait for two hours
+    assert all(process.returncode in (1, 2) for process in done)
+    errors = [line for process in done for line in process.stderr.splitlines() if line.startswith("error: ")]
+    stopped = [line for line in errors if "stopped here" in line]
+    assert len(stopped) == 1, errors
+    assert stopped[0] in done[int(rank)].stderr
+    assert all("another process was lost" in line for line in errors if line not in stopped), errors  # under load
+    assert tree(tmp_path) == before

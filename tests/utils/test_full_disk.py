@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from trimformer.costs.lookup_tables import LatencyTable, write_table
 from trimformer.errors import TrimformerError
+from trimformer.export.openvino.export import check_room
 from trimformer.refit.batch_tensors import BatchTensors
+from trimformer.utils.outputs import write_directory
 resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 def spill():
     with BatchTensors.factory(True, 1) as make:
@@ -24,7 +26,10 @@ def spill():
 def table():
     levels = {"attention": np.ones(5), "ffn": np.ones(41)}
     write_table(LatencyTable(levels), "out")
-for attempt in (spill, table):
+def openvino():
+    with write_directory("files") as folder:
+        check_room(folder / "openvino_model.bin", 1000)
+for attempt in (spill, table, openvino):
     try:
         attempt()
     except TrimformerError as error:
@@ -33,13 +38,14 @@ for attempt in (spill, table):
 
 
 @pytest.mark.slow
-def test_a_file_size_limit_is_one_sentence_for_spilled_tensors_and_tables(tmp_path):
+def test_a_file_size_limit_is_one_sentence_for_spilled_tensors_tables_and_openvino(tmp_path):
     done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
-    assert len(lines) == 2, done.stderr
+    assert len(lines) == 3, done.stderr
     assert "temporary files in" in lines[0]
     assert "--max-memory" in lines[0]
     assert "output directory 'out' cannot be written" in lines[1]
+    assert "output directory 'files' cannot be written: file too large; nothing was written" in lines[2]
     assert not list(tmp_path.iterdir())
 
 

@@ -116,6 +116,32 @@ def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path, exists, moment)
     assert tree(tmp_path) == {"out", "out/x", "out/y"}
 
 
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("step", [check_output, write])
+def test_a_refusal_of_a_complete_output_clears_what_its_killed_run_left(tmp_path, exists, step):
+    place = tmp_path / "out"
+    if exists:
+        place.mkdir()
+    run = killed(place, "done")
+    with pytest.raises(TrimformerError, match=r"another run|not empty"):
+        step(place)
+    assert any(name.endswith(".trimformer-part") for name in tree(tmp_path))  # it is still the run's
+    kill(run)
+    with pytest.raises(TrimformerError, match="not empty"):
+        step(place)
+    assert tree(tmp_path) == {"out", "out/a", "out/b", "out/c"}
+
+
+def test_a_refusal_of_a_complete_file_clears_what_its_killed_run_left(tmp_path):
+    place, work = tmp_path / "out", tmp_path / ".out.trimformer-part"
+    place.write_text("complete")
+    work.mkdir()
+    (work / "lock").touch()
+    with pytest.raises(TrimformerError, match="exists already"):
+        check_file(place)
+    assert tree(tmp_path) == {"out"}
+
+
 def test_a_second_run_to_the_same_output_fails_before_the_work(tmp_path):
     place = tmp_path / "a" / "out"
     with lock_output(place):

@@ -7,7 +7,7 @@ takes decisions that must be the same everywhere, and only it writes. In a singl
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,10 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trimformer.errors import TrimformerError, flat
+from trimformer.errors import LostProcess, RemoteError, TrimformerError, flat
 
 # Long, because the other processes wait while the main one measures a latency table.
 TIMEOUT = timedelta(hours=2)
+
+_FAILURES = "trimformer/failures"  # key of the number of processes that have failed
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -72,6 +74,14 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def is_first_failure() -> bool:
+    """Counts this process as failed; returns whether it is the first one of the run."""
+    if dist.is_initialized():
+        with suppress(Exception):  # the process that keeps the count may be gone
+            return int(dist.distributed_c10d._get_default_store().add(_FAILURES, 1)) == 1
+    return True
+
+
 def rank() -> int:
     """Returns the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -110,19 +120,36 @@ def compute_shared(items: Sequence[S], compute: Callable[[S], T], cost: Callable
     for i in sorted(range(len(items)), key=lambda i: -cost(items[i])):
         owners[i] = loads.index(min(loads))
         loads[owners[i]] += cost(items[i])
-    if world_size() == 1:
-        return [compute(item) for item in items]
     mine: dict[int, T] = {}
-    error: Exception | None = None
-    try:
+    with together():
         mine = {i: compute(item) for i, item in enumerate(items) if owners[i] == rank()}
-    except Exception as failure:
-        error = failure
+    if world_size() == 1:
+        return list(mine.values())
     parts: list[Any] = [None] * world_size()
     with _one_sentence_if_lost():
-        dist.all_gather_object(parts, (mine, _describe(error)))
-    _raise_together(error, [description for _, description in parts])
-    return [parts[owners[i]][0][i] for i in range(len(items))]
+        dist.all_gather_object(parts, mine)
+    return [parts[owners[i]][i] for i in range(len(items))]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Runs a block without communication; if it raises in one process, every process raises.
+
+    Raises:
+        TrimformerError: the block raised an exception in another process.
+    """
+    if world_size() == 1:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as failure:
+        error = failure
+    descriptions: list[Any] = [None] * world_size()
+    with _one_sentence_if_lost():
+        dist.all_gather_object(descriptions, _describe(error))
+    _raise_together(error, descriptions)
 
 
 def _describe(error: Exception | None) -> tuple[bool, str] | None:
@@ -142,18 +169,14 @@ def _raise_together(own: Exception | None, descriptions: Sequence[tuple[bool, st
         descriptions: one entry per process, see `_describe`.
 
     Raises:
-        TrimformerError: another process failed.
+        RemoteError: another process failed.
     """
     if own is not None:
         raise own
     for number, description in enumerate(descriptions):
         if description is not None:
             is_sentence, message = description
-            raise TrimformerError(message if is_sentence else f"process {number} of the run failed: {message}")
-
-
-class LostProcess(TrimformerError):
-    """Another process of the run has ended."""
+            raise RemoteError(message if is_sentence else f"process {number} of the run failed: {message}")
 
 
 @contextmanager

@@ -28,6 +28,8 @@ def check_model_path(name: str | Path) -> None:
         if not os.access(path, os.R_OK | os.X_OK):
             raise TrimformerError(f"model directory '{name}' cannot be read: no access to it")
         return
+    if kind == "file" and path.lower().endswith(".gguf"):
+        return
     if kind is not None:
         raise TrimformerError(f"'{name}' is a {kind}; give the directory that save_pretrained wrote")
     # Otherwise Transformers looks a mistyped folder up on the network.

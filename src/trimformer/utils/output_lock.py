@@ -72,27 +72,38 @@ class OutputLock:
     def __init__(self, path: str | Path, kind: Kind) -> None:
         self.path, self.kind = path, kind
         self.exists = False
+        self._lock: BaseFileLock | None = None
+        self._new_parents: list[Path] = []
         if not isinstance(path, str | os.PathLike):
             raise TrimformerError(f"output {kind} is {shorten(path)}; give a path")
         if not os.fspath(path):
             raise self.refused("has no name; give one")
         try:
+            self.place = Path(os.path.realpath(path))
+            hidden = hidden_name(self.place.name, PART)
+            self._beside, self._inside = self.place.parent / hidden, self.place / hidden
             self.exists = self._check_path()
         except TrimformerError:
             raise
         except (OSError, ValueError) as error:
             raise self.refused(f"cannot be made: {_reason(error)}") from None
-        self.place = Path(os.path.realpath(path))
         if kind != "file" and not is_unicode(str(self.place)):
             raise self.refused("has a name that is not Unicode, so no tokenizer can be written there; choose another")
-        self.work = (self.place if self.exists else self.place.parent) / hidden_name(self.place.name, PART)
-        self._lock: BaseFileLock | None = None
-        self._new_parents: list[Path] = []
+        self.work = self._inside if self.exists else self._beside
 
     def refused(self, reason: str) -> TrimformerError:
         """Returns the error that names this output and why it cannot be written."""
         kind = "file" if self.kind == "file" else "directory"
         return TrimformerError(f"output {kind} '{self.path}' {reason}")
+
+    def _taken(self, state: str) -> TrimformerError:
+        """Returns the error that the output exists; removes the work folder of a run killed after it was complete."""
+        if self._lock is None:
+            with suppress(TrimformerError, OSError):  # the run that wrote it still holds its work folder
+                self._remove_leftover_beside()
+                if self._inside.is_dir() and not (self._inside / "moved").exists():
+                    self._remove_work(self._inside)
+        return self.refused(f"{state}; choose another or remove it")
 
     def _check_path(self) -> bool:
         """Returns whether the output is an existing directory; raises if something else is in the way."""
@@ -106,10 +117,7 @@ class OutputLock:
         except NotADirectoryError:
             return self._check_parent(path)
         if self.kind == "file":
-            is_folder = path.is_dir()
-            raise self.refused(
-                "is a folder; name a file" if is_folder else "exists already; choose another or remove it"
-            )
+            raise self.refused("is a folder; name a file") if path.is_dir() else self._taken("exists already")
         if not path.is_dir():
             raise self.refused(f"cannot be made: '{path}' is {'a file' if path.is_file() else 'not a folder'}")
         if not os.access(path, os.W_OK):
@@ -142,12 +150,12 @@ class OutputLock:
             if self.kind == "directory" and self.place.is_dir() and not os.listdir(self.place):
                 return  # an empty directory made in the meantime is replaced
             state = "is not empty" if self.kind == "directory" else "exists already"
-            raise self.refused(f"{state}; choose another or remove it")
+            raise self._taken(state)
         if self.exists:
             names = sorted(set(os.listdir(self.place)) - {self.work.name} - set(self._moved_names()))
             if names:
                 hidden = f" (it holds '{names[0]}')" if all(name.startswith(".") for name in names) else ""
-                raise self.refused(f"is not empty{hidden}; choose another or remove it")
+                raise self._taken(f"is not empty{hidden}")
 
     def acquire(self) -> None:
         """Makes and locks the work folder; clears one that a killed run left.
@@ -172,10 +180,9 @@ class OutputLock:
             raise
 
     def _remove_leftover_beside(self) -> None:
-        """Removes the work folder of a run that was killed after its output directory was complete."""
-        beside = self.place.parent / self.work.name
-        if self.exists and beside.is_dir():
-            self._remove_work(beside)
+        """Removes the work folder of a run that was killed after its output was complete."""
+        if self._beside.is_dir() and os.path.lexists(self.place):
+            self._remove_work(self._beside)
 
     def _remove_work(self, work: Path) -> None:
         """Removes a work folder that no run has locked; what trimformer did not write stays."""
