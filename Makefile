@@ -15,11 +15,13 @@ demo: $(VENV)/.usable
 test: install
 	$(PYTEST) -m "not slow"
 
-# All the slow ones but every family and head through the public door and as ONNX files, which take hours: see test-all.
+# All the slow ones but every family and head through the public door and as ONNX files, which take hours, every layout
+# as GGUF files, and two hundred prunes in one process: see test-all.
 test-slow: install
-	$(PYTEST) -m slow --ignore=tests/export/onnx --ignore=tests/models/test_public_door.py
+	$(PYTEST) -m slow --ignore=tests/export/onnx --ignore=tests/export/gguf --ignore=tests/models/test_public_door.py \
+		--ignore=tests/cli/test_endurance.py
 
-# What is random in tests/hostile, five times as often: 10,000 spoiled files, 105 killed commands. Ten minutes.
+# What is random in tests/hostile, five times as often: 18,000 spoiled files, 105 killed commands. Fifteen minutes.
 fuzz: install
 	TRIMFORMER_FUZZ=5 $(PYTEST) -m slow tests/hostile
 

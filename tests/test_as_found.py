@@ -8,7 +8,16 @@ import pytest
 import torch
 
 import trimformer
-from tests.commands import error_line, evaluate, problem_model, problem_rows, run, save_model, write_jsonl
+from tests.commands import (
+    error_line,
+    evaluate,
+    problem_model,
+    problem_rows,
+    run,
+    save_model,
+    small_steps,
+    write_jsonl,
+)
 from tests.commands import prune as prune_command
 from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
@@ -16,12 +25,14 @@ from trimformer.cli.main import main
 
 ROWS = problem_rows("single_label")
 BLANK = {"sentence": " \n", "label": 1}
-OPTIONS = {"batch_size": 8, "num_samples": 40, "neuron_multiple": 4}
+OPTIONS = {"batch_size": 8, "num_samples": 40}
 
 
 def prune(rows, model=None, **options):
     given = problem_model("single_label") if model is None else model
-    return trimformer.prune(given, make_tokenizer(), rows, 0.5, **{**OPTIONS, **options})
+    return trimformer.prune(
+        given, make_tokenizer(), rows, 0.5, **{**OPTIONS, **small_steps(options.get("method", "obs")), **options}
+    )
 
 
 def test_rows_without_a_text_change_no_weight_and_are_scored_as_anywhere_else():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import trimformer
-from tests.commands import problem_model, problem_rows
+from tests.commands import problem_model, problem_rows, small_steps
 from tests.conftest import make_model, make_tokenizer
 from trimformer.costs.lookup_tables import check_table
 from trimformer.costs.measure_latency import measure_table
@@ -31,8 +31,8 @@ def test_the_gpu_prunes_as_the_cpu_does(method):
             0.5,
             method=method,
             batch_size=8,
-            neuron_multiple=4,
             device=device,
+            **small_steps(method),
         )
         for device in ("cpu", "cuda")
     ]

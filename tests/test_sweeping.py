@@ -5,17 +5,20 @@ import pytest
 import torch
 
 import trimformer
-from tests.commands import problem_model, problem_rows
+from tests.commands import problem_model, problem_rows, small_steps
 from tests.conftest import make_table, make_tokenizer
 from trimformer import LatencyOptions, Pruner, TrimformerError
 from trimformer.sweeping import dense_latency, mark_front, member_entry
 
 ROWS = problem_rows("single_label")
-OPTIONS = {"batch_size": 8, "num_samples": 20, "neuron_multiple": 4}
+OPTIONS = {"batch_size": 8, "num_samples": 20}
 
 
 def sweep(constraints=(0.8, 0.6, 0.4, 0.3), **options):
-    return trimformer.sweep(problem_model("single_label"), make_tokenizer(), ROWS, constraints, **OPTIONS, **options)
+    steps = small_steps(next(iter(options.get("methods", ["obs"])), ""))
+    return trimformer.sweep(
+        problem_model("single_label"), make_tokenizer(), ROWS, constraints, **OPTIONS, **steps, **options
+    )
 
 
 @pytest.mark.parametrize("method", ["obs", "kwon2022", "kprune"])
@@ -23,7 +26,13 @@ def test_a_member_is_the_model_that_one_prune_gives(method):
     family = sweep(methods=[method])
     for result, constraint in zip(family, (0.8, 0.6, 0.4, 0.3), strict=True):
         alone = trimformer.prune(
-            problem_model("single_label"), make_tokenizer(), ROWS, constraint, method=method, **OPTIONS
+            problem_model("single_label"),
+            make_tokenizer(),
+            ROWS,
+            constraint,
+            method=method,
+            **OPTIONS,
+            **small_steps(method),
         )
         ours, theirs = (r.model.state_dict() for r in (result, alone))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -20,6 +20,7 @@ __all__ = [
     "Budget",
     "ExecutionOptions",
     "Family",
+    "GgufOptions",
     "LatencyOptions",
     "MaskUnits",
     "Method",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from trimformer.models import Sublayer, find_sublayers, register_family
     from trimformer.models.masking import MaskUnits
     from trimformer.options.execution import ExecutionOptions, Run
+    from trimformer.options.gguf import GgufOptions
     from trimformer.options.latency import LatencyOptions
     from trimformer.pruner import Budget, Pruned, Pruner
     from trimformer.reporting.cards.card import model_card
@@ -70,6 +72,7 @@ else:
     _LATER = {
         "Budget": "pruner",
         "Family": "sweeping",
+        "GgufOptions": "options.gguf",
         "LatencyOptions": "options.latency",
         "MaskUnits": "models.masking",
         "Pruned": "pruner",

@@ -1,7 +1,6 @@
 """The two functions that most users call: `prune`, to one budget or quality, and `sweep`, to several budgets."""
 
 import math
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from trimformer.options.budgets import BudgetOptions, BudgetRequest, SweepBudget
 from trimformer.options.choices import NEURON_MULTIPLE, Metric
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
+from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import LatencyOptions
 from trimformer.options.methods import (
     DEFAULT_METHOD,
@@ -27,15 +27,13 @@ from trimformer.options.model import ModelOptions
 from trimformer.options.option import document_keywords, options_from
 from trimformer.options.polish import DEFAULT_BUDGET, PolishOptions
 from trimformer.options.run import RunOptions
+from trimformer.pruner import ONE_RUN
 from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.prune_to import prune_to
 from trimformer.session.quality_search import prune_to_quality
 from trimformer.session.setup import set_up
 from trimformer.sweeping import SweepMember, SweepResult, prune_members, sweep_members
-
-# Runs of several threads wait for each other: they share the model's hooks and the process's random numbers.
-_ONE_RUN = threading.RLock()
 
 
 @document_keywords(BudgetOptions, MethodOptions, ModelOptions, DataOptions, PolishOptions, ExecutionOptions)
@@ -46,22 +44,26 @@ def prune(
     constraint: float | None = None,
     *,
     latency_ms: float | None = None,
+    memory_mb: float | None = None,
     max_drop: float | None = None,
     max_divergence: float | None = None,
+    max_perplexity: float | None = None,
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
+    generate: str | None = None,
     eval_dataset: Any = None,
     judge_dataset: Any = None,
     task: Task | None = None,
     metric: Metric | None = None,
     latency: LatencyOptions | None = None,
+    gguf: GgufOptions | None = None,
     vocabulary: str | Path | Sequence[str] | None = None,
     method: str | AnyMethod = DEFAULT_METHOD,
     layout: Layout = "free",
     polish_data: Any = None,
     polish_budget: str = DEFAULT_BUDGET,
     polish_stoppable: bool = False,
-    num_samples: int = 2048,
+    num_samples: int | None = None,
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
     seed: int = 0,
@@ -80,10 +82,11 @@ def prune(
         dataset: examples to calibrate on: texts, dictionaries, tuples, a `datasets.Dataset`, a pandas DataFrame, a
             dictionary of columns, or any iterable of these; see `trimformer.data.rows.as_rows`.
         eval_dataset: examples to score on, or several sets by name; None sets a fifth of `dataset` aside.
-        judge_dataset: examples that `max_drop` or `max_divergence` is tested on; None sets up to twice `num_samples`
+        judge_dataset: examples that the quality is tested on; None sets up to twice `num_samples`
             of `dataset` aside. They are used neither for calibration nor for the scores.
         task: what the columns mean; None infers it from the model's head and the columns.
         latency: how latency is measured, for the report too.
+        gguf: how llama.cpp runs the model, for the metric "memory" and for latency with the backend "llama.cpp".
         {keywords}
 
     Returns:
@@ -107,9 +110,11 @@ def prune_model(inputs: Inputs, budget: BudgetOptions, method: AnyMethod, option
         TrimformerError: the input cannot be used, the budget cannot be reached, or no budget keeps the quality.
     """
     if budget.target is None and inputs.judge_dataset is not None:
-        raise TrimformerError("judge_dataset is only used with max_drop or max_divergence; give one, or leave it out")
+        raise TrimformerError(
+            "judge_dataset is only used with max_drop, max_divergence or max_perplexity; give one, or leave it out"
+        )
     requests = [BudgetRequest(0.5) if budget.is_empty else budget.request] if budget.target is None else []
-    with _ONE_RUN:
+    with ONE_RUN:
         session = set_up(inputs, [method], budget.counted, budget.target, options, requests)
         if budget.target is not None:
             return prune_to_quality(session, method)
@@ -127,16 +132,18 @@ def sweep(
     methods: Sequence[str] = (DEFAULT_METHOD,),
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
+    generate: str | None = None,
     eval_dataset: Any = None,
     task: Task | None = None,
     metric: Metric | None = None,
     latency: LatencyOptions | None = None,
+    gguf: GgufOptions | None = None,
     vocabulary: str | Path | Sequence[str] | None = None,
     layout: Layout = "free",
     polish_data: Any = None,
     polish_budget: str = DEFAULT_BUDGET,
     polish_stoppable: bool = False,
-    num_samples: int = 2048,
+    num_samples: int | None = None,
     batch_size: int = 32,
     neuron_multiple: int = NEURON_MULTIPLE,
     seed: int = 0,
@@ -154,6 +161,7 @@ def sweep(
         eval_dataset: see `prune`.
         task: see `prune`.
         latency: see `prune`.
+        gguf: see `prune`.
         {keywords}
 
     Returns:
@@ -168,7 +176,7 @@ def sweep(
     options = RunOptions.of(keywords)
     members = sweep_members(methods, budgets.requests, options.model.layout)
     results: dict[SweepMember, PruningResult] = {}
-    with _ONE_RUN:
+    with ONE_RUN:
         each_method = [member.method for member in members]
         session = set_up(inputs, each_method, budgets.counted, None, options, budgets.requests)
         prune_members(session, members, results.__setitem__)

@@ -13,6 +13,14 @@ class TrimformerError(ValueError):
     """
 
 
+class RemoteError(TrimformerError):
+    """An error of another process of the run, which reports it."""
+
+
+class LostProcess(TrimformerError):
+    """Another process of the run has ended."""
+
+
 def flat(error: BaseException) -> str:
     """Returns an error's message as one printable line."""
     return one_line(str(error))

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,16 +11,17 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.allocation.allocations import select_masks
+from trimformer.allocation.allocations import Selection, select_masks, select_queries
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import Costs
 from trimformer.errors import TrimformerError
 from trimformer.importance.calibration_cache import cached_ranking
-from trimformer.importance.criteria import CRITERIA, Ranking
+from trimformer.importance.criteria import CRITERIA, Ranking, obs
 from trimformer.importance.obs import Curve
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import units_left
+from trimformer.models.removal import keep_queries
 from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod, Method, WholeMethod
@@ -33,6 +35,9 @@ from trimformer.refit.updates import UPDATES, UpdateInputs
 from trimformer.utils.distributed import decide
 
 logger = logging.getLogger(__name__)
+
+# Runs of several threads wait for each other: they share the model's hooks and the process's random numbers.
+ONE_RUN = threading.RLock()
 
 # A shrunk model -> None, or other costs and another constraint, by which units are selected again.
 Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
@@ -70,6 +75,8 @@ class Pruned:
         refits: result of each sublayer's refit; empty without an update.
         predicted: loss increase of each sublayer according to its curve; only for "obs".
         polish: result of the polish; None where the method has none.
+        queries: per sublayer, true for query heads that stay, [units, queries]; None where all do.
+        cost: cost of the model, in the unit of the budget.
     """
 
     model: PreTrainedModel
@@ -77,10 +84,14 @@ class Pruned:
     refits: list[Refit]
     predicted: list[float] = field(default_factory=list)
     polish: PolishReport | None = None
+    queries: list[Tensor | None] = field(default_factory=list)
+    cost: float = 0.0
 
 
 class Pruner:
     """Calibrates on creation; each call prunes a copy of the model to one budget.
+
+    Calibrations and calls of several threads run one after the other.
 
     Args:
         model: the dense model, on its device; it is not changed.
@@ -111,9 +122,10 @@ class Pruner:
         if isinstance(method, WholeMethod):
             return
         check_polish_inputs(method, polishing)
-        if method.allocation == "plain":
-            try_plain_layout(model, batches[0])
-        self._ranking = self._calibrate(method)
+        with ONE_RUN:
+            if method.allocation == "plain":
+                try_plain_layout(model, batches[0])
+            self._ranking = self._calibrate(method)
         if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(
                 f"criterion '{method.criterion}' finds no unit to matter: the loss has no gradient at any sublayer; "
@@ -121,10 +133,13 @@ class Pruner:
             )
 
     def _calibrate(self, method: Method) -> Ranking:
-        run, rank_units = self._run, partial(CRITERIA[method.criterion], self.model, self.batches, method.objective)
+        run, criterion = self._run, CRITERIA[method.criterion]
+        criterion = partial(obs, query_heads=True) if method.query_heads else criterion
+        rank_units = partial(criterion, self.model, self.batches, method.objective)
         if run.calibration_dir is None:
             return rank_units(run)
-        setting = f"{method.criterion} {method.objective} seed {run.seed} {'bf16' if run.bf16 else ''}"
+        parts = (method.criterion, method.objective, f"seed {run.seed}", "bf16" * run.bf16)
+        setting = " ".join([*parts, *(["query heads"] if method.query_heads else [])])
         return cached_ranking(Path(run.calibration_dir), self.model, self.batches, setting, lambda: rank_units(run))
 
     @property
@@ -158,15 +173,19 @@ class Pruner:
         Raises:
             TrimformerError: a constraint cannot be reached.
         """
+        with ONE_RUN:
+            return self._prune_all(budgets, every)
+
+    def _prune_all(self, budgets: Sequence[Budget], every: int) -> list[Pruned]:
+        """See `prune_all`."""
         if isinstance(self.method, WholeMethod):
             return [self._prune_whole(self.method, budget.costs, budget.constraint) for budget in budgets]
         shrunk = [self._shrink_to(budget) for budget in budgets]
         students = [student for student, _, _ in shrunk]
-        masks = [student_masks for _, student_masks, _ in shrunk]
+        selections = [selection for _, selection, _ in shrunk]
+        masks = [selection.masks for selection in selections]
         reached = [budget for _, _, budget in shrunk]
-        predicted: list[list[float]] = [[] for _ in budgets]
-        if self._ranking.predicts_loss:
-            predicted = [self._predicted_losses(units_left(student_masks)) for student_masks in masks]
+        predicted = [selection.predicted if self._ranking.predicts_loss else [] for selection in selections]
         twins = [copy.deepcopy(student) for student in students] if self._needs_twins else []
         inputs = UpdateInputs(
             self.model,
@@ -188,7 +207,9 @@ class Pruner:
             for k, candidate in enumerate(twins or students):
                 reports[k] = report = self._polish(self._polishing, candidate, masks[k])
                 students[k] = candidate if report.accepted else students[k]
-        return [Pruned(*fields) for fields in zip(students, masks, refits, predicted, reports, strict=True)]
+        queries, costs = [s.queries for s in selections], [s.cost for s in selections]
+        fields = zip(students, masks, refits, predicted, reports, queries, costs, strict=True)
+        return [Pruned(*values) for values in fields]
 
     @property
     def _needs_twins(self) -> bool:
@@ -196,9 +217,9 @@ class Pruner:
         polishing, method = self._polishing, self.method
         return polishing is not None and polishing.only_calibration and method.update == "full"  # type: ignore[union-attr]
 
-    def _shrink_to(self, budget: Budget) -> tuple[PreTrainedModel, list[Tensor], Budget]:
-        """Returns a shrunk copy, its masks, and the budget that they keep, which may be a corrected one."""
-        masks, student = self._shrink(budget.costs, budget.constraint)
+    def _shrink_to(self, budget: Budget) -> tuple[PreTrainedModel, Selection, Budget]:
+        """Returns a shrunk copy, its units, and the budget that they keep, which may be a corrected one."""
+        selection, student = self._shrink(budget.costs, budget.constraint)
         correct = budget.correct
         for _ in range(MAX_CORRECTIONS if correct else 0):
             assert correct is not None
@@ -206,15 +227,12 @@ class Pruner:
             if corrected is None:
                 break
             try:
-                masks, student = self._shrink(*corrected)
+                selection, student = self._shrink(*corrected)
                 budget = Budget(*corrected)
             except TrimformerError as error:
                 logger.warning("the last selection is kept although it misses the budget: %s", error)
                 break
-        return student, masks, budget
-
-    def _predicted_losses(self, units: Sequence[int]) -> list[float]:
-        return [float(curve.error[k]) for curve, k in zip(self.curves, units, strict=True)]
+        return student, selection, budget
 
     def select(self, costs: Costs, constraint: float) -> list[Tensor]:
         """Selects units; returns one mask of zeros and ones per sublayer, the same in every process.
@@ -237,13 +255,28 @@ class Pruner:
             )
         )
 
-    def _shrink(self, costs: Costs, constraint: float) -> tuple[list[Tensor], PreTrainedModel]:
+    def _select_units(self, costs: Costs, constraint: float) -> Selection:
+        """Selects units, and query heads if the method removes some and the costs tell what they save."""
+        method = self.method
+        assert isinstance(method, Method)
+        if method.query_heads and any(costs.narrow):
+            sublayers = find_sublayers(self.model)
+            return decide(lambda: select_queries(sublayers, self.curves, costs, constraint, self._neuron_multiple))
+        masks = self.select(costs, constraint)
+        units = units_left(masks)
+        predicted = [float(curve.error[k]) for curve, k in zip(self.curves, units, strict=True)]
+        return Selection(masks, [None] * len(masks), costs.of(units), predicted)
+
+    def _shrink(self, costs: Costs, constraint: float) -> tuple[Selection, PreTrainedModel]:
         with self._run.clock("search"):
-            masks = self.select(costs, constraint)
+            selection = self._select_units(costs, constraint)
         with self._run.clock("shrink"):
             student = copy.deepcopy(self.model).eval()
-            shrink(student, masks)
-        return masks, student
+            for sublayer, kept in zip(find_sublayers(student), selection.queries, strict=True):
+                if kept is not None:
+                    keep_queries(sublayer, kept)
+            shrink(student, selection.masks)
+        return selection, student
 
     def _polish(self, inputs: PolishInputs, student: PreTrainedModel, masks: Sequence[Tensor]) -> PolishReport:
         kept_layers = None

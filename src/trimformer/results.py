@@ -8,20 +8,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Metric
+from trimformer.costs.memory import Memory
 from trimformer.costs.timing import Timing
 from trimformer.data.outputs import Problem
 from trimformer.evaluation.agreement import AgreementReport
 from trimformer.evaluation.bounds import CONFIDENCE
 from trimformer.evaluation.changed_predictions import ChangedReport
+from trimformer.evaluation.gguf_files import ComparedGguf
 from trimformer.evaluation.quality_test import Verdict
 from trimformer.evaluation.scores import Scores
 from trimformer.evaluation.serving import Served
 from trimformer.models import Kind
 from trimformer.models.masking import units_left
+from trimformer.options.choices import Phase, Quantization
 from trimformer.options.methods import AnyMethod
 from trimformer.options.quality_target import QualityTarget
 from trimformer.polish.result import PolishReport
 from trimformer.refit.result import Refit
+from trimformer.reporting.score_table import format_table
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,25 @@ class TaskReport:
 
 
 @dataclass(frozen=True)
+class MemoryReport:
+    """Memory of both models in llama.cpp.
+
+    Attributes:
+        quantize: type of the GGUF file.
+        context: tokens of the key-value cache.
+        asked: allowed bytes.
+        dense: of the dense model.
+        pruned: of the pruned model.
+    """
+
+    quantize: Quantization
+    context: int
+    asked: float
+    dense: Memory
+    pruned: Memory
+
+
+@dataclass(frozen=True)
 class BudgetReport:
     """The budget and the cost of the pruned model.
 
@@ -55,6 +78,7 @@ class BudgetReport:
         missed: whether the pruned model exceeds the allowed latency by more than the noise.
         left_over: unused fraction of the allowed latency, both relative to the dense model; None without a measurement.
         reference_ms: latency of the dense model at which requested milliseconds are counted.
+        memory: of both models in llama.cpp, for a memory budget.
     """
 
     metric: Metric
@@ -66,6 +90,18 @@ class BudgetReport:
     missed: bool = False
     left_over: float | None = None
     reference_ms: float | None = None
+    memory: MemoryReport | None = None
+
+
+@dataclass(frozen=True)
+class MoreRows:
+    """Advice: with about this many `rows` to test on, this smaller `constraint` could have been promised."""
+
+    rows: int
+    constraint: float
+
+    def __str__(self) -> str:
+        return f"with about {self.rows:,} test rows, {self.constraint:.2f} of the cost could have been promised"
 
 
 @dataclass(frozen=True)
@@ -73,7 +109,7 @@ class QualityTargetReport:
     """The quality target and the evidence that the pruned model meets it.
 
     Attributes:
-        kind: "drop" of the score, in points, or "divergence".
+        kind: "drop" of the score, in points, "divergence", or "perplexity" as a ratio to the dense model's.
         asked: largest value allowed.
         measured: value on the held-out samples.
         bound: upper confidence bound of the value.
@@ -83,6 +119,7 @@ class QualityTargetReport:
         tried: verdicts of all models tested, in order; the last is that of this model.
         judged_on: the held-out samples that the value was measured on, in words.
         unjudged_labels: labels that the dense model hardly or never predicts on them; the target does not cover these.
+        more_rows: a smaller budget that more test rows could promise; None if none looks good enough.
     """
 
     kind: str
@@ -95,6 +132,7 @@ class QualityTargetReport:
     tried: list[Verdict]
     judged_on: str = ""
     unjudged_labels: list[str] = field(default_factory=list)
+    more_rows: MoreRows | None = None
 
     @classmethod
     def of(
@@ -105,12 +143,12 @@ class QualityTargetReport:
         metric: str | None,
         judged_on: str = "",
         unjudged_labels: Sequence[str] = (),
+        more_rows: MoreRows | None = None,
     ) -> "QualityTargetReport":
         """Builds the report of the last model tried."""
         last, unjudged = tried[-1], list(unjudged_labels)
-        return cls(
-            target.kind, target.most, last.measured, last.bound, CONFIDENCE, samples, metric, tried, judged_on, unjudged
-        )
+        measured = (last.measured, last.bound, CONFIDENCE, samples)
+        return cls(target.kind, target.most, *measured, metric, tried, judged_on, unjudged, more_rows)
 
 
 @dataclass(frozen=True)
@@ -221,8 +259,28 @@ class VocabularyReport:
 
 
 @dataclass(frozen=True)
+class LanguageVocabularyReport(VocabularyReport):
+    """Reduction of a language model's vocabulary, with what is lost on the first evaluation set; see `LostTokens`."""
+
+    probability: float
+    predictions: float
+    lengthening: float
+
+
+@dataclass(frozen=True)
 class LatencyReport:
-    """Latency of both models, timed in turns, and the ratio pruned / dense of each turn."""
+    """Latency of both models, timed in turns.
+
+    Attributes:
+        batch_size: texts, images or sounds that are run together.
+        seq_len: tokens of each.
+        backend: what ran them.
+        dense_ms: of the dense model.
+        pruned_ms: of the pruned model.
+        ratio: pruned / dense of each turn.
+        quantize: type of the GGUF files, in llama.cpp.
+        phase: of llama.cpp that was timed.
+    """
 
     batch_size: int
     seq_len: int
@@ -230,6 +288,23 @@ class LatencyReport:
     dense_ms: Timing
     pruned_ms: Timing
     ratio: Timing
+    quantize: Quantization | None = None
+    phase: Phase | None = None
+
+    @property
+    def unit(self) -> str:
+        """What was timed, behind "ms" in the label of a row."""
+        if self.phase is None:
+            return f"{self.batch_size} x {self.seq_len}"
+        return f"{self.phase}, {self.quantize}, {self.seq_len:,} tokens"
+
+    @property
+    def work(self) -> str:
+        """What was timed, in words."""
+        if self.phase is None:
+            return f"{self.batch_size} samples of length {self.seq_len}"
+        what = f"a prompt of {self.seq_len:,}" if self.phase == "prefill" else f"one token after {self.seq_len:,}"
+        return f"{what} tokens ({self.phase}, {self.quantize})"
 
 
 @dataclass(frozen=True)
@@ -279,11 +354,13 @@ class PruningResult:
         sizes: of the "dense" and the "pruned" model.
         latency: of both models.
         serving: ONNX files of both models; empty if none were written.
+        gguf: GGUF files of both models; empty if none were written.
         processor: tokenizer or processor of the pruned model.
         vocabulary: reduction of the vocabulary; None if it was not reduced.
         target: quality target and its evidence; None without a target.
         polish: result of the polish; None without a polish.
         coverage: coverage of the model's abilities by the samples; None if it was not measured.
+        queries: per sublayer, the query heads that every unit keeps; None where it keeps all. May be empty.
         agreement: predictions that stay the same; None without classes or without scores.
         change_ci95: half the 95 % interval of each score's change, by name, from the paired difference.
     """
@@ -303,6 +380,7 @@ class PruningResult:
     sizes: dict[str, Size] | None = None
     latency: LatencyReport | None = None
     serving: list[Served] = field(default_factory=list)
+    gguf: list[ComparedGguf] = field(default_factory=list)
     processor: Any = None
     vocabulary: VocabularyReport | None = None
     target: QualityTargetReport | None = None
@@ -310,6 +388,7 @@ class PruningResult:
     coverage: CoverageReport | None = None
     agreement: AgreementReport | None = None
     change_ci95: dict[str, float] = field(default_factory=dict)
+    queries: list[int | None] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
@@ -317,8 +396,6 @@ class PruningResult:
         return self.coverage.warnings if self.coverage else []
 
     def __str__(self) -> str:
-        from trimformer.reporting.score_table import format_table  # imports this module
-
         return format_table(self)
 
     __repr__ = __str__
@@ -332,7 +409,7 @@ class PruningResult:
         """Returns all figures as plain values for JSON; docs/results.md explains the keys."""
         names = (
             "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
-            "polish", "cost", "machine", "changed", "coverage", "agreement", "change_ci95",
+            "gguf", "polish", "cost", "machine", "changed", "coverage", "agreement", "change_ci95",
         )  # fmt: skip
         figures = {name: _plain(getattr(self, name)) for name in names}
         if figures["scores"]:
@@ -347,6 +424,7 @@ class PruningResult:
         return {
             "units": units,
             "of": len(self.masks[i]),
+            "queries_per_head": self.queries[i] if self.queries else None,
             "heads": self.masks[i].nonzero().flatten().tolist() if self.kinds[i : i + 1] == ["attention"] else None,
             "predicted_loss": self.predicted[i] if self.predicted else None,
             "refit": asdict(self.refits[i]) if self.refits else None,

@@ -163,6 +163,8 @@ def mark_front(entries: Sequence[dict[str, Any]], metric: Metric) -> None:
 
     def cost(entry: Mapping[str, Any]) -> float:
         sizes = {"mac": "macs", "parameters": "parameters"}
+        if metric == "memory":
+            return entry["kept"]
         return entry["latency_ms"]["median"] if metric == "latency" else entry["sizes"][sizes[metric]]
 
     points = [(cost(entry), entry["divergence"]) for entry in entries]

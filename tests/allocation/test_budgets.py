@@ -196,6 +196,7 @@ def loss(toy: Toy, units: list[int]) -> float:
 
 LEAST = {
     "dp": least_by_levels, "plain": least_of_one_width, "uniform": least_of_one_share, "global": least_of_all_subsets,
+    "threshold": lambda toy, budget: np.inf, "layers": lambda toy, budget: np.inf,  # they follow an order
 }  # fmt: skip
 
 

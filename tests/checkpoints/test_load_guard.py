@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -11,13 +12,14 @@ from transformers import (
     BertForSequenceClassification,
     BitsAndBytesConfig,
     CLIPTextModel,
+    pipeline,
 )
 from transformers.quantizers import auto
 
 from testing import families
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import find_sublayers, load, save
-from trimformer.checkpoints.load_guard import ENTRY
+from trimformer.checkpoints.load_guard import ENTRY, WHOLE, write_guard_files
 from trimformer.models.layer_calls import model_inputs
 
 
@@ -53,14 +55,25 @@ def same(one, other):
 @pytest.mark.parametrize("kind", [AutoModelForSequenceClassification, BertForSequenceClassification, AutoModel])
 @pytest.mark.parametrize("flags", [{}, {"ignore_mismatched_sizes": True}, {"use_safetensors": False}])
 def test_a_stranger_gets_an_error_that_says_what_to_import(saved, stranger, kind, flags):
+    with pytest.raises(SafetensorError, match="run `import trimformer`, then load it again"):
+        kind.from_pretrained(saved, **flags)
+    (saved / WHOLE).unlink()
     with pytest.raises(OSError, match="import-trimformer-to-load-this"):
         kind.from_pretrained(saved, **flags)
+
+
+def test_the_error_ends_a_strangers_pipeline_at_once(saved, stranger):
+    with pytest.raises(SafetensorError, match="run `import trimformer`, then load it again"):
+        pipeline("text-classification", model=str(saved))  # other errors it gathers, with all their tracebacks
 
 
 def test_a_tower_without_widths_of_its_own_is_never_random(tmp_path):
     towers = families.make("CLIP", "Model")
     pruned(towers, families.random_masks(towers)).save_pretrained(tmp_path)
     with pytest.raises(OSError, match="load-the-whole-model"):
+        CLIPTextModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
+    write_guard_files(tmp_path)
+    with pytest.raises(SafetensorError, match="load the whole of it, not one of its towers"):
         CLIPTextModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
     again = type(towers).from_pretrained(tmp_path)
     assert [s.num_units for s in find_sublayers(again)] != [s.num_units for s in find_sublayers(towers)]
@@ -74,6 +87,7 @@ def test_a_loaded_model_is_guarded_again_whoever_saves_it(saved, tmp_path):
 def test_dense_models_have_no_guard(tmp_path):
     save(make_model(), make_tokenizer(), tmp_path / "model")
     assert ENTRY not in config_of(tmp_path / "model")
+    assert not list((tmp_path / "model").glob("*trimformer*"))
 
 
 def test_directories_from_before_the_guard_load(saved, model):

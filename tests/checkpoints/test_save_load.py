@@ -380,8 +380,8 @@ def test_a_model_of_peft_is_named_as_one():
 
 
 OLD_CONFIGS = {
-    "a type by its architecture": (["model_type"], {}, r'no model_type; write "model_type": "bert" into config.json'),
-    "no type": (["model_type", "architectures"], {}, r'no model_type; write .* such as "model_type": "bert"'),
+    "a type by its architecture": (["model_type"], {}, r"no model_type; give --model-type bert .*into config.json$"),
+    "no type": (["model_type", "architectures"], {}, r"no model_type; give the type .*such as --model-type bert"),
     "no architecture": (["architectures"], {}, r'names no architecture; .* \["BertForSequenceClassification"\], or'),
     "another architecture": ([], {"architectures": ["X"]}, "names the unknown architecture 'X'; write"),
 }
@@ -396,6 +396,22 @@ def test_an_old_config_is_refused_with_what_to_write(tmp_path, case):
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     with pytest.raises(TrimformerError, match=words):
         load(tmp_path / "m")
+
+
+def test_a_given_model_type_loads_an_old_checkpoint_as_its_modern_self(tmp_path):
+    save(model := make_model(), make_tokenizer(), tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    config = json.loads(file.read_text())
+    with pytest.raises(TrimformerError, match="states the model type 'bert'; leave out --model-type 'roberta'"):
+        load(tmp_path / "m", model_type="roberta")
+    file.write_text(json.dumps({key: value for key, value in config.items() if key != "model_type"}))
+    with pytest.raises(TrimformerError, match=r"no model type 'bertt'; did you mean bert\?"):
+        load(tmp_path / "m", model_type="bertt")
+    loaded, tokenizer = load(tmp_path / "m", model_type="bert")
+    assert same(loaded, model)
+
+    save(loaded, tokenizer, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["model_type"] == "bert"
 
 
 def test_weights_without_the_head_of_their_config_load_as_the_bare_encoder(tmp_path, caplog):

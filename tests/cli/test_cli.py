@@ -63,7 +63,8 @@ def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path
     assert expected.items() <= results["arguments"].items()
     assert "CPU" in results["machine"]["device"]
     assert len(results["sublayers"]) == 6
-    assert all((s["refit"] is None) == (method in ("magnitude", "random")) for s in results["sublayers"])
+    refits = getattr(METHODS[method], "update", "full") in ("scale", "full")
+    assert all((s["refit"] is not None) == refits for s in results["sublayers"])
     assert all((s["predicted_loss"] is None) != method.startswith("obs") for s in results["sublayers"])
     assert results["method"] == asdict(METHODS[method])
     assert 0 < results["budget"]["kept"] <= results["budget"]["constraint"] == 0.5

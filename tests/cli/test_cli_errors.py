@@ -102,7 +102,7 @@ BAD_DATA = {
     "empty": ("rows.jsonl", b"", ["rows.jsonl", "empty"]),
     "only a header": ("rows.csv", b"sentence,label\n", ["rows.csv", "empty"]),
     "empty split": ("data/train.jsonl", b"", ["train.jsonl", "empty"]),
-    "no split": ("data/notes.txt", b"hello", ["data", "train", "validation"]),
+    "no split": ("data/notes.md", b"hello", ["data", "train", "validation"]),
     "no training split": ("data/validation.jsonl", GOOD, ["'train'", "validation (40)"]),
     "too few rows": ("rows.jsonl", GOOD[:3], ["all (3)"]),
     "not UTF-8": ("rows.csv", "sentence,label\ncaf\xe9,1\n".encode("latin-1"), ["rows.csv", "UTF-8"]),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 
 from tests.commands import error_line, evaluate, outputs, problem_rows, prune, save_model, tree, write_jsonl
 from tests.conftest import WORDS, make_model, make_rows, make_tokenizer
-from trimformer import load
+from trimformer import LatencyOptions, load
 from trimformer.api import prune as prune_model
+from trimformer.costs.backends import prepare as prepared
 from trimformer.errors import TrimformerError
 
 USED = ["the", "film", "is", "good", "bad"]
@@ -152,3 +154,22 @@ def test_encoded_data_tell_no_vocabulary() -> None:
     rows = [{"input_ids": [4, 5, 6], "labels": i % 3} for i in range(12)]
     with pytest.raises(TrimformerError, match="the data are encoded already"):
         prune_model(make_model(), make_tokenizer(), rows, vocabulary="used", num_samples=4)
+
+
+def test_both_models_are_timed_on_as_many_texts_where_the_vocabulary_is_smaller(monkeypatch: Any) -> None:
+    timed: list[dict[str, Any]] = []
+
+    def prepare(model: Any, inputs: Any, backend: Any) -> Any:
+        timed.append(dict(inputs))
+        return prepared(model, inputs, backend)
+
+    monkeypatch.setattr("trimformer.costs.workloads.prepare", prepare)
+    words = [" ".join(USED[i % 3 :]) for i in range(24)]
+    rows = [{"question": a, "choices": [b, a, b, a], "label": 0} for a, b in pairwise(words)]
+    latency = LatencyOptions(batch_size=2)
+    prune_model(make_model(head="ForMultipleChoice"), make_tokenizer(), rows, 0.5, vocabulary="used", latency=latency)
+    dense, pruned = (inputs["input_ids"] for inputs in timed)
+    assert dense.shape == pruned.shape == (2, 4, dense.shape[-1])
+    assert pruned.max() < dense.max()
+    assert (pruned[..., 0] == 0).all()  # the special tokens that begin and end a text
+    assert pruned[..., -1].unique().numel() == 1

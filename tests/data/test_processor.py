@@ -1,6 +1,7 @@
 """Loading the processor of a checkpoint."""
 
 import pytest
+from transformers import AutoConfig
 
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model, make_tokenizer
@@ -24,7 +25,7 @@ def test_a_directory_gives_the_processor_of_its_model(tmp_path, kind):
     model, processor, name = CHECKPOINTS[kind]
     model().save_pretrained(tmp_path)
     processor().save_pretrained(tmp_path)
-    loaded = load_processor(tmp_path)
+    loaded = load_processor(tmp_path, AutoConfig.from_pretrained(tmp_path))
     assert name in [base.__name__ for base in type(loaded).__mro__]
 
 
@@ -32,19 +33,20 @@ def test_a_directory_gives_the_processor_of_its_model(tmp_path, kind):
 def test_a_missing_processor_is_an_error_and_a_fallback_is_used(tmp_path, kind):
     model, processor, _ = CHECKPOINTS[kind]
     model().save_pretrained(tmp_path / "model")
+    config = AutoConfig.from_pretrained(tmp_path / "model")
     with pytest.raises(TrimformerError, match=f"model' has no {kind}") as raised:
-        load_processor(tmp_path / "model")
+        load_processor(tmp_path / "model", config)
     assert "\n" not in str(raised.value)
     processor().save_pretrained(tmp_path / "other")
-    model().save_pretrained(tmp_path / "other")
-    assert type(load_processor(tmp_path / "model", tmp_path / "other")) is type(load_processor(tmp_path / "other"))
+    loaded = load_processor(tmp_path / "model", config, tmp_path / "other")
+    assert type(loaded) is type(load_processor(tmp_path / "other", config))
 
 
 def test_a_broken_processor_is_one_sentence(tmp_path):
     image_model().save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(TrimformerError, match=r"the image processor in .* cannot be loaded"):
-        load_processor(tmp_path)
+        load_processor(tmp_path, AutoConfig.from_pretrained(tmp_path))
 
 
 @pytest.mark.parametrize(("kind", "extra"), [("image processor", "vision"), ("feature extractor", "audio")])
@@ -52,7 +54,7 @@ def test_a_missing_decoder_is_an_error_that_names_its_extra(tmp_path, monkeypatc
     monkeypatch.setattr(media, "find_spec", lambda name: None)
     CHECKPOINTS[kind][0]().save_pretrained(tmp_path)
     with pytest.raises(TrimformerError, match=rf"trimformer\[{extra}\]"):
-        load_processor(tmp_path)
+        load_processor(tmp_path, AutoConfig.from_pretrained(tmp_path))
 
 
 def test_parts_are_found_in_a_processor_and_alone():

@@ -8,11 +8,19 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import trimformer
 from tests.commands import error_line, prune, run, tree
 from tests.conftest import make_model
+from tests.test_kinds import KINDS
+from trimformer import LatencyOptions
+from trimformer.cli import serving
 from trimformer.cli.main import main
+from trimformer.data.rows import as_rows
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.serving import examples, feeds
+from trimformer.evaluation.serving import examples, feeds, serve
+from trimformer.options.data import DataOptions
+from trimformer.session.inputs import Inputs
+from trimformer.session.task import resolve_task
 
 NAMES = ["dense", "dense + int8", "pruned", "pruned + int8"]
 
@@ -74,3 +82,30 @@ def test_what_cannot_be_made_up_is_named():
 
     with pytest.raises(TrimformerError, match="'bbox'"):
         feeds(Session(), {"input_ids": make_model().dummy_inputs["input_ids"]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sounds", "choices"])
+def test_files_are_timed_on_inputs_of_the_shape_of_the_data(kind, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, processor, rows = KINDS[kind]()
+    timed = []
+
+    def watched(models, scorer, inputs):
+        timed.append(inputs)
+        return serve(models, scorer, inputs)
+
+    monkeypatch.setattr(serving, "serve", watched)
+    sets = [as_rows(rows), as_rows(rows)]
+    task = resolve_task(None, DataOptions(), model, sets)
+    inputs = Inputs(model.eval(), processor, sets[0], {"validation": sets[1]}, task=task)
+    files = serving.OnnxServing(inputs, tmp_path / "dense", int8=False, batch_size=2)
+    options = {"device": "cpu", "neuron_multiple": 4, "latency": LatencyOptions(2), "task": task}
+    result = trimformer.prune(model, processor, rows, 0.6, **options)
+    files.add(result, tmp_path / "pruned")
+    assert {served.name for served in result.serving} == {"dense", "pruned"}
+    if kind == "sounds":  # of the data, and not of one second
+        assert timed[0]["input_values"].shape[1] in {len(row["audio"]["array"]) for row in rows}
+        assert timed[0]["attention_mask"].dtype == torch.int64
+    else:
+        assert timed[0]["input_ids"].shape[:2] == (2, 2)

@@ -1,7 +1,6 @@
 """The calibration cache returns the same result, and never that of another model, data or setting."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.conftest import make_batch, make_model
 from trimformer import METHODS, Pruner, Run, TrimformerError
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
+from trimformer.data.sentence_settings import SentenceSettings
 from trimformer.data.sentence_transformers import SentenceHead, attach_sentence_head
 from trimformer.importance import calibration_cache
 from trimformer.importance.calibration_cache import check_calibration_dir
@@ -85,18 +85,20 @@ def normalize(x):
 
 
 # Two variants each, pooling and later steps, that differ in what neither the weights nor the samples show.
-SENTENCE_HEADS: dict[str, list[tuple[tuple[str, ...], tuple[Callable[..., Any], ...]]]] = {
+SENTENCE_HEADS: dict[str, list[tuple[Any, ...]]] = {
     "pooling": [(("mean",), ()), (("cls",), ())],
     "normalize": [(("mean",), ()), (("mean",), (normalize,))],
     "dense": [(("mean",), (dense_step(torch.eye(24)),)), (("mean",), (dense_step(2 * torch.eye(24)),))],
+    "truncate_dim": [(("mean",), ()), (("mean",), (), SentenceSettings(truncate_dim=5))],
+    "activation": [(("mean",), (lambda x: x + 9,)), (("mean",), (lambda x: x + 9, torch.relu))],  # alike on the batch
 }
 
 
 @pytest.mark.parametrize("part", SENTENCE_HEADS)
 def test_another_sentence_head_is_calibrated_anew(tmp_path, part):
-    for number, (pooling, steps) in enumerate(SENTENCE_HEADS[part], start=1):
+    for number, (pooling, steps, *settings) in enumerate(SENTENCE_HEADS[part], start=1):
         model, batches = make_model(head="Model"), [make_batch(labels=None)]
-        attach_sentence_head(model, SentenceHead(tmp_path, pooling, steps))
+        attach_sentence_head(model, SentenceHead(tmp_path, pooling, steps, False, *settings))
         anew = Pruner(model, batches, METHODS["obs"])
         stored = Pruner(model, batches, METHODS["obs"], run=Run(calibration_dir=tmp_path / "stored"))
         assert len(list((tmp_path / "stored").iterdir())) == number

@@ -1,11 +1,20 @@
+import math
+from itertools import pairwise
+from types import SimpleNamespace
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from testing import families
 from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.errors import TrimformerError
-from trimformer.importance.second_moments import collect_moments
+from trimformer.importance.criteria import obs
+from trimformer.importance.second_moments import collect_moments, group_by_memory
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
+from trimformer.options.execution import ExecutionOptions
 
 
 def collect(model, batches, token_weighting=True):
@@ -96,3 +105,33 @@ def test_a_moment_that_is_not_finite_is_an_error():
         model.bert.encoder.layer[1].output.dense.weight[0, 0] = torch.nan
     with pytest.raises(TrimformerError, match="not finite"):
         collect(model, [make_batch()])
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=9), st.integers(0, 2000))
+def test_groups_are_neighbours_that_fit_and_take_as_many_as_they_can(sizes, limit):
+    sublayers = [SimpleNamespace(channels=channels, hidden_size=hidden) for channels, hidden in sizes]
+    bytes_of = [8 * (channels**2 + hidden**2) for channels, hidden in sizes]
+    groups = group_by_memory(sublayers, limit)
+    assert [i for group in reversed(groups) for i in group] == list(range(len(sizes)))
+    assert all(len(group) == 1 or sum(bytes_of[i] for i in group) <= limit for group in groups)
+    for later, earlier in pairwise(groups):
+        assert sum(bytes_of[i] for i in later) + bytes_of[earlier[-1]] > limit
+    assert group_by_memory(sublayers, math.inf) == [list(range(len(sizes)))][: len(sizes)]
+
+
+@pytest.mark.parametrize(
+    ("family", "head"), [("Bert", "ForSequenceClassification"), ("Albert", "Model"), ("CLIP", "Model"),
+                         ("Llama", "LlamaForCausalLM")]
+)  # fmt: skip
+def test_a_group_of_sublayers_gives_the_curves_of_all_at_once(family, head):
+    model = families.make(family, head)
+    batch = families.inputs(model)
+    if head == families.GENERATORS.get(family):
+        batch["next_tokens"] = batch["input_ids"].roll(-1, 1)
+    at_once = obs(model, [batch], "curvature", ExecutionOptions())
+    one_by_one = obs(model, [batch], "curvature", ExecutionOptions(max_memory=1))
+    for a, b in zip(at_once.curves, one_by_one.curves, strict=True):
+        assert torch.equal(a.order, b.order)
+        assert torch.equal(a.error, b.error)
+    for norms, others in zip(at_once.token_norms, one_by_one.token_norms, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(norms, others, strict=True))

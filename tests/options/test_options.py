@@ -12,7 +12,9 @@ from trimformer.cli.main import build_parser
 from trimformer.options.budgets import BudgetOptions, SweepBudgetOptions
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
+from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import LatencyOptions
+from trimformer.options.loading import LoadOptions
 from trimformer.options.methods import MethodOptions, SweepMethodOptions
 from trimformer.options.model import ModelOptions
 from trimformer.options.option import declared_options
@@ -24,8 +26,12 @@ TOPICS = {
     "prune": (BudgetOptions, MethodOptions, *SHARED),
     "sweep": (SweepBudgetOptions, SweepMethodOptions, *SHARED),
 }
-INPUTS = {"model", "processor", "dataset", "eval_dataset", "judge_dataset", "task", "latency"}
-FLAGS_OF = {"prune": (*TOPICS["prune"], LatencyOptions, OutputOptions), "sweep": TOPICS["sweep"]}
+INPUTS = {"model", "processor", "dataset", "eval_dataset", "judge_dataset", "task", "latency", "gguf"}
+FLAGS_OF = {
+    "prune": (LoadOptions, *TOPICS["prune"], LatencyOptions, GgufOptions, OutputOptions),
+    "sweep": (LoadOptions, *TOPICS["sweep"], GgufOptions),
+    **dict.fromkeys(("evaluate", "export", "lut", "bench"), (LoadOptions,)),
+}
 
 
 @pytest.mark.parametrize("function", TOPICS)
@@ -37,6 +43,11 @@ def test_keywords_are_the_declared_options_with_their_defaults(function):
     }  # fmt: skip
     assert set(keywords) - INPUTS == set(declared)
     assert {name: keywords[name].default for name in declared} == declared
+
+
+def test_load_takes_the_declared_options_with_their_defaults():
+    keywords = inspect.signature(trimformer.load).parameters
+    assert all(keywords[name].default == default for name, default, _ in declared_options(LoadOptions))
 
 
 @pytest.mark.parametrize("function", TOPICS)
@@ -89,6 +100,7 @@ def test_help_imports_nothing_heavy():
         (lambda: MethodOptions(trimformer.Method), "give a preset's name or a trimformer.Method"),
         (lambda: MethodOptions("kprune", criterion="obs"), "does not accept --criterion"),
         (lambda: SweepMethodOptions("obs"), "give a list of names"),
+        (lambda: LoadOptions(""), "model_type is ''; give a name"),
         (lambda: ModelOptions("wide"), "layout 'wide' is unknown"),
         (lambda: LatencyOptions(backend="tpu"), "backend 'tpu' is unknown"),
         (lambda: LatencyOptions(any_table=1), "any_table is 1; give True or False"),

@@ -58,6 +58,16 @@ def test_data_of_another_kind_are_told(data, match):
     assert str(error.value).startswith("polish data cannot be used: ")
 
 
+@pytest.mark.parametrize("columns", [("query", "passage"), ("text",), ("sentence1", "sentence2")])
+def test_texts_to_embed_come_in_any_columns(columns):
+    model = problem_model("embedding")
+    task = task_of(model, [{"text": "the film"}] if len(columns) == 2 else [{"query": "film", "passage": "the film"}])
+    rows = [dict(zip(columns, ("a good film", "a bad plot"), strict=False)) for _ in range(3)]
+    samples = encode_unlabelled(model, make_tokenizer(), task, rows)
+    texts = {tuple(sample["input_ids"]) for sample in samples}
+    assert texts == {tuple(make_tokenizer()(text)["input_ids"]) for text in rows[0].values()}
+
+
 def test_a_known_task_takes_unlabelled_pairs():
     model = problem_model("single_label")
     rows = [{"sentence1": "a film", "sentence2": "the film"}] * 3

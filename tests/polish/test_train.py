@@ -290,6 +290,12 @@ def test_the_learning_rate_goes_up_and_down_and_never_beyond_its_peak(steps):
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+def test_a_language_model_reaches_its_peak_rate_within_few_steps():
+    long, peak = schedule.long_training("language"), schedule.peak_rate("language", 1.0)
+    assert max(schedule.learning_rate(step, long, peak, long) for step in range(1, long + 1)) == peak
+    assert max(schedule.learning_rate(step, long, peak) for step in range(1, long + 1)) < peak
+
+
 @pytest.mark.parametrize("problem", ["single_label", "embedding", "regression"])
 def test_the_less_is_left_to_mend_the_lower_the_rate_but_for_numbers(problem):
     rates = [schedule.peak_rate(problem, divergence) for divergence in (1e-4, 1e-3, 1e-2, 0.1, 1.0)]

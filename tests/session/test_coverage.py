@@ -12,9 +12,13 @@ from tests.commands import problem_model, problem_rows
 from tests.conftest import WORDS, make_tokenizer
 from trimformer.data.batches import make_batches
 from trimformer.data.rows import Selection
+from trimformer.models import find_sublayers
+from trimformer.reporting.page.prune import prune_page
+from trimformer.results import TextCoverage
 from trimformer.session.coverage import (
     _label_coverage,
     _label_warnings,
+    _length_warnings,
     _text_warnings,
     _vocabulary_warnings,
     count_labels,
@@ -149,3 +153,57 @@ def test_a_promise_names_what_it_does_not_cover(caplog):
     assert "set aside from the calibration data" in result.target.judged_on
     assert result.target.unjudged_labels
     assert "not for the labels that hardly or never occur there" in str(result)
+
+
+def test_every_set_of_other_lengths_than_the_calibration_texts_is_named():
+    lengths = {"calibration": 10.0, "a": 20.0, "b": 20.1, "c": 5.0, "judged": 4.9}
+    lines = _length_warnings({name: TextCoverage(8, mean, 0.0, 0.0, 0) for name, mean in lengths.items()})
+    assert [name for name in lengths for line in lines if f"'{name}'" in line] == ["b", "judged"]
+    assert lines[0].startswith("the calibration texts have 10 tokens on average and the texts of 'b' 20;")
+
+
+def test_a_run_warns_where_scored_and_judged_texts_are_longer_than_the_calibration_texts():
+    pairs = [f"{WORDS[i % len(WORDS)]} {WORDS[i // len(WORDS)]}" for i in range(120)]
+    short, long = ([{"text": text + more} for text in pairs] for more in ("", " the film is good" * 5))
+    options = {"batch_size": 32, "max_divergence": 50.0, "eval_dataset": {"dev": long[:40]}, "judge_dataset": long}
+    result = trimformer.prune(problem_model("single_label"), make_tokenizer(), short, **options)
+    assert [line.split(";")[0] for line in result.warnings if "on average" in line] == [
+        f"the calibration texts have 4 tokens on average and the texts of '{name}' 24" for name in ("dev", "judged")
+    ]
+    assert result.figures()["coverage"]["texts"]["judged"]["mean_length"] == 24
+
+
+def test_a_run_warns_where_a_regression_leaves_the_range_of_the_calibration_samples(caplog):
+    model = problem_model("regression")
+    rows = problem_rows("regression", 40)
+    narrow = [{**rows[0], "label": 0.1 * i} for i in range(30)]  # one text, so one prediction
+    with caplog.at_level(logging.WARNING, logger="trimformer"):
+        result = trimformer.prune(model, make_tokenizer(), narrow, 0.5, eval_dataset=rows, batch_size=8)
+    assert result.coverage is not None
+    low, high = result.coverage.predicted_range
+    assert high - low < 1e-5
+    (line,) = (line for line in result.warnings if "range" in line)
+    assert line.startswith("97.5 % of the dense model's predictions lie outside")
+    assert line in caplog.text
+    inside = trimformer.prune(model, make_tokenizer(), rows, 0.5, eval_dataset=rows, batch_size=8)
+    assert not [line for line in inside.warnings if "range" in line]
+
+
+def test_the_rows_that_a_smaller_budget_would_take_are_in_log_results_table_and_page(caplog, monkeypatch):
+    monkeypatch.setattr("trimformer.session.quality_search.rows_to_promise", lambda target, verdict, rows: 2 * rows)
+    model = problem_model("single_label")
+    with torch.no_grad():
+        model.classifier.weight.mul_(30)
+    options = {"max_divergence": 4e-5, "batch_size": 16, "neuron_multiple": 4}
+    with caplog.at_level(logging.INFO, logger="trimformer"):
+        result = trimformer.prune(model, make_tokenizer(), problem_rows("embedding", 300), **options)
+    assert result.target is not None
+    advice = result.target.more_rows
+    assert advice is not None
+    assert advice.rows == 2 * result.target.samples
+    assert advice.constraint < result.budget.constraint
+    assert result.figures()["target"]["more_rows"] == {"rows": advice.rows, "constraint": advice.constraint}
+    sentence = f"with about {advice.rows:,} test rows, {advice.constraint:.2f} of the cost could have been promised"
+    assert sentence in caplog.text
+    assert sentence in str(result)
+    assert f"W{sentence[1:]}." in prune_page(result, find_sublayers(model), "tiny", {})

@@ -1,6 +1,7 @@
 """Allocations: from removal curves and a budget to one mask per sublayer. `ALLOCATIONS` lists them by name."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -58,11 +59,58 @@ def allocate_dp(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
     """Minimizes the predicted loss, by dynamic programming."""
-    levels = [unit_levels(s, neuron_multiple) for s in sublayers]
-    errors = [curve.error.cpu().numpy()[level] for curve, level in zip(curves, levels, strict=True)]
-    level_costs = [cost[level] for cost, level in zip(costs.levels, levels, strict=True)]
-    selected = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
-    return [curve.mask(int(level[i])) for curve, level, i in zip(curves, levels, selected, strict=True)]
+    whole_units = [Curve(curve.order, curve.error) for curve in curves]
+    return select_queries(sublayers, whole_units, costs, constraint, neuron_multiple).masks
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Selected units, and selected query heads of grouped-query attention.
+
+    Attributes:
+        masks: one mask of zeros and ones [units] per sublayer.
+        queries: per sublayer, true for query heads that stay, [units, queries]; None where all do.
+        cost: cost of the selection.
+        predicted: loss increase of each sublayer, by its curve.
+    """
+
+    masks: list[Tensor]
+    queries: list[Tensor | None]
+    cost: float
+    predicted: list[float]
+
+
+def select_queries(
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
+) -> Selection:
+    """Selects units and query heads of least predicted loss, by dynamic programming.
+
+    A level of grouped-query attention is a number of key-value heads and a number of query heads of each.
+
+    Raises:
+        TrimformerError: the constraint cannot be reached.
+    """
+    variants: list[list[tuple[Curve, Floats, Tensor | None]]] = []
+    for curve, level, narrow in zip(curves, costs.levels, costs.narrow or [[]] * len(curves), strict=True):
+        fewer = [(n.curve, narrow[int(n.kept[0].sum()) - 1], n.kept) for n in curve.narrower]
+        variants.append([(curve, level, None), *fewer])
+    units = [unit_levels(s, neuron_multiple) for s in sublayers]
+    errors = [
+        np.concatenate([curve.error.cpu().numpy()[kept] for curve, _, _ in each])
+        for each, kept in zip(variants, units, strict=True)
+    ]
+    level_costs = [
+        np.concatenate([cost[kept] for _, cost, _ in each]) for each, kept in zip(variants, units, strict=True)
+    ]
+    chosen = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
+    masks: list[Tensor] = []
+    queries: list[Tensor | None] = []
+    for each, kept, i in zip(variants, units, chosen, strict=True):
+        variant, place = divmod(i, len(kept))
+        masks.append(each[variant][0].mask(int(kept[place])))
+        queries.append(each[variant][2] if kept[place] else None)
+    cost = costs.fixed + sum(float(level[i]) for level, i in zip(level_costs, chosen, strict=True))
+    return Selection(masks, queries, cost, [float(error[i]) for error, i in zip(errors, chosen, strict=True)])
 
 
 def allocate_uniform(
@@ -149,6 +197,39 @@ def _search_classes(
     return masks
 
 
+def allocate_threshold(
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
+) -> list[Tensor]:
+    """Removes the units of lowest importance anywhere, one by one, until the budget is kept (FLAP, section 3.3)."""
+    increments = [-curve.error.diff().flip(0).numpy() for curve in curves]  # [units], in order of removal
+    owners = np.concatenate([np.full(len(values), i) for i, values in enumerate(increments)])
+    order = np.argsort(np.concatenate(increments), kind="stable")
+    units, budget = [s.num_units for s in sublayers], constraint * costs.dense * (1 + 1e-12)
+    for owner in owners[order]:
+        if costs.of(units) <= budget:
+            break
+        if sum(units) == 1:
+            raise TrimformerError(f"constraint {constraint:.4g} leaves no unit; give a larger one")
+        units[owner] -= 1
+    return [curve.mask(kept) for curve, kept in zip(curves, units, strict=True)]
+
+
+def allocate_layers(
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
+) -> list[Tensor]:
+    """Removes whole layers of least importance until the budget is kept (ShortGPT)."""
+    layers = sorted({s.layer for s in sublayers})
+    loss = {n: sum(float(c.error[0]) for s, c in zip(sublayers, curves, strict=True) if s.layer == n) for n in layers}
+    units, budget = [s.num_units for s in sublayers], constraint * costs.dense * (1 + 1e-12)
+    for layer in sorted(layers, key=lambda n: loss[n])[:-1]:
+        if costs.of(units) <= budget:
+            break
+        units = [0 if s.layer == layer else kept for s, kept in zip(sublayers, units, strict=True)]
+    if costs.of(units) > budget:
+        raise TrimformerError(f"constraint {constraint:.4g} leaves no whole layer; give a larger one")
+    return [curve.mask(kept) for curve, kept in zip(curves, units, strict=True)]
+
+
 def allocate_plain(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
@@ -160,6 +241,8 @@ def allocate_plain(
 ALLOCATIONS: dict[Allocation, Allocate] = {
     "uniform": allocate_uniform,
     "global": allocate_global,
+    "threshold": allocate_threshold,
+    "layers": allocate_layers,
     "dp": allocate_dp,
     "plain": allocate_plain,
 }
@@ -173,6 +256,10 @@ def smallest_constraint(
         return smallest_plain(sublayers, costs, neuron_multiple)
     if allocation == "uniform":
         return costs.of(_shares(costs, 1 / max(s.num_units for s in sublayers))) / costs.dense
+    if allocation == "layers":
+        return _dearest_layer(sublayers, costs) / costs.dense
+    if allocation == "threshold":  # any unit may be the last one
+        return max(costs.of(int(other is s) for other in sublayers) for s in sublayers if s.num_units) / costs.dense
     step = neuron_multiple if allocation == "dp" else 1
     cheapest = sum(float(cost.min()) for cost in costs.levels)
     # In a noisy measured table an empty sublayer may cost more than a small one.
@@ -182,6 +269,12 @@ def smallest_constraint(
         if s.num_units
     ]
     return min(1.0, (costs.fixed + cheapest + min(extra)) / costs.dense)
+
+
+def _dearest_layer(sublayers: Sequence[Sublayer], costs: Costs) -> float:
+    """Returns the cost of a model of one layer, whichever layer that is."""
+    kept = [[s.num_units * (s.layer == layer) for s in sublayers] for layer in {s.layer for s in sublayers}]
+    return max(map(costs.of, kept))
 
 
 def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from trimformer.checkpoints.load_guard import QUANT_METHOD
 from trimformer.errors import TrimformerError, one_sentence, quoted
@@ -26,28 +27,46 @@ _MAX_SIZE_RATIO = 500  # parameters per byte of weights; a pruned model's config
 _ALWAYS_ALLOWED = 10_000_000  # parameters
 
 
-def read_config(path: Path) -> PreTrainedConfig:
+def read_config(path: Path, model_type: str | None = None) -> PreTrainedConfig:
     """Reads the config of a model directory.
 
+    Args:
+        path: the directory.
+        model_type: type of the model if its config states none, as configs of 2020 and before.
+
     Raises:
-        TrimformerError: it cannot be read, or states no model type, as checkpoints of 2020 and before.
+        TrimformerError: the config cannot be read, no type is stated or given, or the given one is wrong.
     """
     with one_sentence(f"the config of '{path}' cannot be read"):
         entries = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        try:
-            return AutoConfig.from_pretrained(path)
-        except ValueError as error:
-            if not isinstance(entries, Mapping) or entries.get("model_type"):
-                raise
-            names: Any = entries.get("architectures")
-            named: Any = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
-            model_type = getattr(getattr(named, "config_class", None), "model_type", None)
-            advice = (
-                f'write "model_type": "{model_type}" into config.json'
-                if model_type
-                else ('write the model\'s type into config.json, such as "model_type": "bert"')
+        if not isinstance(entries, Mapping):
+            raise TrimformerError("it is not a JSON object")
+        stated = entries.get("model_type")
+        if stated and model_type not in (None, stated):
+            raise TrimformerError(
+                f"it states the model type {quoted(stated)}; leave out --model-type {quoted(model_type)}"
             )
-            raise TrimformerError(f"it has no model_type; {advice}") from error
+        if stated:
+            return AutoConfig.from_pretrained(path)
+        if model_type is None:
+            raise TrimformerError(_no_model_type(entries))
+        if model_type not in CONFIG_MAPPING:
+            near = get_close_matches(model_type, CONFIG_MAPPING, n=1)
+            advice = f"; did you mean {near[0]}?" if near else ""
+            raise TrimformerError(f"Transformers knows no model type {quoted(model_type)}{advice}")
+        return CONFIG_MAPPING[model_type].from_pretrained(path)
+
+
+def _no_model_type(entries: Mapping[str, Any]) -> str:
+    """Returns an error for a config without a model type; the type that its architecture belongs to is named."""
+    names: Any = entries.get("architectures")
+    named: Any = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
+    model_type = getattr(getattr(named, "config_class", None), "model_type", None)
+    example = model_type or "bert"
+    return (
+        f"it has no model_type; give {'' if model_type else 'the type of the model, such as '}--model-type {example} "
+        f'(in Python, load(..., model_type="{example}")), or write "model_type": "{example}" into config.json'
+    )
 
 
 def check_config(config: PreTrainedConfig, path: Path) -> None:

@@ -35,8 +35,9 @@ from trimformer.checkpoints.checkpoint_checks import (
     read_config,
 )
 from trimformer.checkpoints.companions import copy_companions, remember_source
-from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard
-from trimformer.checkpoints.shrink import resize
+from trimformer.checkpoints.gguf_input import is_gguf, load_gguf
+from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard, write_guard_files
+from trimformer.checkpoints.shrink import resize_by
 from trimformer.checkpoints.standalone import dense_class, restore_library_class, write_standalone
 from trimformer.checkpoints.written_checks import check_written
 from trimformer.data.processor import architecture_of, load_processor
@@ -46,10 +47,11 @@ from trimformer.data.sentence_transformers import (
     read_sentence_head,
     transformer_folder,
 )
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError, one_sentence, quoted
 from trimformer.models import KINDS, find_sublayers
 from trimformer.models.mask_tensors import has_finite_numbers, unstack_masks
 from trimformer.options.checks import check_flag, shorten
+from trimformer.options.loading import LoadOptions
 from trimformer.utils.input_paths import check_model_path, check_readable
 from trimformer.utils.outputs import write_directory
 
@@ -64,12 +66,22 @@ class TrimformerConfig(QuantizationConfigMixin):
     """The widths in a pruned config; Transformers names this class if another quantization is requested."""
 
     def __init__(
-        self, heads: list[int], neurons: list[int], kept_heads: list[list[int] | None] | None = None, **_: Any
+        self,
+        heads: list[int],
+        neurons: list[int],
+        kept_heads: list[list[int] | None] | None = None,
+        new_biases: list[int] | None = None,
+        queries: list[int] | None = None,
+        **_: Any,
     ) -> None:
         self.quant_method = QUANT_METHOD  # type: ignore[assignment]
         self.heads, self.neurons = heads, neurons
         if kept_heads is not None:
             self.kept_heads = kept_heads
+        if new_biases is not None:
+            self.new_biases = new_biases
+        if queries is not None:
+            self.queries = queries
 
 
 @register_quantizer(QUANT_METHOD)
@@ -82,8 +94,7 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
         return config
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        widths = self.quantization_config
-        resize(model, widths.heads, widths.neurons, getattr(widths, "kept_heads", None))
+        resize_by(model, vars(self.quantization_config))
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
@@ -108,14 +119,18 @@ class _Resizer(HfQuantizer):  # type: ignore[misc]
 
 
 def load(
-    path: str | Path, attn_implementation: str | None = None, tokenizer_name: str | None = None
+    path: str | Path,
+    attn_implementation: str | None = None,
+    tokenizer_name: str | None = None,
+    model_type: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """Loads a model with its task head, in its saved dtype, together with its tokenizer or processor.
 
     Args:
-        path: local directory or hub name; directories of sentence-transformers work too.
+        path: local directory or hub name; directories of sentence-transformers work too, and GGUF files.
         attn_implementation: "eager", "sdpa", ...; None: the default of Transformers.
         tokenizer_name: source of the tokenizer or processor if the directory has none.
+        model_type: type of the model if its config.json states none, such as "bert".
 
     Returns:
         The model, and its tokenizer, image processor, feature extractor or processor; see `load_processor`.
@@ -123,10 +138,14 @@ def load(
     Raises:
         TrimformerError: the directory, its config, its weights or its processor is missing or unusable.
     """
+    if is_gguf(path):
+        if model_type is not None:
+            raise TrimformerError(f"'{path}' states its own model type; leave out --model-type {quoted(model_type)}")
+        return load_gguf(path)
     folder = find_directory(path)
-    model = load_model(folder, attn_implementation)
+    model = load_model(folder, attn_implementation, model_type)
     model.config._name_or_path = str(path)  # as Transformers does: the name, not the cache folder
-    return model, prepare_processor(model, load_processor(transformer_folder(folder), tokenizer_name))
+    return model, prepare_processor(model, load_processor(transformer_folder(folder), model.config, tokenizer_name))
 
 
 def unwrap(model: Any, processor: Any) -> tuple[PreTrainedModel, Any]:
@@ -171,7 +190,9 @@ def find_directory(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), ignore_patterns=_IGNORED_FILES))
 
 
-def load_model(path: str | Path, attn_implementation: str | None = None) -> PreTrainedModel:
+def load_model(
+    path: str | Path, attn_implementation: str | None = None, model_type: str | None = None
+) -> PreTrainedModel:
     """Loads a model without its tokenizer; see `load`."""
     root = find_directory(path)
     path = transformer_folder(root)
@@ -184,7 +205,7 @@ def load_model(path: str | Path, attn_implementation: str | None = None) -> PreT
     check_weights(path)
     for file in ("config.json", *WEIGHT_FILES):
         check_readable(path / file, "file")
-    config = read_config(path)
+    config = read_config(path, LoadOptions(model_type).model_type)
     check_config(config, path)
     is_embedder = head is not None and not head.is_cross_encoder
     model_class = (_bare_class(config) if is_embedder else None) or _named_class(config, path)
@@ -281,6 +302,7 @@ def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, stan
     if standalone:
         write_standalone(model, directory)
     check_written(model, directory, standalone=standalone)
+    write_guard_files(directory)
 
 
 def _drop_code_references(directory: Path) -> None:

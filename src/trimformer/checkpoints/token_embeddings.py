@@ -45,6 +45,7 @@ def trim_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
         _renumber(config, new)
     if getattr(made, "generation_config", None) is not None:
         _renumber(made.generation_config, new)
+        _renumber_constraints(made.generation_config, new)
     vars(made)["lost_tokens"] = True  # prevents saving with the old tokenizer
     return made
 
@@ -126,3 +127,18 @@ def _renumber(holder: Any, new: Mapping[int, int]) -> None:
     for name, value in _id_entries(holder):
         ids = [new[old] for old in value if old in new] if isinstance(value, list) else new.get(value)
         setattr(holder, name, ids)
+
+
+def _renumber_constraints(generation: Any, new: Mapping[int, int]) -> None:
+    """Renumbers the tokens that generation suppresses or favours, in place; those that are gone need no entry."""
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        if getattr(generation, name, None):
+            setattr(generation, name, [new[old] for old in getattr(generation, name) if old in new])
+    if getattr(generation, "bad_words_ids", None):
+        stay = [words for words in generation.bad_words_ids if all(old in new for old in words)]
+        generation.bad_words_ids = [[new[old] for old in words] for words in stay] or None
+    bias = getattr(generation, "sequence_bias", None)
+    if bias:
+        pairs = [(tuple(words), value) for words, value in (bias.items() if isinstance(bias, Mapping) else bias)]
+        stay_pairs = [(words, value) for words, value in pairs if all(old in new for old in words)]
+        generation.sequence_bias = [[[new[old] for old in words], value] for words, value in stay_pairs] or None

@@ -11,13 +11,16 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.checkpoints.token_embeddings import check_outputs, last_reserved_id, named_ids, trim_embeddings, words
+from trimformer.checkpoints.token_spellings import needed_to_write, unspelled
 from trimformer.checkpoints.tokenizer_trimming import CHUNK_SIZE, check_tokenizer, needed_ids, trim_tokenizer
 from trimformer.data.files import read_texts
+from trimformer.data.outputs import writes_text
 from trimformer.data.processor import is_dual_encoder, tokenize
 from trimformer.data.rows import Rows, Selection, numbered
 from trimformer.data.sentence_transformers import prompts_of
 from trimformer.data.tasks import EncodedTask, Task
 from trimformer.errors import TrimformerError, quoted
+from trimformer.models.layer_calls import NEXT_TOKENS
 from trimformer.options.checks import shorten
 
 USED = "used"  # tokens of the run's own data
@@ -52,8 +55,9 @@ def trim_vocabulary(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Copies a model and its tokenizer without the tokens that the texts never use.
 
-    On these texts the outputs do not change (masked language models score the remaining tokens only). Special tokens,
-    added tokens, single characters and bytes always remain, so that other words can be spelled.
+    On these texts the outputs do not change (masked and causal language models score the remaining tokens only).
+    Special tokens, added tokens, single characters and bytes always remain, so that other words can be spelled. Causal
+    language models keep the tokens of their chat template and of white space too.
 
     Args:
         model: a text model, dense or pruned; it is not changed.
@@ -93,8 +97,16 @@ def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
         )
 
 
-def vocabulary_of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Vocabulary:
+def vocabulary_of_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Set[int] = frozenset()
+) -> Vocabulary:
     """Returns the vocabulary that texts need; see `read_vocabulary` and `check_trimmable` for the requirements.
+
+    Args:
+        model: the dense model.
+        tokenizer: its tokenizer.
+        texts: what the vocabulary is for.
+        ids: of further tokens that stay.
 
     Raises:
         TrimformerError: the model or its tokenizer cannot lose these tokens.
@@ -105,7 +117,7 @@ def vocabulary_of_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         chunks = (list(texts[i : i + CHUNK_SIZE]) for i in range(0, len(texts), CHUNK_SIZE))
         return flat_ids(ids for chunk in chunks for ids in tokenize(reader, chunk, **only_ids)["input_ids"])
 
-    return _find_vocabulary(model, tokenizer, encode, texts)
+    return _find_vocabulary(model, tokenizer, encode, texts, ids)
 
 
 def vocabulary_of_rows(
@@ -123,6 +135,17 @@ def vocabulary_of_rows(
 
     strings = (text for rows in sets for row in rows for text in _strings(row))
     return _find_vocabulary(model, tokenizer, encode, strings)
+
+
+def vocabulary_of_blocks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, blocks: Rows) -> Vocabulary:
+    """Returns the vocabulary that a language model's blocks of tokens need; see `check_trimmable` for the requirements.
+
+    Raises:
+        TrimformerError: the model or its tokenizer cannot lose these tokens.
+    """
+    ids = {int(token) for block in blocks for key in ("input_ids", NEXT_TOKENS) for token in block[key] if token >= 0}
+    texts = [str(tokenizer.decode(block["input_ids"], clean_up_tokenization_spaces=False)) for block in blocks]
+    return vocabulary_of_texts(model, tokenizer, texts, ids)
 
 
 def read_vocabulary(source: str | Path | Sequence[str]) -> list[str] | None:
@@ -159,19 +182,28 @@ def _find_vocabulary(
     tokenizer: PreTrainedTokenizerBase,
     encode: Callable[[PreTrainedTokenizerBase], Ids],
     texts: Iterable[str],
+    others: Set[int] = frozenset(),
 ) -> Vocabulary:
-    """Finds the vocabulary that encoded texts need, and checks it on these texts and on the model."""
+    """Finds the vocabulary that encoded texts and other tokens need, and checks it on these texts and on the model."""
     used, last, named = encode(tokenizer), last_reserved_id(model), named_ids(model)
     asked = {index for index in tokenizer.get_vocab().values() if index <= last or index in named}
     prompts = prompts_of(model)
     asked |= {index for prompt in prompts for index in tokenize(tokenizer, prompt)["input_ids"]}
-    kept = needed_ids(tokenizer, asked | set(np.unique(used).tolist()), chain(texts, prompts))
+    asked |= {*np.unique(used).tolist(), *others}
+    if writes_text(model):
+        asked |= needed_to_write(tokenizer)
+    kept = needed_ids(tokenizer, asked, chain(texts, prompts))
     if kept[: last + 1] != list(range(last + 1)):
         raise TrimformerError(
             f"{type(model).__name__} counts positions from the padding token's id, {last}, and there are no tokens for "
             "all ids before it; leave out the vocabulary"
         )
-    vocabulary = Vocabulary(kept, words(model).num_embeddings, trim_tokenizer(tokenizer, kept))
+    rows, smaller = words(model).num_embeddings, trim_tokenizer(tokenizer, kept)
+    lost = unspelled(tokenizer, smaller, kept, rows) if writes_text(model) else set()
+    if lost:  # a reader calls these unknown; a writer would have no way to write them
+        kept = needed_ids(tokenizer, {*kept, *lost}, ())
+        smaller = trim_tokenizer(tokenizer, kept)
+    vocabulary = Vocabulary(kept, rows, smaller)
     if not np.array_equal(vocabulary.new_ids[used], encode(vocabulary.tokenizer)):
         raise TrimformerError(
             f"with fewer tokens this {type(tokenizer).__name__} reads the texts otherwise; leave out the vocabulary"

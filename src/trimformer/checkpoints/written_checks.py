@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
 
-from trimformer.checkpoints.load_guard import is_pruned
-from trimformer.checkpoints.shrink import resize
+from trimformer.checkpoints.load_guard import is_pruned, weight_files
+from trimformer.checkpoints.shrink import resize_by
 from trimformer.checkpoints.standalone import FILE, dense_class
 from trimformer.errors import TrimformerError, one_sentence
 
@@ -35,11 +35,12 @@ def check_written(model: PreTrainedModel, directory: Path, *, standalone: bool =
         config = type(model.config).from_pretrained(directory)
         if getattr(config, "model_type", ""):
             AutoConfig.from_pretrained(directory)  # by its model type, as every loader finds it
+        config.dtype = model.dtype  # in the file it is a name, which some layers (Apertus) cannot read
         with torch.device("meta"):
             skeleton = type(model)(config)
             widths: Any = getattr(config, "quantization_config", None)
             if is_pruned(config):
-                resize(skeleton, widths["heads"], widths["neurons"], widths.get("kept_heads"))
+                resize_by(skeleton, widths)
             _check_tensors(model, skeleton)
             _check_file(skeleton, directory)
             if standalone:
@@ -82,7 +83,7 @@ def _check_file(skeleton: PreTrainedModel, directory: Path) -> None:
         TrimformerError: values are missing, as those of tensors that share memory, but are not tied by the config.
     """
     written = 0
-    for path in directory.glob("*.safetensors"):
+    for path in weight_files(directory, "*.safetensors"):
         with safe_open(path, framework="pt") as file:
             written += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     tied = set(getattr(skeleton, "all_tied_weights_keys", {}))

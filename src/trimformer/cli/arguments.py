@@ -8,6 +8,7 @@ from trimformer.errors import TrimformerError
 from trimformer.options.checks import POSITIVE, SEED
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
+from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import LatencyOptions
 from trimformer.options.output import OutputOptions
 from trimformer.options.polish import PolishOptions
@@ -35,19 +36,27 @@ def check_data(options: DataOptions) -> None:
 
 
 def load_task_data(
-    options: DataOptions, model: Any, seed: int = 0, need_train: bool = True
+    options: DataOptions,
+    model: Any,
+    processor: Any,
+    seed: int = 0,
+    need_train: bool = True,
+    timed_length: int | None = None,
 ) -> "tuple[Task, Rows, dict[str, Rows]]":
     """Reads the task, the training rows, and the validation rows by split.
 
     Args:
         options: where the data is, and what its columns mean.
         model: gives head and labels.
+        processor: its tokenizer or processor.
         seed: of the split where there is but one set of rows.
         need_train: whether there must be training rows.
+        timed_length: see `BlockOptions.of`.
 
     Raises:
         TrimformerError: there is no data, or it does not fit the model.
     """
+    from trimformer.data.language_blocks import BlockOptions, model_rows
     from trimformer.data.splits import find_splits, load_hub, read_evaluation_rows, read_splits
     from trimformer.session.task import named_task, resolve_task
 
@@ -61,6 +70,8 @@ def load_task_data(
     if options.eval_data is not None:
         train, _ = find_splits(splits, need_train=False)
         splits = {"train": train, "validation": read_evaluation_rows(options.eval_data)}
+    blocks = BlockOptions.of(options, timed_length, seed=seed)
+    splits = {name: model_rows(model, processor, rows, blocks) for name, rows in splits.items()}
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
     return resolve_task(task, options, model, sets), train, validation
@@ -69,13 +80,19 @@ def load_task_data(
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that name rows and columns."""
     group = parser.add_argument_group("data")
-    add_options(group, DataOptions, "data", "task", "text_column", "label_column", "max_length")
+    add_options(group, DataOptions, "data", "task", "text_column", "label_column", "max_length", "generate")
 
 
 def add_latency_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Adds the flags of latency, or those of these names."""
     group = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
     add_options(group, LatencyOptions, *names)
+
+
+def add_gguf_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of llama.cpp."""
+    group = parser.add_argument_group("llama.cpp", "what --metric memory counts, and --backend llama.cpp times")
+    add_options(group, GgufOptions)
 
 
 def add_polish_options(parser: argparse.ArgumentParser) -> None:

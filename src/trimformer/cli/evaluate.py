@@ -13,7 +13,7 @@ from trimformer.cli.option_flags import read_options
 from trimformer.data.outputs import find_problem
 from trimformer.data.tasks.blank_rows import count_blank_rows
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
 from trimformer.options.data import DataOptions
@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> None:
 def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the scores by split."""
     device = resolve_device(arguments.device)
-    model, processor = load(arguments.model)
-    reference = _load_reference(arguments.reference, model) if arguments.reference else None
-    task, _, validation = load_task_data(read_options(DataOptions, arguments), model, need_train=False)
+    model, processor = load(arguments.model, model_type=arguments.model_type)
+    reference = _load_reference(arguments, model) if arguments.reference else None
+    task, _, validation = load_task_data(read_options(DataOptions, arguments), model, processor, need_train=False)
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     for moved in (model, reference):
         if moved is not None:
@@ -43,7 +43,7 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for name, rows in validation.items():
         count_blank_rows(name, rows, task)
-        scorer = Scorer(name, rows, task, model, processor, arguments.batch_size)
+        scorer = make_scorer(name, rows, task, model, processor, arguments.batch_size)
         with masking:
             scores, outputs = scorer(model)
             report[name] = {"samples": len(rows), **scores}
@@ -52,16 +52,16 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _load_reference(path: str, model: PreTrainedModel) -> PreTrainedModel:
+def _load_reference(arguments: argparse.Namespace, model: PreTrainedModel) -> PreTrainedModel:
     """Loads the dense model.
 
     Raises:
         TrimformerError: its outputs cannot be compared with those of `model`.
     """
-    reference = load_model(path)
+    reference = load_model(arguments.reference, model_type=arguments.model_type)
     kinds = [(find_problem(m), m.config.num_labels, getattr(m.config, "vocab_size", None)) for m in (model, reference)]
     if kinds[0] != kinds[1]:
         raise TrimformerError(
-            f"--reference '{path}' is not the dense model of this one: its head or vocabulary differs"
+            f"--reference '{arguments.reference}' is not the dense model of this one: its head or vocabulary differs"
         )
     return reference

@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 from trimformer.cli.signals import Terminated, is_main_by_environment, signals
 from trimformer.cli.streams import TolerantStream
-from trimformer.errors import TrimformerError, flat
+from trimformer.errors import RemoteError, TrimformerError, flat
 from trimformer.utils import output_lock
 
 logger = logging.getLogger("trimformer")
@@ -106,10 +106,13 @@ def _run_with_exit_code(run: Callable[[], int | None]) -> int:
             return 130
         if signals.terminated:
             return _report_terminated()
+        reports = _reports(error)
         if isinstance(error, TrimformerError):
-            if _prints_error(error):
+            if reports:
                 _print_error(f"error: {flat(error)}")
             return 2
+        if not reports:
+            return 1
         if os.environ.get(DEBUG):
             traceback.print_exc()
         return _report_unexpected(error)
@@ -128,12 +131,16 @@ def _print_error(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def _prints_error(error: TrimformerError) -> bool:
-    """Returns whether this process prints the error: the main one does, and any that lost another process."""
-    if is_main_by_environment() or type(error).__name__ == "LostProcess":
-        return True
-    time.sleep(3)  # the first process to end stops the others, so the main one must print before
-    return False
+def _reports(error: Exception) -> bool:
+    """Returns whether this process prints the error: the first process to fail does."""
+    distributed = sys.modules.get("trimformer.utils.distributed")
+    if distributed is not None and distributed.world_size() > 1:
+        reports = not isinstance(error, RemoteError) and distributed.is_first_failure()
+    else:  # an error in flags, which all processes have
+        reports = is_main_by_environment()
+    if not reports:
+        time.sleep(3)  # the first process to end stops the others, so the one that prints must do so before
+    return reports
 
 
 def _leave_processes() -> None:

@@ -83,7 +83,7 @@ def prune_checkpoint(
     """Prunes to the flags' budget, writes the output directory, and returns the exit code."""
     model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
     data = DataOptions(arguments.data_dir, arguments.task_name, num_samples=arguments.num_samples)
-    task, train, validation = load_task_data(data, model, arguments.seed)
+    task, train, validation = load_task_data(data, model, tokenizer, arguments.seed)
     batch_size = 12 if task.problem == "span" else 32
     batch_size = arguments.sample_batch_size or (batch_size // 2 if "large" in name else batch_size)
     options = RunOptions(

@@ -15,20 +15,25 @@ from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.prune import read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
-from trimformer.cli.serving import Serving
+from trimformer.cli.serving import Serving, open_serving
+from trimformer.costs.backends import check_backend
 from trimformer.data.splits import read_evaluation_rows
 from trimformer.data.tasks.all_rows import check_some_labels
-from trimformer.export.onnx.export import check_onnx
+from trimformer.export.gguf.architecture import check_graph
+from trimformer.export.gguf.export import check_gguf
+from trimformer.export.onnx.export import check_exportable, check_onnx
 from trimformer.models import find_sublayers
 from trimformer.options.budgets import BudgetOptions
-from trimformer.options.methods import AnyMethod
+from trimformer.options.methods import AnyMethod, Method
 from trimformer.options.output import OutputOptions
 from trimformer.options.run import RunOptions
 from trimformer.polish.data import read_polish_data
+from trimformer.reporting.cards.source import last_part
 from trimformer.reporting.result_files import write_result
 from trimformer.session.inputs import Inputs
+from trimformer.session.setup import check_llama_cpp
 from trimformer.session.unit_costs import resolve_latency
-from trimformer.utils.distributed import is_main, join
+from trimformer.utils.distributed import is_main, join, on_main
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import lock_output
 from trimformer.utils.stage_timer import StageTimer
@@ -51,21 +56,30 @@ def _run(arguments: argparse.Namespace) -> int:
     flags = read(arguments)
     arguments.metric = flags.budget.counted
     options = replace(flags.run, latency=resolve_latency(flags.run.latency))
-    resolve_device(options.execution.device)
-    if flags.output.export:
+    check_backend(options.latency.backend, resolve_device(options.execution.device))
+    if flags.output.onnx:
         check_onnx()
+    if flags.output.gguf:
+        check_gguf()
     options = replace(options, polish=read_polish_data(options.polish))
     vocabulary = options.model.vocabulary
     if vocabulary is not None:  # a file is read once; without one the texts are the data's own
         texts = read_vocabulary(vocabulary) or vocabulary
         options = replace(options, model=replace(options.model, vocabulary=texts))
-    model, processor = load(arguments.model)
+    model, processor = load(arguments.model, model_type=arguments.model_type)
     if vocabulary is not None:
         check_trimmable(model, processor)
+    if flags.output.onnx:
+        check_exportable(model)
+    if flags.output.gguf:
+        check_graph(model, same_sizes=isinstance(flags.method, Method) and flags.method.keeps_one_size)
+    check_llama_cpp(model, [flags.method], arguments.metric, options)
     if flags.output.standalone:
         check_standalone(model)
     judged = read_evaluation_rows(arguments.judge_data) if arguments.judge_data is not None else None
-    task, train, validation = load_task_data(options.data, model, options.execution.seed)
+    task, train, validation = load_task_data(
+        options.data, model, processor, options.execution.seed, timed_length=options.latency.seq_len
+    )
     if judged is not None and flags.budget.target is not None and flags.budget.target.kind == "drop":
         check_some_labels(task, judged, f"--judge-data '{arguments.judge_data}'")
     return prune_and_write(
@@ -106,18 +120,20 @@ def prune_and_write(
         The exit code: 0, or `MISSED` where the model misses its latency budget.
     """
     with temporary_directory() as temporary:
-        serving, timer = None, StageTimer()
-        if output.export and is_main():  # the dense files first, so that a failing export ends before the long work
+        serving: list[Serving] = []  # of the main process only
+        timer = StageTimer()
+        if output.export:  # the dense files first, so that a failing export ends before the long work
             with timer("export"):
-                serving = Serving(inputs, temporary, output.export == "onnx-int8", options.data.batch_size)
+                size, name = options.data.batch_size, last_part(path)
+                on_main(lambda: serving.append(open_serving(inputs, temporary, output, size, name)))
         result = prune_model(inputs, budget, method, options)
         if not is_main():
             return 0
 
         def add_files(directory: Path) -> None:
-            if serving is not None:
+            if serving:
                 with timer("export"):
-                    serving.add(result, directory)
+                    serving[0].add(result, directory)
                 result.cost.seconds.update(timer.seconds)
 
         write_result(

@@ -11,21 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from trimformer.checkpoints.checkpoint_checks import check_weights
+from trimformer.checkpoints.load_guard import weight_files
 from trimformer.checkpoints.save_load import find_directory, load
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
+from trimformer.costs.backends import check_backend
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
 from trimformer.polish.data import read_polish_data
+from trimformer.reporting import figures
 from trimformer.reporting.page.sweep import family_page
 from trimformer.reporting.result_files import write_result
 from trimformer.reporting.score_table import format_columns
 from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
-from trimformer.session.setup import set_up
+from trimformer.session.setup import check_llama_cpp, set_up
 from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_entry, prune_members, sweep_members
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
@@ -45,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     flags = read(arguments)
     arguments.metric = flags.budgets.counted
     members = sweep_members(flags.methods.methods, flags.budgets.requests, flags.run.model.layout)
-    resolve_device(flags.run.execution.device)
+    check_backend(flags.run.latency.backend, resolve_device(flags.run.execution.device))
     output, identity = Path(arguments.output), identify(arguments)
     with ExitStack() as stack:
 
@@ -73,8 +76,11 @@ def _prune(
     begun: Mapping[str, Any],
 ) -> dict[str, float]:
     """Prunes members and writes the directory of each; returns the seconds of each stage."""
-    model, processor = load(arguments.model)
-    task, train, validation = load_task_data(flags.run.data, model, flags.run.execution.seed)
+    model, processor = load(arguments.model, model_type=arguments.model_type)
+    check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.run)
+    task, train, validation = load_task_data(
+        flags.run.data, model, processor, flags.run.execution.seed, timed_length=flags.run.latency.seq_len
+    )
     recorded = {key: value for key, value in vars(arguments).items() if key != "words"}
 
     def write(member: SweepMember, result: PruningResult) -> None:
@@ -180,7 +186,7 @@ def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: M
         raise TrimformerError(
             f"'{path / 'results.json'}' holds no results of a sweep's member; remove '{path}'; a member is made anew"
         ) from None
-    if not any(path.rglob("*.safetensors")):
+    if not weight_files(path, "**/*.safetensors"):
         raise TrimformerError(f"'{path}' has no weights; remove the folder, and its member is made again")
 
 
@@ -239,7 +245,7 @@ def format_family(family: Mapping[str, Any]) -> str:
     rows = [["", *([score] if score else []), "divergence", "MACs", "parameters (M)", "ms", "speed-up"]]
 
     def row(name: str, entry: Mapping[str, Any], divergence: str, speedup: str) -> list[str]:
-        points = [f"{100 * entry['scores'][score]:.2f}"] if score else []
+        points = [figures.score(entry["scores"], score).text] if score else []
         share = f"{100 * entry['sizes']['macs'] / dense['sizes']['macs']:.1f} %"
         size, ms = entry["sizes"]["parameters"] / 1e6, entry["latency_ms"]["median"]
         return [name, *points, divergence, share, f"{size:.2f}", f"{ms:.2f}", speedup]

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from trimformer.checkpoints.load_guard import weight_files
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.utils.input_paths import check_readable
 
@@ -47,7 +48,7 @@ class Tensors:
             TrimformerError: there are no safetensors files, or one cannot be read.
         """
         weights: dict[str, Callable[[], Tensor]] = {}
-        for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
+        for file in weight_files(folder, "*.safetensors", "*/*.safetensors"):
             check_readable(file, "weights file")
             with one_sentence(f"weights '{file}' cannot be read"), safe_open(file, framework="pt") as opened:
                 prefix = "" if file.parent == folder else f"{file.parent.relative_to(folder)}/"

@@ -10,12 +10,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trimformer.data.processor import feature_extractor_of, tokenizer_of
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.models.layer_calls import LABEL_KEYS, Batch
+from trimformer.models.layer_calls import LABEL_KEYS, NEXT_TOKENS, Batch
 
 INPUT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 BOXES = "bbox"  # one per token, of models for documents
 IMAGE_KEYS = ("pixel_values", "pixel_mask", "pixel_attention_mask", "spatial_shapes")
 AUDIO_KEYS = ("input_values", "input_features")
+IGNORED = -100  # as a label: the position does not count
 
 # Activation memory of a backward pass grows with the tokens of a batch: about 2.5 GB for 4096 on BERT-base.
 MAX_TOKENS = 4096
@@ -119,6 +120,8 @@ def collate(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
         TrimformerError: images differ in size, or the processor cannot pad these samples.
     """
     batch: dict[str, Tensor] = {}
+    if NEXT_TOKENS in samples[0]:
+        return _pad_blocks(samples)
     if "input_ids" in samples[0]:
         batch |= _pad_texts(samples, processor)
         if BOXES in samples[0]:
@@ -134,9 +137,20 @@ def collate(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:
             values = [torch.as_tensor(sample[key]) for sample in samples]
             per_token = bool(values[0].dim())
             batch[key] = (
-                pad_sequence(values, batch_first=True, padding_value=-100) if per_token else torch.stack(values)
+                pad_sequence(values, batch_first=True, padding_value=IGNORED) if per_token else torch.stack(values)
             )
     return batch
+
+
+def _pad_blocks(samples: Sequence[Features]) -> dict[str, Tensor]:
+    """Pads blocks of tokens on the right; language models often have no padding token, and the mask hides it."""
+    ids, targets = (
+        pad_sequence([torch.as_tensor(sample[key]) for sample in samples], batch_first=True, padding_value=value)
+        for key, value in (("input_ids", 0), (NEXT_TOKENS, IGNORED))
+    )
+    lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+    mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
+    return {"input_ids": ids.long(), "attention_mask": mask.long(), NEXT_TOKENS: targets.long()}
 
 
 def _pad_texts(samples: Sequence[Features], processor: Any) -> dict[str, Tensor]:

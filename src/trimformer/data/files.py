@@ -14,7 +14,7 @@ from typing import Any
 
 from trimformer.data.class_names import class_names_of
 from trimformer.data.json_layouts import expand
-from trimformer.data.rows import NamedRows, Rows
+from trimformer.data.rows import NamedRows, Rows, TextLines
 from trimformer.errors import TrimformerError, flat, quoted
 from trimformer.utils.input_paths import check_readable
 
@@ -204,7 +204,7 @@ def _first_duplicate(names: Sequence[Any]) -> Any:
 
 
 def _read_text(text: str) -> Rows:
-    return [{"text": line.strip()} for line in _lines(text) if line.strip()]
+    return TextLines([line.strip() for line in _lines(text) if line.strip()], [text])
 
 
 def _read_csv(text: str) -> Rows:

@@ -6,6 +6,7 @@
     tokens                                  logits [batch, length, labels]; of audio frames, 0 at padding
     span                                    start and end logits [batch, length, 2]
     embedding                               [batch, hidden]; for a dual encoder both embeddings, concatenated
+    language                                logits of the next token [batch, length, vocabulary]
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,18 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import token_mask
+from trimformer.data.batches import MAX_TOKENS, token_mask
+from trimformer.data.next_tokens import MAX_LOGITS, token_divergences
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import Batch, forward, position_mask
 from trimformer.models.masking import frozen
 
-Problem = Literal["single_label", "multi_label", "regression", "tokens", "span", "embedding"]
+Problem = Literal["single_label", "multi_label", "regression", "tokens", "span", "embedding", "language"]
 
 # Supported task heads, by the suffix of the model's class name.
 _CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification", "ForXVector",
                 "ForNextSentencePrediction", "ForMultipleChoice", "ForImageClassificationWithTeacher")  # fmt: skip
 _PER_TOKEN = ("ForTokenClassification", "ForMaskedLM", "ForCTC", "ForAudioFrameClassification")
+_GENERATORS = ("ForCausalLM", "LMHeadModel")
 _HEADLESS = ("Model", "Encoder", "ModelWithProjection")
 
 _MAX_PROBABILITIES = 2**24  # of a divergence per token, in memory at once
@@ -59,12 +62,26 @@ def find_problem(model: PreTrainedModel) -> Problem:
         return "tokens"
     if name.endswith("ForQuestionAnswering"):
         return "span"
+    if writes_text(model):
+        return "language"
     if name.endswith(_HEADLESS) and not hasattr(model, "decoder"):
         return "embedding"
     raise TrimformerError(
         f"the task head of {name} is not supported; supported are classification of sequences, tokens, images and "
-        "audio, question answering, multiple choice, masked language models, CTC, and the bare encoder"
+        "audio, question answering, multiple choice, causal and masked language models, CTC, and the bare encoder"
     )
+
+
+def writes_text(model: PreTrainedModel) -> bool:
+    """Returns whether a model is a causal language model, whatever else is known of it."""
+    return type(model).__name__.endswith(_GENERATORS)
+
+
+def max_batch_tokens(model: PreTrainedModel) -> int:
+    """Returns the most tokens of a batch: fewer for language models, whose logits are their largest tensors."""
+    if find_problem(model) != "language":
+        return MAX_TOKENS
+    return max(1, min(MAX_TOKENS, MAX_LOGITS // model.config.get_text_config().vocab_size))
 
 
 def has_classes(model: PreTrainedModel) -> bool:
@@ -154,6 +171,8 @@ def divergence(output: Tensor, reference: Tensor, batch: Batch, problem: Problem
         return _kl(*(pair.log_softmax(-1) for pair in pairs)).mean(1)
     if problem == "single_label":
         return _kl(output.log_softmax(-1), reference.log_softmax(-1))
+    if problem == "language":
+        return token_divergences(output, reference, batch)
     if problem == "tokens":
         mask = output_mask(reference, batch)
         count = _rows_at_once(output)

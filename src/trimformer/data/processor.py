@@ -6,7 +6,6 @@ from typing import Any
 
 import transformers
 from transformers import (
-    AutoConfig,
     AutoFeatureExtractor,
     AutoProcessor,
     AutoTokenizer,
@@ -100,11 +99,12 @@ def architecture_of(config: PreTrainedConfig) -> str:
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
 
 
-def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
+def load_processor(path: str | Path, config: PreTrainedConfig, fallback: str | Path | None = None) -> Any:
     """Loads the processor of a model directory.
 
     Args:
         path: a local model directory.
+        config: the model's config.
         fallback: a directory or hub name to load the processor from if `path` has none.
 
     Returns:
@@ -116,8 +116,6 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
             installed.
     """
     path = Path(path)
-    with one_sentence(f"the config of '{path}' cannot be read"):
-        config = AutoConfig.from_pretrained(path)
     model_class = getattr(transformers, architecture_of(config), None)
     main_input = getattr(model_class, "main_input_name", "input_ids")
     if is_dual_encoder(config, main_input):
@@ -132,7 +130,11 @@ def load_processor(path: str | Path, fallback: str | Path | None = None) -> Any:
     if main_input in ("input_values", "input_features"):
         require_decoder("soundfile")
         return _load(AutoFeatureExtractor.from_pretrained, path, fallback, _PROCESSOR_FILES, "feature extractor")
-    tokenizer = _load(AutoTokenizer.from_pretrained, path, fallback, _TOKENIZER_FILES, "tokenizer")
+
+    def load_tokenizer(source: Any) -> Any:  # a config without a model type would not be read again
+        return AutoTokenizer.from_pretrained(source, config=config if source == path else None)
+
+    tokenizer = _load(load_tokenizer, path, fallback, _TOKENIZER_FILES, "tokenizer")
     check_vocabulary(tokenizer, path)
     return tokenizer
 

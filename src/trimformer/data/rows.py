@@ -11,8 +11,11 @@ from torch.utils.data import DataLoader
 from trimformer.data.class_names import class_names, class_names_of
 from trimformer.data.media import is_image
 from trimformer.errors import TrimformerError, listed, quoted
+from trimformer.models.layer_calls import NEXT_TOKENS
 
 Rows = Sequence[Mapping[str, Any]]
+
+_RUNS = 20  # of consecutive blocks of tokens
 
 
 class NamedRows(list[Mapping[str, Any]]):
@@ -25,6 +28,18 @@ class NamedRows(list[Mapping[str, Any]]):
     def __init__(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, tuple[str, ...]]) -> None:
         super().__init__(rows)
         self.class_names = names
+
+
+class TextLines(NamedRows):
+    """The non-empty lines of text files, as rows with the column `text`.
+
+    Attributes:
+        documents: the whole text of each file, which language models read instead of lines.
+    """
+
+    def __init__(self, lines: Iterable[str], documents: Sequence[str]) -> None:
+        super().__init__(({"text": line} for line in lines), {})
+        self.documents = documents
 
 
 class TextPair(dict[str, Any]):
@@ -53,6 +68,18 @@ def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def row_numbers(rows: Rows) -> Sequence[int]:
     """Returns the number of each row in the user's data, from 1."""
     return rows.numbers if isinstance(rows, Selection) else range(1, len(rows) + 1)
+
+
+def shuffled_rows(rows: Rows, generator: np.random.Generator) -> list[int]:
+    """Returns the positions of the rows in random order.
+
+    Consecutive blocks of tokens are often of one document, so these are shuffled in `_RUNS` runs: parts that are split
+    off share at most the documents at the ends of runs.
+    """
+    if not (len(rows) and isinstance(rows[0], Mapping) and NEXT_TOKENS in rows[0]):
+        return generator.permutation(len(rows)).tolist()
+    runs = np.array_split(np.arange(len(rows)), min(_RUNS, len(rows)))
+    return np.concatenate([runs[i] for i in generator.permutation(len(runs))]).tolist()
 
 
 def as_rows(data: Any, name: str = "dataset") -> Rows:

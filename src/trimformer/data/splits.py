@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from trimformer.data.class_names import class_names_of
 from trimformer.data.files import SUFFIXES, is_data_file, read_rows, stem_and_suffix
 from trimformer.data.media_folders import read_media
-from trimformer.data.rows import NamedRows, Rows, Selection, disable_decoding
+from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, disable_decoding, shuffled_rows
 from trimformer.errors import TrimformerError, listed, one_sentence
 from trimformer.utils.input_paths import check_readable
 
@@ -25,8 +26,8 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
 
     Args:
         path: a single file (the split "all"), a folder with one file per split (`train.jsonl`, `validation.csv`) or
-            with shards (`train-00000-of-00002.parquet`), a folder written by `datasets.save_to_disk`, or a folder of
-            images or sounds (see `read_media`).
+            with shards (`train-00000-of-00002.parquet`), a folder written by `datasets.save_to_disk`, a folder of
+            text files (the split "all"), or a folder of images or sounds (see `read_media`).
 
     Raises:
         TrimformerError: the path does not exist, holds no data, or cannot be read.
@@ -58,6 +59,9 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
     if files:
         return {split: _join(shards) for split, shards in files.items()}
     media = read_media(path, split_names)
+    texts = [] if media else sorted(file for file in path.iterdir() if stem_and_suffix(file)[1] == ".txt")
+    if texts:
+        return {"all": _join(texts)}
     if not media:
         raise TrimformerError(
             f"data folder '{path}' has no images or sounds and no train or validation file; add one of the types "
@@ -72,15 +76,17 @@ def _join(shards: list[Path]) -> Rows:
     Raises:
         TrimformerError: a shard cannot be read, or its class names differ from those of the first.
     """
-    rows = read_rows(shards[0])
-    names = class_names_of(rows)
-    rows = list(rows)
-    for shard in shards[1:]:
-        more = read_rows(shard)
-        if class_names_of(more) != names:
+    parts = [read_rows(shard) for shard in shards]
+    names = class_names_of(parts[0])
+    for shard, part in zip(shards, parts, strict=True):
+        if class_names_of(part) != names:
             raise TrimformerError(f"'{shard}' numbers its classes otherwise than '{shards[0].name}'; write both anew")
-        rows += more
-    return NamedRows(rows, names)
+    texts = [part for part in parts if isinstance(part, TextLines)]
+    if len(texts) == len(parts):
+        return TextLines(
+            (row["text"] for part in texts for row in part), [text for part in texts for text in part.documents]
+        )
+    return NamedRows(chain.from_iterable(parts), names)
 
 
 def read_evaluation_rows(path: str | Path) -> Rows:
@@ -214,7 +220,7 @@ def find_splits(
             f"the data has too few rows to calibrate on: {row_counts}; give at least {2 if validation else 4}"
         )
     if not validation:
-        order = np.random.default_rng(seed).permutation(len(train)).tolist()
+        order = shuffled_rows(train, np.random.default_rng(seed))
         cut = max(1, round(len(train) * held_out))
         train, validation = Selection(train, order[cut:]), {"validation": Selection(train, order[:cut])}
     return train, validation

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trimformer.data.outputs import Problem
-from trimformer.data.tasks import SpanTask
+from trimformer.data.tasks import ScoredByQuery, SpanTask
 from trimformer.data.tasks.token_classification import UNLABELLED
 from trimformer.evaluation.bounds import jackknife, leave_out
 from trimformer.evaluation.changed_predictions import Change, ChangedReport, Prediction, SampleOutputs
@@ -205,8 +205,9 @@ def paired_interval(
     Returns:
         None if there are too few rows, or the rows of a group cannot be scored alone.
     """
-    rows = len(scorer.rows)
-    if rows < 2 * GROUPS or scorer.task.problem == "embedding":
+    scored = scorer.scored_rows
+    rows = len(scored)
+    if rows < 2 * GROUPS or (scorer.task.problem == "embedding" and not isinstance(scorer.task, ScoredByQuery)):
         return None
     if isinstance(scorer.task, SpanTask):  # costs one pass over the rows instead of one a group
         groups = [list(range(k, rows, GROUPS)) for k in range(GROUPS)]
@@ -215,8 +216,8 @@ def paired_interval(
             for group in groups
         ]
         return float(1.96 * np.std(differences, ddof=1) / GROUPS**0.5)
-    scores = [
-        leave_out(lambda kept, side=side, outputs=outputs: side.score_some(outputs, kept)[metric], range(rows), GROUPS)  # type: ignore[misc]
-        for side, outputs in ((scorer, dense), (pruned_scorer, pruned))
-    ]
+    scores = []
+    for side, outputs in ((scorer, dense), (pruned_scorer, pruned)):
+        estimate = side.metric_of_rows(outputs, metric)
+        scores.append(leave_out(lambda kept, of=estimate: of([scored[i] for i in kept]), range(rows), GROUPS))  # type: ignore[misc]
     return 1.96 * jackknife(scores[1] - scores[0])[1]

@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 from transformers import PreTrainedModel
 
-from trimformer.costs.backends import Backend
 from trimformer.costs.cost_tables import Floats
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import (
@@ -22,11 +21,13 @@ from trimformer.evaluation.bounds import (
     with_unseen,
 )
 from trimformer.evaluation.clusters import row_clusters
+from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.model_outputs import Outputs, unbatch
 from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.serving import on_cpu, write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session, served
+from trimformer.options.choices import AnyBackend
 from trimformer.options.quality_target import QualityTarget
 from trimformer.utils.temp_dirs import temporary_directory
 
@@ -41,8 +42,8 @@ class Verdict:
 
     Attributes:
         constraint: constraint the model was pruned to.
-        measured: measured drop in points, or divergence.
-        bound: upper confidence bound of the drop or divergence.
+        measured: measured drop in points, divergence, or ratio of perplexities.
+        bound: upper confidence bound of the measured value.
         keeps: whether the bound meets the target.
     """
 
@@ -75,14 +76,14 @@ class QualityTest:
         target: QualityTarget,
         scorer: Scorer,
         dense: PreTrainedModel,
-        backend: Backend = "eager",
+        backend: AnyBackend = "eager",
         pruned_scorer: Scorer | None = None,
     ) -> None:
         self.target, self._backend = target, backend
         self._scorer, self._pruned_scorer = scorer, pruned_scorer or scorer
         self._check()
         self._clusters = row_clusters(scorer.rows, scorer.task)
-        self.samples = len(set(self._clusters))
+        self.samples = len({self._clusters[row] for row in scorer.scored_rows})
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
         self._dense = np.zeros(1)
@@ -105,9 +106,9 @@ class QualityTest:
             alpha: probability with which the bound may be too low.
         """
         outputs = self._outputs(model, as_served and self._backend.startswith("onnx"))
-        if self.target.kind == "divergence":
-            values = self._divergences(outputs)
-            measured, bound = float(values.mean()), mean_bound(values, alpha)
+        if self.target.kind != "drop":
+            values = self._values(outputs)
+            measured, bound = self._in_target_unit(float(values.mean()), mean_bound(values, alpha))
         else:
             drop, error = jackknife(self._dense - self._scores(self._pruned_scorer, outputs))
             measured, bound = 100 * drop, 100 * drop_bound(drop, error, self._largest_change, alpha)
@@ -129,10 +130,24 @@ class QualityTest:
         values = self._pruned_scorer.divergences(outputs, self._references).numpy()
         return cluster_means(values, [self._clusters[row] for row in self._pruned_scorer.divergence_rows])
 
+    def _values(self, outputs: Outputs) -> Floats:
+        """Returns values whose mean is bounded: divergences, or for a perplexity each block's change of the loss."""
+        if self.target.kind == "divergence":
+            return self._divergences(outputs)
+        assert isinstance(self._scorer, LanguageScorer)
+        changes: Floats = self._scorer.loss_changes(outputs, self._references).numpy()
+        return changes
+
+    def _in_target_unit(self, *means: float) -> tuple[float, ...]:
+        """Returns means of `_values` as the target counts them: changes of the loss as ratios of perplexities."""
+        return tuple(map(math.exp, means)) if self.target.kind == "perplexity" else means
+
     def _scores(self, scorer: Scorer, outputs: Outputs) -> Floats:
         """Returns scores [1 + groups] as fractions: over all rows, and without each group."""
         samples = unbatch(outputs, scorer.batches)
-        return leave_out(lambda kept: scorer.score_some(samples, kept)[str(self.metric)], self._clusters)
+        metric, scored = scorer.metric_of_rows(samples, str(self.metric)), scorer.scored_rows
+        clusters = [self._clusters[row] for row in scored]
+        return leave_out(lambda kept: metric([scored[i] for i in kept]), clusters)
 
     @cached_property
     def _largest_change(self) -> float:
@@ -141,9 +156,9 @@ class QualityTest:
         It is large for rare classes in a macro-averaged score, of which few rows tell little. For other scores it is
         the share of the largest cluster in all rows.
         """
-        sizes = np.bincount(self._clusters)
         scorer, rows = self._scorer, range(len(self._clusters))
-        share = float(sizes.max()) / len(rows)
+        sizes = np.bincount([self._clusters[row] for row in scorer.scored_rows])
+        share = float(sizes.max()) / len(scorer.scored_rows)
         problem = scorer.task.problem
         if problem in ("span", "regression", "embedding") or (self.metric == "accuracy" and problem != "tokens"):
             return share  # means over rows, and correlations, which have no rare classes
@@ -182,12 +197,19 @@ class Prediction(QualityTest):
         dense: the dense model.
         test_samples: number of samples of the test.
         alpha: allowed probability of error of the test.
+        pruned_scorer: scorer with the tokens that are left, if a language model loses some.
     """
 
     def __init__(
-        self, target: QualityTarget, scorer: Scorer, dense: PreTrainedModel, test_samples: int, alpha: float
+        self,
+        target: QualityTarget,
+        scorer: Scorer,
+        dense: PreTrainedModel,
+        test_samples: int,
+        alpha: float,
+        pruned_scorer: Scorer | None = None,
     ) -> None:
-        super().__init__(target, scorer, dense)
+        super().__init__(target, scorer, dense, pruned_scorer=pruned_scorer)
         self._test_samples, self._alpha = test_samples, alpha
 
     def _check(self) -> None:
@@ -196,10 +218,11 @@ class Prediction(QualityTest):
     def __call__(self, model: PreTrainedModel, constraint: float, **_: object) -> Verdict:
         """Predicts the verdict on a model at a constraint."""
         outputs, share = self._outputs(model, as_served=False), self.samples / self._test_samples
-        if self.target.kind == "divergence":
-            values = self._divergences(outputs)
+        if self.target.kind != "drop":
+            values = self._values(outputs)
             mean, error = with_unseen(values, self._test_samples)
-            measured, bound = float(values.mean()), mean + (quantile(self._alpha) + POWER) * error
+            bound = mean + (quantile(self._alpha) + POWER) * error
+            measured, bound = self._in_target_unit(float(values.mean()), bound)
         elif self._scorer.is_labelled:
             drop, error = jackknife(self._dense - self._scores(self._scorer, outputs))
             measured, bound = self._drop(max(drop, 0.0), error * share**0.5, self._largest_change * share)
@@ -240,11 +263,16 @@ def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
     Raises:
         TrimformerError: there are too few samples, or the target needs labels and there are none.
     """
+    if target.kind == "perplexity" and not isinstance(scorer, LanguageScorer):
+        raise TrimformerError("max_perplexity is for language models; give max_drop or max_divergence instead")
+    if target.kind == "drop" and isinstance(scorer, LanguageScorer):
+        raise TrimformerError("a language model has no score in points; give max_perplexity or max_divergence instead")
     if target.kind == "drop" and not scorer.is_labelled:
         raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
-    samples, rows = len(set(row_clusters(scorer.rows, scorer.task))), len(scorer.rows)
+    clusters, rows = row_clusters(scorer.rows, scorer.task), len(scorer.scored_rows)
+    samples = len({clusters[row] for row in scorer.scored_rows})
     if samples < min_samples(target):
-        promise = f"a drop of {target.most:g} points" if target.kind == "drop" else "a divergence"
+        promise = f"a drop of {target.most:g} points" if target.kind == "drop" else f"a {target.kind}"
         texts = "" if samples == rows else f" of {rows} rows, those that share a text counted once,"
         raise TrimformerError(
             f"{samples} test samples{texts} are too few to promise {promise} with {100 * CONFIDENCE:.0f} % confidence; "

@@ -1,6 +1,6 @@
 """Scores models on evaluation sets and compares them with the dense model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import make_batches
-from trimformer.data.outputs import Problem, divergence, find_problem
+from trimformer.data.batches import Features, make_batches
+from trimformer.data.outputs import Problem, divergence, find_problem, max_batch_tokens
 from trimformer.data.rows import Rows
-from trimformer.data.tasks import Task
+from trimformer.data.tasks import ScoredByQuery, Task
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_token_ids
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
@@ -31,6 +31,11 @@ def divergences(outputs: Outputs, references: Outputs, batches: Sequence[Batch],
     return torch.stack(unbatch(per_batch, batches)).double()
 
 
+def rows_of_features(features: Sequence[Features], num_rows: int) -> list[int]:
+    """Returns the index of each feature's row; a row may have several windows of a long text, or several texts."""
+    return [feature.get("example", i % num_rows) for i, feature in enumerate(features)]
+
+
 class Scorer:
     """One evaluation set, encoded once and scored for any number of models.
 
@@ -38,7 +43,7 @@ class Scorer:
         name: name of the set, for display.
         rows: rows of the set.
         task: task of the rows.
-        model: the model, for its configuration and device.
+        model: the dense model, for its configuration and device; its first passages are right where none are known.
         processor: the model's tokenizer or processor.
         batch_size: number of samples in a batch; the scores do not depend on it.
 
@@ -57,10 +62,13 @@ class Scorer:
     ) -> None:
         self.name, self.rows, self.task, self.processor, self.batch_size = name, rows, task, processor, batch_size
         self.features = task.encode(rows, processor, model.config)
-        self.batches = make_batches(self.features, processor, batch_size)
+        self.batches = make_batches(self.features, processor, batch_size, max_tokens=max_batch_tokens(model))
         self.names = label_names(model.config)
         check_token_ids(model, self.batches)
         self._problem = find_problem(model)
+        if isinstance(task, ScoredByQuery) and task.needs_dense_outputs:
+            outputs = model_outputs(model, self.batches, name, may_rerun=False, desc="dense model's order")
+            self.task = task.with_first_passages(unbatch(outputs, self.batches), rows)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], Outputs]:
         """Returns the model's metrics and its outputs per batch; see `model_outputs`."""
@@ -78,6 +86,9 @@ class Scorer:
             outputs: outputs of all samples; see `unbatch`.
             rows: indices of the rows.
         """
+        if isinstance(self.task, ScoredByQuery):
+            chosen = list(rows)
+            return {k: float(np.nanmean(v[chosen])) for k, v in self.task.row_scores(outputs, self.rows).items()}
         pairs = [(new, i) for new, row in enumerate(rows) for i in self._parts[row]]
         if self._problem == "embedding":  # the features of embeddings are ordered column by column
             pairs.sort(key=lambda pair: pair[1] // len(self.rows))
@@ -87,16 +98,33 @@ class Scorer:
         ]
         return self.task.score([outputs[i] for _, i in pairs], features, [self.rows[row] for row in rows])
 
+    def metric_of_rows(self, outputs: Sequence[Tensor], metric: str) -> Callable[[Sequence[int]], float]:
+        """Returns a function that computes a metric over some of the rows; see `score_some`.
+
+        A query that is left out leaves its passage in the collection.
+        """
+        if isinstance(self.task, ScoredByQuery):
+            values = self.task.row_scores(outputs, self.rows)[metric]
+            return lambda rows: float(np.nanmean(values[list(rows)]))
+        return lambda rows: self.score_some(outputs, rows)[metric]
+
+    @cached_property
+    def scored_rows(self) -> Sequence[int]:
+        """Indices of the rows that count in the scores; passages without a query only make the search harder."""
+        return self.task.scored_rows(self.rows) if isinstance(self.task, ScoredByQuery) else range(len(self.rows))
+
     @property
     def is_labelled(self) -> bool:
         """Whether the task has a metric and the samples have labels; those of embeddings are in the rows."""
+        if isinstance(self.task, ScoredByQuery):
+            return bool(self.scored_rows)
         has_labels = any(key in self.features[0] for key in LABEL_KEYS) or self._problem == "embedding"
         return self.task.metric is not None and has_labels
 
     @cached_property
     def feature_rows(self) -> list[int]:
         """Index of each feature's row; a row has one feature per window of a long text, or per text to embed."""
-        return [feature.get("example", i % len(self.rows)) for i, feature in enumerate(self.features)]
+        return rows_of_features(self.features, len(self.rows))
 
     @property
     def divergence_rows(self) -> list[int]:

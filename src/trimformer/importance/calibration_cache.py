@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.data.batches import token_mask
 from trimformer.data.outputs import find_problem, model_output
+from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.errors import TrimformerError, flat
 from trimformer.importance.criteria import Ranking
-from trimformer.importance.obs import Curve
+from trimformer.importance.obs import Curve, NarrowCurve
 from trimformer.models import find_sublayers
-from trimformer.models.layer_calls import Batch
+from trimformer.models.layer_calls import Batch, forward
 from trimformer.models.masking import frozen
 from trimformer.utils.distributed import add_up, rank, world_size
 from trimformer.utils.environment import describe_device
@@ -93,18 +95,27 @@ def _fingerprint(model: PreTrainedModel, batches: Sequence[Batch], setting: str)
         *(f"{s.name} {s.num_units} x {s.unit_size} {s.calls_per_pass}" for s in find_sublayers(model)),
     )
     digest = hashlib.sha256("\n".join(texts).encode())
-    _add_tensors(digest, [*model.state_dict().items(), *model.named_buffers(), ("output", _output(model, batches[0]))])
+    _add_tensors(digest, [*model.state_dict().items(), *model.named_buffers(), *_outputs(model, batches[0]).items()])
     for batch in batches:
         _add_tensors(digest, sorted(batch.items()))
     return digest.hexdigest()[:32]
 
 
 @torch.no_grad()
-def _output(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Computes the output that is differentiated; it depends on what no weight or config shows, such as the pooling."""
+def _outputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """Computes the output that is differentiated; it depends on what no weight or config shows, such as the pooling.
+
+    A sentence head is also applied to random hidden states, as two heads may agree on a batch: ReLU on positive values.
+    """
+    head = sentence_head_of(model)
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), frozen(model):
         torch.manual_seed(0)
-        return model_output(model, batch, find_problem(model))
+        outputs = {"output": model_output(model, batch, find_problem(model))}
+        if head is not None and not head.is_cross_encoder:
+            hidden = forward(model, batch).last_hidden_state
+            noise = 10 * torch.randn(hidden.shape).to(hidden)
+            outputs["sentence head"] = head(noise, token_mask(batch))
+    return outputs
 
 
 @cache
@@ -127,6 +138,12 @@ def _write(ranking: Ranking, file: Path) -> None:
     tensors = {"predicts_loss": torch.tensor(ranking.predicts_loss)}
     for i, curve in enumerate(ranking.curves):
         tensors |= {f"order.{i}": curve.order, f"error.{i}": curve.error}
+        for k, narrow in enumerate(curve.narrower):
+            tensors |= {
+                f"narrow.{i}.{k}.kept": narrow.kept,
+                f"narrow.{i}.{k}.order": narrow.curve.order,
+                f"narrow.{i}.{k}.error": narrow.curve.error,
+            }
     tensors |= {f"grads.{i}": grads for i, grads in enumerate(ranking.grads)}
     for i, batches in enumerate(ranking.token_norms):
         tensors |= {f"norms.{i}.{k}": norms for k, norms in enumerate(batches)}
@@ -162,11 +179,18 @@ def _read(file: Path, device: torch.device) -> Ranking | None:
         return None
     sublayers = range(sum(name.startswith("order.") for name in tensors))
     return Ranking(
-        [Curve(tensors[f"order.{i}"], tensors[f"error.{i}"]) for i in sublayers],
+        [Curve(tensors[f"order.{i}"], tensors[f"error.{i}"], _narrower(tensors, i)) for i in sublayers],
         [tensors[f"grads.{i}"].to(device) for i in sublayers if f"grads.{i}" in tensors],
         [norms for i in sublayers if (norms := _numbered(tensors, f"norms.{i}.", device))],
         bool(tensors["predicts_loss"]),
     )
+
+
+def _narrower(tensors: dict[str, Tensor], i: int) -> list[NarrowCurve]:
+    """Returns the stored curves of a sublayer with fewer query heads."""
+    total = sum(name.startswith(f"narrow.{i}.") and name.endswith(".kept") for name in tensors)
+    parts = [{key: tensors[f"narrow.{i}.{k}.{key}"] for key in ("kept", "order", "error")} for k in range(total)]
+    return [NarrowCurve(part["kept"], Curve(part["order"], part["error"])) for part in parts]
 
 
 def _numbered(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> list[Tensor]:

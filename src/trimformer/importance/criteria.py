@@ -1,15 +1,23 @@
 """Ranking criteria: from calibration samples to one removal curve per sublayer. `CRITERIA` lists them by name."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.importance.activations import (
+    ChannelStatistics,
+    channel_statistics,
+    flap_importance,
+    layer_angles,
+    wanda_importance,
+)
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
-from trimformer.importance.obs import Curve, importance_curve, obs_curve
-from trimformer.importance.second_moments import collect_moments
+from trimformer.importance.obs import Curve, importance_curve, narrow_curves, obs_curve
+from trimformer.importance.second_moments import SublayerMoments, collect_moments, group_by_memory
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
@@ -62,23 +70,94 @@ def fisher(model: PreTrainedModel, batches: Sequence[Batch], objective: Objectiv
         return Ranking([importance_curve(compute_fisher_info(grad)) for grad in grads], grads)
 
 
-def obs(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
-    """Ranks units by Optimal Brain Surgeon on second moments."""
+def obs(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    objective: Objective,
+    run: ExecutionOptions,
+    *,
+    query_heads: bool = False,
+) -> Ranking:
+    """Ranks units, and query heads within them if wanted, by Optimal Brain Surgeon on second moments."""
     sublayers = find_sublayers(model)
+    curves: dict[int, Curve] = {}
+    token_norms: dict[int, list[Tensor]] = {}
+    counts: dict[int, int] = {}
+    groups = group_by_memory(sublayers, run.max_memory)
+    for k, group in enumerate(groups, start=1):
+        desc = "calibrate" if len(groups) == 1 else f"calibrate {k}/{len(groups)}"
+        with run.clock("calibrate"), run.precision(model.device):
+            moments = collect_moments(
+                model, run.progress(batches, desc), objective=objective, seed=run.seed, only=group
+            )
+        found = dict(zip(group, moments, strict=True))
+        token_norms |= {i: found[i].token_norms for i in group}
+        counts |= {i: found[i].count for i in group}
+        curve = partial(_obs_curve, sublayers, found, query_heads=query_heads)
+        with run.clock("curves"):
+            shared = compute_shared(group, curve, cost=lambda i: sublayers[i].channels ** 3)
+            curves |= zip(group, shared, strict=True)
+        del moments, found, curve  # their memory is that of the next group
+    order = range(len(sublayers))
+    # Curves must be per token of the first sublayer, as towers process different numbers of tokens per sample.
+    scaled = [curves[i].scaled(counts[i] / max(counts[0], 1)) for i in order]
+    return Ranking(scaled, token_norms=[token_norms[i] for i in order], predicts_loss=True)
+
+
+def _obs_curve(
+    sublayers: Sequence[Sublayer], moments: Mapping[int, SublayerMoments], i: int, *, query_heads: bool
+) -> Curve:
+    """Computes the curve of sublayer i per token that it reads, with curves of fewer query heads if wanted."""
+    sublayer, weight = sublayers[i], matrix(sublayers[i].projection).detach()
+    curve = obs_curve(moments[i], weight, sublayer.unit_size)
+    if query_heads and sublayer.queries_attribute is not None:
+        curve.narrower = narrow_curves(moments[i], weight, sublayer.unit_size, sublayer.queries)
+    return curve
+
+
+def wanda(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
+    """Ranks units by their weights times the norms of their channels; see `wanda_importance`."""
+    return _by_channels(model, batches, run, wanda_importance)
+
+
+def flap(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
+    """Ranks units by the fluctuation of their channels; see `flap_importance`."""
+    return _by_channels(model, batches, run, flap_importance)
+
+
+def angle(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective, run: ExecutionOptions) -> Ranking:
+    """Ranks layers by the angle by which they turn their input, shared out evenly to their units."""
     with run.clock("calibrate"), run.precision(model.device):
-        moments = collect_moments(model, run.progress(batches, "calibrate"), objective=objective, seed=run.seed)
-
-    def curve(i: int) -> Curve:
-        per_token = obs_curve(moments[i], matrix(sublayers[i].projection).detach(), sublayers[i].unit_size)
-        # Curves must be per token of the first sublayer, as towers process different numbers of tokens per sample.
-        return replace(per_token, error=per_token.error * (moments[i].count / max(moments[0].count, 1)))
-
+        angles = layer_angles(model, run.progress(batches, "calibrate"))
     with run.clock("curves"):
-        curves = compute_shared(range(len(sublayers)), curve, cost=lambda i: sublayers[i].channels ** 3)
-    return Ranking(curves, token_norms=[m.token_norms for m in moments], predicts_loss=True)
+        sublayers = find_sublayers(model)
+        numbers = {id(s.module): i for i, s in enumerate({id(s.module): s for s in sublayers}.values())}
+        share = [float(angles[numbers[id(s.module)]]) / max(s.num_units, 1) for s in sublayers]
+        return Ranking([importance_curve(torch.full((s.num_units,), v)) for s, v in zip(sublayers, share, strict=True)])
 
 
-CRITERIA: dict[Criterion, RankUnits] = {"magnitude": magnitude, "random": random, "fisher": fisher, "obs": obs}
+def _by_channels(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    run: ExecutionOptions,
+    importance: Callable[[Sublayer, ChannelStatistics], Tensor],
+) -> Ranking:
+    with run.clock("calibrate"), run.precision(model.device):
+        channels = channel_statistics(model, run.progress(batches, "calibrate"))
+    with run.clock("curves"):
+        pairs = zip(find_sublayers(model), channels, strict=True)
+        return Ranking([importance_curve(importance(s, c).detach()) for s, c in pairs])
+
+
+CRITERIA: dict[Criterion, RankUnits] = {
+    "magnitude": magnitude,
+    "random": random,
+    "fisher": fisher,
+    "wanda": wanda,
+    "flap": flap,
+    "angle": angle,
+    "obs": obs,
+}
 
 
 def magnitude_importance(sublayer: Sublayer) -> Tensor:
@@ -86,6 +165,10 @@ def magnitude_importance(sublayer: Sublayer) -> Tensor:
     units = sublayer.num_units
     squares = [matrix(sublayer.projection).double().square().sum(0).view(units, sublayer.unit_size).sum(1)]
     for producer in sublayer.producers:
-        rows = matrix(producer.linear).double().square().sum(1)  # [blocks * units * size]
-        squares.append(rows.view(producer.blocks, units, producer.size).sum((0, 2)))
+        rows = matrix(producer.linear).double().square().sum(1)  # [units * rows]
+        if isinstance(producer.blocks, int):
+            squares.append(rows.view(producer.blocks, units, producer.size).sum((0, 2)))
+        else:
+            blocks = rows.split([units * size for size in producer.block_sizes])
+            squares += [b.view(units, s).sum(1) for b, s in zip(blocks, producer.block_sizes, strict=True)]
     return torch.stack(squares).sum(0)

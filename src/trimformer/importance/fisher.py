@@ -14,7 +14,7 @@ from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import MaskUnits, frozen
 from trimformer.options.methods import Objective
-from trimformer.utils.distributed import add_up
+from trimformer.utils.distributed import add_up, together
 
 # The loss to differentiate: that of the labels, the label-free one, or a function (output, batch) -> [batch].
 Loss = Objective | Callable[[Tensor, Batch], Tensor]
@@ -58,7 +58,7 @@ def collect_mask_grads(
     """
     problem, sublayers = find_problem(model), find_sublayers(model)
     rows: list[list[Tensor]] = [[] for _ in sublayers]
-    with frozen(model), torch.enable_grad():
+    with frozen(model), torch.enable_grad(), together():
         for batch in batches:
             size = len(batch["index"]) if per_sample else 1
             new_mask = partial(torch.ones, device=batch["index"].device, requires_grad=True)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.data.next_tokens import curvature_gradient, mean_token_losses
 from trimformer.data.outputs import Problem, find_problem, model_output, output_mask, span_log_probs
 from trimformer.errors import TrimformerError
 from trimformer.models import find_layers
@@ -47,6 +48,8 @@ def supervised_losses(output: Tensor, batch: Batch, problem: Problem) -> Tensor:
         log_probs = span_log_probs(output, batch)
         positions = torch.stack([batch["start_positions"], batch["end_positions"]], dim=-1)  # [batch, 2]
         return -log_probs.gather(1, positions.unsqueeze(1)).mean(dim=(1, 2))
+    if problem == "language":
+        return mean_token_losses(output, batch)
     if "labels" not in batch or problem == "embedding":
         raise TrimformerError(
             "this method needs labels, but the calibration data has none; choose a label-free method such as obs"
@@ -79,6 +82,8 @@ def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int =
     if problem == "single_label" and output.shape[1] == 2:
         weight = output.detach().softmax(-1).prod(-1).sqrt()
         return (output[:, 1] - output[:, 0]) * weight
+    if problem == "language":
+        return (curvature_gradient(output, batch, seed, TEMPERATURE) * output).sum((1, 2))
     noise = _noise(batch["index"], output[0].numel(), seed, normal=problem == "embedding").view_as(output).to(output)
     if problem == "embedding":
         return (noise * output).sum(1)

@@ -6,7 +6,7 @@ projection. The correction is W -= H^-1[:, P] ([H^-1]_PP)^-1 W_P, and the same e
 columns from H^-1 (Hassibi & Stork 1993; in blocks as in ZipLM, 2023).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,16 +26,36 @@ class Curve:
     Attributes:
         order: units in the order of removal, [units].
         error: loss increase per token with k units kept, [units + 1], float64; `error[units]` is 0.
+        narrower: curves of the sublayer with fewer query heads in every unit; empty without grouped queries.
     """
 
     order: Tensor
     error: Tensor
+    narrower: list["NarrowCurve"] = field(default_factory=list)
+
+    def scaled(self, factor: float) -> "Curve":
+        """Returns the curve with errors times a factor."""
+        narrower = [replace(narrow, curve=narrow.curve.scaled(factor)) for narrow in self.narrower]
+        return replace(self, error=self.error * factor, narrower=narrower)
 
     def mask(self, units: int) -> Tensor:
         """Returns the mask [units of the dense sublayer] that keeps the last `units` units of the order."""
         mask = torch.ones(len(self.order))
         mask[self.order[: len(self.order) - units]] = 0
         return mask
+
+
+@dataclass
+class NarrowCurve:
+    """Removal curve of grouped-query attention that has lost query heads, the same number in every unit.
+
+    Attributes:
+        kept: true for query heads that stay, [units, queries of the dense sublayer], on the CPU.
+        curve: curve of the units, with the error of the lost query heads in it.
+    """
+
+    kept: Tensor
+    curve: Curve
 
 
 def importance_curve(importance: Tensor) -> Curve:
@@ -56,12 +76,32 @@ def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: f
     """
     if not weight.shape[1]:
         return importance_curve(weight.new_zeros(0))
-    scale = max(moments.weight_sum, 1e-300)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(add_ridge(moments.inputs / scale, ridge)))
+    return _removal_curve(_mean_inputs(moments), weight.double().T @ _gradient_root(moments), unit_size, ridge, step)
+
+
+def _mean_inputs(moments: SublayerMoments) -> Tensor:
+    """Returns H as a weighted mean over tokens, [channels, channels]."""
+    return moments.inputs / max(moments.weight_sum, 1e-300)
+
+
+def _gradient_root(moments: SublayerMoments) -> Tensor:
+    """Returns a root of G as a mean over tokens, [hidden, hidden]: root @ root^T = G."""
     eigenvalues, vectors = torch.linalg.eigh(moments.gradients / max(moments.count, 1))
-    root = vectors * eigenvalues.clamp(min=0).sqrt()  # root @ root^T = G
-    rows = weight.double().T @ root  # [channels, hidden]; G is part of the norm
-    units = torch.arange(weight.shape[1] // unit_size, device=weight.device)
+    return vectors * eigenvalues.clamp(min=0).sqrt()
+
+
+def _removal_curve(inputs: Tensor, rows: Tensor, unit_size: int, ridge: float, step: int = 32) -> Curve:
+    """Removes units greedily; see `obs_curve`.
+
+    Args:
+        inputs: H as a mean over tokens, [channels, channels].
+        rows: transposed weight times the root of G, [channels, hidden]; changed in place.
+        unit_size: see `obs_curve`.
+        ridge: see `obs_curve`.
+        step: see `obs_curve`.
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(add_ridge(inputs, ridge)))
+    units = torch.arange(len(rows) // unit_size, device=rows.device)
     order, increments = [], []
     # The updates of H^-1 that are still to be applied, [removed, channels] each.
     pending = [inverse.new_empty(0, len(inverse))]
@@ -93,6 +133,45 @@ def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: f
             alive = alive[alive]
     costs = torch.cat(increments)
     return Curve(torch.cat(order).cpu(), torch.cat([costs.new_zeros(1), costs.cumsum(0)]).flip(0).cpu())
+
+
+def narrow_curves(
+    moments: SublayerMoments, weight: Tensor, unit_size: int, queries: int, ridge: float = 1e-3
+) -> list[NarrowCurve]:
+    """Computes the curves of grouped-query attention with one query head less in every unit, two less, and so on.
+
+    In each step every unit loses the query head that costs least alone; the error is that of all of them together,
+    with the best correction of the weights, from which the units' curve goes on.
+
+    Args:
+        moments: H and G of the sublayer.
+        weight: weight of the output projection, [hidden, channels].
+        unit_size: channels per unit.
+        queries: query heads per unit.
+        ridge: see `obs_curve`.
+    """
+    size, units = unit_size // queries, weight.shape[1] // unit_size
+    root, inputs = _gradient_root(moments), _mean_inputs(moments)
+    hessian = add_ridge(inputs, ridge)
+    heads = torch.arange(units * queries, device=weight.device).view(units, queries)  # those that are left
+    w, lost, curves = weight.double(), 0.0, list[NarrowCurve]()
+    for left in range(queries - 1 if units else 0, 0, -1):
+        channels = unit_channels(heads.flatten(), size)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[channels][:, channels]))
+        cost = _removal_cost(inverse, inverse.diagonal(), w.T @ root, size).view(units, left + 1)
+        removed = torch.zeros_like(cost, dtype=torch.bool).scatter_(1, cost.argmin(1, keepdim=True), True)
+        gone, stays = (unit_channels(mask.flatten().nonzero().flatten(), size) for mask in (removed, ~removed))
+        factor = torch.linalg.cholesky(inverse[gone][:, gone])
+        correction = torch.cholesky_solve(w[:, gone].T, factor)  # [gone, hidden]
+        lost += float(0.5 * ((w[:, gone] @ correction) * (root @ root.T)).sum())
+        w = w[:, stays] - (inverse[stays][:, gone] @ correction).T
+        heads = heads[~removed].view(units, left)
+        kept_channels = unit_channels(heads.flatten(), size)
+        curve = _removal_curve(inputs[kept_channels][:, kept_channels], w.T @ root, left * size, ridge)
+        kept = torch.zeros(units * queries, dtype=torch.bool)
+        kept[heads.flatten().cpu()] = True
+        curves.append(NarrowCurve(kept.view(units, queries), replace(curve, error=curve.error + lost)))
+    return curves
 
 
 def _removal_cost(inverse: Tensor, diagonal: Tensor, rows: Tensor, unit_size: int) -> Tensor:

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.importance.fisher import Loss, check_finite, sample_losses
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.layer_calls import Batch, PaddingTracker
+from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
 from trimformer.models.masking import frozen
-from trimformer.utils.distributed import add_up
+from trimformer.utils.distributed import add_up, together
 from trimformer.utils.gram import SPARSE, gram
 
 
@@ -44,12 +44,13 @@ def collect_moments(
     objective: Loss = "curvature",
     seed: int = 0,
     token_weighting: bool = True,
+    only: Sequence[int] | None = None,
 ) -> list[SublayerMoments]:
-    """Computes the moments of every sublayer of the dense model.
+    """Computes the moments of the dense model's sublayers.
 
     A token's weight is its influence on the loss, w = ||g||^2: tokens whose output is not used, such as all but the
     first in a classifier's last layer, have weight 0. The backward pass computes gradients of activations only and
-    ends at the first projection's output.
+    ends at the output of the first projection that is observed.
 
     Args:
         model: a supported model; not changed.
@@ -57,16 +58,18 @@ def collect_moments(
         objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
         seed: seed of the random numbers of the label-free loss.
         token_weighting: whether to weight tokens in H; otherwise all have weight 1.
+        only: positions of the sublayers to observe, ascending; None observes all.
 
     Returns:
-        One entry per sublayer, summed over all processes.
+        One entry per observed sublayer, summed over all processes.
 
     Raises:
         TrimformerError: a moment is not finite.
     """
     problem, sublayers = find_problem(model), find_sublayers(model)
+    sublayers = sublayers if only is None else [sublayers[i] for i in only]
     sums = [_Sums(s, token_weighting) for s in sublayers]
-    with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer:
+    with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer, together():
         for batch in batches:
             observer.start(batch)
             losses = sample_losses(model_output(model, batch, problem), batch, problem, objective, seed)
@@ -76,6 +79,33 @@ def collect_moments(
         check_finite(m.gradients, f"gradients of {sublayer.name}")
         check_finite(m.inputs, f"activations of {sublayer.name}")
     return moments
+
+
+def moment_bytes(sublayer: Sublayer) -> int:
+    """Returns the bytes of a sublayer's H and G."""
+    return 8 * (sublayer.channels**2 + sublayer.hidden_size**2)
+
+
+def group_by_memory(sublayers: Sequence[Sublayer], max_memory: float) -> list[list[int]]:
+    """Divides sublayers into groups of neighbours whose moments fit into memory, the last ones first.
+
+    A sublayer whose moments alone are larger is a group of its own. Each group needs a forward pass over the samples,
+    and a backward pass that ends at its first sublayer.
+
+    Args:
+        sublayers: sublayers of the dense model.
+        max_memory: bytes that H and G of a group may take.
+    """
+    groups: list[list[int]] = []
+    left = 0.0
+    for i in reversed(range(len(sublayers))):
+        size = moment_bytes(sublayers[i])
+        if not groups or size > left:
+            groups.append([])
+            left = max_memory
+        groups[-1].insert(0, i)
+        left -= size
+    return groups
 
 
 class _Sums:
@@ -147,11 +177,12 @@ class _MomentObserver(PaddingTracker):
 
     def _forward_hook(self, sums: _Sums) -> Callable[..., Tensor]:
         def forward_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            x, mask = inputs[0].detach(), self.mask
+            mask = self.mask
+            x = by_position(inputs[0].detach(), mask)
             if not output.requires_grad:  # the first sublayer of a tower: nothing below needs a gradient
-                output = output.detach().requires_grad_()
+                output = output.detach().requires_grad_().clone()  # no leaf, as a layer may add to it in place (Falcon)
             call = sums.expect(mask)
-            output.register_hook(lambda gradient: sums.add(x, gradient, mask, call))
+            output.register_hook(lambda gradient: sums.add(x, by_position(gradient, mask), mask, call))
             return output
 
         return forward_hook

@@ -5,28 +5,40 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import FRACTION, MILLISECONDS, shorten
+from trimformer.options.checks import FRACTION, MEGABYTES, MILLISECONDS, shorten
 from trimformer.options.choices import Metric
 from trimformer.options.option import check_options, option
-from trimformer.options.quality_target import QualityTarget
+from trimformer.options.quality_target import QualityTarget, TargetKind
+
+# Options that ask for a quality, with its kind.
+_TARGETS: dict[str, TargetKind] = {"max_drop": "drop", "max_divergence": "divergence", "max_perplexity": "perplexity"}
+
+
+def read_ratio(text: str) -> float:
+    """Reads a ratio such as "1.1" or "1.10x"."""
+    return float(text.removesuffix("x"))
 
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """One requested budget; exactly one of the two is given.
+    """One requested budget; exactly one of the three is given.
 
     Attributes:
         constraint: fraction in (0, 1] of the dense model's cost.
         ms: milliseconds for one batch.
+        mb: megabytes of memory.
     """
 
     constraint: float | None = None
     ms: float | None = None
+    mb: float | None = None
 
     @property
     def name(self) -> str:
         """Short name, for a folder."""
-        return f"{self.constraint:g}" if self.ms is None else f"{self.ms:g}ms"
+        if self.ms is not None:
+            return f"{self.ms:g}ms"
+        return f"{self.constraint:g}" if self.mb is None else f"{self.mb:g}MB"
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,14 @@ class BudgetOptions:
         python_help="latency of a batch to reach instead, in milliseconds.",
         read=float,
     )
+    memory_mb: float | None = option(
+        None,
+        "for language models: memory to reach in llama.cpp, weights and cache, in megabytes (1,000,000 bytes)",
+        python_help="for language models: memory to reach in llama.cpp instead, weights and key-value cache, in "
+        "megabytes (1,000,000 bytes).",
+        read=float,
+        metavar="MB",
+    )
     max_drop: float | None = option(
         None,
         "find the smallest model that loses at most this many points of the task's score, with 95 %% confidence, on "
@@ -63,11 +83,19 @@ class BudgetOptions:
         read=float,
         metavar="NATS",
     )
+    max_perplexity: float | None = option(
+        None,
+        "for language models: like --max-drop, but bounds the perplexity, as a ratio to the dense model's: 1.10x",
+        python_help="for language models: like `max_drop`, but bounds the ratio of the perplexity to the dense "
+        "model's, such as 1.10.",
+        read=read_ratio,
+        metavar="RATIO",
+    )
     metric: Metric | None = option(
         None,
-        "what the constraint counts (default: mac; with --latency-ms latency)",
+        "what the constraint counts (default: mac; with --latency-ms latency, with --memory-mb memory)",
         python_help='what the constraint counts: "mac" (default) or "parameters" of the sublayers, or measured '
-        '"latency" of the whole model (default with `latency_ms`).',
+        '"latency" (default with `latency_ms`) or "memory" in llama.cpp (default with `memory_mb`) of the whole model.',
         choices=get_args(Metric),
     )
 
@@ -78,35 +106,34 @@ class BudgetOptions:
             TrimformerError: a value is out of range, or two budgets are given.
         """
         check_options(self)
-        budgets = [self.constraint, self.latency_ms]
-        if self.target is not None and budgets != [None, None]:
-            raise TrimformerError("give either a budget or the quality to keep, max_drop or max_divergence")
-        if self.target is None and budgets != [None, None]:
-            check_budget(self.constraint, self.latency_ms, self.metric)
+        is_given = (self.constraint, self.latency_ms, self.memory_mb) != (None, None, None)
+        if self.target is not None and is_given:
+            raise TrimformerError(f"give either a budget or the quality to keep, {' or '.join(_TARGETS)}")
+        if self.target is None and is_given:
+            check_budget(self.constraint, self.latency_ms, self.metric, self.memory_mb)
 
     @property
     def target(self) -> QualityTarget | None:
         """The quality to keep, where one is asked for."""
-        if self.max_drop is not None and self.max_divergence is not None:
-            raise TrimformerError("max_drop and max_divergence are two targets; give one of them")
-        if self.max_drop is not None:
-            return QualityTarget("drop", self.max_drop)
-        return None if self.max_divergence is None else QualityTarget("divergence", self.max_divergence)
+        targets = {name: value for name in _TARGETS if (value := getattr(self, name)) is not None}
+        if len(targets) > 1:
+            raise TrimformerError(f"{' and '.join(list(targets)[:2])} are two targets; give one of them")
+        return next((QualityTarget(_TARGETS[name], value) for name, value in targets.items()), None)
 
     @property
     def is_empty(self) -> bool:
         """Whether neither a budget nor a quality to keep is given."""
-        return self.target is None and self.constraint is None and self.latency_ms is None
+        return self.target is None and (self.constraint, self.latency_ms, self.memory_mb) == (None, None, None)
 
     @property
     def request(self) -> BudgetRequest:
         """The budget."""
-        return BudgetRequest(self.constraint, self.latency_ms)
+        return BudgetRequest(self.constraint, self.latency_ms, self.memory_mb)
 
     @property
     def counted(self) -> Metric:
         """What the budget counts, the default resolved."""
-        return _counted(self.metric, self.latency_ms)
+        return _counted(self.metric, self.latency_ms, self.memory_mb)
 
 
 @dataclass(frozen=True)
@@ -169,17 +196,26 @@ class SweepBudgetOptions:
         return _counted(self.metric, self.latency_ms)
 
 
-def _counted(metric: Metric | None, latency_ms: Any) -> Metric:
+def _counted(metric: Metric | None, latency_ms: Any, memory_mb: Any = None) -> Metric:
     """Returns what a budget counts: the metric, or the default of its kind."""
-    return metric or ("mac" if latency_ms is None else "latency")
+    if latency_ms is not None:
+        return metric or "latency"
+    return metric or ("mac" if memory_mb is None else "memory")
 
 
-def check_budget(constraint: Any, latency_ms: Any, metric: str | None) -> None:
+def check_budget(constraint: Any, latency_ms: Any, metric: str | None, memory_mb: Any = None) -> None:
     """Checks one budget.
 
     Raises:
         TrimformerError: no budget is given or two are, it is out of range, or the metric does not fit it.
     """
+    if memory_mb is not None:
+        if constraint is not None or latency_ms is not None:
+            raise TrimformerError("give either a constraint, a latency in ms or a memory in MB")
+        if metric not in (None, "memory"):
+            raise TrimformerError(f"a memory of {shorten(memory_mb)} MB needs the metric 'memory', not '{metric}'")
+        MEGABYTES.check(memory_mb, "memory_mb")
+        return
     if (constraint is None) == (latency_ms is None):
         raise TrimformerError("give either a constraint or a latency in ms")
     if constraint is not None:

@@ -73,6 +73,7 @@ POSITIVE = Number()
 SEED = Number(0, 2**32 - 1)  # the range that NumPy accepts
 BYTES = Number(0, math.inf, whole=False)
 MILLISECONDS = Number(0, 1e300, whole=False, open=True)
+MEGABYTES = Number(0, 1e300, whole=False, open=True)
 FRACTION = Number(0, 1, whole=False, open=True)
 
 

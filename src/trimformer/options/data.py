@@ -7,6 +7,9 @@ from trimformer.errors import TrimformerError
 from trimformer.options.checks import POSITIVE, check_column, check_columns, check_name
 from trimformer.options.option import check_options, option
 
+NUM_SAMPLES = 2048  # the paper's
+NUM_BLOCKS = 256  # of language models; a block has as many tokens as ten sentences
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -44,6 +47,13 @@ class DataOptions:
         check=check_column,
         metavar="NAME",
     )
+    generate: str | None = option(
+        None,
+        "for language models: the dense model answers the prompts of the text column, and the answers count",
+        python_help='for language models: "greedy" or "sample": the dense model answers the prompts of the text '
+        "column, and only the answers count.",
+        choices=("greedy", "sample"),
+    )
     max_length: int | None = option(
         None,
         "tokens beyond which a sample is cut (default: the model's limit, for questions 384, for a known task its own)",
@@ -56,10 +66,11 @@ class DataOptions:
         metavar="FILE_OR_DIR",
         keyword=False,
     )
-    num_samples: int = option(
-        2048,
-        "calibration examples (default: %(default)s)",
-        python_help="calibration examples, drawn without replacement.",
+    num_samples: int | None = option(
+        None,
+        "calibration examples (default: 2048; for language models 256 blocks of tokens)",
+        python_help="calibration examples, drawn without replacement; None: 2,048, and for language models 256 blocks "
+        "of tokens.",
         number=POSITIVE,
     )
     batch_size: int = option(
@@ -78,6 +89,10 @@ class DataOptions:
         check_options(self)
         if self.task and (self.text_column or self.label_column):
             raise TrimformerError("--task gives the columns; leave out --text-column and --label-column")
+
+    def samples_of(self, problem: str) -> int:
+        """Returns the number of calibration samples for a kind of output."""
+        return self.num_samples or (NUM_BLOCKS if problem == "language" else NUM_SAMPLES)
 
     @property
     def text_columns(self) -> list[str] | None:

@@ -48,7 +48,8 @@ class ExecutionOptions:
 
     Attributes:
         max_memory: bytes that the samples' hidden states and channels may take; beyond, channels are computed twice
-            and hidden states go to temporary files.
+            and hidden states go to temporary files. The same number bounds the second moments of calibration; beyond,
+            they are collected for a few sublayers at a time, with a pass over the samples for each group.
         bf16: whether passes run in bfloat16; statistics stay in float32 and float64.
         seed: seed of label-free losses and of the random criterion.
         calibration_dir: folder where the result of calibration is kept for later runs; None: nowhere.
@@ -59,10 +60,12 @@ class ExecutionOptions:
 
     max_memory: float = option(
         math.inf,
-        "memory for the samples' hidden states and channels in each process, such as 8GB; beyond, channels are "
-        "computed twice and hidden states go to temporary files",
-        python_help="bytes that the hidden states of the calibration samples may take; beyond, they go to temporary "
-        "files. On a GPU the default is half of its free memory.",
+        "memory for the samples' hidden states and channels in each process, such as 8GB, and before that for second "
+        "moments; beyond, channels are computed twice, hidden states go to temporary files, and moments are collected "
+        "for a few sublayers at a time, with a pass over the samples for each group",
+        python_help="bytes that the hidden states of the calibration samples may take, and before that second moments; "
+        "beyond, hidden states go to temporary files, and moments are collected for a few sublayers at a time. On a "
+        "GPU the default is half of its free memory.",
         number=BYTES,
         read=read_size,
         metavar="SIZE",

@@ -11,11 +11,13 @@ from trimformer.errors import TrimformerError
 from trimformer.options.checks import check_flag, shorten
 from trimformer.options.option import check_options, option
 
-Criterion = Literal["magnitude", "random", "fisher", "obs"]
-Allocation = Literal["uniform", "global", "dp", "plain"]
+Criterion = Literal["magnitude", "random", "fisher", "wanda", "flap", "angle", "obs"]
+Allocation = Literal["uniform", "global", "threshold", "layers", "dp", "plain"]
 Layout = Literal["free", "plain"]
-Update = Literal["none", "scale", "full"]
+Update = Literal["none", "bias", "scale", "full"]
 Objective = Literal["labels", "curvature"]
+
+_WITH_LOSS = ("fisher", "obs")  # criteria that differentiate a loss
 
 _CHOICES = {"criterion": Criterion, "allocation": Allocation, "update": Update, "objective": Objective}
 
@@ -26,16 +28,21 @@ class Method:
 
     Attributes:
         criterion: how units are ranked: "magnitude" (squared norm of a unit's weights), "random", "fisher" (squared
-            mask gradients, then the paper's rearrangement), or "obs" (Optimal Brain Surgeon).
+            mask gradients, then the paper's rearrangement), "wanda" (weights times norms of channels), "flap"
+            (weights times fluctuation of channels), "angle" (by which a layer turns its input), or "obs" (Optimal
+            Brain Surgeon).
         allocation: how the budget is shared out: "uniform" (the same share of every sublayer), "global" (the units of
-            highest importance anywhere, the paper's search), "dp" (least predicted loss, by dynamic programming), or
-            "plain" (least predicted loss among the sizes that the model's own config can express: one width for all
-            layers, some left out).
-        update: what is refitted: "none", "scale" (one factor per unit, the paper's rescaling), or "full" (all kept
-            weights of the output projections, and an alignment of what sublayers read; with the criterion "obs",
-            tokens are weighted by their gradients).
+            highest importance anywhere, the paper's search), "threshold" (all units above one importance, as in FLAP),
+            "layers" (whole layers of least importance are removed, as in ShortGPT), "dp" (least predicted loss, by
+            dynamic programming), or "plain" (least predicted loss among the sizes that the model's own config can
+            express: one width for all layers, some left out).
+        update: what is refitted: "none", "bias" (what removed channels contribute on average, as in FLAP), "scale"
+            (one factor per unit, the paper's rescaling), or "full" (all kept weights of the output projections, and an
+            alignment of what sublayers read; with the criterion "obs", tokens are weighted by their gradients).
         objective: the loss whose gradients rank units: "labels", or "curvature", which needs no labels.
         polish: whether the result is trained, without labels, to match the dense model.
+        query_heads: whether grouped-query attention may also lose query heads within key-value heads; only with the
+            criterion "obs", the allocation "dp" and the update "full".
     """
 
     criterion: Criterion = "obs"
@@ -43,6 +50,7 @@ class Method:
     update: Update = "full"
     objective: Objective = "curvature"
     polish: bool = False
+    query_heads: bool = False
 
     def __post_init__(self) -> None:
         """Checks the choices.
@@ -56,6 +64,13 @@ class Method:
                     f"{name} {shorten(getattr(self, name))} is unknown; known are {', '.join(get_args(kind))}"
                 )
         check_flag("polish", self.polish)
+        check_flag("query_heads", self.query_heads)
+        if self.query_heads and (self.criterion, self.allocation, self.update) != ("obs", "dp", "full"):
+            raise TrimformerError(
+                "query heads need the criterion 'obs', the allocation 'dp' and the update 'full'; leave out query_heads"
+            )
+        if self.update == "bias" and self.allocation == "plain":
+            raise TrimformerError("a plain config has no room for the biases of update 'bias'; choose another update")
         if self.objective == "labels" and not self.uses_objective:
             raise TrimformerError(
                 f"criterion '{self.criterion}' uses no loss, so the objective 'labels' has no effect; leave out the "
@@ -70,12 +85,17 @@ class Method:
     @property
     def uses_objective(self) -> bool:
         """Whether the ranking uses gradients of a loss."""
-        return self.criterion in ("fisher", "obs")
+        return self.criterion in _WITH_LOSS
 
     @property
     def uses_neuron_multiple(self) -> bool:
         """Whether the allocation keeps neurons in multiples of a number."""
         return self.allocation in ("dp", "plain")
+
+    @property
+    def keeps_one_size(self) -> bool:
+        """Whether all layers of the pruned model have one size."""
+        return self.allocation in ("layers", "plain")
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,9 @@ METHODS: dict[str, AnyMethod] = {
     "kwon2022": Method("fisher", "global", "scale", "labels"),
     "kwon2022-reconstruct": Method("fisher", "global", "full", "labels"),
     "kprune": WholeMethod("kprune"),
+    "flap": Method("flap", "threshold", "bias"),
+    "wanda": Method("wanda", "uniform", "none"),
+    "shortgpt": Method("angle", "layers", "none"),
     "magnitude": Method("magnitude", "uniform", "none"),
     "random": Method("random", "uniform", "none"),
 }
@@ -120,7 +143,7 @@ def find_method(name: str, **choices: str | bool) -> AnyMethod:
             flags = ", ".join(f"--{choice}" for choice in choices)
             raise TrimformerError(f"method '{name}' does not accept {flags}; leave it out")
         return method
-    if choices.get("criterion") in ("magnitude", "random"):  # they use no loss, so the preset's objective goes
+    if choices.get("criterion", "obs") not in _WITH_LOSS:  # they use no loss, so the preset's objective goes
         choices.setdefault("objective", "curvature")
     return replace(method, **choices)  # type: ignore[arg-type]
 
@@ -181,6 +204,12 @@ class MethodOptions:
         check=check_flag,
         keyword=False,
     )
+    query_heads: bool = option(
+        False,
+        "in grouped-query attention, also remove query heads within key-value heads",
+        check=check_flag,
+        keyword=False,
+    )
     objective: Objective | None = option(
         None, "whether the ranking loss reads labels", choices=get_args(Objective), keyword=False
     )
@@ -199,7 +228,7 @@ class MethodOptions:
     @property
     def chosen(self) -> AnyMethod:
         """The method, with the choices in place."""
-        names = ("criterion", "allocation", "update", "objective", "polish")
+        names = ("criterion", "allocation", "update", "objective", "polish", "query_heads")
         choices = {name: value for name in names if (value := getattr(self, name))}
         return find_method(self.method, **choices) if isinstance(self.method, str) else self.method
 

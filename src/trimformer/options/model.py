@@ -40,9 +40,10 @@ class ModelOptions:
     vocabulary: str | Path | Sequence[str] | None = option(
         None,
         "drop the tokens that texts never use, from tokenizer and model: the texts of the data, or of a file with one "
-        "text per line",
+        "text per line; language models can no longer write them",
         python_help="drops the tokens that texts never use, from tokenizer and embeddings: the texts of the data "
-        '("used"), of a file with one text per line, or of a list; the result\'s `processor` is the smaller tokenizer.',
+        '("used"), of a file with one text per line, or of a list; the result\'s `processor` is the smaller tokenizer. '
+        "Language models can no longer write these tokens, and the result's `vocabulary` says what that takes away.",
         check=_check_vocabulary,
         metavar="used|FILE",
     )

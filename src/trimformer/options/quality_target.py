@@ -8,9 +8,12 @@ from trimformer.options.checks import Number
 
 SMALLEST_DIVERGENCE = 1e-6  # below this, float32 rounding dominates
 
+TargetKind = Literal["drop", "divergence", "perplexity"]
+
 _RANGES = {
     "drop": Number(0, 99, whole=False, open=True),
     "divergence": Number(0, 1e300, whole=False, open=True),
+    "perplexity": Number(1, 1e300, whole=False, open=True),
 }
 
 
@@ -19,11 +22,12 @@ class QualityTarget:
     """The quality to keep.
 
     Attributes:
-        kind: "drop" of the task's main score, in points, or mean "divergence" of the outputs from the dense model's.
+        kind: "drop" of the task's main score, in points, mean "divergence" of the outputs from the dense model's, or
+            "perplexity" as a ratio to the dense model's.
         most: the largest allowed value.
     """
 
-    kind: Literal["drop", "divergence"]
+    kind: TargetKind
     most: float
 
     def __post_init__(self) -> None:

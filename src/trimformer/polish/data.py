@@ -9,12 +9,15 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
+from trimformer.data.language_blocks import BlockOptions, model_rows
+from trimformer.data.outputs import max_batch_tokens
 from trimformer.data.rows import as_rows
 from trimformer.data.splits import find_splits, read_splits
-from trimformer.data.tasks import SpanTask, Task, task_of
+from trimformer.data.tasks import EmbeddingTask, SpanTask, Task, TextTask, task_of
 from trimformer.data.tasks.blank_rows import drop_blank_rows
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
+from trimformer.options.data import DataOptions
 from trimformer.options.methods import Method
 from trimformer.options.polish import PolishBudget, PolishOptions, epochs_of_passes, parse_budget
 from trimformer.refit.regression_moments import HELD_OUT_EVERY
@@ -98,7 +101,9 @@ def draw_polish_inputs(
             f"{len(samples)} different samples to polish on are fewer than a batch of {batch_size}; give more "
             "polish data or lower the batch size"
         )
-    batches, held_out_batches = (make_batches(part, processor, batch_size, model.device) for part in parts)
+    batches, held_out_batches = (
+        make_batches(part, processor, batch_size, model.device, max_batch_tokens(model)) for part in parts
+    )
     if min(len(batches), len(held_out_batches)) < world_size():
         raise TrimformerError(
             f"{len(samples)} different samples to polish on make {len(held_out_batches)} held-out batches, fewer than "
@@ -116,13 +121,13 @@ def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: 
         TrimformerError: the examples cannot be read or are of another task.
     """
     try:
-        rows = as_rows(data, "polish_data")
+        rows = model_rows(model, processor, as_rows(data, "polish_data"), BlockOptions.of(DataOptions(), task=task))
         if not len(rows):
             raise TrimformerError("it has no rows")
         unlabelled = _unlabelled(task)
         if not all(column in rows[0] for column in _columns(unlabelled)):
             unlabelled = _unlabelled(replace(task_of(model, rows), max_length=task.max_length))
-            if type(unlabelled) is not type(task) or len(_columns(unlabelled)) != len(_columns(_unlabelled(task))):
+            if not _same_samples(unlabelled, task):
                 raise TrimformerError(f"its task is '{unlabelled.name}', but the model's task is '{task.name}'")
         if isinstance(unlabelled, SpanTask):
             rows = [{**row, "answers": None} for row in rows]
@@ -130,6 +135,14 @@ def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: 
     except TrimformerError as error:
         raise TrimformerError(f"polish data cannot be used: {error}") from error
     return without_labels(encoded)
+
+
+def _same_samples(unlabelled: Task, task: Task) -> bool:
+    """Returns whether samples of one task can stand beside those of another; texts to embed come in any columns."""
+    if isinstance(task, EmbeddingTask):
+        return isinstance(unlabelled, EmbeddingTask)
+    same = isinstance(unlabelled, TextTask) if isinstance(task, TextTask) else type(unlabelled) is type(task)
+    return same and len(_columns(unlabelled)) == len(_columns(_unlabelled(task)))
 
 
 def without_labels(features: Sequence[Features]) -> list[Features]:

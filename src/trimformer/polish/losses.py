@@ -5,8 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trimformer.data.next_tokens import top_divergences
 from trimformer.data.outputs import Problem, divergence
 from trimformer.models.layer_calls import Batch
+
+
+def target_divergence(output: Tensor, target: Tensor, batch: Batch, problem: Problem) -> Tensor:
+    """Returns the divergence [batch] of the student's output from the stored target; see `TeacherOutputs`."""
+    if problem == "language":
+        return top_divergences(output, target, batch)
+    return divergence(output.float(), target.float(), batch, problem)
 
 
 def output_loss(output: Tensor, target: Tensor, batch: Batch, problem: Problem, scale: float) -> Tensor:
@@ -14,12 +22,12 @@ def output_loss(output: Tensor, target: Tensor, batch: Batch, problem: Problem, 
 
     Args:
         output: the student's output; see `trimformer.data.outputs` for the shapes.
-        target: the dense model's output.
+        target: the dense model's output, as `TeacherOutputs` stores it.
         batch: the batch of samples.
         problem: kind of output.
         scale: divisor: the variance of outputs that are numbers, else 1.
     """
-    return divergence(output.float(), target.float(), batch, problem).mean() / scale
+    return target_divergence(output, target, batch, problem).mean() / scale
 
 
 def hidden_loss(

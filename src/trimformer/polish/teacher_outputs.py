@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimformer.data.next_tokens import pack_top
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch, has_attention_mask, hidden_states, model_inputs, position_mask
@@ -86,6 +87,8 @@ def matching_teacher_layers(teacher: nn.Module, kept: Sequence[int] | None = Non
 class TeacherOutputs:
     """Outputs of the dense model on all batches, in memory or in temporary files.
 
+    Of language models only the most likely tokens are stored; see `pack_top`.
+
     Args:
         new_tensors: makes an empty list of tensors, one per batch.
         example: outputs on one batch, for their shapes.
@@ -154,7 +157,10 @@ def _compute(
 ) -> Iterator[RecordedOutputs]:
     with frozen(teacher), OutputRecorder(teacher, layers) as recorder, run.precision(teacher.device):
         for batch in run.progress(batches, "dense model's outputs"):
-            yield recorder(batch)
+            outputs = recorder(batch)
+            if find_problem(teacher) == "language":  # whole distributions would need gigabytes
+                outputs.output = pack_top(outputs.output)
+            yield outputs
 
 
 class _VarianceSums:

@@ -12,12 +12,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import count_samples
-from trimformer.data.outputs import divergence, find_problem, model_output
+from trimformer.data.outputs import find_problem, model_output
 from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.polish import PolishBudget, epochs_of_passes, steps_of_seconds
+from trimformer.polish.losses import target_divergence
 from trimformer.polish.result import PolishReport
 from trimformer.polish.teacher_outputs import TeacherOutputs, matching_teacher_layers, teacher_outputs
 from trimformer.polish.training_loop import TrainingLoop, copy_values, write_values
@@ -127,9 +128,9 @@ def trainable(model: PreTrainedModel) -> list[nn.Parameter]:
 
 def _affordable_steps(loop: TrainingLoop, budget: PolishBudget, start: float) -> int:
     """Returns the steps that the rest of a budget in seconds pays for, the same number in every process."""
-    per_step = loop.seconds_per_step()
+    per_step, afterwards = loop.measure_seconds()
     assert budget.seconds is not None
-    seconds_left = budget.seconds - (time.perf_counter() - start)
+    seconds_left = budget.seconds - (time.perf_counter() - start) - afterwards
     return decide(lambda: steps_of_seconds(budget, seconds_left, per_step, len(loop.batches)))
 
 
@@ -143,7 +144,7 @@ def _measure(
     with frozen(student), run.precision(student.device):
         for i, batch in enumerate(batches):
             output = model_output(student, batch, problem)
-            divergences = divergence(output.float(), references[i][0].float(), batch, problem)  # [samples]
+            divergences = target_divergence(output, references[i][0], batch, problem)  # [samples]
             sums += torch.stack([divergences.double().sum(), sums.new_tensor(len(divergences))])
     add_up(sums)
     return float(sums[0] / sums[1])

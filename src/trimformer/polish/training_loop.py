@@ -19,7 +19,7 @@ from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch
 from trimformer.options.execution import ExecutionOptions
 from trimformer.polish.losses import hidden_loss, output_loss
-from trimformer.polish.schedule import learning_rate, peak_rate
+from trimformer.polish.schedule import learning_rate, long_training, peak_rate
 from trimformer.polish.teacher_outputs import OutputRecorder, TeacherOutputs
 from trimformer.utils.distributed import add_up, world_size
 
@@ -53,7 +53,7 @@ class TrainingLoop:
     ) -> None:
         self._student, self.batches, self._targets, self._run = student, batches, targets, run
         self._measure, self._problem = measure, find_problem(student)
-        self._peak = peak_rate(self._problem, divergence)
+        self._peak, self._long = peak_rate(self._problem, divergence), long_training(self._problem)
         self._parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
 
     def train(self, steps: int, *, stoppable: bool = False) -> tuple[list[float], int, str]:
@@ -77,7 +77,7 @@ class TrainingLoop:
         ):
             for step in self._run.progress(range(1, steps + 1), "polish"):
                 order = order or generator.permutation(epoch).tolist()
-                optimizer.param_groups[0]["lr"] = learning_rate(step, steps, self._peak)
+                optimizer.param_groups[0]["lr"] = learning_rate(step, steps, self._peak, self._long)
                 if not self._step(recorder, optimizer, order.pop()):
                     note = f"training ended at step {step} of {steps}, where the loss was not finite"
                     step -= 1
@@ -106,10 +106,12 @@ class TrainingLoop:
                 selected, divergence = values, measured
         return selected
 
-    def seconds_per_step(self) -> float:
-        """Measures the seconds per step on a few batches, short and long, with learning rate 0.
+    def measure_seconds(self) -> tuple[float, float]:
+        """Measures, with learning rate 0, what a training takes.
 
-        The time to measure the held-out divergence once per epoch is spread over the steps.
+        Returns:
+            Seconds per step, a mean over short and long batches in which the measurement of the held-out divergence
+            once per epoch is spread over the steps; and the seconds of the measurements after the last step.
         """
         optimizer = self._optimizer(0.0)
         timed = np.linspace(0, len(self.batches) - 1, _TIMED_STEPS + 1).round().astype(int).tolist()
@@ -120,7 +122,9 @@ class TrainingLoop:
                 self._step(recorder, optimizer, i)
             stepped = time.perf_counter()
             self._measure()
-        return (stepped - start) / _TIMED_STEPS + (time.perf_counter() - stepped) / len(self.batches)
+        per_measurement = time.perf_counter() - stepped
+        per_step = (stepped - start) / _TIMED_STEPS + per_measurement / len(self.batches)
+        return per_step, (len(INTERPOLATIONS) + 1) * per_measurement
 
     def _optimizer(self, rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(self._parameters, lr=rate, weight_decay=0.0)

@@ -168,10 +168,19 @@ def _remove(model: PreTrainedModel, layer: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and (positions := [i for i, m in enumerate(module) if m is layer]):
             del module[positions[0]]
+            for index in range(positions[0], len(module)):
+                _renumber(module[index])
             return
     raise TrimformerError(
         f"layers of {type(model).__name__} are not in a list, so none can be removed; use the layout 'free'"
     )
+
+
+def _renumber(layer: nn.Module) -> None:
+    """Lowers the index under which a layer's parts find their keys and values in a cache."""
+    for part in layer.modules():
+        if isinstance(getattr(part, "layer_idx", None), int):
+            part.layer_idx -= 1  # type: ignore[assignment, operator]
 
 
 def _check_config(student: PreTrainedModel, batch: Batch) -> None:

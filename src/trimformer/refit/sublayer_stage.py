@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trimformer.models import Sublayer
-from trimformer.models.layer_calls import Batch, LeafRecorder
+from trimformer.models.layer_calls import Batch, LeafRecorder, by_position
 from trimformer.models.linear import matrix
 from trimformer.refit.batch_tensors import BatchTensors
 from trimformer.refit.model_stream import ModelStream
@@ -93,7 +93,8 @@ class SublayerStage:
                 student_read = LeafRecorder(leaf, stop=calls)
                 self._students[k].run_layer(i, student_read)
                 for n, (y, x) in enumerate(zip(teacher_read.tensors, student_read.tensors, strict=True)):
-                    sums[k].add(x, y, self._teacher.calls[i][n].mask, self._held_out(i, len(x)))
+                    mask = self._teacher.calls[i][n].mask
+                    sums[k].add(by_position(x, mask), by_position(y, mask), mask, self._held_out(i, len(mask)))
         return [Step(self.index, k, self.sublayers[k], *total.moments()) for k, total in sums.items()]
 
     def projection_steps(self, token_weights: TokenWeights | None, keep_channels: bool) -> list[Step]:
@@ -115,8 +116,10 @@ class SublayerStage:
                 parallel = self._record_parallel(1 + k)
                 self._students[k].run_layer(i, entry, channels, *parallel)
                 for n, x in enumerate(channels.tensors):
+                    mask = self._teacher.calls[i][n].mask
                     residual = sum((recorder.tensors[n] for recorder in parallel), entry.tensors[n])
-                    sums[k].add(x, targets[n](residual, sublayer), weights[n], self._held_out(i, len(x)))
+                    target = by_position(targets[n](residual, sublayer), mask)
+                    sums[k].add(by_position(x, mask), target, weights[n], self._held_out(i, len(mask)))
                 if keep_channels and self._is_called_once:
                     self._channels[k].append(channels.tensors[0])
             if not self.is_last:
@@ -161,7 +164,8 @@ class SublayerStage:
             self._teacher.hidden[i] = output
         targets = []
         for n, projection_output in enumerate(projected.tensors):
-            total = sum((recorder.tensors[n] for recorder in parallel), entry.tensors[n] + added.tensors[n])
+            contribution = added.tensors[n] if source.multiplier == 1 else added.tensors[n] * source.multiplier
+            total = sum((recorder.tensors[n] for recorder in parallel), entry.tensors[n] + contribution)
             targets.append(self._target(total, projection_output))
         return targets, projected.tensors[-1]
 
@@ -181,7 +185,7 @@ class SublayerStage:
         """
         source = self.source
         if source.output is None:
-            return lambda residual, _: total - residual
+            return lambda residual, _: (total - residual) / source.multiplier
         if source.gain is None:  # a norm after the projection removes scale, so sums cannot be compared
             return lambda *_: teacher_output
 

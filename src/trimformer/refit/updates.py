@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.checkpoints.shrink import record_widths
+from trimformer.importance.activations import channel_statistics
 from trimformer.importance.objective import reads_first_token
+from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
+from trimformer.models.linear import add_to_bias, matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Update
 from trimformer.refit.reconstruct import reconstruct
@@ -46,6 +50,20 @@ def keep_weights(inputs: UpdateInputs) -> list[list[Refit]]:
     return [[] for _ in inputs.students]
 
 
+def add_biases(inputs: UpdateInputs) -> list[list[Refit]]:
+    """Adds what the removed channels contribute on average to the projections' biases (FLAP, section 3.4)."""
+    sources = find_sublayers(inputs.teacher)
+    channels = channel_statistics(inputs.teacher, inputs.run.progress(inputs.batches, "means"))
+    for student, masks in zip(inputs.students, inputs.masks, strict=True):
+        for source, sublayer, mask, values in zip(sources, find_sublayers(student), masks, channels, strict=True):
+            removed = (mask == 0).to(values.mean.device).repeat_interleave(source.unit_size)
+            shift = matrix(source.projection).double() @ (values.mean * removed)  # [hidden]
+            if removed.any():
+                add_to_bias(sublayer.projection, shift)
+        record_widths(student)
+    return [[] for _ in inputs.students]
+
+
 def scale_units(inputs: UpdateInputs) -> list[list[Refit]]:
     """Fits one scale per unit (Kwon et al., section 4.3); each student has its own teacher."""
     reads_first = decide(lambda: reads_first_token(inputs.teacher, inputs.batches[0]))
@@ -80,6 +98,7 @@ def refit_fully(inputs: UpdateInputs) -> list[list[Refit]]:
 
 UPDATES: dict[Update, Callable[[UpdateInputs], list[list[Refit]]]] = {
     "none": keep_weights,
+    "bias": add_biases,
     "scale": scale_units,
     "full": refit_fully,
 }

@@ -20,7 +20,7 @@ from trimformer.refit.batch_tensors import BatchTensors
 from trimformer.refit.model_stream import ModelStream
 from trimformer.refit.sublayer_stage import Step, SublayerStage, TokenWeights
 
-_STATES = 2  # tensors stored per model and position: a layer's input and the output of its first projection
+STATES = 2  # tensors stored per model and position: a layer's input and the output of its first projection
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def walk(
         for model in (teacher, *students):
             stack.enter_context(frozen(model))
         bytes_per_width = _positions(teacher, batches) * teacher.dtype.itemsize
-        states = (1 + len(students)) * bytes_per_width * _STATES * max(s.hidden_size for s in sources)
+        states = (1 + len(students)) * bytes_per_width * STATES * max(s.hidden_size for s in sources)
         channels = bytes_per_width * max(sum(s.channels for s in sublayers) for sublayers in shrunk)
         new_tensors = stack.enter_context(BatchTensors.factory(states > run.max_memory, len(batches)))
         calls, tower_inputs = _record_calls(teacher, batches, new_tensors)
@@ -89,7 +89,7 @@ def walk(
 def bytes_per_student(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
     """Returns the memory in bytes that a walk needs at most per student, without its weights and moments."""
     sources = find_sublayers(model)
-    widths = _STATES * max(s.hidden_size for s in sources) + max(s.channels for s in sources)
+    widths = STATES * max(s.hidden_size for s in sources) + max(s.channels for s in sources)
     return _positions(model, batches) * model.dtype.itemsize * widths
 
 

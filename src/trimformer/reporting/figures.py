@@ -8,7 +8,7 @@ INTERVAL = "_ci95"  # ends the name of half a score's 95 % interval
 _DIVERGENCES = {"regression": "squared error to dense", "embedding": "1 - cosine to dense"}
 
 # Multiplied by 100 like fractions, but not percentages.
-_CORRELATIONS = ("pearson", "spearman", "matthews")
+_NO_SHARES = ("pearson", "spearman", "matthews", "mrr@10", "ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,20 @@ class Figure:
 
 
 def score(scores: Mapping[str, float], name: str) -> Figure:
-    """Formats a score times 100, with half its 95 % interval if there is one."""
+    """Formats a score times 100, or a perplexity, with half its 95 % interval if there is one."""
     half = scores.get(name + INTERVAL)
-    return Figure(scores[name], f"{100 * scores[name]:.2f}", "" if half is None else f"±{100 * half:.2f}")
+    scale = score_scale(name)
+    return Figure(scores[name], f"{scale * scores[name]:.2f}", "" if half is None else f"±{scale * half:.2f}")
+
+
+def is_perplexity(name: str) -> bool:
+    """Returns whether a score is a perplexity, which is better if it is lower."""
+    return name.endswith("perplexity")
+
+
+def score_scale(name: str) -> float:
+    """Returns the factor by which a score is shown: 100 for fractions, 1 for a perplexity."""
+    return 1.0 if is_perplexity(name) else 100.0
 
 
 def score_names(scores: Mapping[str, float]) -> list[str]:
@@ -39,7 +50,9 @@ def score_names(scores: Mapping[str, float]) -> list[str]:
 
 def score_label(name: str) -> str:
     """Returns a score's name for readers, with its unit."""
-    unit = "× 100" if name.split("_")[-1] in _CORRELATIONS else "%"
+    if is_perplexity(name):
+        return name.replace("_", " ")
+    unit = "× 100" if name.split("_")[-1] in _NO_SHARES else "%"
     return f"{name.replace('_', ' ')}, {unit}"
 
 
@@ -56,6 +69,11 @@ def divergence_label(problem: str) -> str:
 def share(value: float) -> Figure:
     """Formats a fraction as a percentage."""
     return Figure(value, f"{100 * value:.1f} %")
+
+
+def small_share(value: float) -> Figure:
+    """Formats a fraction that is often small as a percentage."""
+    return Figure(value, f"{100 * value:.2f} %")
 
 
 def count(value: int) -> Figure:
@@ -94,8 +112,13 @@ def speed_change(dense: float, pruned: float) -> str:
     return f"{dense / pruned:.2f}x faster" if pruned <= dense else f"{pruned / dense:.2f}x slower"
 
 
-def score_change(dense: float, pruned: float, half: float | None = None) -> str:
-    """Formats the change of a score in points, with its sign and half the 95 % interval of the paired difference."""
+def score_change(name: str, dense: float, pruned: float, half: float | None = None) -> str:
+    """Formats the change of a score in points, with its sign and half the 95 % interval of the paired difference.
+
+    The change of a perplexity is a ratio.
+    """
+    if is_perplexity(name):
+        return f"{pruned / dense:.3f}x" + ("" if half is None else f" ±{half / dense:.3f}")
     text = f"{100 * (pruned - dense):+.2f}"
     text = text if float(text) else "+0.00"
     return text if half is None else f"{text} ±{100 * half:.2f}"
@@ -108,4 +131,4 @@ def significant(value: float | None) -> Figure | None:
 
 def target_value(kind: str, value: float) -> Figure:
     """Formats a value of a quality target: a drop in points, or a divergence."""
-    return Figure(value, f"{value:.2f}" if kind == "drop" else f"{value:.4f}")
+    return Figure(value, f"{value:.4f}" if kind == "divergence" else f"{value:.2f}")

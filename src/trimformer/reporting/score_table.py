@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trimformer.evaluation.agreement import AgreementReport
+from trimformer.evaluation.gguf_files import ComparedGguf
 from trimformer.reporting import figures
 from trimformer.reporting.figures import Figure
-from trimformer.results import PruningResult, QualityTargetReport
+
+if TYPE_CHECKING:  # a result prints as its table, so `results` imports this module
+    from trimformer.results import PruningResult, QualityTargetReport, VocabularyReport
 
 INTERVALS = (
     "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score; beside a change it "
     "is that of the paired difference"
+)
+SPELLED = (
+    "a lost token counts as the tokens that spell it: perplexity is per token of the dense model, KL compares the next "
+    "tokens where one of these begins, and probability that the pruned model gives to lost tokens is not shared out"
 )
 RARE_LABELS = 4  # labels with the lowest agreement that the terminal shows
 
@@ -45,26 +53,30 @@ class ServingTable:
     """The table of the exported files.
 
     Attributes:
+        runtime: what ran the files.
         header: titles of the columns after the first.
         rows: name of each file, and its figures.
+        note: what the figures compare.
     """
 
+    runtime: str
     header: list[str]
     rows: list[tuple[str, list[Figure]]]
+    note: str
 
 
-def score_table(result: PruningResult) -> list[Row]:
+def score_table(result: "PruningResult") -> list[Row]:
     """Builds a row for every score and size; an empty list if nothing was measured."""
     return [*_score_rows(result), *_size_rows(result)]
 
 
-def _score_rows(result: PruningResult) -> list[Row]:
+def _score_rows(result: "PruningResult") -> list[Row]:
     if result.scores is None:
         return []
     rows = []
     for name in figures.score_names(result.scores.dense):
         dense, pruned = (figures.score(scores, name) for scores in (result.scores.dense, result.scores.pruned))
-        change = figures.score_change(dense.value, pruned.value, result.change_ci95.get(name))
+        change = figures.score_change(name, dense.value, pruned.value, result.change_ci95.get(name))
         rows.append(Row(name, dense, pruned, change))
     label = figures.divergence_label(result.task.problem)
     rows.append(Row(label, None, figures.divergence(result.scores.divergence)))
@@ -84,7 +96,7 @@ def others_label(agreement: AgreementReport) -> str:
     return "  of assigned labels" if agreement.majority is None else f"  of those other than {agreement.majority[:30]}"
 
 
-def _size_rows(result: PruningResult) -> list[Row]:
+def _size_rows(result: "PruningResult") -> list[Row]:
     if result.sizes is None or result.latency is None:
         return []
     dense, pruned, latency, budget = result.sizes["dense"], result.sizes["pruned"], result.latency, result.budget
@@ -93,13 +105,19 @@ def _size_rows(result: PruningResult) -> list[Row]:
         _ratio_row("parameters (M)", dense.parameters, pruned.parameters, 1e6),
         _ratio_row("weights (MB)", dense.bytes, pruned.bytes, 1e6),
     ]
+    memory = budget.memory
+    if memory is not None:
+        label = f"memory in llama.cpp (MB, {memory.quantize}, {memory.context:,} tokens)"
+        rows.append(_ratio_row(label, memory.dense.total, memory.pruned.total, 1e6))
+        rows.append(Row("  allowed", None, figures.scaled(memory.asked, 1e6, memory.dense.total)))
     if result.vocabulary is not None:
         tokens, total = result.vocabulary.tokens, result.vocabulary.of
         change = figures.share(tokens / total).text
         rows.append(Row("vocabulary (tokens)", figures.count(total), figures.count(tokens), change))
+        rows += _lost_rows(result.vocabulary)
     dense_ms, pruned_ms = (figures.milliseconds(t.median, t.low, t.high) for t in (latency.dense_ms, latency.pruned_ms))
     change = figures.speed_change(dense_ms.value, pruned_ms.value)
-    rows.append(Row(f"latency (ms, {latency.batch_size} x {latency.seq_len})", dense_ms, pruned_ms, change))
+    rows.append(Row(f"latency (ms, {latency.unit})", dense_ms, pruned_ms, change))
     if budget.asked_ms is not None and budget.estimated_ms is not None:
         rows.append(Row("  allowed", None, figures.scaled(budget.asked_ms)))
         rows.append(Row("  estimated", None, figures.scaled(budget.estimated_ms)))
@@ -108,19 +126,44 @@ def _size_rows(result: PruningResult) -> list[Row]:
     return rows
 
 
+def _lost_rows(vocabulary: "VocabularyReport") -> list[Row]:
+    """Returns what a language model loses with its tokens; empty for other models."""
+    lost = ("probability", "predictions", "lengthening")
+    probability, predictions, lengthening = (getattr(vocabulary, name, None) for name in lost)
+    if probability is None or predictions is None or lengthening is None:
+        return []
+    return [
+        Row("  next-token probability lost", None, figures.small_share(probability)),
+        Row("  most likely next tokens lost", None, figures.small_share(predictions)),
+        Row("  tokens of the scored text", None, Figure(lengthening, f"{lengthening:.3f}x")),
+    ]
+
+
+def score_notes(result: "PruningResult") -> list[str]:
+    """Returns sentences on how scores were measured where that is not what one expects."""
+    return [SPELLED] if result.vocabulary is not None and _lost_rows(result.vocabulary) else []
+
+
+def score_sentences(result: "PruningResult") -> list[str]:
+    """Returns `score_notes` as whole sentences, for text."""
+    return [f"{note[0].upper()}{note[1:]}." for note in score_notes(result)]
+
+
 def _ratio_row(label: str, dense: float, pruned: float, unit: float) -> Row:
     change = figures.share(pruned / dense).text
     return Row(label, figures.scaled(dense, unit), figures.scaled(pruned, unit, dense), change)
 
 
-def serving_table(result: PruningResult) -> ServingTable | None:
-    """Builds the table of the ONNX files; None if there are none."""
+def serving_table(result: "PruningResult") -> ServingTable | None:
+    """Builds the table of the exported files; None if there are none."""
+    if result.gguf:
+        return _gguf_table(result.gguf)
     if not result.serving:
         return None
     first = result.serving[0]
     name = next(iter(figures.score_names(first.scores)), None)
     has_neighbours = first.neighbours is not None
-    shape = f"ms, {result.latency.batch_size} x {result.latency.seq_len}" if result.latency else "ms"
+    shape = f"ms, {result.latency.unit}" if result.latency else "ms"
     header = [
         *([name] if name else []),
         figures.divergence_label(result.task.problem),
@@ -145,10 +188,37 @@ def serving_table(result: PruningResult) -> ServingTable | None:
         )
         for file in result.serving
     ]
-    return ServingTable(header, rows)
+    note = (
+        "Divergence and speed-up compare with the dense model in float32. All files are timed in turns; intervals are "
+        "95 %."
+    )
+    return ServingTable("ONNX Runtime", header, rows, note)
 
 
-def format_table(result: PruningResult) -> str:
+def _gguf_table(files: Sequence[ComparedGguf]) -> ServingTable:
+    smallest = min(file.bytes for file in files)
+    header = ["tokens as PyTorch", "KL to PyTorch (nats)", "tokens as dense", "KL to dense (nats)", "MB"]
+    rows = [
+        (
+            file.name,
+            [
+                figures.share(file.equal / file.tokens),
+                figures.divergence(file.divergence),
+                figures.share(file.dense_equal / file.tokens),
+                figures.divergence(file.dense_divergence),
+                figures.scaled(file.bytes, 1e6, smallest),
+            ],
+        )
+        for file in files
+    ]
+    note = (
+        f"Shares of the {min(file.tokens for file in files):,} greedy tokens or more that llama.cpp generates after a "
+        "few texts: those that the same model, and the dense one, ranks first in PyTorch in float32."
+    )
+    return ServingTable("llama.cpp", header, rows, note)
+
+
+def format_table(result: "PruningResult") -> str:
     """Formats a result for the terminal: the score table, then what the run cost."""
     rows = [row.cells for row in score_table(result)]
     cost = result.cost
@@ -159,6 +229,7 @@ def format_table(result: PruningResult) -> str:
         [
             *(format_columns([("", "dense", "pruned", "change"), *rows]) if result.scores else []),
             *(["", INTERVALS] if any("±" in row[1] for row in rows) else []),
+            *(line for note in score_notes(result) for line in ("", note)),
             *_serving_lines(serving_table(result)),
             *_agreement_lines(result.agreement),
             *_target_lines(result.target),
@@ -182,7 +253,7 @@ def _serving_lines(table: ServingTable | None) -> list[str]:
     if table is None:
         return []
     rows = [[name, *(figure.text for figure in row)] for name, row in table.rows]
-    return ["", *format_columns([["in ONNX Runtime", *table.header], *rows])]
+    return ["", *format_columns([[f"in {table.runtime}", *table.header], *rows])]
 
 
 def _agreement_lines(agreement: AgreementReport | None) -> list[str]:
@@ -194,11 +265,14 @@ def _agreement_lines(agreement: AgreementReport | None) -> list[str]:
     return ["", f"labels kept least: {', '.join(named)}"]
 
 
-def _target_lines(target: QualityTargetReport | None) -> list[str]:
+def _target_lines(target: "QualityTargetReport | None") -> list[str]:
     if target is None:
         return []
-    label, unit = (f"drop of {target.metric}", " points") if target.kind == "drop" else ("divergence", "")
-    form = ".2f" if target.kind == "drop" else ".4f"
+    label, unit = {
+        "drop": (f"drop of {target.metric}", " points"),
+        "perplexity": ("perplexity", "x that of the dense model"),
+    }.get(target.kind, (target.kind, ""))
+    form = ".4f" if target.kind == "divergence" else ".2f"
     return [
         "",
         f"{label}: {target.measured:{form}}{unit} on {target.samples:,} held-out samples, below "
@@ -207,12 +281,13 @@ def _target_lines(target: QualityTargetReport | None) -> list[str]:
     ]
 
 
-def target_scope(target: QualityTargetReport) -> list[str]:
-    """Returns a sentence on what a quality target was judged on and does not cover; empty if that is unknown."""
+def target_scope(target: "QualityTargetReport") -> list[str]:
+    """Returns a sentence on what a quality target was judged on and does not cover, and advice on more rows."""
     if not target.judged_on:
         return []
+    advice = [str(target.more_rows)] if target.more_rows is not None else []
     labels = target.unjudged_labels
     scope = f"judged on {target.judged_on}; it holds for data like these"
     if labels:
         scope += f", and not for the labels that hardly or never occur there: {', '.join(labels)}"
-    return [scope]
+    return [scope, *advice]

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from trimformer.checkpoints.vocabulary import Vocabulary, check_texts, vocabulary_of_rows, vocabulary_of_texts
+from trimformer.checkpoints.vocabulary import Vocabulary
 from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
-from trimformer.data.rows import Rows, Selection, as_rows
+from trimformer.data.language_blocks import BlockOptions, is_blocks, model_rows
+from trimformer.data.outputs import find_problem, max_batch_tokens
+from trimformer.data.rows import Rows, Selection, as_rows, shuffled_rows
 from trimformer.data.splits import check_evaluation_sets, find_splits
-from trimformer.data.tasks import Task
+from trimformer.data.tasks import RerankingTask, Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_token_ids
 from trimformer.errors import TrimformerError
+from trimformer.evaluation.clusters import row_clusters
+from trimformer.evaluation.language import make_scorer
+from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
 from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.smaller_vocabulary import SmallVocabularyScorer
@@ -26,12 +31,13 @@ from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
-from trimformer.session.scored_rows import describe_scored_rows
+from trimformer.session.scored_rows import describe_scored_rows, is_set_aside
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
 logger = logging.getLogger(__name__)
 
+MAX_SCORED = 2**15  # tokens of an evaluation set of a language model
 JUDGED = 1  # second part of the seed that draws the rows for a quality target
 
 
@@ -54,11 +60,12 @@ class Samples:
         longest: most tokens that a text may have.
         lengths: positions that each sublayer sees of a sample.
         vocabulary: the tokens that the pruned model keeps, where some are dropped.
-        retold: the evaluation sets, encoded with the smaller vocabulary.
+        small_vocabulary_scorers: the evaluation sets, encoded with the smaller vocabulary.
         is_judge_data: whether that set was given for this purpose, rather than set aside.
         scored_on: the rows of the evaluation sets, in words.
         scored_warning: why their scores may be too high; None if nothing suggests it.
-        judged_retold: the set for the quality target, encoded with the smaller vocabulary.
+        small_vocabulary_judged: the set for the quality target, encoded with the smaller vocabulary.
+        lost: what a language model loses with its tokens, on the first evaluation set.
     """
 
     task: Task
@@ -75,8 +82,9 @@ class Samples:
     lengths: list[Positions]
     judged: Scorer | None = None
     vocabulary: Vocabulary | None = None
-    retold: Sequence[SmallVocabularyScorer] = ()
-    judged_retold: SmallVocabularyScorer | None = None
+    small_vocabulary_scorers: Sequence[SmallVocabularyScorer | LanguageVocabularyScorer] = ()
+    small_vocabulary_judged: SmallVocabularyScorer | LanguageVocabularyScorer | None = None
+    lost: LostTokens | None = None
     is_judge_data: bool = False
     scored_on: str = ""
     scored_warning: str | None = None
@@ -89,6 +97,7 @@ def draw_samples(
     options: DataOptions,
     seed: int,
     target: QualityTarget | None,
+    timed_length: int | None = None,
 ) -> Samples:
     """Draws calibration samples and encodes all that is needed of the data.
 
@@ -99,29 +108,45 @@ def draw_samples(
         options: columns and number of samples.
         seed: of the draws.
         target: the quality to keep; None: no samples are set aside to test it on.
+        timed_length: see `BlockOptions.of`.
 
     Raises:
         TrimformerError: the rows do not fit the task or the model, or there are too few of them.
     """
-    num_samples, batch_size = options.num_samples, options.batch_size
+    batch_size = options.batch_size
+    blocks = BlockOptions.of(options, timed_length, inputs.task, seed)
+    if find_problem(model) == "language":
+        options = replace(options, max_length=blocks.length)
+
+    def prepared(rows: Rows) -> Rows:
+        return model_rows(model, processor, rows, blocks)
+
     if inputs.eval_dataset is None:
         splits = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
-        train, sets = find_splits({name: as_rows(rows) for name, rows in splits.items()}, seed)
+        train, sets = find_splits({name: prepared(as_rows(rows)) for name, rows in splits.items()}, seed)
     else:
-        train = as_rows(inputs.dataset)
+        train = prepared(as_rows(inputs.dataset))
         named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}
-        sets = {name: as_rows(rows, "eval_dataset") for name, rows in named.items()}
+        sets = {name: prepared(as_rows(rows, "eval_dataset")) for name, rows in named.items()}
     check_evaluation_sets(sets)
+    sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
     scored_on, scored_warning = describe_scored_rows(sets, inputs.dataset, options.data, options.eval_data)
     logger.info("scores are on %s", scored_on)
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
-        judged = as_rows(inputs.judge_dataset, "judge_dataset")
-    task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged)
+        judged = prepared(as_rows(inputs.judge_dataset, "judge_dataset"))
+    is_drop = target is not None and target.kind == "drop"
+    task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
+    if isinstance(task, RerankingTask) and inputs.eval_dataset is None and is_set_aside(sets):
+        logger.warning(
+            "the rows to score on were set aside row by row, which divides the candidates of a query; give a "
+            "validation split or eval_dataset with all candidates of its queries"
+        )
+    num_samples = options.samples_of(task.problem)
     if judged is not None and target is not None and target.kind == "drop":
         check_some_labels(task, judged, "judge_dataset")
     if target is not None and judged is None:
-        train, judged = _set_aside(train, num_samples, seed)
+        train, judged = _set_aside(train, num_samples, seed, task)
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
         count_blank_rows("judged", judged, task)
@@ -134,11 +159,11 @@ def draw_samples(
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     calibration_rows = Selection(train, chosen)
     features = task.encode(calibration_rows, processor, model.config)
-    batches = _share(make_batches(features, processor, batch_size, model.device))
+    batches = _share(make_batches(features, processor, batch_size, model.device, max_batch_tokens(model)))
     check_token_ids(model, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
-    judges = Scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
+    judges = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
     if target is not None and judges is not None:
         check_test_samples(target, judges)
     return Samples(
@@ -147,7 +172,7 @@ def draw_samples(
         calibration_rows=calibration_rows,
         features=features,
         batches=batches,
-        scorers=[Scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
+        scorers=[make_scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
         evaluation=sum(len(rows) for rows in sets.values()),
         blank_dropped=before - len(train),
         blank_scored=blank,
@@ -161,24 +186,28 @@ def draw_samples(
     )
 
 
-def with_fewer_tokens(model: PreTrainedModel, processor: Any, data: Samples, texts: Sequence[str] | None) -> Samples:
-    """Adds the smaller vocabulary: the tokens that the texts need, or all rows of the data where `texts` is None."""
-    check_texts(data.task)
-    vocabulary = (
-        vocabulary_of_rows(model, processor, data.sets, data.task)
-        if texts is None
-        else vocabulary_of_texts(model, processor, texts)
-    )
-    logger.info("%d of %d tokens stay", len(vocabulary.kept_ids), vocabulary.dense_size)
-    retold = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in data.scorers]
-    judged = SmallVocabularyScorer(data.judged, vocabulary, model) if data.judged else None
-    return replace(data, vocabulary=vocabulary, retold=retold, judged_retold=judged)
+def limit_blocks(rows: Rows, seed: int) -> Rows:
+    """Returns the rows, or a random part of a language model's blocks that has about `MAX_SCORED` tokens."""
+    if not is_blocks(rows):
+        return rows
+    mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    chosen = sample_indices(len(rows), max(2, round(MAX_SCORED / mean)), seed)
+    return Selection(rows, sorted(chosen)) if len(chosen) < len(rows) else rows
 
 
-def _set_aside(train: Rows, num_samples: int, seed: int) -> tuple[Rows, Rows]:
-    """Splits rows into those to calibrate on and those to test a target on: twice `num_samples`, at most half."""
-    order = np.random.default_rng([seed, JUDGED]).permutation(len(train)).tolist()
+def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Rows, Rows]:
+    """Splits rows into those to calibrate on and those to test a target on: twice `num_samples`, at most half.
+
+    The candidates of a query stay together.
+    """
+    order = shuffled_rows(train, np.random.default_rng([seed, JUDGED]))
     cut = min(2 * num_samples, len(train) // 2)
+    if isinstance(task, RerankingTask):
+        queries = row_clusters(train, task)
+        first = {query: place for place, query in reversed(list(enumerate(queries[i] for i in order)))}
+        order.sort(key=lambda i: first[queries[i]])
+        while 0 < cut < len(order) and queries[order[cut]] == queries[order[cut - 1]]:
+            cut -= 1
     return Selection(train, sorted(order[cut:])), Selection(train, order[:cut])
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.batches import Features, token_mask
 from trimformer.data.outputs import Problem, find_problem, has_classes, model_output
-from trimformer.data.tasks import EncodedTask, SpanTask
+from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
@@ -42,8 +42,12 @@ def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> C
     texts: dict[str, TextCoverage] = {}
     tokens = embeddings = None
     if tokenizer is not None and "input_ids" in data.features[0]:
-        limit = 0 if isinstance(data.task, SpanTask | EncodedTask) else data.longest  # nothing of these is cut
+        limit = (
+            0 if isinstance(data.task, SpanTask | EncodedTask | LanguageTask) else data.longest
+        )  # nothing of these is cut
         sets = {"calibration": data.features, **{scorer.name: scorer.features for scorer in data.scorers}}
+        if data.judged is not None:
+            sets.setdefault(data.judged.name, data.judged.features)
         texts = {name: text_coverage(features, tokenizer, limit) for name, features in sets.items()}
         tokens, embeddings = len(tokenizer), _count_embeddings(model)
     warnings = [
@@ -202,7 +206,7 @@ def _vocabulary_warnings(tokens: int | None, embeddings: int | None) -> list[str
 
 
 def _text_warnings(name: str, text: TextCoverage, limit: int) -> list[str]:
-    where, lines = "the calibration texts" if name == "calibration" else f"the texts of '{name}'", []
+    where, lines = _texts_of(name), []
     if text.unknown is not None and text.unknown > MOST_UNKNOWN:
         lines.append(
             f"{100 * text.unknown:.1f} % of the tokens of {where} are unknown to the tokenizer; check that it is the "
@@ -219,14 +223,20 @@ def _text_warnings(name: str, text: TextCoverage, limit: int) -> list[str]:
 
 
 def _length_warnings(texts: Mapping[str, TextCoverage]) -> list[str]:
-    """Compares the mean lengths of the calibration texts and of the first evaluation set."""
-    if len(texts) < 2:
+    """Compares the mean length of the calibration texts with that of each set that is scored or judged."""
+    if not texts:
         return []
-    (_, calibration), (name, other) = list(texts.items())[:2]
-    shorter, longer = sorted([calibration.mean_length, other.mean_length])
-    if longer <= UNEQUAL_LENGTHS * shorter:
-        return []
-    return [
-        f"the calibration texts have {calibration.mean_length:.0f} tokens on average and those of '{name}' "
-        f"{other.mean_length:.0f}; calibrate on texts of the length that the model will read"
-    ]
+    calibration, lines = texts["calibration"].mean_length, []
+    for name, other in texts.items():
+        shorter, longer = sorted([calibration, other.mean_length])
+        if longer > UNEQUAL_LENGTHS * shorter:
+            lines.append(
+                f"the calibration texts have {calibration:.0f} tokens on average and {_texts_of(name)} "
+                f"{other.mean_length:.0f}; calibrate on texts of the length that the model will read"
+            )
+    return lines
+
+
+def _texts_of(name: str) -> str:
+    """Names the texts of a set."""
+    return "the calibration texts" if name == "calibration" else f"the texts of '{name}'"

@@ -2,35 +2,44 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from trimformer.checkpoints.save_load import file_size
 from trimformer.costs.macs import model_macs
+from trimformer.costs.memory import cache_tokens, model_memory
 from trimformer.costs.pass_cost import peak_memory
 from trimformer.costs.random_inputs import random_inputs
+from trimformer.costs.workloads import ForwardPass, LlamaCppRun
 from trimformer.data.outputs import find_problem, has_classes
 from trimformer.evaluation.agreement import find_agreement, find_changed_tokens, paired_interval
+from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.latency_target import LatencyTarget, compare_latency
 from trimformer.evaluation.model_outputs import RerunOutputs
 from trimformer.evaluation.scores import compare, score
 from trimformer.models import find_sublayers
 from trimformer.models.masking import units_left
+from trimformer.options.budgets import BudgetRequest
+from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import DEFAULT_BATCH_SIZE
 from trimformer.options.methods import AnyMethod
 from trimformer.pruner import Budget, Pruned
 from trimformer.results import (
     BudgetReport,
     CostReport,
+    LanguageVocabularyReport,
     LatencyReport,
     MachineReport,
+    MemoryReport,
     PruningResult,
     SampleReport,
     Size,
     TaskReport,
     VocabularyReport,
 )
+from trimformer.session.calibration_data import Samples
 from trimformer.session.coverage import special_ids
 from trimformer.session.setup import Session
 from trimformer.utils.distributed import on_main, world_size
@@ -48,7 +57,7 @@ def report(
     method: AnyMethod,
     budget: Budget,
     pruned: Pruned,
-    requested_ms: float | None,
+    request: BudgetRequest,
     seconds: Mapping[str, float],
 ) -> PruningResult:
     """Gathers the figures of a pruned model; only the main process measures.
@@ -58,12 +67,12 @@ def report(
         method: the method that pruned it.
         budget: the budget that it keeps.
         pruned: the pruned model.
-        requested_ms: the requested latency, if there is one.
+        request: the budget as it was asked for.
         seconds: seconds that pruning took, by stage.
     """
     data, unit_costs = session.data, session.unit_costs
     stages = {stage: seconds[stage] / session.seconds_per_pass for stage in PRUNING if stage in seconds}
-    costs = unit_costs.costs.of(units_left(pruned.masks))
+    costs = pruned.cost or unit_costs.costs.of(units_left(pruned.masks))
     result = PruningResult(
         session.finish(pruned.model),
         pruned.masks,
@@ -91,32 +100,61 @@ def report(
         polish=pruned.polish,
         processor=session.processor,
         coverage=session.coverage,
+        queries=[None if kept is None else int(kept[0].sum()) for kept in pruned.queries],
     )
+    if unit_costs.gguf is not None:
+        result.budget = _memory(result, session.model, budget, request, unit_costs.gguf)
     before = dict(session.timer.seconds)
-    on_main(lambda: _measure(session, result, budget, requested_ms))
+    on_main(lambda: _measure(session, result, pruned.model, budget, request.ms))
     result.cost.seconds.update(session.timer.since(before))
     return result
 
 
-def _measure(session: Session, result: PruningResult, budget: Budget, requested_ms: float | None) -> None:
-    """Adds what is measured on both models: scores, latency and sizes."""
+def _memory(
+    result: PruningResult, dense: PreTrainedModel, budget: Budget, request: BudgetRequest, options: GgufOptions
+) -> BudgetReport:
+    """Returns the report of a memory budget, in bytes of the two models as they are."""
+    tokens = cache_tokens(dense, options)
+    sizes = [model_memory(model, options.quantize, tokens) for model in (dense, result.model)]
+    asked = 1e6 * request.mb if request.mb is not None else budget.constraint * sizes[0].total
+    memory = MemoryReport(options.quantize, tokens, asked, *sizes)
+    return replace(result.budget, kept=sizes[1].total / sizes[0].total, memory=memory)
+
+
+def _measure(
+    session: Session, result: PruningResult, with_all: PreTrainedModel, budget: Budget, requested_ms: float | None
+) -> None:
+    """Adds what is measured on both models: scores, latency and sizes.
+
+    Args:
+        session: the dense model and its samples.
+        result: of the run.
+        with_all: the pruned model with all tokens.
+        budget: the budget that it keeps.
+        requested_ms: the latency that was asked for.
+    """
     data, unit_costs, model = session.data, session.unit_costs, session.model
     batch_size = unit_costs.latency.batch_size or DEFAULT_BATCH_SIZE
     with session.timer("evaluate"):
-        pruned = score(data.retold or data.scorers, result.model, "pruned")
-        result.scores = compare(data.scorers, session.dense_scores, pruned, data.retold)
+        scored = result.model if data.lost is None else with_all  # see `evaluation.language_vocabulary`
+        pruned = score(data.small_vocabulary_scorers or data.scorers, scored, "pruned")
+        result.scores = compare(data.scorers, session.dense_scores, pruned, data.small_vocabulary_scorers)
         _compare_predictions(session, result, pruned[0][1])
-    pruned_inputs = None
-    if data.vocabulary is not None:
-        # The pruned model has other token ids than the dense one.
-        pruned_inputs = random_inputs(result.model, batch_size, unit_costs.length)
-        changed = sum(scorer.changed for scorer in data.retold)
-        result.vocabulary = VocabularyReport(len(data.vocabulary.kept_ids), data.vocabulary.dense_size, changed)
+    workload = unit_costs.workload
+    if data.vocabulary is not None and isinstance(workload, ForwardPass):
+        # The pruned model has other token ids than the dense one, but the same number of texts.
+        first_ids = workload.inputs["input_ids"][0].cpu().numpy()
+        example = {"input_ids": data.vocabulary.new_ids[first_ids].clip(0).tolist()}
+        pruned_inputs = random_inputs(result.model, batch_size, unit_costs.length, example)
+        workload = replace(workload, pruned_inputs=pruned_inputs)
+    result.vocabulary = _vocabulary_report(data)
     with session.timer("timing"):
-        latency = compare_latency(model, result.model, unit_costs.inputs, unit_costs.latency.backend, pruned_inputs)
+        latency = compare_latency(model, result.model, workload)
     result.latency = LatencyReport(
         batch_size, unit_costs.length, unit_costs.latency.backend, latency.dense, latency.pruned, latency.ratio
     )
+    if isinstance(workload, LlamaCppRun):
+        result.latency = replace(result.latency, quantize=workload.quantize, phase=workload.phase)
     kept_layers = {s.layer for s, mask in zip(find_sublayers(model), result.masks, strict=True) if mask.any()}
     pruned_lengths = data.lengths
     if len(find_sublayers(result.model)) < len(pruned_lengths):  # a plain layout leaves layers out
@@ -133,11 +171,16 @@ def _measure(session: Session, result: PruningResult, budget: Budget, requested_
     }
     if unit_costs.metric == "latency":
         corrected = budget.correct if isinstance(budget.correct, LatencyTarget) else None
-        costs = corrected.costs if corrected else unit_costs.costs
+        units = units_left(result.masks)
+        kept, estimated_ms = result.budget.kept, unit_costs.costs.of(units)
+        if corrected is not None and corrected.corrected:  # its costs belong to another moment than the table
+            kept = corrected.share(units)
+            estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
         result.budget = replace(
             result.budget,
+            kept=kept,
             asked_ms=requested_ms or budget.constraint * latency.dense.median,
-            estimated_ms=costs.of(units_left(result.masks)),
+            estimated_ms=estimated_ms,
             corrected=bool(corrected and corrected.corrected),
             missed=corrected is not None and corrected.misses(latency),
             left_over=corrected.left_over(latency) if corrected else None,
@@ -145,6 +188,15 @@ def _measure(session: Session, result: PruningResult, budget: Budget, requested_
         )
         if corrected is not None:
             corrected.log(latency)
+
+
+def _vocabulary_report(data: Samples) -> VocabularyReport | None:
+    """Returns the report of the smaller vocabulary; None without one."""
+    if data.vocabulary is None:
+        return None
+    changed = sum(scorer.changed for scorer in data.small_vocabulary_scorers)
+    counts = len(data.vocabulary.kept_ids), data.vocabulary.dense_size, changed
+    return VocabularyReport(*counts) if data.lost is None else LanguageVocabularyReport(*counts, **asdict(data.lost))
 
 
 def _compare_predictions(session: Session, result: PruningResult, pruned: Sequence[Tensor]) -> None:
@@ -157,8 +209,12 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
     """
     data, model, scores = session.data, session.model, result.scores
     assert scores is not None
-    scorer, pruned_scorer = data.scorers[0], (data.retold or data.scorers)[0]
+    scorer, pruned_scorer = data.scorers[0], (data.small_vocabulary_scorers or data.scorers)[0]
     references = session.dense_scores[0][1]
+    if isinstance(pruned_scorer, LanguageScorer):
+        result.agreement = pruned_scorer.agreement(pruned, references)
+        result.change_ci95 = {"perplexity": pruned_scorer.change_interval(pruned, references)}
+        return
     if any(isinstance(outputs, RerunOutputs) for outputs in (references, pruned)):
         return  # too large to be kept
     before, after = scorer.sample_outputs(references), pruned_scorer.sample_outputs(pruned)
@@ -179,7 +235,8 @@ def _warn_of_range(result: PruningResult, outputs: Sequence[Tensor]) -> None:
     if coverage is None or coverage.predicted_range is None:
         return
     low, high = coverage.predicted_range
-    outside = sum(not low <= float(output[0]) <= high for output in outputs) / max(len(outputs), 1)
+    margin = 1e-5 * max(abs(low), abs(high))  # the same text in another batch
+    outside = sum(not low - margin <= float(output[0]) <= high + margin for output in outputs) / max(len(outputs), 1)
     if outside > MOST_OUTSIDE:
         line = (
             f"{100 * outside:.1f} % of the dense model's predictions lie outside {low:.3g} to {high:.3g}, the range on "

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import transformers
 
 from trimformer.allocation.allocations import smallest_constraint
-from trimformer.costs.cost_tables import Costs
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.latency_target import LatencyTarget
 from trimformer.models import find_sublayers
@@ -16,6 +15,7 @@ from trimformer.pruner import Budget, Pruner
 from trimformer.results import PruningResult
 from trimformer.session.measure import report
 from trimformer.session.setup import Session
+from trimformer.session.unit_costs import UnitCosts
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def prune_to(session: Session, method: AnyMethod, requests: Sequence[BudgetReque
     pruned = pruner_for(session, method).prune_all(budgets)
     seconds = seconds_since(session, start)
     return [
-        report(session, method, budget, model, request.ms, seconds)
+        report(session, method, budget, model, request, seconds)
         for budget, model, request in zip(budgets, pruned, requests, strict=True)
     ]
 
@@ -54,15 +54,18 @@ def budget_for(session: Session, method: AnyMethod, request: BudgetRequest) -> B
         TrimformerError: the budget cannot be reached.
     """
     costs = session.unit_costs.costs
-    constraint = request.constraint if request.ms is None else request.ms / costs.dense
+    constraint = request.constraint
+    if request.ms is not None:
+        constraint = request.ms / costs.dense
+    elif request.mb is not None:
+        constraint = 1e6 * request.mb / costs.dense
     assert constraint is not None
-    _check_reachable(request, constraint, smallest_reachable(session, method), costs)
+    _check_reachable(request, constraint, smallest_reachable(session, method), session.unit_costs)
     if polishes(method) and session.polishing is not None and session.unit_costs.metric != "latency":
         session.polishing.check_affordable(constraint)
     target = None
     if session.unit_costs.is_local:
-        backend = session.unit_costs.latency.backend
-        target = LatencyTarget(session.model, costs, constraint, request.ms, session.unit_costs.inputs, backend)
+        target = LatencyTarget(session.model, costs, constraint, request.ms, session.unit_costs.workload)
     return Budget(costs, constraint, target)
 
 
@@ -73,19 +76,25 @@ def smallest_reachable(session: Session, method: AnyMethod) -> float:
     return smallest_constraint(allocation, sublayers, session.unit_costs.costs, session.neuron_multiple)
 
 
-def _check_reachable(request: BudgetRequest, constraint: float, smallest: float, costs: Costs) -> None:
+def _check_reachable(request: BudgetRequest, constraint: float, smallest: float, unit_costs: UnitCosts) -> None:
     """Checks that a constraint lies between the smallest model and the dense one.
 
     Raises:
         TrimformerError: not even one unit fits, or the dense model is within the budget already.
     """
     # Rounded up, so that the named constraint is itself reachable.
-    unit = f" ({smallest * 1.005 * costs.dense:.3g} ms)" if costs.measured else ""
+    dense, unit = unit_costs.costs.dense, {"latency": "ms", "memory": "MB"}.get(unit_costs.metric)
+    dense = dense / 1e6 if unit == "MB" else dense
+    least = f" ({smallest * 1.005 * dense:.3g} {unit})" if unit else ""
     if constraint < smallest:
-        name = f"constraint {constraint:.4g}" if request.ms is None else f"a latency of {request.ms:g} ms"
-        raise TrimformerError(f"{name} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{unit}")
+        name = f"constraint {constraint:.4g}"
+        if request.ms is not None:
+            name = f"a latency of {request.ms:g} ms"
+        elif request.mb is not None:
+            name = f"a memory of {request.mb:g} MB"
+        raise TrimformerError(f"{name} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{least}")
     if constraint > 1:
-        raise TrimformerError(f"the dense model takes {costs.dense:.3g} ms already; ask for less")
+        raise TrimformerError(f"the dense model takes {dense:.3g} {unit} already; ask for less")
 
 
 def pruner_for(session: Session, method: AnyMethod) -> Pruner:

@@ -12,12 +12,15 @@ from trimformer.allocation.smallest_budget import predict_budget
 from trimformer.data.rows import Selection
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import LOOKS
+from trimformer.evaluation.language import LanguageScorer, make_scorer
+from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer
 from trimformer.evaluation.quality_test import Prediction, QualityTest, Verdict, rows_to_promise
-from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.scores import rows_of_features
 from trimformer.options.budgets import BudgetRequest
 from trimformer.options.methods import AnyMethod
 from trimformer.pruner import Pruned
-from trimformer.results import PruningResult, QualityTargetReport
+from trimformer.results import MoreRows, PruningResult, QualityTargetReport
+from trimformer.session.calibration_data import Samples
 from trimformer.session.measure import report
 from trimformer.session.prune_to import budget_for, pruner_for, seconds_since, smallest_reachable, started
 from trimformer.session.setup import Session
@@ -54,7 +57,8 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
         tried.append(_verdict(session, test, pruned, constraint, alpha))
         lower = [*([] if tried[-1].keeps else [tried[-1]]), *lower]
         if tried[-1].keeps:
-            result = report(session, method, budget, pruned, None, seconds_since(session, start))
+            result = report(session, method, budget, pruned, BudgetRequest(constraint), seconds_since(session, start))
+            advice = _more_rows(session, lower)
             result.target = QualityTargetReport.of(
                 target,
                 tried,
@@ -62,8 +66,9 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
                 result.task.score,
                 f"{_tested_samples(session):,} samples {_source(session)}",
                 session.unjudged_labels,
+                advice,
             )
-            if advice := _more_rows(session, lower):
+            if advice is not None:
                 logger.info("%s", advice)
             return result
         if predicted == 1:
@@ -79,7 +84,7 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
 def _verdict(session: Session, test: list[QualityTest], pruned: Pruned, constraint: float, alpha: float) -> Verdict:
     """Tests a model in the main process; the others receive its verdict."""
     with session.timer("judge"):
-        verdict: Verdict = decide(lambda: test[0](session.finish(pruned.model), constraint, alpha=alpha))
+        verdict: Verdict = decide(lambda: test[0](session.scored(pruned.model), constraint, alpha=alpha))
     logger.info("at %.3f of the cost: %.4f, below %.4f", constraint, verdict.measured, verdict.bound)
     return verdict
 
@@ -120,21 +125,37 @@ def _screen(session: Session, test_samples: int, indices: list[int]) -> Callable
     data, judged = session.data, session.data.judged
     assert session.target is not None
     assert judged is not None
-    rows = Selection(data.calibration_rows, indices)
-    scorer = Scorer("calibration", rows, data.task, session.model, judged.processor, judged.batch_size)
-    screen = Prediction(session.target, scorer, session.model, test_samples, LOOKS[0][1])
+    rows = Selection(data.calibration_rows, _whole_rows(data, indices))
+    scorer = make_scorer("calibration", rows, data.task, session.model, judged.processor, judged.batch_size)
+    pruned_scorer = None
+    if isinstance(scorer, LanguageScorer) and data.vocabulary is not None:
+        pruned_scorer = LanguageVocabularyScorer(scorer, data.vocabulary, session.model)
+    screen = Prediction(session.target, scorer, session.model, test_samples, LOOKS[0][1], pruned_scorer)
     return lambda pruned, constraint: screen(pruned.model, constraint)
 
 
-def _more_rows(session: Session, smaller: list[Verdict]) -> str:
-    """Returns a sentence on how many test rows could promise the smallest budget that looks good enough, or nothing."""
+def _whole_rows(data: Samples, indices: list[int]) -> list[int]:
+    """Returns the rows all of whose samples are among some samples; if there are none, the rows with any of them.
+
+    Args:
+        data: gives the calibration samples; a row has several if it holds several texts, or a long one.
+        indices: indices of the samples.
+    """
+    rows = rows_of_features(data.features, len(data.calibration_rows))
+    partly = list(dict.fromkeys(rows[i] for i in indices))
+    others = {rows[i] for i in set(range(len(rows))).difference(indices)}
+    return [row for row in partly if row not in others] or partly
+
+
+def _more_rows(session: Session, smaller: list[Verdict]) -> MoreRows | None:
+    """Returns how many test rows could promise the smallest budget that looks good enough; None if no budget does."""
     assert session.target is not None
     rows = _tested_samples(session)
     for verdict in sorted(smaller, key=lambda verdict: verdict.constraint):
         needed = rows_to_promise(session.target, verdict, rows)
         if needed is not None and rows < needed <= _MOST_ROWS * rows:
-            return f"with about {needed:,} test rows, {verdict.constraint:.2f} of the cost could have been promised"
-    return ""
+            return MoreRows(needed, verdict.constraint)
+    return None
 
 
 def _quality_test(session: Session) -> QualityTest:
@@ -142,7 +163,7 @@ def _quality_test(session: Session) -> QualityTest:
     data, backend = session.data, session.unit_costs.latency.backend
     assert session.target is not None
     assert data.judged is not None
-    return QualityTest(session.target, data.judged, session.model, backend, data.judged_retold)
+    return QualityTest(session.target, data.judged, session.model, backend, data.small_vocabulary_judged)
 
 
 def _tested_samples(session: Session) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trimformer.data.language_blocks import is_blocks
 from trimformer.data.rows import Rows, Selection
 from trimformer.errors import in_unicode
 
@@ -24,14 +25,15 @@ def describe_scored_rows(
     Returns:
         The rows in words, and a warning if their file or split is called train.
     """
+    unit = "blocks of tokens" if is_blocks(next(iter(sets.values()))) else "rows"
     if eval_path is not None:
-        text = f"{sum(map(len, sets.values())):,} rows of '{in_unicode(Path(eval_path).name)}'"
+        text = f"{sum(map(len, sets.values())):,} {unit} of '{in_unicode(Path(eval_path).name)}'"
         is_train = _is_train(Path(eval_path).name)
-    elif len(sets) == 1 and isinstance(next(iter(sets.values())), Selection):
+    elif is_set_aside(sets):
         source, is_train = _source(dataset, path)
-        text = f"{len(next(iter(sets.values()))):,} rows set aside from {source}"
+        text = f"{len(next(iter(sets.values()))):,} {unit} set aside from {source}"
     else:
-        text = ", ".join(f"{len(rows):,} rows of '{name}'" for name, rows in sets.items())
+        text = ", ".join(f"{len(rows):,} {unit} of '{name}'" for name, rows in sets.items())
         is_train = any(_is_train(name) or _is_train(getattr(rows, "split", None)) for name, rows in sets.items())
     if not is_train:
         return text, None
@@ -39,6 +41,11 @@ def describe_scored_rows(
         f"scores are on {text}: if the model was trained on these rows, the scores of the dense and the "
         "pruned model are too high; give rows that it has not seen, such as a validation file or split"
     )
+
+
+def is_set_aside(sets: Mapping[str, Rows]) -> bool:
+    """Whether the rows to score on were drawn from the calibration data, which had no split of their own."""
+    return len(sets) == 1 and isinstance(next(iter(sets.values())), Selection)
 
 
 def _source(dataset: Any, path: str | None) -> tuple[str, bool]:

@@ -17,15 +17,19 @@ from trimformer.checkpoints.token_embeddings import trim_embeddings
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
 from trimformer.costs.backends import check_backend
 from trimformer.costs.lookup_tables import LatencyTable, check_table
+from trimformer.costs.memory import cache_tokens
 from trimformer.costs.pass_cost import forward_seconds
+from trimformer.costs.workloads import LlamaCppRun
 from trimformer.data.outputs import find_problem
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scored, score
+from trimformer.export.gguf.architecture import check_graph
+from trimformer.export.onnx.files import check_packages
 from trimformer.importance.calibration_cache import check_calibration_dir
 from trimformer.models.layer_calls import LABEL_KEYS
 from trimformer.models.model_checks import check_model
 from trimformer.options.budgets import BudgetRequest
-from trimformer.options.choices import Metric
+from trimformer.options.choices import LLAMA_CPP, Metric
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod, Method, polishes
 from trimformer.options.quality_target import QualityTarget
@@ -33,9 +37,11 @@ from trimformer.options.run import RunOptions
 from trimformer.polish.data import PolishInputs, draw_polish_inputs
 from trimformer.pruner import Pruner
 from trimformer.results import CoverageReport
-from trimformer.session.calibration_data import Samples, draw_samples, with_fewer_tokens
+from trimformer.session.calibration_data import Samples, draw_samples
 from trimformer.session.coverage import count_labels, find_tokenizer, list_labels, measure_coverage, special_ids
+from trimformer.session.fewer_tokens import with_fewer_tokens
 from trimformer.session.inputs import Inputs
+from trimformer.session.memory_estimate import warn_of_memory
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
 from trimformer.utils.distributed import is_main, world_size
 from trimformer.utils.environment import resolve_device
@@ -91,6 +97,10 @@ class Session:
         """Scores and outputs of the dense model on the evaluation sets."""
         return score(self.data.scorers, self.model, "dense")
 
+    def scored(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A pruned model as it is scored: language models with all tokens, see `evaluation.language_vocabulary`."""
+        return model if self.data.lost is not None else self.finish(model)
+
     def finish(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model with only the tokens that are kept."""
         return model if self.data.vocabulary is None else trim_embeddings(model, self.data.vocabulary.kept_ids)
@@ -127,12 +137,19 @@ def set_up(
     check_model(model)
     check_finite(model, "the weights")
     find_problem(model)
+    check_llama_cpp(model, methods, metric, options)
     latency = resolve_latency(options.latency)
+    if latency.batch_size is None and find_problem(model) == "language":
+        latency = replace(latency, batch_size=1)  # the logits of 32 long prompts would need gigabytes
     device = resolve_device(execution.device)
     check_backend(latency.backend, device)
     if execution.bf16 and model.dtype != torch.float32:
         raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
     vocabulary = options.model.vocabulary
+    if vocabulary is not None and metric == "memory":
+        raise TrimformerError(
+            "a budget in memory counts all tokens of a language model; leave out vocabulary, or give a constraint"
+        )
     texts = None if vocabulary is None else read_vocabulary(vocabulary)
     if vocabulary is not None:
         check_trimmable(model, processor)
@@ -143,7 +160,7 @@ def set_up(
     timer = StageTimer()
     transformers.set_seed(execution.seed)
     with timer("data"):
-        data = draw_samples(inputs, model, processor, options.data, execution.seed, target)
+        data = draw_samples(inputs, model, processor, options.data, execution.seed, target, options.latency.seq_len)
         for method in methods:
             _check_labels(method, data.features)
         polishing = None
@@ -155,8 +172,10 @@ def set_up(
         unjudged_labels = _unjudged_labels(model, processor, data)
     if vocabulary is not None:
         with timer("vocabulary"):
-            data = with_fewer_tokens(model, processor, data, texts)
-    unit_costs = find_unit_costs(model, data, metric, latency, timer, requests)
+            data = with_fewer_tokens(model, processor, data, texts, target)
+        if data.lost is not None and data.lost.warning:
+            coverage = replace(coverage, warnings=[*coverage.warnings, data.lost.warning])
+    unit_costs = find_unit_costs(model, data, metric, latency, timer, requests, options.gguf)
     setup_seconds = dict(timer.seconds)
     max_memory = execution.max_memory
     if device.type == "cuda" and math.isinf(max_memory):
@@ -164,6 +183,8 @@ def set_up(
     execution = replace(
         execution, max_memory=max_memory, calibration_dir=calibration_dir, progress=progress, clock=timer
     )
+    if is_main():
+        warn_of_memory(model, data.batches, max_memory=max_memory)
     return Session(
         model,
         processor if data.vocabulary is None else data.vocabulary.tokenizer,
@@ -179,6 +200,29 @@ def set_up(
         find_tokenizer(processor),
         unjudged_labels,
     )
+
+
+def check_llama_cpp(model: PreTrainedModel, methods: Sequence[AnyMethod], metric: Metric, options: RunOptions) -> None:
+    """Checks that llama.cpp runs a model and what pruning makes of it, where memory is counted or llama.cpp is timed.
+
+    Args:
+        model: the dense model.
+        methods: the methods that will prune it.
+        metric: what budgets count.
+        options: everything else.
+
+    Raises:
+        TrimformerError: a package is missing, llama.cpp has no graph for the model, or the model takes fewer tokens.
+    """
+    is_timed = options.latency.backend == LLAMA_CPP
+    if metric != "memory" and not is_timed:
+        return
+    check_packages("GGUF", ("gguf",), "gguf")
+    check_graph(model, same_sizes=all(isinstance(method, Method) and method.keeps_one_size for method in methods))
+    if metric == "memory":
+        cache_tokens(model, options.gguf)
+    if is_timed:
+        LlamaCppRun.of(model, options.gguf)
 
 
 def _unjudged_labels(model: PreTrainedModel, processor: Any, data: Samples) -> list[str]:

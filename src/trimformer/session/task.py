@@ -11,6 +11,8 @@ from trimformer.data.rows import Rows
 from trimformer.data.tasks import Task, find_task, follow_settings, task_of
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
+from trimformer.data.tasks.reranking import settle_candidates
+from trimformer.data.tasks.retrieval import settle_answers
 from trimformer.errors import TrimformerError
 from trimformer.options.data import DataOptions
 
@@ -31,6 +33,8 @@ def resolve_task(
     model: PreTrainedModel,
     sets: Sequence[Rows],
     judged: Rows | None = None,
+    *,
+    needs_score: bool = False,
 ) -> Task:
     """The task of a run. The command line and Python infer it by this one rule, from all rows.
 
@@ -40,6 +44,7 @@ def resolve_task(
         model: gives head and labels.
         sets: all sets of rows, the ones to calibrate on first.
         judged: rows to test a quality target on; they may have no labels where the others have.
+        needs_score: whether embedders of texts without scores are scored by the order of the dense model.
 
     Raises:
         TrimformerError: the columns do not fit the model, only some rows have labels, or a label cannot be read.
@@ -48,7 +53,9 @@ def resolve_task(
     check_labelled(task, sets)
     if judged is not None:
         check_labelled(task, [judged])
-    settled = settle_labels(task, model.config, [*sets, *([] if judged is None else [judged])])
+    every_set = [*sets, *([] if judged is None else [judged])]
+    task = settle_candidates(settle_answers(task, every_set, needs_score=needs_score), every_set)
+    settled = settle_labels(task, model.config, every_set)
     if settled.reading is not None and settled.problem != "regression":
         _check_outputs(model)
     return replace(settled, max_length=options.max_length) if options.max_length else settled

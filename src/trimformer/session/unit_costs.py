@@ -1,23 +1,25 @@
 """The cost of every unit of a model, in MACs, parameters or measured latency."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Costs, linear_costs
 from trimformer.costs.lookup_tables import FILES, LatencyTable, read_table
 from trimformer.costs.measure_latency import check_reachable, measure_table
-from trimformer.costs.random_inputs import random_inputs
+from trimformer.costs.measure_llama_cpp import measure_llama_cpp_table
+from trimformer.costs.memory import cache_tokens, memory_costs
+from trimformer.costs.random_inputs import random_inputs, typical_sample
+from trimformer.costs.workloads import ForwardPass, LlamaCppRun, Workload
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.budgets import BudgetRequest
-from trimformer.options.choices import Metric
+from trimformer.options.choices import LLAMA_CPP, Metric
+from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import DEFAULT_BATCH_SIZE, LatencyOptions
 from trimformer.session.calibration_data import Samples
 from trimformer.utils.distributed import decide
@@ -35,17 +37,19 @@ class UnitCosts:
         metric: what is counted.
         costs: cost of every number of units of each sublayer.
         latency: how latency is measured.
-        inputs: the inputs that are timed.
-        length: tokens of these inputs.
+        workload: what is timed.
+        length: tokens of the inputs that are timed.
+        gguf: how llama.cpp holds the model, if memory is counted.
         is_local: whether the latencies were measured on this machine, so that measurements can correct them.
     """
 
     metric: Metric
     costs: Costs
     latency: LatencyOptions
-    inputs: Mapping[str, Tensor]
+    workload: Workload
     length: int
     is_local: bool = False
+    gguf: GgufOptions | None = None
 
 
 def find_unit_costs(
@@ -55,6 +59,7 @@ def find_unit_costs(
     latency: LatencyOptions,
     timer: StageTimer,
     requests: Sequence[BudgetRequest] = (),
+    gguf: GgufOptions | None = None,
 ) -> UnitCosts:
     """Returns the costs of a model's units; latencies are measured first, unless a table is given.
 
@@ -63,26 +68,37 @@ def find_unit_costs(
     """
     batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
     length = latency.seq_len or max(1, min(round(data.seq_len), data.longest))
-    # A sound of median length; texts have the mean length, and images are of one size.
-    by_length = sorted(data.features, key=lambda sample: np.shape(sample.get("input_values", 0)))
-    example = by_length[len(by_length) // 2]
-    inputs = random_inputs(model, batch_size, length, example)
+    example = typical_sample(data.features)
+    workload: Workload
+    if latency.backend == LLAMA_CPP:
+        workload = LlamaCppRun.of(model, gguf or GgufOptions())
+        length = workload.tokens
+    else:
+        workload = ForwardPass(random_inputs(model, batch_size, length, example), latency.backend)
+    if metric == "memory":
+        gguf = gguf or GgufOptions()
+        gguf = replace(gguf, context=cache_tokens(model, gguf))
+        costs = memory_costs(model, gguf.quantize, cache_tokens(model, gguf))
+        return UnitCosts(metric, costs, latency, workload, length, gguf=gguf)
     if metric != "latency":
-        return UnitCosts(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, inputs, length)
+        return UnitCosts(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, workload, length)
     table = latency.table
     with timer("table"):
         if not isinstance(table, LatencyTable):
             desc = partial(progress, desc="latency table")
 
             def measure() -> LatencyTable:
-                check_reachable(model, inputs, latency.backend, requests)
-                return measure_table(model, batch_size, length, backend=latency.backend, progress=desc)
+                check_reachable(model, workload, requests)
+                if isinstance(workload, LlamaCppRun):
+                    return measure_llama_cpp_table(model, workload)
+                backend = workload.backend
+                return measure_table(model, batch_size, length, example=example, backend=backend, progress=desc)
 
             table = decide(measure)
     is_local = bool(table.setting) and not latency.any_table
     if not is_local:
         logger.warning("the latency table may be from another machine; its values are used without correction")
-    return UnitCosts(metric, table.costs(model), latency, inputs, length, is_local)
+    return UnitCosts(metric, table.costs(model), latency, workload, length, is_local)
 
 
 def resolve_latency(latency: LatencyOptions) -> LatencyOptions:
@@ -93,11 +109,11 @@ def resolve_latency(latency: LatencyOptions) -> LatencyOptions:
     """
     table = latency.table
     if table is None:
-        return replace(latency, batch_size=latency.batch_size or DEFAULT_BATCH_SIZE)
+        return latency
     if not isinstance(table, LatencyTable):
         table = read_table(*(Path(table) / name for name in FILES.values()))
     if not table.setting:
-        return replace(latency, table=table, batch_size=latency.batch_size or DEFAULT_BATCH_SIZE)
+        return replace(latency, table=table)
     setting = {key: table.setting[key] for key in ("batch_size", "seq_len", "backend")}
     for key, value in setting.items():
         requested = getattr(latency, key)

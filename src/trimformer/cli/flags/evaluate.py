@@ -6,6 +6,7 @@ from trimformer.cli.arguments import add_data_options, check_data
 from trimformer.cli.option_flags import add_options, read_options
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
+from trimformer.options.loading import LoadOptions
 from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import check_file
 
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `trimformer evaluate`."""
     parser.add_argument("model", metavar="MODEL_DIR")
+    add_options(parser, LoadOptions)
     add_data_options(parser)
     parser.add_argument("--masks", metavar="DIR", help="evaluate under head_mask.pt and neuron_mask.pt of DIR")
     parser.add_argument("--reference", metavar="MODEL_DIR", help="dense model to measure the divergence from")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from trimformer.cli.arguments import (
     add_data_options,
     add_execution_options,
+    add_gguf_options,
     add_latency_options,
     add_polish_options,
     check_data,
@@ -16,7 +17,9 @@ from trimformer.errors import TrimformerError
 from trimformer.options.budgets import BudgetOptions
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
+from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import LatencyOptions
+from trimformer.options.loading import LoadOptions
 from trimformer.options.methods import AnyMethod, Method, MethodOptions, with_layout
 from trimformer.options.model import ModelOptions
 from trimformer.options.output import OutputOptions
@@ -52,9 +55,12 @@ class PruneFlags:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `trimformer prune`."""
     parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
+    add_options(parser, LoadOptions)
     add_data_options(parser)
     budget = parser.add_argument_group("budget", "one of these determines how small the model becomes")
-    add_options(budget, BudgetOptions, "constraint", "latency_ms", "max_drop", "max_divergence")
+    add_options(
+        budget, BudgetOptions, "constraint", "latency_ms", "memory_mb", "max_drop", "max_divergence", "max_perplexity"
+    )
     budget.add_argument("--judge-data", metavar="FILE_OR_DIR", help="rows to test a drop or a divergence on "
                         "(default: some of the training rows, set aside)")  # fmt: skip
     parser.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
@@ -66,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(method, MethodOptions)
     method.add_argument("--reconstruct", action="store_true", help="the same as --update full")
     add_options(method, ModelOptions, "layout")
+    add_gguf_options(parser)
     add_polish_options(parser)
     add_execution_options(parser)
 
@@ -89,8 +96,9 @@ def read(arguments: argparse.Namespace) -> PruneFlags:
         read_options(LatencyOptions, arguments),
         read_options(PolishOptions, arguments),
         read_options(ExecutionOptions, arguments, calibration_dir=calibration_dir(arguments)),
+        read_options(GgufOptions, arguments),
     )
-    run.check_flags([method], budget.counted)
+    run.check([method], budget.counted)
     return PruneFlags(budget, method, run, read_options(OutputOptions, arguments))
 
 
@@ -112,11 +120,15 @@ def check_request(arguments: argparse.Namespace) -> None:
     """
     flags = read(arguments)
     if flags.budget.is_empty:
-        raise TrimformerError("give either a constraint or a latency in ms, or the quality to keep")
+        raise TrimformerError("give one of a constraint, a latency in ms, a memory in MB, or the quality to keep")
     if arguments.judge_data is not None and flags.budget.target is None:
-        raise TrimformerError("--judge-data needs --max-drop or --max-divergence; give one, or leave it out")
+        raise TrimformerError(
+            "--judge-data needs --max-drop, --max-divergence or --max-perplexity; give one, or leave it out"
+        )
     if arguments.judge_data is not None:
         check_readable(arguments.judge_data, "data file")
+    if flags.output.standalone and isinstance(flags.method, Method) and flags.method.update == "bias":
+        raise TrimformerError("--standalone cannot hold the biases of update 'bias'; leave one of them out")
     plain = isinstance(flags.method, Method) and flags.method.allocation == "plain"
     if flags.output.standalone and plain:
         raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from trimformer.cli.arguments import (
     add_data_options,
     add_execution_options,
+    add_gguf_options,
     add_latency_options,
     add_polish_options,
     check_data,
@@ -16,7 +17,9 @@ from trimformer.errors import TrimformerError
 from trimformer.options.budgets import SweepBudgetOptions
 from trimformer.options.data import DataOptions
 from trimformer.options.execution import ExecutionOptions
+from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import LatencyOptions
+from trimformer.options.loading import LoadOptions
 from trimformer.options.methods import SweepMethodOptions, find_methods
 from trimformer.options.model import ModelOptions
 from trimformer.options.polish import PolishOptions
@@ -48,6 +51,7 @@ class SweepFlags:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `trimformer sweep`."""
     parser.add_argument("model", metavar="MODEL_DIR", help="fine-tuned checkpoint: a directory, or a name on the hub")
+    add_options(parser, LoadOptions)
     add_data_options(parser)
     budget = parser.add_argument_group("budgets", "one of these")
     add_options(budget, SweepBudgetOptions, "constraints", "latency_ms")
@@ -57,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, SweepBudgetOptions, "metric")
     add_options(parser, ModelOptions, "layout", "neuron_multiple")
     add_latency_options(parser, "batch_size", "seq_len", "backend")
+    add_gguf_options(parser)
     add_polish_options(parser)
     add_execution_options(parser)
 
@@ -76,8 +81,9 @@ def read(arguments: argparse.Namespace) -> SweepFlags:
         read_options(LatencyOptions, arguments),
         read_options(PolishOptions, arguments),
         read_options(ExecutionOptions, arguments, calibration_dir=calibration_dir(arguments)),
+        read_options(GgufOptions, arguments),
     )
-    run.check_flags(list(find_methods(methods.methods, run.model.layout).values()), budgets.counted)
+    run.check(list(find_methods(methods.methods, run.model.layout).values()), budgets.counted)
     return SweepFlags(budgets, methods, run)
 
 

@@ -9,21 +9,25 @@ from trimformer.data.outputs import Problem, find_problem
 from trimformer.data.processor import is_dual_encoder
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.audio import AudioTask, audio_task
-from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns
+from trimformer.data.tasks.base import NO_LIMIT, ScoredByQuery, Task, check_columns
 from trimformer.data.tasks.embedding import EmbeddingTask, embedding_task, follow_settings
 from trimformer.data.tasks.encoded import EncodedTask, encoded_task, is_encoded
 from trimformer.data.tasks.glue import GLUE_TASKS
 from trimformer.data.tasks.images import ImageTask, ImageTextTask, image_task, image_text_task
+from trimformer.data.tasks.language import LanguageTask
 from trimformer.data.tasks.multiple_choice import ChoiceTask, choice_task
 from trimformer.data.tasks.question_answering import SPAN_TASKS, SpanTask, span_task
+from trimformer.data.tasks.reranking import RerankingTask
+from trimformer.data.tasks.retrieval import RetrievalTask, retrieval_task
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import TextTask, text_task
 from trimformer.data.tasks.token_classification import TokenTask, plain_text_column, token_task
 from trimformer.errors import TrimformerError, listed, quoted
 
 __all__ = [
-    "TASKS", "AudioTask", "ChoiceTask", "EmbeddingTask", "EncodedTask", "ImageTask", "ImageTextTask", "SpanTask",
-    "Task", "TextTask", "TokenTask", "find_task", "follow_settings", "infer_task", "task_of",
+    "TASKS", "AudioTask", "ChoiceTask", "EmbeddingTask", "EncodedTask", "ImageTask", "ImageTextTask", "LanguageTask",
+    "RerankingTask", "RetrievalTask", "ScoredByQuery", "SpanTask", "Task", "TextTask", "TokenTask", "find_task",
+    "follow_settings", "infer_task", "task_of",
 ]  # fmt: skip
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE_TASKS, *SPAN_TASKS)}
@@ -79,6 +83,8 @@ def infer_task(
     if label_column and no_labels:
         name = head or "a model for question answering"
         raise TrimformerError(f"{name} has no labels per sample; leave out the label column {quoted(label_column)}")
+    if problem == "language":
+        return LanguageTask(name="language", max_length=max_length or NO_LIMIT)
     if not text_columns and is_encoded(rows):
         return encoded_task(problem, config, rows, main_input, head, label_column)
     if is_dual_encoder(config, main_input):
@@ -114,7 +120,8 @@ def _infer_text_task(
 ) -> Task:
     limit = max_length or NO_LIMIT
     if problem == "embedding":
-        return embedding_task(rows, text_columns=text_columns, score_column=label_column, max_length=limit)
+        task = embedding_task(rows, text_columns=text_columns, score_column=label_column, max_length=limit)
+        return retrieval_task(task)
     if problem == "span":
         return span_task(rows, text_columns=text_columns, max_length=max_length or 384)
     if head.endswith("ForMultipleChoice"):

@@ -14,7 +14,9 @@ from transformers import PreTrainedConfig
 from trimformer.data.rows import Rows, TextPair, numbered
 from trimformer.data.tasks.base import Task, check_columns
 from trimformer.data.tasks.encoded import EncodedTask
-from trimformer.data.tasks.label_reading import LabelReader, check_every_label, column_values, decide
+from trimformer.data.tasks.label_reader import LabelReader, check_every_label
+from trimformer.data.tasks.label_reading import decide_reading
+from trimformer.data.tasks.label_values import column_values
 from trimformer.data.tasks.multiple_choice import LABEL_COLUMNS as CHOICE_LABEL_COLUMNS
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS, LabelTask, label_names
 from trimformer.data.tasks.text import TextTask, text_task
@@ -121,7 +123,7 @@ def settle_labels(task: AnyTask, config: PreTrainedConfig, sets: Sequence[Rows])
     if column is None or not labelled:
         return task
     known_names = task.class_names if isinstance(task, LabelTask) else ()
-    reading = decide(task.problem, config, column, labelled, known_names, isinstance(task, EncodedTask))
+    reading = decide_reading(task.problem, config, column, labelled, known_names, isinstance(task, EncodedTask))
     for rows in labelled:
         check_every_label(LabelReader(task.problem, config, rows, column, reading), rows, column)
     if reading != task.reading:
@@ -188,7 +190,7 @@ def _readable(texts: Sequence[str], task: Task, config: PreTrainedConfig, sets: 
     """Whether each text can be read as a label of the task."""
     column = "text_pair"
     try:
-        reading = decide(task.problem, config, column, sets)
+        reading = decide_reading(task.problem, config, column, sets)
         reader = LabelReader(task.problem, config, sets[0], column, reading)
     except TrimformerError:
         return dict.fromkeys(texts, False)

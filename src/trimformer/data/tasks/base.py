@@ -4,8 +4,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -86,6 +88,24 @@ class Task(ABC):
     @abstractmethod
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Computes metrics from one output per feature; returns an empty dictionary if the rows have no labels."""
+
+
+@runtime_checkable
+class ScoredByQuery(Protocol):
+    """A task whose scores are means over queries, each of which needs all its passages."""
+
+    def row_scores(self, outputs: Sequence[Tensor], rows: Rows) -> dict[str, NDArray[np.float64]]:
+        """Returns scores by name, [rows]; NaN in rows that hold no score of a query."""
+
+    def scored_rows(self, rows: Rows) -> list[int]:
+        """Returns the indices of the rows that hold a score."""
+
+    @property
+    def needs_dense_outputs(self) -> bool:
+        """Whether the right passages are the dense model's first ones, which are not known yet."""
+
+    def with_first_passages(self, outputs: Sequence[Tensor], rows: Rows) -> Self:
+        """Returns the task whose right passages are the first ones of the dense model, given its outputs."""
 
 
 def guess_column(usual_names: Sequence[str], columns: Iterable[Any], excluded: Sequence[str] = ()) -> str | None:

@@ -17,7 +17,7 @@ from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
-from trimformer.data.tasks.label_reading import as_number
+from trimformer.data.tasks.label_values import as_number
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
@@ -36,7 +36,11 @@ TEXT_GROUPS = (
     ("query", "positive"),
     ("query", "passage"),
     ("query", "document"),
+    ("query", "context"),
     ("query", "answer"),
+    ("question", "passage"),
+    ("question", "document"),
+    ("question", "context"),
     ("question", "answer"),
     ("premise", "hypothesis"),
 )

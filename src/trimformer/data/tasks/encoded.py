@@ -14,7 +14,8 @@ from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, F
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns
-from trimformer.data.tasks.label_reading import UNLABELLED, LabelReader
+from trimformer.data.tasks.label_reader import LabelReader
+from trimformer.data.tasks.label_values import UNLABELLED
 from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names
 from trimformer.data.tasks.token_classification import token_scores
 from trimformer.errors import TrimformerError, quoted

@@ -15,7 +15,7 @@ from trimformer.data.metrics import METRICS, confidence_interval
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column
-from trimformer.data.tasks.label_reading import LabelReader
+from trimformer.data.tasks.label_reader import LabelReader
 from trimformer.errors import TrimformerError, quoted
 
 LABEL_COLUMNS = (

@@ -18,8 +18,8 @@ from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
-from trimformer.data.tasks.label_reading import UNLABELLED as UNLABELLED
-from trimformer.data.tasks.label_reading import LabelReader
+from trimformer.data.tasks.label_reader import LabelReader
+from trimformer.data.tasks.label_values import UNLABELLED as UNLABELLED
 from trimformer.data.tasks.question_answering import require_token_offsets
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import guess_text_columns

@@ -16,11 +16,11 @@ from trimformer.options.checks import shorten
 from trimformer.options.choices import Format
 from trimformer.reporting.cards.source import Source, shorten_command, source_of
 from trimformer.reporting.cards.use import export_lines, kind_tags, library, loading_lines, pipeline_tag
-from trimformer.reporting.score_table import score_table
+from trimformer.reporting.score_table import score_sentences, score_table
 from trimformer.results import PruningResult
 from trimformer.utils.environment import describe_device, versions
 
-_COUNTED = {"mac": "MACs", "parameters": "parameters", "latency": "latency"}
+_COUNTED = {"mac": "MACs", "parameters": "parameters", "latency": "latency", "memory": "memory"}
 
 # Metrics that have another name on the hub.
 _METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
@@ -50,6 +50,8 @@ def model_card(
         raise TrimformerError(f"result is {shorten(result)}; give the PruningResult that trimformer.prune returned")
     source, budget = source_of(result.model), result.budget
     share = f"{100 * budget.kept:.1f} % of the {_COUNTED[budget.metric]} of its layers"
+    if budget.metric == "memory":
+        share = f"{100 * budget.kept:.1f} % of its memory in llama.cpp"
     if budget.metric == "latency":
         share = f"{100 * budget.kept:.1f} % of its latency, as estimated"
     polished = result.polish is not None and result.polish.accepted
@@ -89,10 +91,11 @@ def export_card(
         form: format of the files.
     """
     source = source_of(model)
-    kind = "ONNX files for ONNX Runtime" if form == "onnx" else "OpenVINO files"
-    lines = [f"{source} as {kind}, exported by trimformer.", ""]
+    kinds = {"onnx": "ONNX files for ONNX Runtime", "openvino": "OpenVINO files", "gguf": "GGUF files for llama.cpp"}
+    lines = [f"{source} as {kinds[form]}, exported by trimformer.", ""]
     difference = "`difference` is the largest difference of any output from PyTorch's"
-    lines += [*_code(table.splitlines()), "", f"{difference}; timed on {describe_device(model.device)}."]
+    lines += _code(table.splitlines())
+    lines += ["", f"{difference}; timed on {describe_device(model.device)}."] if form != "gguf" else []
     for title, code in export_lines(model, name, files[-1], form).items():
         lines += _section(title, f"{_named(name)} is this directory.", "", *_code(code, "python"))
     lines += _section("How it was made", *_command(command, source.hub), _versions(versions()))
@@ -142,12 +145,13 @@ def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) ->
 def _notes(result: PruningResult, dataset: str | None) -> list[str]:
     """Explains how the figures of the table were measured."""
     of = f" of {_named(dataset)}" if dataset else ""
-    notes = [f"Scores in percent, ± half a 95 % interval, on {result.samples.evaluation:,} samples{of}."]
+    unit = "" if result.task.problem == "language" else " in percent"
+    notes = [f"Scores{unit}, ± half a 95 % interval, on {result.samples.evaluation:,} samples{of}."]
+    notes += score_sentences(result)
     if result.latency:
         latency = result.latency
         notes.append(
-            f"Latency is the median over batches of {latency.batch_size} samples of length {latency.seq_len}, run by "
-            f"`{latency.backend}` on {result.machine.device}."
+            f"Latency is the median over runs of {latency.work}, by `{latency.backend}` on {result.machine.device}."
         )
     return notes
 
@@ -178,6 +182,10 @@ def _units(result: PruningResult) -> list[str]:
         listing = ", ".join(str(units) if same else f"{units}/{of}" for units, of in counts)
         name = "attention heads" if kind == "attention" else "neurons"
         lines.append(f"- {name} kept in each layer: {listing}" + (f" (of {counts[0][1]})" if same else ""))
+    if any(number is not None for number in result.queries):
+        heads = [n for kind, n in zip(result.kinds, result.queries, strict=True) if kind == "attention"]
+        numbers = ", ".join("all" if number is None else str(number) for number in heads)
+        lines.append(f"- query heads of each key-value head, in each layer: {numbers}")
     return lines
 
 

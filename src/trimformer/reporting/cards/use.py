@@ -17,6 +17,8 @@ _TASKS = {
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
     "ForMaskedLM": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
     "ForImageClassification": "image-classification",
     "ForImageClassificationWithTeacher": "image-classification",
     "ForCTC": "automatic-speech-recognition",
@@ -28,7 +30,7 @@ _TASKS = {
 # Tasks for which the card shows a pipeline of Transformers.
 _PIPELINES = (
     "text-classification", "token-classification", "fill-mask", "image-classification", "audio-classification",
-    "zero-shot-image-classification",
+    "zero-shot-image-classification", "text-generation",
 )  # fmt: skip
 
 # Suffixes of classes that Optimum has.
@@ -109,6 +111,8 @@ def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> 
         file: name of the file in the folder named after the format.
         form: format of the file.
     """
+    if form == "gguf":
+        return {"llama.cpp": _llama_cpp_lines(_quoted(f"{name}/{form}/{file}"))}
     processor, inputs = _inputs(model, "np")
     path, name = _quoted(f"{name}/{form}/{file}"), _quoted(name)
     load = f"processor = {processor}.from_pretrained({name})"
@@ -135,6 +139,19 @@ def export_lines(model: PreTrainedModel, name: str, file: str, form: Format) -> 
         load = f'model = {optimum}Model{end}.from_pretrained({name}, subfolder="{form}", file_name="{file}")'
         snippets["Optimum"] = [f"from {package} import {optimum}Model{end}", "", load]
     return snippets
+
+
+def _llama_cpp_lines(path: str) -> list[str]:
+    """Returns Python lines that run a GGUF file with the package xllamacpp."""
+    return [
+        "import xllamacpp",
+        "",
+        "params = xllamacpp.CommonParams()",
+        f"params.model.path = {path}",
+        "server = xllamacpp.Server(params)",
+        'answer = server.handle_completions({"prompt": "The capital of France is", "max_tokens": 32})',
+        'print(answer["choices"][0]["text"])',
+    ]
 
 
 def _sentence_lines(model: PreTrainedModel, options: str) -> list[str]:

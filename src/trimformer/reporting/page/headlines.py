@@ -39,8 +39,8 @@ def _quality(result: PruningResult) -> list[Headline]:
         main = result.task.score
         name = main if main in names else names[0]
         dense, pruned = (figures.score(scores, name) for scores in (result.scores.dense, result.scores.pruned))
-        label, unit = figures.score_label(name).rsplit(", ", 1)
-        change = figures.score_change(dense.value, pruned.value, result.change_ci95.get(name))
+        label, _, unit = figures.score_label(name).partition(", ")
+        change = figures.score_change(name, dense.value, pruned.value, result.change_ci95.get(name))
         return [Headline(label, pruned.text, unit, f"dense {dense.text}, change {change}")]
     divergence, agreement = figures.divergence(result.scores.divergence).text, result.agreement
     if agreement is not None:

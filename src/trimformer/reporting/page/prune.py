@@ -14,7 +14,8 @@ from trimformer.reporting.page.render import render
 from trimformer.reporting.score_table import others_label, score_table, serving_table, target_scope
 from trimformer.results import PruningResult
 
-COUNTED = {"mac": "MACs of its layers", "parameters": "parameters of its layers", "latency": "latency, as estimated"}
+COUNTED = {"mac": "MACs of its layers", "parameters": "parameters of its layers", "latency": "latency, as estimated",
+           "memory": "memory in llama.cpp"}  # fmt: skip
 
 FIRST = 8  # changed samples that are shown; the others unfold
 
@@ -81,6 +82,8 @@ def _lead(result: PruningResult, model: str | None) -> str:
 
 def _target_label(result: PruningResult) -> str:
     """Names the quantity that the target bounds, with its unit."""
+    if result.target is not None and result.target.kind == "perplexity":
+        return "perplexity as a ratio to the dense model's"
     if result.target is None or result.target.kind == "divergence":
         return f"divergence: {figures.divergence_label(result.task.problem)}"
     return f"drop of {str(result.target.metric).replace('_', ' ')}, points"

@@ -53,10 +53,14 @@ def _headlines(family: Mapping[str, Any]) -> list[Headline]:
     score, dense, cards = family["score"], family["dense"], []
     if score is not None:
         quality = figures.score(dense["scores"], score)
-        label, unit = figures.score_label(score).rsplit(", ", 1)
+        label, _, unit = figures.score_label(score).partition(", ")
         interval = f"{quality.interval}, half a 95 % interval" if quality.interval else ""
         cards.append(Headline(f"dense {label}", quality.text, unit, interval))
-        near = [m for m in family["members"] if dense["scores"][score] - m["scores"][score] <= NEAR]
+        near = (
+            []
+            if figures.is_perplexity(score)
+            else [m for m in family["members"] if dense["scores"][score] - m["scores"][score] <= NEAR]
+        )
         if near:
             fast = max(near, key=lambda member: member["speedup"]["median"])
             small = min(near, key=lambda member: member["sizes"]["bytes"])
@@ -121,5 +125,6 @@ def _point(model: Mapping[str, Any], x: str, y: str, score: str | None) -> Point
         place = low = high = model["sizes"][x] / scale
     if y == "divergence" or score is None:
         return Point(place, model["divergence"], low, high, 0.0, model["pareto"])
-    half = 100 * model["scores"].get(score + figures.INTERVAL, 0.0)
-    return Point(place, 100 * model["scores"][score], low, high, half, model["pareto"])
+    scale = figures.score_scale(score)
+    half = scale * model["scores"].get(score + figures.INTERVAL, 0.0)
+    return Point(place, scale * model["scores"][score], low, high, half, model["pareto"])

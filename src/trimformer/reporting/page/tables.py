@@ -7,6 +7,7 @@ from typing import Any
 
 from trimformer.reporting.cards.source import last_part, shorten_command
 from trimformer.reporting.figures import Figure
+from trimformer.reporting.score_table import score_sentences
 from trimformer.results import PruningResult
 
 
@@ -23,12 +24,12 @@ def notes(result: PruningResult, data: str | None) -> list[str]:
         f"Scores times 100, on {samples.evaluation:,} samples{of}, ± half a 95 % interval, "
         "beside a change that of the paired difference.",
         f"MACs of one sample of length {samples.seq_len:.1f}.",
+        *score_sentences(result),
     ]
     if latency is not None:
         lines += [
             f"Latency: median and its 95 % interval over {latency.dense_ms.count} turns of "
-            f"{latency.batch_size} samples of length {latency.seq_len}, on {result.machine.device}, "
-            f"backend {latency.backend}.",
+            f"{latency.work}, on {result.machine.device}, backend {latency.backend}.",
             f"Turn by turn, pruned takes {100 * latency.ratio.low:.1f} to {100 * latency.ratio.high:.1f} % of dense.",
         ]
     return lines

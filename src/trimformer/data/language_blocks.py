@@ -1,0 +1,320 @@
+"""Turns documents, conversations, and prompts with answers into blocks of tokens for language models.
+
+A block is a row with `input_ids` and, for each position, the next token, or -100 where it does not count. Documents are
+joined, each followed by the tokenizer's end token, and cut into blocks of equal length, so that every token is
+predicted once. Conversations are not joined: each gives blocks of its own, in which only the answers count.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any, Self
+
+import numpy as np
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data.batches import IGNORED
+from trimformer.data.generated_answers import answer_prompts
+from trimformer.data.outputs import find_problem
+from trimformer.data.processor import tokenize, tokenizer_of
+from trimformer.data.rows import NamedRows, Rows, TextLines, numbered
+from trimformer.data.tasks.base import NO_LIMIT, Task, guess_column, missing_column
+from trimformer.data.tasks.text import TEXT_COLUMNS
+from trimformer.data.tasks.text_values import as_text, column_texts
+from trimformer.errors import TrimformerError, one_sentence, quoted
+from trimformer.models import max_positions
+from trimformer.models.layer_calls import NEXT_TOKENS
+from trimformer.options.data import DataOptions
+
+logger = logging.getLogger(__name__)
+
+BLOCK_LENGTH = 512  # tokens, if nothing else is asked for and the model takes as many
+
+MESSAGES = ("messages", "conversations", "conversation")
+PROMPTS_AND_ANSWERS = (
+    ("prompt", "completion"), ("prompt", "response"), ("prompt", "answer"), ("instruction", "output"),
+    ("instruction", "response"), ("question", "answer"), ("input", "output"),
+)  # fmt: skip
+_BATCH = 256  # documents that are tokenized at once
+_MOST_CHARACTERS = 2**26
+
+# A piece of text, and whether its tokens count.
+Piece = tuple[str, bool]
+
+
+def is_blocks(rows: Rows) -> bool:
+    """Returns whether the rows are blocks already."""
+    return bool(len(rows)) and isinstance(rows[0], Mapping) and NEXT_TOKENS in rows[0]
+
+
+def as_blocks(
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    *,
+    columns: Sequence[str] | None = None,
+    length: int | None = None,
+) -> Rows:
+    """Turns rows into blocks; rows that are blocks already stay as they are.
+
+    Args:
+        rows: texts, conversations (`messages`), prompts with answers, or encoded rows (`input_ids`, and `labels` as
+            Transformers' language models take them).
+        tokenizer: the model's tokenizer.
+        config: the model's configuration, for its longest input.
+        columns: the column of texts or messages, or those of prompt and answer; None: guessed from the usual names.
+        length: most tokens of a block; None: `BLOCK_LENGTH`, or the model's limit if it is less.
+
+    Raises:
+        TrimformerError: a column is missing or cannot be guessed, the rows hold too little text, the model does not
+            take blocks of this length, or the tokenizer has no chat template for the conversations.
+    """
+    if not len(rows) or is_blocks(rows):
+        return rows
+    length = _block_length(config, length)
+    if not columns and "input_ids" in rows[0]:
+        return NamedRows(chain.from_iterable(_encoded_blocks(row, f"row {n}", length) for n, row in numbered(rows)), {})
+    kind, names = _find_columns(rows, columns)
+    if kind == "text":
+        return _joined_documents(_documents(rows, names[0]), tokenizer, length)
+    if kind == "messages":
+        pieces = [_conversation(row[names[0]], tokenizer, f"row {number}") for number, row in numbered(rows)]
+    else:
+        pieces = list(_prompts_and_answers(rows, names, tokenizer))
+    blocks = [block for sample in pieces for block in _answer_blocks(sample, tokenizer, length)]
+    if not blocks:
+        raise TrimformerError("the conversations hold no answer; give messages of the role 'assistant'")
+    return NamedRows(blocks, {})
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """How rows become blocks.
+
+    Attributes:
+        columns: see `as_blocks`.
+        length: see `as_blocks`.
+        generate: "greedy" or "sample": the model answers prompts, and the answers count; None: rows stay as they are.
+        seed: of sampled answers.
+    """
+
+    columns: Sequence[str] | None = None
+    length: int | None = None
+    generate: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, data: DataOptions, timed_length: int | None = None, task: Task | None = None, seed: int = 0) -> Self:
+        """How rows become blocks by the options of a run.
+
+        Args:
+            data: columns, answers, and the length of blocks if they say.
+            timed_length: of the inputs that are timed, which is that of blocks if `data` does not say.
+            task: its longest sample is the length of blocks if nothing else is given.
+            seed: of sampled answers.
+        """
+        task_length = None if task is None or task.max_length == NO_LIMIT else task.max_length
+        return cls(data.text_columns, data.max_length or timed_length or task_length, data.generate, seed)
+
+
+def model_rows(model: PreTrainedModel, processor: Any, rows: Rows, options: BlockOptions) -> Rows:
+    """Returns the rows that a model's task reads: blocks for language models, else the rows as they are.
+
+    Raises:
+        TrimformerError: see `as_blocks`; or answers are wanted of a model that writes none, or of rows without prompts.
+    """
+    if find_problem(model) != "language":
+        if options.generate:
+            raise TrimformerError(f"{type(model).__name__} writes no answers; leave out generate")
+        return rows
+    tokenizer = tokenizer_of(processor)
+    if options.generate and len(rows) and not is_blocks(rows):
+        columns = options.columns or [name for name in (guess_column(TEXT_COLUMNS, rows[0]),) if name]
+        if len(columns) != 1:
+            raise missing_column("column of prompts", rows[0])
+        length = _block_length(model.config, options.length)
+        return answer_prompts(
+            model, tokenizer, rows, columns[0], how=options.generate, length=length, seed=options.seed
+        )
+    return as_blocks(rows, tokenizer, model.config, columns=options.columns, length=options.length)
+
+
+def _block_length(config: PreTrainedConfig, length: int | None) -> int:
+    """Returns the most tokens of a block.
+
+    Raises:
+        TrimformerError: the model takes fewer tokens than asked for, or blocks of one token predict nothing.
+    """
+    limit = max_positions(config, NO_LIMIT)
+    if length is not None and length > limit:
+        raise TrimformerError(f"blocks of {length:,} tokens are longer than the model takes; ask for {limit:,} at most")
+    if length is not None and length < 2:
+        raise TrimformerError(f"blocks of {length} tokens show no context; ask for 2 at least")
+    return min(BLOCK_LENGTH, limit) if length is None else length
+
+
+def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Returns the kind of rows ("text", "messages" or "answers") and the columns to read."""
+    row = rows[0]
+    for name in columns or ():
+        if name not in row:
+            raise TrimformerError(f"the data has no column {quoted(name)}; its columns are {', '.join(map(str, row))}")
+    if columns:
+        if len(columns) == 2:
+            return "answers", tuple(columns)
+        return ("messages" if _holds_messages(row[columns[0]]) else "text"), (columns[0],)
+    messages = guess_column(MESSAGES, row)
+    if messages is not None and _holds_messages(row[messages]):
+        return "messages", (messages,)
+    for pair in PROMPTS_AND_ANSWERS:
+        names = [guess_column((name,), row) for name in pair]
+        if all(names):
+            return "answers", tuple(name for name in names if name)
+    text = guess_column(TEXT_COLUMNS, row)
+    if text is None:
+        raise missing_column("text column", row)
+    return "text", (text,)
+
+
+def _holds_messages(value: Any) -> bool:
+    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _documents(rows: Rows, column: str) -> Iterable[str]:
+    """Returns the documents: whole text files, or the texts of a column."""
+    return rows.documents if isinstance(rows, TextLines) else column_texts(rows, column)
+
+
+def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Rows:
+    """Joins documents to one stream of tokens and cuts it into blocks of equal length.
+
+    Raises:
+        TrimformerError: there is no text, or less than one block.
+    """
+    texts = _first_characters(text for text in documents if text.strip())
+    if not texts:
+        raise TrimformerError("the data holds no text; give documents to calibrate on")
+    end = tokenizer.eos_token_id
+    ids: list[int] = []
+    for start in range(0, len(texts), _BATCH):
+        for encoded in tokenize(tokenizer, texts[start : start + _BATCH], verbose=False)["input_ids"]:
+            ids += encoded if end is None or (encoded and encoded[-1] == end) else [*encoded, end]
+    if len(ids) <= length:
+        raise TrimformerError(
+            f"the texts have {len(ids):,} tokens in all, less than a block of {length:,} and the next token; give more "
+            "text, or shorter blocks with --seq-len"
+        )
+    return NamedRows(_cut(ids, [True] * len(ids), length), {})
+
+
+def _first_characters(documents: Iterable[str]) -> list[str]:
+    """Returns the first documents, up to `_MOST_CHARACTERS` in all, which is more text than any run draws from."""
+    texts: list[str] = []
+    left = _MOST_CHARACTERS
+    for text in documents:
+        texts += [text[:left]] if left else []
+        left -= len(text)
+        if left < 0:
+            logger.warning("only the first %s characters of the text are used", f"{_MOST_CHARACTERS:,}")
+            break
+    return texts
+
+
+def _cut(ids: Sequence[int], counts: Sequence[bool], length: int) -> Iterator[dict[str, list[int]]]:
+    """Cuts a stream into blocks of equal length; the last token of a block predicts the first of the next.
+
+    Args:
+        ids: tokens of the stream.
+        counts: whether each token counts as a prediction.
+        length: most tokens of a block.
+    """
+    targets = [token if counted else IGNORED for token, counted in zip(ids, counts, strict=True)]
+    positions = len(ids) - 1
+    edges = np.linspace(0, positions, max(1, -(-positions // length)) + 1).round().astype(int).tolist()
+    for start, stop in pairwise(edges):
+        yield {"input_ids": list(ids[start:stop]), NEXT_TOKENS: targets[start + 1 : stop + 1]}
+
+
+def _answer_blocks(
+    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, length: int
+) -> Iterator[dict[str, list[int]]]:
+    """Yields the blocks of a conversation in which any token counts."""
+    encoded = [(tokenize(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"], counts)
+               for text, counts in pieces if text]  # fmt: skip
+    ids = [token for tokens, _ in encoded for token in tokens]
+    counted = [counts for tokens, counts in encoded for _ in tokens]
+    if len(ids) > 1:
+        yield from (block for block in _cut(ids, counted, length) if any(t != IGNORED for t in block[NEXT_TOKENS]))
+
+
+def _conversation(messages: Any, tokenizer: PreTrainedTokenizerBase, where: str) -> list[Piece]:
+    """Returns the pieces of a conversation in the tokenizer's chat template; only the assistant's answers count.
+
+    Raises:
+        TrimformerError: there is no chat template, or it does not take these messages.
+    """
+    if not tokenizer.chat_template:
+        raise TrimformerError(
+            "the tokenizer has no chat template, which 'messages' need; give texts, or a tokenizer with a template"
+        )
+    if not _holds_messages(messages):
+        raise TrimformerError(f"the conversation in {where} is not a list of messages with 'role' and 'content'")
+    messages = [_message(message, where) for message in messages]
+    pieces: list[Piece] = []
+    text = ""
+    with one_sentence(f"the chat template does not take the messages of {where}"):
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = str(tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True))
+            after = str(tokenizer.apply_chat_template(messages[: number + 1], tokenize=False))
+            if not before.startswith(text) or not after.startswith(before):
+                raise TrimformerError("it changes earlier messages when one is added; give texts instead")
+            pieces += [(before[len(text) :], False), (after[len(before) :], True)]
+            text = after
+    return pieces
+
+
+def _message(message: Any, where: str) -> dict[str, Any]:
+    """Returns a message with the keys `role` and `content`, also from ShareGPT's `from` and `value`."""
+    if isinstance(message, Mapping):
+        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
+        if isinstance(role, str) and isinstance(content, str):
+            return {**message, "role": role, "content": content}
+    raise TrimformerError(f"a message in {where} has no 'role' and 'content' in text")
+
+
+def _prompts_and_answers(
+    rows: Rows, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[list[Piece]]:
+    """Yields the pieces of each row: in the chat template if there is one, else the prompt, a line end, the answer."""
+    if tokenizer.chat_template:
+        logger.info("prompts and answers are put into the tokenizer's chat template; answers count")
+    start, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    for number, row in numbered(rows):
+        prompt, answer = (as_text(row[column], f"column {quoted(column)} in row {number}") for column in columns)
+        if tokenizer.chat_template:
+            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            yield _conversation(messages, tokenizer, f"row {number}")
+        else:
+            yield [(start + prompt + ("" if prompt[-1:].isspace() else "\n"), False), (answer + end, True)]
+
+
+def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator[dict[str, list[int]]]:
+    """Yields the blocks of a row that another program encoded, without padding.
+
+    Raises:
+        TrimformerError: the tokens are not a list of numbers, or labels differ in number.
+    """
+    ids, labels, mask = (
+        np.asarray(row.get(key, row["input_ids"])) for key in ("input_ids", "labels", "attention_mask")
+    )
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.shape != labels.shape or ids.shape != mask.shape:
+        raise TrimformerError(f"'input_ids' of {where} is not a list of token ids with as many labels")
+    if "attention_mask" in row:
+        ids, labels = ids[mask.astype(bool)], labels[mask.astype(bool)]
+    counts = (labels != IGNORED).tolist()
+    if len(ids) > 1:
+        yield from (b for b in _cut(ids.tolist(), counts, length) if any(t != IGNORED for t in b[NEXT_TOKENS]))

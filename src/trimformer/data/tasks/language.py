@@ -1,0 +1,37 @@
+"""Next-token prediction of language models, on blocks of tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from trimformer.data.batches import Features
+from trimformer.data.outputs import Problem
+from trimformer.data.rows import Rows
+from trimformer.data.tasks.base import Task, check_columns
+from trimformer.models.layer_calls import NEXT_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageTask(Task):
+    """Blocks of tokens, as `trimformer.data.language_blocks.as_blocks` makes them; one sample per block."""
+
+    problem: Problem = "language"
+    metric: str | None = "perplexity"
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
+        """See `Task.encode`."""
+        check_columns(rows, ("input_ids", NEXT_TOKENS))
+        return [{"input_ids": row["input_ids"], NEXT_TOKENS: row[NEXT_TOKENS]} for row in rows]
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        """See `Task.is_blank`."""
+        return False
+
+    def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
+        """Returns nothing: `trimformer.evaluation.language` scores outputs as a stream, as they are too large."""
+        return {}

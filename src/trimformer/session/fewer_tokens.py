@@ -1,0 +1,112 @@
+"""Chooses the smaller vocabulary of a run, and encodes its evaluation sets with it."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.checkpoints.vocabulary import (
+    check_texts,
+    vocabulary_of_blocks,
+    vocabulary_of_rows,
+    vocabulary_of_texts,
+)
+from trimformer.data.outputs import find_problem
+from trimformer.errors import TrimformerError
+from trimformer.evaluation.language import LanguageScorer
+from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, measure_lost
+from trimformer.evaluation.smaller_vocabulary import SmallVocabularyScorer
+from trimformer.options.quality_target import QualityTarget
+from trimformer.session.calibration_data import Samples
+from trimformer.utils.distributed import decide, on_main
+
+logger = logging.getLogger(__name__)
+
+
+def with_fewer_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Samples,
+    texts: Sequence[str] | None,
+    target: QualityTarget | None = None,
+) -> Samples:
+    """Adds the smaller vocabulary: the tokens that the texts need, or the data where `texts` is None.
+
+    A language model's scored text does not choose the tokens, as it measures what is lost with the others.
+
+    Raises:
+        TrimformerError: the model or its tokenizer cannot lose tokens, or no language model without them can keep the
+            quality.
+    """
+    check_texts(data.task)
+    if find_problem(model) == "language":
+        return _with_fewer_to_write(model, tokenizer, data, texts, target)
+    vocabulary = (
+        vocabulary_of_rows(model, tokenizer, data.sets, data.task)
+        if texts is None
+        else vocabulary_of_texts(model, tokenizer, texts)
+    )
+    logger.info("%d of %d tokens stay", len(vocabulary.kept_ids), vocabulary.dense_size)
+    scorers = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in data.scorers]
+    judged = SmallVocabularyScorer(data.judged, vocabulary, model) if data.judged else None
+    return replace(data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged=judged)
+
+
+def _with_fewer_to_write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Samples,
+    texts: Sequence[str] | None,
+    target: QualityTarget | None,
+) -> Samples:
+    """Like `with_fewer_tokens`, for language models."""
+    vocabulary = (
+        vocabulary_of_blocks(model, tokenizer, data.sets[0])
+        if texts is None
+        else vocabulary_of_texts(model, tokenizer, texts)
+    )
+    dense = [scorer for scorer in data.scorers if isinstance(scorer, LanguageScorer)]
+    scorers = [LanguageVocabularyScorer(scorer, vocabulary, model) for scorer in dense]
+    judged = None
+    if isinstance(data.judged, LanguageScorer):
+        judged = LanguageVocabularyScorer(data.judged, vocabulary, model)
+    lost = decide(lambda: measure_lost(dense[0], vocabulary, model, tokenizer))
+    logger.info(
+        "%s of %s tokens stay; on the scored text the dense model gives %.2f %% of its next-token probability to the "
+        "others, one of them is most likely at %.2f %% of positions, and the text takes %.3f times as many tokens",
+        f"{len(vocabulary.kept_ids):,}",
+        f"{vocabulary.dense_size:,}",
+        100 * lost.probability,
+        100 * lost.predictions,
+        lost.lengthening,
+    )
+    if lost.warning:
+        logger.warning("%s", lost.warning)
+    if target is not None:
+        on_main(lambda: _check_reachable(target, dense[0], scorers[0], model))
+    return replace(
+        data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged=judged, lost=lost
+    )
+
+
+def _check_reachable(
+    target: QualityTarget, dense: LanguageScorer, scorer: LanguageVocabularyScorer, model: PreTrainedModel
+) -> None:
+    """Checks, before the long work, that the lost tokens alone do not cost more than the quality to keep allows.
+
+    Raises:
+        TrimformerError: they do, on the scored text.
+    """
+    references, outputs = dense(model)[1], scorer(model)[1]
+    measured = (
+        scorer.divergence(outputs, references)
+        if target.kind == "divergence"
+        else math.exp(float(scorer.loss_changes(outputs, references).mean()))
+    )
+    if measured > target.most:
+        raise TrimformerError(
+            f"with this vocabulary alone, nothing pruned, the {target.kind} is {measured:.3g} on the scored text, more "
+            f"than max_{target.kind} {target.most:g}; allow more, give more texts with vocabulary, or leave it out"
+        )
