@@ -2,6 +2,7 @@
 
     python benchmarks/coverage.py                     # movie reviews; takes about ten minutes on two cores
     python benchmarks/coverage.py --populations a.npz b.npz --output docs/coverage
+    python benchmarks/coverage.py --parts macro_f1 --output docs/coverage          # simulated labels, no population
 
 A population is a dense model and some pruned ones on rows that did not calibrate: the divergence of each row, the
 class probabilities and the labels. Rows are drawn from it again and again; the mean over the population is the truth.
@@ -44,6 +45,7 @@ from trimformer.utils.environment import describe_device, versions
 
 Values = NDArray[np.float64]
 
+PARTS = ("divergence", "macro_f1", "searches")
 BUDGETS = (0.8, 0.6, 0.45, 0.25)
 ROWS = (100, 300, 1000, 5000)
 CALIBRATION = 512
@@ -129,9 +131,7 @@ def divergence_coverage(populations: dict[str, Values], repeats: int) -> list[di
     for name, values in populations.items():
         for rows in ROWS:
             rng = np.random.default_rng(rows)
-            draws = [
-                values[rng.integers(0, len(values), rows)] for _ in range(repeats if rows < 5000 else repeats // 4)
-            ]
+            draws = [values[rng.integers(0, len(values), rows)] for _ in range(repeats)]
             for method, bound in bound_methods(float(values.max())).items():
                 some = draws[: max(100, 30_000 // rows)] if method == "bootstrap-t" else draws  # slow
                 bounds = np.array([bound(draw) for draw in some])
@@ -144,7 +144,11 @@ def divergence_coverage(populations: dict[str, Values], repeats: int) -> list[di
 
 
 def macro_f1_coverage(repeats: int) -> list[dict[str, Any]]:
-    """Returns the coverage of the drop of macro-F1 with a rare class, with and without the largest change of a row."""
+    """Returns coverage and size of the bound on the drop of macro-F1 with a rare class.
+
+    "before" takes 1 / rows as the most that a row can change the score, as for accuracy; "now" takes the most that a
+    row of any class does.
+    """
     records, rng = [], np.random.default_rng(0)
     labels = rng.choice(4, 200_000, p=[0.5, 0.3, 0.17, 0.03])
     dense = np.where(rng.random(len(labels)) < 0.9, labels, rng.integers(0, 4, len(labels)))
@@ -153,7 +157,7 @@ def macro_f1_coverage(repeats: int) -> list[dict[str, Any]]:
     score = METRICS["macro_f1"]
     truth = score(dense, labels) - score(pruned, labels)
     for rows in (300, 1000):
-        covered: dict[str, list[bool]] = {"before": [], "now": []}
+        bounds: dict[str, list[float]] = {"before": [], "now": []}
         for _ in range(repeats):
             index = rng.integers(0, len(labels), rows)
             y, a, b = labels[index], dense[index], pruned[index]
@@ -166,10 +170,14 @@ def macro_f1_coverage(repeats: int) -> list[dict[str, Any]]:
                 wrong[row] = (label + 1) % 4
                 change = max(change, float(parts[0][0]) - score(wrong, y))
             for name, largest in (("before", 1 / rows), ("now", change)):
-                covered[name].append(drop_bound(drop, error, largest) >= truth)
+                bounds[name].append(drop_bound(drop, error, largest))
         records += [
-            {"rows": rows, "method": name, "covered": float(np.mean(values))} for name, values in covered.items()
-        ]
+            {
+                "rows": rows, "method": name, "draws": repeats, "truth": float(truth),
+                "covered": float(np.mean(np.array(values) >= truth)), "bound": float(np.median(values)),
+            }
+            for name, values in bounds.items()
+        ]  # fmt: skip
     return records
 
 
@@ -242,62 +250,81 @@ def simulate(population: Population, target: float, rows: int, kind: str, splits
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """Returns the three tables."""
+    """Returns a table for each part that the result has."""
+    tables = {"divergence": divergence_table, "macro_f1": macro_f1_table, "searches": searches_table}
+    return "\n\n".join("\n".join(table(result[part])) for part, table in tables.items() if part in result) + "\n"
+
+
+def divergence_table(records: list[dict[str, Any]]) -> list[str]:
     methods = list(bound_methods(1.0))
     lines = [f"| population | rows | {' | '.join(methods)} |", "|---" * (len(methods) + 2) + "|"]
     cells: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
-    for r in result["divergence"]:
+    for r in records:
         key = r["population"].split(",")[0], r["rows"], r["method"]
         cells.setdefault(key, []).append((r["covered"], r["width"]))
     for population, rows in dict.fromkeys((population, rows) for population, rows, _ in cells):
         budgets = [cells[population, rows, method] for method in methods]  # lowest coverage, largest bound
         numbers = " | ".join(f"{100 * min(c for c, _ in b):.1f} ({max(w for _, w in b):.2f})" for b in budgets)
         lines.append(f"| {population} | {rows:,} | {numbers} |")
-    lines += ["", "| macro-F1, rows | before | now |", "|---|---|---|"]
-    scores = {(r["rows"], r["method"]): f"{100 * r['covered']:.1f}" for r in result["macro_f1"]}
-    lines += [f"| {n:,} | {scores[n, 'before']} | {scores[n, 'now']} |" for n in dict.fromkeys(n for n, _ in scores)]
-    lines += ["", "| target | test rows | MACs kept, median | promises kept | models tested | nothing promised |",
-              "|---|---|---|---|---|---|"]  # fmt: skip
-    for r in result["searches"]:
+    return lines
+
+
+def macro_f1_table(records: list[dict[str, Any]]) -> list[str]:
+    lines = ["| macro-F1, rows | before | now |", "|---|---|---|"]
+    scores = {(r["rows"], r["method"]): f"{100 * r['covered']:.1f} % ({100 * r['bound']:.1f} points)" for r in records}
+    return lines + [
+        f"| {n:,} | {scores[n, 'before']} | {scores[n, 'now']} |" for n in dict.fromkeys(n for n, _ in scores)
+    ]
+
+
+def searches_table(records: list[dict[str, Any]]) -> list[str]:
+    lines = ["| target | test rows | MACs kept, median | promises kept | models tested | nothing promised |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for r in records:
         name = f"drop {100 * r['target']:g} points" if r["kind"] == "drop" else f"divergence {r['target']:g}"
         lines.append(
             f"| {name} | {r['rows']:,} | {100 * r['macs']:.0f} % | {r['kept']} of {r['splits']} | {r['looks']:.2f} "
             f"| {100 * r['none']:.0f} % |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--populations", nargs="+", type=Path, help="files of earlier runs; the first has labels")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they are recorded")
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--splits", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path("outputs/coverage"), help="without suffix")
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    if not options.populations:
+    file = options.output.with_suffix(".json")
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    result |= {"device": describe_device(torch.device("cpu")), **versions()}
+    if set(options.parts) != {"macro_f1"} and not options.populations:
         options.populations = [options.output.with_name("movie.npz")]
         if not options.populations[0].exists():
             make_population(options.populations[0])
-    values = {}
-    for path in options.populations:
-        arrays = np.load(path)
-        keys = [key for key in arrays.files if key.startswith("full_") and key.endswith("_div")]
-        values |= {f"{path.stem}, {100 * float(key.split('_')[1]):.0f} %": arrays[key].clip(0) for key in keys}
-    population = Population(np.load(options.populations[0]))
-    result: dict[str, Any] = {
-        "device": describe_device(torch.device("cpu")), **versions(),
-        "divergence": divergence_coverage(values, options.repeats),
-        "macro_f1": macro_f1_coverage(options.repeats // 5),
-        "searches": [
+    if "divergence" in options.parts:
+        values = {}
+        for path in options.populations:
+            arrays = np.load(path)
+            keys = [key for key in arrays.files if key.startswith("full_") and key.endswith("_div")]
+            values |= {f"{path.stem}, {100 * float(key.split('_')[1]):.0f} %": arrays[key].clip(0) for key in keys}
+        result["divergence"] = divergence_coverage(values, options.repeats)
+    if "macro_f1" in options.parts:
+        result["macro_f1"] = macro_f1_coverage(options.repeats // 5)
+    if "searches" in options.parts:
+        population = Population(np.load(options.populations[0]))
+        result["searches"] = [
             simulate(population, target, rows, kind, options.splits)
             for kind, target in (("drop", 0.01), ("divergence", 0.01))
             for rows in (500, 2000, 5000)
-        ],
-    }  # fmt: skip
-    options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    options.output.with_suffix(".md").write_text(to_markdown(result))
-    print(to_markdown(result))
+        ]
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    table = to_markdown(result)
+    options.output.with_suffix(".md").write_text(table, encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":

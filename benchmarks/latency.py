@@ -27,12 +27,12 @@ from assets import finetuned, movie_reviews
 
 from trimformer.checkpoints.save_load import load
 from trimformer.cli.logs import set_up_logging
-from trimformer.costs.backends import prepare
 from trimformer.costs.cost_tables import Costs, linear_costs
 from trimformer.costs.latency_bench import resized
 from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
-from trimformer.costs.timing import Timing, interleaved
+from trimformer.costs.timing import Timing
+from trimformer.costs.workloads import ForwardPass
 from trimformer.data.batches import make_batches, mean_length, sample_indices
 from trimformer.data.outputs import find_problem
 from trimformer.data.splits import find_splits, read_splits
@@ -65,19 +65,18 @@ def run_shape(name: str, model: PreTrainedModel, shape: tuple[int, int], options
     start = time.perf_counter()
     table = measure_table(model, *shape, backend=options.backend, seconds=options.seconds)
     table_seconds = time.perf_counter() - start
-    costs, inputs = table.costs(model), random_inputs(model, *shape)
+    costs, workload = table.costs(model), ForwardPass(random_inputs(model, *shape), options.backend)
     units_of_masks = list(random_units(model, options.masks))
     models = [model, *(resized(model, units) for units in units_of_masks)]
-    calls = [prepare(m, inputs, options.backend) for m in models]
-    dense, *measured = (Timing.of(laps) for laps in interleaved(calls, model.device, seconds=2.0 * len(calls)))
+    dense, *measured = (Timing.of(laps) for laps in workload.time(models, seconds=2.0 * len(models)))
     errors = [costs.of(units) / t.median - 1 for units, t in zip(units_of_masks, measured, strict=True)]
     drift = dense.median / costs.dense
     pruner = Pruner(model, [], Method("magnitude", "dp", "none"))
     targets = []
     for constraint in options.constraints:
-        target = LatencyTarget(model, costs, constraint, None, inputs, options.backend)
+        target = LatencyTarget(model, costs, constraint, None, workload)
         student = pruner(costs, constraint, target).model
-        latency = compare_latency(model, student, inputs, options.backend)
+        latency = compare_latency(model, student, workload)
         ratio = [latency.ratio.median, latency.ratio.low, latency.ratio.high]
         targets.append({"asked": constraint, "ratio": ratio, "corrected": target.corrected})
     return {
@@ -112,13 +111,13 @@ def compare_searches(options: argparse.Namespace) -> list[dict[str, Any]]:
     for shape, constraint in product(options.compare_shapes, options.constraints):
         if constraint == options.constraints[0]:
             costs = measure_table(model, *shape, seconds=options.seconds).costs(model)
-            inputs = random_inputs(model, *shape)
+            workload = ForwardPass(random_inputs(model, *shape))
         by_latency = pruner(costs, constraint)
         budget = costs.of(s.num_units for s in find_sublayers(by_latency.model))
         by_macs = pruner(macs, mac_constraint(pruner, macs, costs, budget))
         for search, pruned in (("latency", by_latency), ("MACs", by_macs)):
             units = [s.num_units for s in find_sublayers(pruned.model)]
-            latency = compare_latency(model, pruned.model, inputs)
+            latency = compare_latency(model, pruned.model, workload)
             metrics, outputs = scorer(pruned.model)
             records.append(
                 {

