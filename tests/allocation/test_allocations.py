@@ -1,4 +1,5 @@
 from itertools import product
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_batch, make_model
-from trimformer.allocation.allocations import ALLOCATIONS, select_masks, smallest_constraint, unit_levels
+from trimformer.allocation.allocations import ALLOCATIONS, ffn_levels, select_masks, smallest_constraint, unit_levels
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.errors import TrimformerError
 from trimformer.importance.criteria import CRITERIA, magnitude_importance
@@ -45,6 +46,7 @@ def test_no_allocation_exceeds_the_budget(allocation, constraint, metric):
 def test_the_budget_holds_if_one_tower_has_longer_inputs(allocation, constraint):
     costs = linear_costs(SUBLAYERS, "mac", [10.0] * 2 + [50.0] * 4)
     curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    constraint = max(constraint, smallest_constraint(allocation, SUBLAYERS, costs, 1))
     masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=1)
     assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
     if allocation in ("dp", "global"):  # the others use one size for all layers
@@ -66,6 +68,21 @@ def test_dp_keeps_multiples_of_neurons_or_all():
     assert unit_levels(SUBLAYERS[0], 16).tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("share", [1.0001, 1.2, 1.6])
+def test_the_layout_ffn_keeps_all_heads_and_some_neurons_in_each_layer(share):
+    costs = linear_costs(SUBLAYERS, "mac", 10)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    constraint = smallest_constraint("ffn", SUBLAYERS, costs, 8) * share
+    masks = select_masks("ffn", SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=8)
+    for s, mask in zip(SUBLAYERS, masks, strict=True):
+        assert mask.all() if s.kind == "attention" else mask.sum() in (8, 16, 24, 32, 40)
+
+
+def test_a_sublayer_without_units_has_one_level_in_the_layout_ffn():
+    for neurons, levels in ((0, [0]), (16, [16]), (40, [16, 32, 40])):
+        assert ffn_levels(SimpleNamespace(kind="ffn", num_units=neurons), 16).tolist() == levels
+
+
 def test_importance_curves_sum_the_removed_units():
     curve = importance_curve(torch.tensor([3.0, 1.0, 2.0]))
     assert curve.error.tolist() == [6.0, 3.0, 1.0, 0.0]
@@ -83,9 +100,10 @@ GRID = [
 def test_every_point_of_the_grid_prunes_within_the_budget(method):
     model, batch = make_model(), make_batch(batch=24)
     costs = linear_costs(find_sublayers(model), "mac", 10)
-    pruned = Pruner(model, [batch], method, neuron_multiple=8)(costs, 0.5)
+    constraint = max(0.5, smallest_constraint(method.allocation, find_sublayers(model), costs, 8))
+    pruned = Pruner(model, [batch], method, neuron_multiple=8)(costs, constraint)
     units = [int(mask.count_nonzero()) for mask in pruned.masks]
-    assert 0 < costs.of(units) <= 0.5 * costs.dense
+    assert 0 < costs.of(units) <= constraint * costs.dense * (1 + 1e-12)
     shrunk_units = [s.num_units for s in find_sublayers(pruned.model)]  # a plain layout removes whole layers
     assert shrunk_units == ([k for k in units if k] if method.allocation == "plain" else units)
     assert len(pruned.refits) == (0 if method.update in ("none", "bias") else 6)

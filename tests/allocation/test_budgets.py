@@ -1,6 +1,7 @@
 """Each search on ten thousand random cases: within the budget, and as good as the best of all choices."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import get_args
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from tests.allocation.brute import Toy, candidate_masks, every_sum, subsets
-from trimformer.allocation.allocations import select_masks, smallest_constraint, unit_levels
+from trimformer.allocation.allocations import ffn_levels, select_masks, smallest_constraint, unit_levels
 from trimformer.allocation.dynamic_programming import BUCKETS, allocate
 from trimformer.allocation.search_latency import search_latency
 from trimformer.allocation.search_mac import search_units
 from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
 from trimformer.errors import TrimformerError
+from trimformer.models import Sublayer
 from trimformer.models.plain_config import supports_fewer_heads
 from trimformer.options.methods import Allocation
 
@@ -137,9 +139,9 @@ def test_dynamic_programming_is_within_the_budget_and_the_best_but_for_its_round
     assert found > CASES / 2
 
 
-def least_by_levels(toy: Toy, budget: float) -> float:
+def least_by_levels(toy: Toy, budget: float, levels_of: Callable[[Sublayer, int], np.ndarray] = unit_levels) -> float:
     """Returns the least predicted loss over all levels of dynamic programming."""
-    levels = [unit_levels(s, toy.multiple) for s in toy.sublayers]
+    levels = [levels_of(s, toy.multiple) for s in toy.sublayers]
     cost, error = (
         every_sum([np.asarray(values)[level] for values, level in zip(rows, levels, strict=True)])
         for rows in (toy.costs.levels, [curve.error for curve in toy.curves])
@@ -196,6 +198,7 @@ def loss(toy: Toy, units: list[int]) -> float:
 
 LEAST = {
     "dp": least_by_levels, "plain": least_of_one_width, "uniform": least_of_one_share, "global": least_of_all_subsets,
+    "ffn": partial(least_by_levels, levels_of=ffn_levels),
     "threshold": lambda toy, budget: np.inf, "layers": lambda toy, budget: np.inf,  # they follow an order
 }  # fmt: skip
 

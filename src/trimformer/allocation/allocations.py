@@ -44,7 +44,7 @@ def select_masks(
         costs: unit costs.
         constraint: fraction of the dense cost to keep.
         rearrange_grads: mask gradients for the paper's rearrangement; None to skip it.
-        neuron_multiple: multiple of the neurons kept by "dp" and "plain", as hardware prefers round sizes.
+        neuron_multiple: multiple of the neurons kept by "dp", "ffn" and "plain", as hardware prefers round sizes.
 
     Raises:
         TrimformerError: the constraint cannot be reached.
@@ -59,8 +59,26 @@ def allocate_dp(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
     """Minimizes the predicted loss, by dynamic programming."""
+    return _select_units(sublayers, curves, costs, constraint, [unit_levels(s, neuron_multiple) for s in sublayers])
+
+
+def allocate_ffn(
+    sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
+) -> list[Tensor]:
+    """Keeps all heads and, in each feed-forward sublayer, some neurons, so that the predicted loss is least."""
+    return _select_units(sublayers, curves, costs, constraint, [ffn_levels(s, neuron_multiple) for s in sublayers])
+
+
+def _select_units(
+    sublayers: Sequence[Sublayer],
+    curves: Sequence[Curve],
+    costs: Costs,
+    constraint: float,
+    levels: Sequence[np.ndarray],
+) -> list[Tensor]:
+    """Selects units of least predicted loss among the levels of each sublayer, without query heads."""
     whole_units = [Curve(curve.order, curve.error) for curve in curves]
-    return select_queries(sublayers, whole_units, costs, constraint, neuron_multiple).masks
+    return _select(whole_units, costs, constraint, levels).masks
 
 
 @dataclass(frozen=True)
@@ -90,11 +108,15 @@ def select_queries(
     Raises:
         TrimformerError: the constraint cannot be reached.
     """
+    return _select(curves, costs, constraint, [unit_levels(s, neuron_multiple) for s in sublayers])
+
+
+def _select(curves: Sequence[Curve], costs: Costs, constraint: float, units: Sequence[np.ndarray]) -> Selection:
+    """Selects, for each sublayer, one of its numbers of units, and query heads where its curve has them."""
     variants: list[list[tuple[Curve, Floats, Tensor | None]]] = []
     for curve, level, narrow in zip(curves, costs.levels, costs.narrow or [[]] * len(curves), strict=True):
         fewer = [(n.curve, narrow[int(n.kept[0].sum()) - 1], n.kept) for n in curve.narrower]
         variants.append([(curve, level, None), *fewer])
-    units = [unit_levels(s, neuron_multiple) for s in sublayers]
     errors = [
         np.concatenate([curve.error.cpu().numpy()[kept] for curve, _, _ in each])
         for each, kept in zip(variants, units, strict=True)
@@ -244,6 +266,7 @@ ALLOCATIONS: dict[Allocation, Allocate] = {
     "threshold": allocate_threshold,
     "layers": allocate_layers,
     "dp": allocate_dp,
+    "ffn": allocate_ffn,
     "plain": allocate_plain,
 }
 
@@ -252,6 +275,9 @@ def smallest_constraint(
     allocation: Allocation, sublayers: Sequence[Sublayer], costs: Costs, neuron_multiple: int = NEURON_MULTIPLE
 ) -> float:
     """Returns the smallest constraint that keeps at least one unit, as a fraction of the dense cost."""
+    if allocation == "ffn":
+        least = [cost[ffn_levels(s, neuron_multiple)].min() for s, cost in zip(sublayers, costs.levels, strict=True)]
+        return min(1.0, (costs.fixed + float(sum(least))) / costs.dense)
     if allocation == "plain":
         return smallest_plain(sublayers, costs, neuron_multiple)
     if allocation == "uniform":
@@ -281,3 +307,9 @@ def unit_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
     """Returns the numbers of units that a sublayer may keep, from none to all."""
     step = neuron_multiple if sublayer.kind == "ffn" else 1
     return np.unique([*range(0, sublayer.num_units, step), sublayer.num_units])
+
+
+def ffn_levels(sublayer: Sublayer, neuron_multiple: int) -> np.ndarray:
+    """Returns the numbers of units that a sublayer may keep if all heads stay, and some neurons in each layer."""
+    levels = unit_levels(sublayer, neuron_multiple)
+    return levels[-1:] if sublayer.kind == "attention" else levels[-max(1, len(levels) - 1) :]

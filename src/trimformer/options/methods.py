@@ -12,8 +12,8 @@ from trimformer.options.checks import check_flag, shorten
 from trimformer.options.option import check_options, option
 
 Criterion = Literal["magnitude", "random", "fisher", "wanda", "flap", "angle", "obs"]
-Allocation = Literal["uniform", "global", "threshold", "layers", "dp", "plain"]
-Layout = Literal["free", "plain"]
+Allocation = Literal["uniform", "global", "threshold", "layers", "dp", "ffn", "plain"]
+Layout = Literal["free", "ffn", "plain"]
 Update = Literal["none", "bias", "scale", "full"]
 Objective = Literal["labels", "curvature"]
 
@@ -34,8 +34,9 @@ class Method:
         allocation: how the budget is shared out: "uniform" (the same share of every sublayer), "global" (the units of
             highest importance anywhere, the paper's search), "threshold" (all units above one importance, as in FLAP),
             "layers" (whole layers of least importance are removed, as in ShortGPT), "dp" (least predicted loss, by
-            dynamic programming), or "plain" (least predicted loss among the sizes that the model's own config can
-            express: one width for all layers, some left out).
+            dynamic programming), "ffn" (the same, of neurons only: all heads stay, and some neurons in each layer), or
+            "plain" (least predicted loss among the sizes that the model's own config can express: one width for all
+            layers, some left out).
         update: what is refitted: "none", "bias" (what removed channels contribute on average, as in FLAP), "scale"
             (one factor per unit, the paper's rescaling), or "full" (all kept weights of the output projections, and an
             alignment of what sublayers read; with the criterion "obs", tokens are weighted by their gradients).
@@ -90,7 +91,7 @@ class Method:
     @property
     def uses_neuron_multiple(self) -> bool:
         """Whether the allocation keeps neurons in multiples of a number."""
-        return self.allocation in ("dp", "plain")
+        return self.allocation in ("dp", "ffn", "plain")
 
     @property
     def keeps_one_size(self) -> bool:
@@ -160,7 +161,7 @@ def with_layout(method: AnyMethod, layout: Layout) -> AnyMethod:
         return method
     if isinstance(method, WholeMethod):
         raise TrimformerError(f"method '{method.name}' does not accept a layout; leave out the layout")
-    return replace(method, allocation="plain")
+    return replace(method, allocation=layout)
 
 
 def find_methods(names: Sequence[str], layout: Layout = "free") -> dict[str, AnyMethod]:

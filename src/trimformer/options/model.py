@@ -25,16 +25,19 @@ class ModelOptions:
 
     layout: Layout = option(
         "free",
+        "ffn: all heads stay, each layer has its own number of neurons, for runtimes that want one number of heads; "
         "plain: only what the model's own config can express, so that the result loads anywhere (one width, some "
-        "layers left out); costs accuracy",
-        python_help='"free": every sublayer has its own number of units; or "plain": only what the model\'s own config '
-        "can express, so that the result loads anywhere (one width for all layers, some left out). It costs accuracy.",
+        "layers left out). Both cost accuracy",
+        python_help='"free": every sublayer has its own number of units; "ffn": all heads stay, and each layer has its '
+        'own number of neurons, for runtimes that want one number of heads; or "plain": only what the model\'s own '
+        "config can express, so that the result loads anywhere (one width for all layers, some left out). Both cost "
+        "accuracy.",
         choices=get_args(Layout),
     )
     neuron_multiple: int = option(
         NEURON_MULTIPLE,
-        "keep neurons in multiples of this number, where dp allocates (default: %(default)s)",
-        python_help='the "dp" allocation keeps neurons in multiples of this number.',
+        "keep neurons in multiples of this number, where dp, ffn or plain allocates (default: %(default)s)",
+        python_help='the allocations "dp", "ffn" and "plain" keep neurons in multiples of this number.',
         number=POSITIVE,
     )
     vocabulary: str | Path | Sequence[str] | None = option(

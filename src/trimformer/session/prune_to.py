@@ -10,7 +10,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.latency_target import LatencyTarget
 from trimformer.models import find_sublayers
 from trimformer.options.budgets import BudgetRequest
-from trimformer.options.methods import AnyMethod, WholeMethod, polishes
+from trimformer.options.methods import AnyMethod, Method, WholeMethod, polishes
 from trimformer.pruner import Budget, Pruner
 from trimformer.results import PruningResult
 from trimformer.session.measure import report
@@ -60,7 +60,9 @@ def budget_for(session: Session, method: AnyMethod, request: BudgetRequest) -> B
     elif request.mb is not None:
         constraint = 1e6 * request.mb / costs.dense
     assert constraint is not None
-    _check_reachable(request, constraint, smallest_reachable(session, method), session.unit_costs)
+    only_neurons = isinstance(method, Method) and method.allocation == "ffn"
+    lost = "no neurons beside all heads" if only_neurons else "no unit"
+    _check_reachable(request, constraint, smallest_reachable(session, method), session.unit_costs, lost)
     if polishes(method) and session.polishing is not None and session.unit_costs.metric != "latency":
         session.polishing.check_affordable(constraint)
     target = None
@@ -76,11 +78,13 @@ def smallest_reachable(session: Session, method: AnyMethod) -> float:
     return smallest_constraint(allocation, sublayers, session.unit_costs.costs, session.neuron_multiple)
 
 
-def _check_reachable(request: BudgetRequest, constraint: float, smallest: float, unit_costs: UnitCosts) -> None:
+def _check_reachable(
+    request: BudgetRequest, constraint: float, smallest: float, unit_costs: UnitCosts, lost: str
+) -> None:
     """Checks that a constraint lies between the smallest model and the dense one.
 
     Raises:
-        TrimformerError: not even one unit fits, or the dense model is within the budget already.
+        TrimformerError: the smallest model, below which is left what `lost` says, does not fit, or the dense one does.
     """
     # Rounded up, so that the named constraint is itself reachable.
     dense, unit = unit_costs.costs.dense, {"latency": "ms", "memory": "MB"}.get(unit_costs.metric)
@@ -92,7 +96,7 @@ def _check_reachable(request: BudgetRequest, constraint: float, smallest: float,
             name = f"a latency of {request.ms:g} ms"
         elif request.mb is not None:
             name = f"a memory of {request.mb:g} MB"
-        raise TrimformerError(f"{name} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}{least}")
+        raise TrimformerError(f"{name} leaves {lost}; the smallest reachable is {smallest * 1.005:.3g}{least}")
     if constraint > 1:
         raise TrimformerError(f"the dense model takes {dense:.3g} {unit} already; ask for less")
 

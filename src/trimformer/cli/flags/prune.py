@@ -86,8 +86,10 @@ def read(arguments: argparse.Namespace) -> PruneFlags:
     budget, model = read_options(BudgetOptions, arguments), read_options(ModelOptions, arguments)
     if arguments.reconstruct and arguments.update not in (None, "full"):
         raise TrimformerError(f"--reconstruct means --update full, not {arguments.update}; leave one of them out")
-    if model.layout == "plain" and arguments.allocation not in (None, "plain"):
-        raise TrimformerError(f"--layout plain replaces --allocation {arguments.allocation}; leave one of them out")
+    if model.layout != "free" and arguments.allocation not in (None, model.layout):
+        raise TrimformerError(
+            f"--layout {model.layout} replaces --allocation {arguments.allocation}; leave one of them out"
+        )
     update = "full" if arguments.reconstruct else arguments.update
     method = with_layout(read_options(MethodOptions, arguments, update=update).chosen, model.layout)
     run = RunOptions(
