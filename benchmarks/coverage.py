@@ -1,13 +1,14 @@
 """Measures how often the bounds of quality promises hold, and what few test rows cost, on populations of real rows.
 
-    python benchmarks/coverage.py                     # movie reviews; takes about ten minutes on two cores
-    python benchmarks/coverage.py --populations a.npz b.npz --output docs/coverage
+    python benchmarks/coverage.py                     # three populations; takes about half an hour on two cores
+    python benchmarks/coverage.py --populations movie --parts searches --output docs/coverage
     python benchmarks/coverage.py --parts macro_f1 --output docs/coverage          # simulated labels, no population
 
-A population is a dense model and some pruned ones on rows that did not calibrate: the divergence of each row, the
-class probabilities and the labels. Rows are drawn from it again and again; the mean over the population is the truth.
-Without --populations, the movie-review classifier of benchmarks/accuracy.py is pruned and stored beside the output.
-Writes JSON and Markdown.
+A population is a dense model and some pruned ones on rows that did not calibrate: the divergence of each row and, of
+the classifier, the class probabilities and the labels. Rows are drawn from it again and again; the mean over the
+population is the truth. A population is stored beside the output and made once: a classifier of movie reviews, an
+embedder of the same sentences, and a tagger of names in tweets. Everything comes from the package registry. Writes JSON
+and Markdown.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from assets import finetuned, movie_reviews
+from assets import finetuned, minilm, movie_reviews, tweets
 
 from trimformer.allocation.smallest_budget import predict_budget
 from trimformer.checkpoints.save_load import load
@@ -46,31 +47,41 @@ from trimformer.utils.environment import describe_device, versions
 Values = NDArray[np.float64]
 
 PARTS = ("divergence", "macro_f1", "searches")
+# Data and model of each population.
+MODELS: dict[str, tuple[Callable[[], Path], Callable[[], Path]]] = {
+    "movie": (movie_reviews, lambda: finetuned("movie-reviews", movie_reviews(), epochs=1, label_column="label")),
+    "embedder": (movie_reviews, minilm),
+    "tagger": (tweets, lambda: finetuned("tweets", tweets(), epochs=4)),
+}
 BUDGETS = (0.8, 0.6, 0.45, 0.25)
 ROWS = (100, 300, 1000, 5000)
 CALIBRATION = 512
 
 
-def make_population(path: Path) -> None:
-    """Prunes the movie-review classifier to all budgets and stores what it does on 3,000 other rows."""
-    data = movie_reviews()
-    model, processor = load(finetuned("movie-reviews", data, epochs=1, label_column="label"))
-    train, validation = find_splits(read_splits(data))
+def make_population(name: str, path: Path) -> None:
+    """Prunes a model of `MODELS` to all budgets and stores what it does on up to 3,000 rows that do not calibrate."""
+    data, directory = MODELS[name]
+    model, processor = load(directory())
+    splits = {split: [dict(row) for row in rows] for split, rows in read_splits(data()).items()}
+    if name == "embedder":
+        splits = {split: [{"sentence": row["sentence"]} for row in rows] for split, rows in splits.items()}
+    train, validation = find_splits(splits)
     order = np.random.default_rng(0).permutation(len(train)).tolist()
-    rows = [dict(train[i]) for i in order[CALIBRATION : CALIBRATION + 1500]]
-    rows += [dict(row) for row in next(iter(validation.values()))]
-    task = task_of(model, rows, label_column="label")
+    rows = [train[i] for i in order[CALIBRATION : CALIBRATION + 1500]] + list(next(iter(validation.values())))
+    label = "label" if "label" in rows[0] else None
+    task = task_of(model, rows, label_column=label)
     features = task.encode([train[i] for i in order[:CALIBRATION]], processor, model.config)
     batches = make_batches(features, processor, 32)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], mean_length(features))
     costs = linear_costs(find_sublayers(model), "mac", lengths)
     scorer = Scorer("population", rows, task, model, processor)
     references = scorer(model)[1]
-    arrays: dict[str, Any] = {"labels": np.array([row["label"] for row in rows])}
+    arrays: dict[str, Any] = {"labels": np.array([row[label] for row in rows])} if label else {}
 
-    def add(name: str, outputs: Any) -> None:
-        arrays[f"{name}_div"] = scorer.divergences(outputs, references).numpy()
-        arrays[f"{name}_pred"] = torch.stack(unbatch(outputs, scorer.batches)).softmax(-1).numpy()
+    def add(key: str, outputs: Any) -> None:
+        arrays[f"{key}_div"] = scorer.divergences(outputs, references).numpy()
+        if label:
+            arrays[f"{key}_pred"] = torch.stack(unbatch(outputs, scorer.batches)).softmax(-1).numpy()
 
     add("dense", references)
     pruner = Pruner(model, batches, find_method("obs"))
@@ -291,7 +302,7 @@ def searches_table(records: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--populations", nargs="+", type=Path, help="files of earlier runs; the first has labels")
+    parser.add_argument("--populations", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they are recorded")
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--splits", type=int, default=100)
@@ -301,21 +312,23 @@ def main() -> None:
     file = options.output.with_suffix(".json")
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     result |= {"device": describe_device(torch.device("cpu")), **versions()}
-    if set(options.parts) != {"macro_f1"} and not options.populations:
-        options.populations = [options.output.with_name("movie.npz")]
-        if not options.populations[0].exists():
-            make_population(options.populations[0])
+    needed = list(options.populations) if "divergence" in options.parts else []
+    needed += ["movie"] if "searches" in options.parts and "movie" not in needed else []
+    paths = {name: options.output.with_name(f"{name}.npz") for name in needed}
+    for name, path in paths.items():
+        if not path.exists():
+            make_population(name, path)
     if "divergence" in options.parts:
         values = {}
-        for path in options.populations:
+        for name, path in paths.items():
             arrays = np.load(path)
             keys = [key for key in arrays.files if key.startswith("full_") and key.endswith("_div")]
-            values |= {f"{path.stem}, {100 * float(key.split('_')[1]):.0f} %": arrays[key].clip(0) for key in keys}
+            values |= {f"{name}, {100 * float(key.split('_')[1]):.0f} %": arrays[key].clip(0) for key in keys}
         result["divergence"] = divergence_coverage(values, options.repeats)
     if "macro_f1" in options.parts:
         result["macro_f1"] = macro_f1_coverage(options.repeats // 5)
     if "searches" in options.parts:
-        population = Population(np.load(options.populations[0]))
+        population = Population(np.load(paths["movie"]))
         result["searches"] = [
             simulate(population, target, rows, kind, options.splits)
             for kind, target in (("drop", 0.01), ("divergence", 0.01))
