@@ -33,7 +33,8 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(dir=CACHE))
         try:
             make(temporary)
-            temporary.rename(path)
+            if not path.is_dir():  # another process may have been faster
+                temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return path

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from trimformer import TrimformerError
 from trimformer.options.polish import (
     PolishBudget,
+    check_seconds,
     epoch_passes,
     epochs_of_passes,
     parse_budget,
@@ -46,3 +47,11 @@ def test_a_time_is_spent_in_whole_steps():
     assert steps_of_seconds(PolishBudget(seconds=60), 50, 0.5, 100) == 100
     with pytest.raises(TrimformerError, match=r"60s is below one epoch, which takes 60\.5 seconds"):
         steps_of_seconds(PolishBudget(seconds=60), 50, 0.505, 100)
+
+
+def test_a_time_far_below_an_epoch_is_refused_by_an_estimate():
+    needed = 1 + epoch_passes(0.5)
+    check_seconds(PolishBudget(seconds=10 * needed / 1.4), 0.5, 10)
+    message = rf"60s is far below one epoch, which takes about {100 * needed:.0f} seconds"
+    with pytest.raises(TrimformerError, match=message):
+        check_seconds(PolishBudget(seconds=60), 0.5, 100)

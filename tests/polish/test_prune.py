@@ -67,6 +67,7 @@ def test_a_plain_layout_is_polished_too(problem):
         (("--polish-budget", "5x"), "obs-polish"),
         (("--polish", "--polish-budget", "5"), "10x"),
         (("--polish", "--polish-budget", "1.1x"), "below one epoch"),
+        (("--polish", "--polish-budget", "0.00001s"), "far below one epoch"),
         (("--polish", "--polish-data", "nowhere.jsonl"), "does not exist"),
         (("--polish", "--batch-size", "64"), "fewer than a batch"),
         (("--method", "kprune", "--polish"), "does not accept"),

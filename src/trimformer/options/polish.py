@@ -15,6 +15,8 @@ DEFAULT_BUDGET = "10x"
 # optimiser's work. Measured on MiniLM-L6 at 10 and 20 % of the MACs.
 _FIXED = 0.04
 
+_FAR = 1.5  # an estimate before the work is not exact, so only a budget far below one epoch is refused by it
+
 _FORM = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(x|s|sec|min|h)")
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
 
@@ -82,6 +84,26 @@ def epochs_of_passes(budget: PolishBudget, share: float) -> float:
             "dense model, and the training; give more"
         )
     return epochs
+
+
+def check_seconds(budget: PolishBudget, share: float, pass_seconds: float) -> None:
+    """Checks that a budget in seconds may pay for an epoch; the training itself measures what it really pays for.
+
+    Args:
+        budget: in seconds.
+        share: fraction of the dense model's MACs that the student keeps.
+        pass_seconds: seconds of a dense forward pass over all polish samples.
+
+    Raises:
+        TrimformerError: an epoch takes `_FAR` times the budget or more.
+    """
+    assert budget.seconds is not None
+    needed = pass_seconds * (1 + epoch_passes(share))
+    if needed > _FAR * budget.seconds:
+        raise TrimformerError(
+            f"polish budget {budget} is far below one epoch, which takes about {needed:.0f} seconds on this machine "
+            "with the dense model's pass; give more time or fewer samples"
+        )
 
 
 def steps_of_seconds(budget: PolishBudget, left: float, per_step: float, steps_per_epoch: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from trimformer.costs.pass_cost import forward_seconds
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import max_batch_tokens
@@ -19,9 +20,9 @@ from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.methods import Method
-from trimformer.options.polish import PolishBudget, PolishOptions, epochs_of_passes, parse_budget
+from trimformer.options.polish import PolishBudget, PolishOptions, check_seconds, epochs_of_passes, parse_budget
 from trimformer.refit.regression_moments import HELD_OUT_EVERY
-from trimformer.utils.distributed import shard, world_size
+from trimformer.utils.distributed import decide, shard, world_size
 
 # Fields of a task that name its label columns, with their values for unlabelled rows.
 _NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "indicator_columns": ()}
@@ -43,17 +44,20 @@ class PolishInputs:
     budget: PolishBudget
     only_calibration: bool = False
 
-    def check_affordable(self, share: float) -> None:
-        """Checks, before the long work, that a budget in passes pays for one epoch.
+    def check_affordable(self, share: float, dense: PreTrainedModel) -> None:
+        """Checks, before the long work, that the budget pays for one epoch; of seconds, only that it is not far below.
 
         Args:
             share: share of the dense model's MACs to keep.
+            dense: the dense model, which is timed where the budget is in seconds.
 
         Raises:
             TrimformerError: the budget pays for less than one epoch.
         """
         if self.budget.passes is not None:
             epochs_of_passes(self.budget, share)
+        else:
+            decide(lambda: check_seconds(self.budget, share, forward_seconds(dense, self.batches)))
 
 
 def draw_polish_inputs(
