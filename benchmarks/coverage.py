@@ -16,6 +16,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def make_population(name: str, path: Path) -> None:
     task = task_of(model, rows, label_column=label)
     features = task.encode([train[i] for i in order[:CALIBRATION]], processor, model.config)
     batches = make_batches(features, processor, 32)
-    lengths = layer_lengths(model, find_sublayers(model), batches[0], mean_length(features))
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], features, mean_length(features))
     costs = linear_costs(find_sublayers(model), "mac", lengths)
     scorer = Scorer("population", rows, task, model, processor)
     references = scorer(model)[1]
@@ -154,6 +155,10 @@ def divergence_coverage(populations: dict[str, Values], repeats: int) -> list[di
     return records
 
 
+def score_of(score: Callable[[Any, Any], float], predictions: Any, labels: Any, rows: Any) -> float:
+    return score(predictions[rows], labels[rows])
+
+
 def macro_f1_coverage(repeats: int) -> list[dict[str, Any]]:
     """Returns coverage and size of the bound on the drop of macro-F1 with a rare class.
 
@@ -172,7 +177,7 @@ def macro_f1_coverage(repeats: int) -> list[dict[str, Any]]:
         for _ in range(repeats):
             index = rng.integers(0, len(labels), rows)
             y, a, b = labels[index], dense[index], pruned[index]
-            parts = [leave_out(lambda k, p=p, y=y: score(p[k], y[k]), range(rows)) for p in (a, b)]
+            parts = [leave_out(partial(score_of, score, p, y), range(rows)) for p in (a, b)]
             drop, error = jackknife(parts[0] - parts[1])
             change = 1 / rows
             for label in np.unique(y):
@@ -319,7 +324,7 @@ def main() -> None:
         if not path.exists():
             make_population(name, path)
     if "divergence" in options.parts:
-        values = {}
+        values: dict[str, Values] = {}
         for name, path in paths.items():
             arrays = np.load(path)
             keys = [key for key in arrays.files if key.startswith("full_") and key.endswith("_div")]

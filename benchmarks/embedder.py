@@ -12,13 +12,17 @@ JSON already are not measured again.
 
 import argparse
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from embedding import calibration, minilm
+from embedding import calibration
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+from assets import minilm
 
 from trimformer import Pruner, Run, load
 from trimformer.cli.logs import set_up_logging

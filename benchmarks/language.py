@@ -89,8 +89,8 @@ def polish_inputs(
     held_out = others[::HELD_OUT_EVERY][: options.blocks // HELD_OUT_EVERY]
     further = [i for i in others if i not in held_out][: max(0, options.polish_blocks - len(chosen))]
     train = [*chosen[: options.polish_blocks], *further]
-    parts = ([blocks[i] for i in part] for part in (train, held_out))
-    return PolishInputs(*(batches_of(part, model, tokenizer) for part in parts), parse_budget(options.polish))
+    batches, held_out_batches = (batches_of([blocks[i] for i in part], model, tokenizer) for part in (train, held_out))
+    return PolishInputs(batches, held_out_batches, parse_budget(options.polish))
 
 
 def prune(
@@ -207,6 +207,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("outputs/language"), help="without suffix")
     options = parser.parse_args()
+    if options.polish is not None:
+        parse_budget(options.polish)
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}

@@ -127,7 +127,7 @@ def compare_searches(options: argparse.Namespace) -> list[dict[str, Any]]:
                     "estimated": costs.of(units) / costs.dense,
                     "ratio": [latency.ratio.median, latency.ratio.low, latency.ratio.high],
                     "macs": macs.of(units) / macs.dense,
-                    "score": metrics[task.metric],
+                    "score": metrics[str(task.metric)],
                     "divergence": scorer.divergence(outputs, references),
                 }
             )

@@ -89,7 +89,7 @@ def measure(sizes: tuple[int, ...], tokens: int, length: int, max_memory: float,
 def predict(name: str, tokens: int, max_memory: float) -> dict[str, Any]:
     """Returns the estimates for a model that is never built."""
     with torch.device("meta"):
-        model = LlamaForCausalLM(config_of(*PREDICTED[name])).to(torch.bfloat16)
+        model = LlamaForCausalLM(config_of(*PREDICTED[name])).bfloat16()
     groups = group_by_memory(find_sublayers(model), max_memory)
     estimate = estimate_memory(model, tokens, max_batch_tokens(model), max_memory=max_memory)
     return {"name": name, "parameters": model.num_parameters(), "max_memory": max_memory, "groups": len(groups),

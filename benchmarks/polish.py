@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -34,7 +34,7 @@ from trimformer import Pruner, Run, load
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost_tables import Costs, linear_costs
 from trimformer.costs.macs import layer_lengths
-from trimformer.data.batches import make_batches, mean_length, sample_indices
+from trimformer.data.batches import Features, make_batches, mean_length, sample_indices
 from trimformer.data.files import read_rows
 from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, read_splits
@@ -43,6 +43,7 @@ from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.options.methods import find_method
+from trimformer.options.polish import PolishOptions
 from trimformer.polish.data import draw_polish_inputs
 from trimformer.utils.stage_timer import StageTimer
 
@@ -114,9 +115,8 @@ def _run_task(
                     yield {**point, "asked": 0, "samples": 0, "budget": "", **score(pruned.model)}
                     continue
                 added = more[: max(0, samples - len(features))]
-                polishing = draw_polish_inputs(
-                    model, processor, task, features, added or None, budget, options.batch_size
-                )
+                chosen = PolishOptions(added or None, budget)
+                polishing = draw_polish_inputs(model, processor, task, features, chosen, options.batch_size)
                 method = find_method("obs-polish")
                 pruned = Pruner(model, batches, method, polishing=polishing, run=run)(costs, constraint)
                 assert pruned.polish is not None
@@ -127,7 +127,7 @@ def _run_task(
 
 def calibration(
     model: Any, processor: Any, task: Task, train: Rows, options: argparse.Namespace, seed: int
-) -> tuple[list[dict[str, Any]], list[Any], list[Batch], Costs]:
+) -> tuple[Sequence[Features], list[Any], list[Batch], Costs]:
     """Returns the encoded calibration samples, the other rows, the batches and the MACs of the units."""
     order = sample_indices(len(train), len(train), seed)
     chosen, more = ([train[i] for i in part] for part in (order[: options.num_samples], order[options.num_samples :]))

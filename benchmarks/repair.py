@@ -8,7 +8,7 @@ int8 and scored in ONNX Runtime. Writes JSON and Markdown.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,12 +26,13 @@ from trimformer.evaluation.serving import write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session, served
 from trimformer.options.methods import Layout, find_method, with_layout
+from trimformer.options.polish import PolishOptions
 from trimformer.polish.data import draw_polish_inputs
 
 FILES = {"float32": MODEL, "int8": QUANTIZED}
 
 
-def serve(model: Any, scorer: Scorer) -> dict[str, tuple[dict[str, float], list[torch.Tensor]]]:
+def serve(model: Any, scorer: Scorer) -> dict[str, tuple[dict[str, float], Sequence[torch.Tensor]]]:
     """Returns scores and outputs of a model's files in ONNX Runtime."""
     results = {}
     with TemporaryDirectory() as folder:
@@ -49,9 +50,8 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
     metric, references = str(task.metric), None
     features, more, batches, costs = calibration(model, processor, task, train, options, options.seed)
     added = more[: max(0, options.samples - len(features))]
-    polish_inputs = draw_polish_inputs(
-        model, processor, task, features, added or None, options.budget, options.batch_size
-    )
+    chosen = PolishOptions(added or None, options.budget)
+    polish_inputs = draw_polish_inputs(model, processor, task, features, chosen, options.batch_size)
 
     def models() -> Iterator[tuple[str, str, Any]]:
         yield "dense", "", model

@@ -32,6 +32,7 @@ from trimformer.models.discovery import find_layers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import frozen
 from trimformer.options.methods import find_method
+from trimformer.options.polish import PolishOptions
 from trimformer.polish.data import draw_polish_inputs
 from trimformer.polish.schedule import learning_rate
 from trimformer.polish.train import polish, trainable
@@ -106,7 +107,8 @@ def run_task(task_name: str, options: argparse.Namespace) -> Iterator[dict[str, 
             labelled = [*features, *task.encode(added, processor, model.config)] if added else features
             with_labels = make_batches(labelled, processor, options.batch_size, model.device)
             for text in options.budgets:
-                inputs = draw_polish_inputs(model, processor, task, features, added or None, text, options.batch_size)
+                chosen = PolishOptions(added or None, text)
+                inputs = draw_polish_inputs(model, processor, task, features, chosen, options.batch_size)
                 assert inputs.budget.seconds is not None
                 trained = copy.deepcopy(student)
                 polish(model, trained, inputs.batches, inputs.held_out, budget=inputs.budget, kept_layers=kept, run=run)

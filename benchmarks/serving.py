@@ -183,7 +183,7 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
                 scores, outputs = bench.scorer(model, kind)
             references = references or outputs
             size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())
-            record = {"task": bench.name, "name": kind, "mb": size / 1e6, "scores": scores}
+            record: dict[str, Any] = {"task": bench.name, "name": kind, "mb": size / 1e6, "scores": scores}
             record["divergence"] = bench.scorer.divergence(outputs, references)
             if bench.name == "embedder":
                 record["neighbours"] = bench.scorer.neighbours(outputs, references)

@@ -67,7 +67,7 @@ SCALING: dict[str, list[dict[str, int]]] = {
 }
 
 
-def make_model(sizes: dict[str, int], options: argparse.Namespace) -> PreTrainedModel:
+def make_model(sizes: dict[str, Any], options: argparse.Namespace) -> PreTrainedModel:
     torch.manual_seed(0)
     return BertForSequenceClassification(BertConfig(**sizes)).eval().to(options.device)
 
@@ -127,13 +127,13 @@ def run_literal(model: PreTrainedModel, batches: Sequence[Batch], length: int) -
         masks = [mask.to(model.device) for mask in select(constraint=0.5, rearrange_grads=grads)]
     with clock(seconds, "update"):
         for index, sublayer in enumerate(sublayers):
-            before = norm_after(sublayers[index - 1]) if index else model.bert.embeddings
+            before: Any = norm_after(sublayers[index - 1]) if index else model.base_model.embeddings
             with MaskUnits(sublayers, [mask.to(model.device) for mask in teacher_masks]):
                 targets = capture(model, batches, partial(hijack_input, norm_after(sublayer)))
             with MaskUnits(sublayers, masks):
                 inputs = capture(model, batches, partial(hijack_input, sublayer.projection))
                 residuals = capture(model, batches, partial(hijack_output, before))
-            sums = MomentSums(sublayer.projection.in_features, sublayer.projection.out_features, model.device)
+            sums = MomentSums(sublayer.channels, sublayer.hidden_size, model.device)
             for batch, x, target, residual in zip(batches, inputs, targets, residuals, strict=True):
                 tokens = token_mask(batch)
                 sums.add(x[tokens], (target - residual)[tokens], torch.ones(int(tokens.sum()), device=model.device))
@@ -254,7 +254,7 @@ def main() -> None:
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    runs: list[tuple[Any, ...]] = []
+    runs: list[tuple[str, dict[str, int], int, int, list[str]]] = []
     if options.scaling:
         for axis, steps in SCALING.items():
             for step in steps:

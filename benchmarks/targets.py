@@ -50,6 +50,9 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
     for seed in options.seeds:
         result = trimformer.prune(model, processor, train, max_drop=options.max_drop, seed=seed, **shared)
         metric, target = str(task.metric), result.target
+        assert result.scores is not None
+        assert target is not None
+        assert result.sizes is not None
         dense, pruned = result.scores.dense[metric], result.scores.pruned[metric]
         yield {
             "task": name,

@@ -9,8 +9,8 @@ should be of the kind that the model will read and write; chats in `messages` ca
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-import torch
 from assets import smollm2
 
 import trimformer
@@ -19,7 +19,7 @@ from trimformer.data.splits import read_splits
 QUESTION = "What is the capital of France? Answer in one sentence."
 
 
-def answer(model: torch.nn.Module, tokenizer: object, question: str) -> str:
+def answer(model: Any, tokenizer: Any, question: str) -> str:
     """Returns the model's greedy answer to a question, in its chat template."""
     inputs = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
