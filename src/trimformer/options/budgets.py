@@ -40,6 +40,21 @@ class BudgetRequest:
             return f"{self.ms:g}ms"
         return f"{self.constraint:g}" if self.mb is None else f"{self.mb:g}MB"
 
+    def describe(self, share: float) -> str:
+        """Describes the budget in a sentence, with the share of the dense model's cost that it is."""
+        if self.ms is not None:
+            return f"a latency of {self.ms:g} ms"
+        return f"constraint {share:.4g}" if self.mb is None else f"a memory of {self.mb:g} MB"
+
+    def share_of(self, dense: float) -> float:
+        """Returns the budget as a share of a dense cost in ms, bytes, or any unit where the budget is a share."""
+        if self.ms is not None:
+            return self.ms / dense
+        if self.mb is not None:
+            return 1e6 * self.mb / dense
+        assert self.constraint is not None
+        return self.constraint
+
 
 @dataclass(frozen=True)
 class BudgetOptions:

@@ -54,12 +54,7 @@ def budget_for(session: Session, method: AnyMethod, request: BudgetRequest) -> B
         TrimformerError: the budget cannot be reached.
     """
     costs = session.unit_costs.costs
-    constraint = request.constraint
-    if request.ms is not None:
-        constraint = request.ms / costs.dense
-    elif request.mb is not None:
-        constraint = 1e6 * request.mb / costs.dense
-    assert constraint is not None
+    constraint = request.share_of(costs.dense)
     only_neurons = isinstance(method, Method) and method.allocation == "ffn"
     lost = "no neurons beside all heads" if only_neurons else "no unit"
     _check_reachable(request, constraint, smallest_reachable(session, method), session.unit_costs, lost)
@@ -91,11 +86,7 @@ def _check_reachable(
     dense = dense / 1e6 if unit == "MB" else dense
     least = f" ({smallest * 1.005 * dense:.3g} {unit})" if unit else ""
     if constraint < smallest:
-        name = f"constraint {constraint:.4g}"
-        if request.ms is not None:
-            name = f"a latency of {request.ms:g} ms"
-        elif request.mb is not None:
-            name = f"a memory of {request.mb:g} MB"
+        name = request.describe(constraint)
         raise TrimformerError(f"{name} leaves {lost}; the smallest reachable is {smallest * 1.005:.3g}{least}")
     if constraint > 1:
         raise TrimformerError(f"the dense model takes {dense:.3g} {unit} already; ask for less")
