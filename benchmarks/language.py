@@ -38,7 +38,7 @@ from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import NEXT_TOKENS, Batch
 from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
-from trimformer.options.methods import METHODS, Method, find_method, polishes
+from trimformer.options.methods import METHODS, Method, polishes
 from trimformer.options.polish import parse_budget
 from trimformer.polish.data import PolishInputs
 from trimformer.polish.train import polish
@@ -47,8 +47,11 @@ from trimformer.refit.regression_moments import HELD_OUT_EVERY
 from trimformer.utils.environment import describe_device, versions
 
 MODELS = {"smollm2": smollm2, "gemma3": gemma3}
-QUERY_HEADS = "obs-query-heads"
-UNPOLISHED = [name for name, method in METHODS.items() if not polishes(method)]
+LANGUAGE_METHODS = {name: method for name, method in METHODS.items() if not polishes(method)} | {
+    "obs-query-heads": Method(query_heads=True),
+    "obs-ffn": Method(allocation="ffn"),  # the layouts
+    "obs-plain": Method(allocation="plain"),
+}
 
 
 def read_blocks(path: Path, model: PreTrainedModel, tokenizer: Any, length: int) -> list[Any]:
@@ -99,9 +102,8 @@ def prune(
     """Returns the pruned models, one per budget, and the seconds that they took together."""
     costs = linear_costs(find_sublayers(model), "mac", options.length)
     start = time.perf_counter()
-    method = Method(query_heads=True) if name == QUERY_HEADS else find_method(name)
     run = ExecutionOptions(seed=seed, calibration_dir=options.calibration_dir)
-    pruner = Pruner(model, batches, method, run=run)
+    pruner = Pruner(model, batches, LANGUAGE_METHODS[name], run=run)
     calibrated = time.perf_counter()
     budgets = [Budget(costs, constraint) for constraint in options.constraints]
     groups = [budgets[i : i + options.at_once] for i in range(0, len(budgets), options.at_once)]
@@ -190,7 +192,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, required=True, metavar="FILE", help="text to calibrate on")
     parser.add_argument("--test", action="append", required=True, metavar="NAME=FILE", help="text to score on")
     parser.add_argument(
-        "--methods", nargs="+", choices=[QUERY_HEADS, *UNPOLISHED], default=["obs", "flap", "wanda", "shortgpt"]
+        "--methods", nargs="+", choices=list(LANGUAGE_METHODS), default=["obs", "flap", "wanda", "shortgpt"]
     )
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.9, 0.8, 0.7, 0.5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

@@ -45,6 +45,24 @@ def test_the_output_is_a_directory_that_transformers_loads(model_dir, data, tmp_
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "in").stat().st_mode
 
 
+def test_the_layout_ffn_keeps_all_heads(model_dir, data, tmp_path):
+    words = ("--layout", "ffn", "--neuron-multiple", "8")
+    assert prune(model_dir, data, tmp_path / "out", *words, "--constraint", "0.8", "--standalone") == 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    units = {kind: [s.num_units for s in find_sublayers(model) if s.kind == kind] for kind in ("attention", "ffn")}
+    assert set(units["attention"]) == {4}
+    assert all(n % 8 == 0 for n in units["ffn"])
+    assert 0 < min(units["ffn"]) < 40
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["sizes"]["pruned"]["macs"] <= 0.8 * results["sizes"]["dense"]["macs"]
+
+
+def test_a_budget_below_that_of_all_heads_is_refused(model_dir, data, tmp_path, capsys):
+    assert prune(model_dir, data, tmp_path / "out", "--layout", "ffn", "--constraint", "0.2") == 2
+    assert "leaves no neurons beside all heads; the smallest reachable is" in error_line(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_results_hold_every_figure_and_are_strict_json(model_dir, data, tmp_path, method):
     assert prune(model_dir, data, tmp_path / "out", "--method", method, "--seed", "7", "--batch-size", "16") == 0
