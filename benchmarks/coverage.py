@@ -36,7 +36,7 @@ from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.metrics import METRICS
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import task_of
-from trimformer.evaluation.bounds import LOOKS, drop_bound, jackknife, leave_out, mean_bound, quantile, with_unseen
+from trimformer.evaluation.bounds import LOOKS, drop_bound, jackknife, leave_out, mean_bound, quantile, unseen
 from trimformer.evaluation.model_outputs import unbatch
 from trimformer.evaluation.quality_test import POWER
 from trimformer.evaluation.scores import Scorer
@@ -133,7 +133,7 @@ def bound_methods(largest: float) -> dict[str, Callable[[Values], float]]:
         "bootstrap-t": bootstrap_t,
         "log": log_bound,
         "Bernstein": lambda values: bernstein_bound(values, largest),
-        "one unseen row (now)": mean_bound,
+        "t and unseen rows (now)": mean_bound,
     }
 
 
@@ -239,8 +239,8 @@ def simulate(population: Population, target: float, rows: int, kind: str, splits
             sample = values(budget, screen)
             z = quantile(LOOKS[0][1])
             if kind == "divergence":
-                mean, error = with_unseen(sample, rows)
-                return mean + (z + POWER) * error - target
+                more = unseen(sample, rows, LOOKS[0][1])
+                return float(sample.mean()) + (z + POWER) * float(sample.std()) / math.sqrt(rows) + more - target
             error = float(sample.std()) / math.sqrt(rows)
             return drop_bound(max(sample.mean(), 0), error, 1 / rows, LOOKS[0][1]) + POWER * error - target
 

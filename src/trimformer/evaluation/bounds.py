@@ -1,6 +1,6 @@
 """Upper confidence bounds of a mean divergence and of the drop of a score.
 
-Both add what the samples may not have shown: one more sample worse than all others, or one more lost prediction.
+Both add what the samples may not have shown: samples worse than all others, or one more lost prediction.
 `benchmarks/coverage.py` measures how often the bounds hold.
 """
 
@@ -14,7 +14,7 @@ from trimformer.costs.cost_tables import Floats
 
 CONFIDENCE = 0.95
 GROUPS = 50  # of the jackknife
-UNSEEN = 1.5  # divergence of the sample that is added, as a multiple of the largest one
+UNSEEN = 1.5  # divergence of samples that were not drawn, as a multiple of the largest one that was
 
 # The models that may be tested, in this order: power of the predicted budget, allowed probability of error. The powers
 # do not depend on the test samples, so the probability of accepting any bad model is at most the sum.
@@ -27,25 +27,31 @@ def quantile(alpha: float, degrees: int = GROUPS - 1) -> float:
 
 
 def mean_bound(values: Floats, alpha: float = 1 - CONFIDENCE) -> float:
-    """Returns an upper bound of the mean of non-negative, skewed values, which is too low with probability `alpha`.
+    """Returns an upper bound of the mean of skewed values, which is too low with probability `alpha`.
 
     A t bound alone is too low on skewed values: rare large values carry much of the mean, and most draws lack some of
-    them. One value of `UNSEEN` times the largest is therefore added to the sample.
+    them. What these may add is added; see `unseen`.
 
     Args:
         values: independent values, at least two.
         alpha: allowed probability of error.
     """
-    mean, error = with_unseen(values, len(values))
-    return mean + quantile(alpha, len(values)) * error
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) + quantile(alpha, len(values) - 1) * error + unseen(values, len(values), alpha)
 
 
-def with_unseen(values: Floats, samples: int) -> tuple[float, float]:
-    """Returns the mean, and its standard error, of `samples` values like these and one that is worse than all."""
-    worst, total = UNSEEN * float(values.max()), samples + 1
-    mean = (samples * float(values.mean()) + worst) / total
-    squares = samples * float(values.var()) + samples * (worst - float(values.mean())) ** 2 / total
-    return mean, math.sqrt(squares / (total - 1) / total)
+def unseen(values: Floats, samples: int, alpha: float) -> float:
+    """Returns what samples unlike all that were drawn add to a mean at most.
+
+    Whatever does not occur among n samples is less than -ln(alpha) / n of all, with probability 1 - alpha (for 5 %, the
+    rule of three). Each such sample is taken as `UNSEEN` times the largest value.
+
+    Args:
+        values: values like those that were drawn.
+        samples: number of samples that are drawn.
+        alpha: allowed probability of error.
+    """
+    return UNSEEN * float(values.max()) * -math.log(alpha) / samples
 
 
 def drop_bound(drop: float, error: float, largest_change: float, alpha: float = 1 - CONFIDENCE) -> float:

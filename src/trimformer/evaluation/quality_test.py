@@ -18,7 +18,7 @@ from trimformer.evaluation.bounds import (
     leave_out,
     mean_bound,
     quantile,
-    with_unseen,
+    unseen,
 )
 from trimformer.evaluation.clusters import row_clusters
 from trimformer.evaluation.language import LanguageScorer
@@ -220,9 +220,10 @@ class Prediction(QualityTest):
         outputs, share = self._outputs(model, as_served=False), self.samples / self._test_samples
         if self.target.kind != "drop":
             values = self._values(outputs)
-            mean, error = with_unseen(values, self._test_samples)
-            bound = mean + (quantile(self._alpha) + POWER) * error
-            measured, bound = self._in_target_unit(float(values.mean()), bound)
+            measured, error = float(values.mean()), float(values.std()) / math.sqrt(self._test_samples)
+            bound = measured + (quantile(self._alpha) + POWER) * error
+            bound += unseen(values, self._test_samples, self._alpha)
+            measured, bound = self._in_target_unit(measured, bound)
         elif self._scorer.is_labelled:
             drop, error = jackknife(self._dense - self._scores(self._scorer, outputs))
             measured, bound = self._drop(max(drop, 0.0), error * share**0.5, self._largest_change * share)
