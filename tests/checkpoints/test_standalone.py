@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertForSequenceClassification
 
 from testing import families
+from testing.language import byte_tokenizer, language_model
 from tests.commands import prune
 from tests.conftest import make_batch, make_model, make_tokenizer, pruned, random_masks
 from trimformer import TrimformerError, find_sublayers, load, save, shrink
@@ -109,6 +110,44 @@ def test_all_auto_classes_of_the_architecture_are_named(tmp_path):
     named = config_of(tmp_path / "model")["auto_map"]
     assert {"AutoModel", "AutoModelForTextEncoding"} <= set(named)
     assert set(named.values()) == {"modeling_trimformer.BertModel"}
+
+
+def with_all_heads(dense):
+    """A copy with every head and, in each layer, other numbers of neurons."""
+    masks = [torch.ones(s.num_units) for s in find_sublayers(dense)]
+    for i, mask in enumerate(masks[1::2]):
+        mask[: 3 * i + 1] = 0
+    return pruned(dense, masks)
+
+
+@pytest.mark.parametrize("make", [language_model, make_model])
+def test_with_all_heads_its_base_model_loads_by_its_code_too(tmp_path, make):
+    model = with_all_heads(make())
+    save(model, byte_tokenizer(), tmp_path / "model", standalone=True)
+    base = AutoModel.from_pretrained(tmp_path / "model", trust_remote_code=True).eval()
+    ids = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(base(ids)[0], model.base_model(ids)[0])
+    base.save_pretrained(tmp_path / "base")
+    again = AutoModel.from_pretrained(tmp_path / "base", trust_remote_code=True)
+    assert all(torch.equal(one, other) for one, other in zip(base.parameters(), again.parameters(), strict=True))
+
+
+def test_an_engine_makes_the_base_model_of_its_config_alone(tmp_path):
+    """As vLLM's Transformers backend does, which then fills in the weights."""
+    model = with_all_heads(language_model())
+    save(model, byte_tokenizer(), tmp_path / "model", standalone=True)
+    config = AutoConfig.from_pretrained(tmp_path / "model", trust_remote_code=True, quantization_config=None)
+    with torch.device("meta"):
+        made = AutoModel.from_config(config, trust_remote_code=True)
+    shapes = {name: parameter.shape for name, parameter in model.base_model.named_parameters()}
+    assert {name: parameter.shape for name, parameter in made.named_parameters()} == shapes
+    widths = [(layer.mlp.up_proj.out_features, layer.mlp.down_proj.in_features) for layer in made.layers]
+    assert widths == [(s.num_units,) * 2 for s in find_sublayers(model) if s.kind == "ffn"]
+
+
+def test_with_fewer_heads_engines_get_no_base_model(saved):
+    assert "AutoModel" not in config_of(saved)["auto_map"]
 
 
 def pruned_family(family):

@@ -35,6 +35,7 @@ class {name}(Standalone, transformers.{name}):
     """Pruned by trimformer."""
 
     _auto_class = "{auto}"
+    trimformer_prefix = "{prefix}"
 '''.lstrip()
 
 
@@ -75,17 +76,22 @@ def write_standalone(model: PreTrainedModel, directory: Path) -> None:
         dense = dense_class(model)(dense_config)
     narrowed = _narrowed(model)
     changes = {name: _change(module, dense.get_submodule(name)) for name, module in narrowed.items()}
-    file, name, autos = directory / "config.json", type(model).__name__, _auto_classes(model)
+    file, name, autos, base = directory / "config.json", type(model).__name__, _auto_classes(model), _base(model)
+    if any(changes[name] for name in _narrowed(model, "attention")):
+        base = None  # vLLM, which asks for it, takes the number of heads from the config, and crashes
+    auto_map, classes = dict.fromkeys(autos, name), [_CLASS.format(name=name, auto=autos[0], prefix="")]
+    if base is not None:
+        base_name = type(base).__name__
+        auto_map["AutoModel"] = base_name
+        classes.append(_CLASS.format(name=base_name, auto="AutoModel", prefix=f"{model.base_model_prefix}."))
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= {
         SHAPES: {name: change for name, change in changes.items() if change},
-        "auto_map": dict.fromkeys(autos, f"{FILE}.{name}"),
+        "auto_map": {auto: f"{FILE}.{kind}" for auto, kind in auto_map.items()},
         ENTRY: STANDALONE,
     }
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    text = "\n\n".join(
-        [inspect.getsource(standalone_template), *_sources(narrowed.values()), _CLASS.format(name=name, auto=autos[0])]
-    )
+    text = "\n\n".join([inspect.getsource(standalone_template), *_sources(narrowed.values()), *classes])
     (directory / f"{FILE}.py").write_text(text, encoding="utf-8")
 
 
@@ -114,14 +120,22 @@ def _auto_classes(model: PreTrainedModel) -> list[str]:
     return found
 
 
+def _base(model: PreTrainedModel) -> PreTrainedModel | None:
+    """Returns the model without its head, if `AutoModel` makes one of its class; engines such as vLLM ask for that."""
+    base: Any = model.base_model
+    if base is model or dense_class(base) is not type(base) or type(base.config) is not type(model.config):
+        return None
+    return base if "AutoModel" in _auto_classes(base) and "AutoModel" not in _auto_classes(model) else None
+
+
 def _is_theirs(thing: Any) -> bool:
     return str(thing.__module__).split(".")[0] in ("transformers", "torch", "builtins", "abc")
 
 
-def _narrowed(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The modules that pruning changes, by name."""
+def _narrowed(model: PreTrainedModel, *kinds: str) -> dict[str, nn.Module]:
+    """The modules that pruning of some kinds of sublayers changes, by name; all kinds by default."""
     found: set[nn.Module] = set()
-    for sublayer in find_sublayers(model):
+    for sublayer in (s for s in find_sublayers(model) if not kinds or s.kind in kinds):
         found |= {sublayer.projection, *(producer.linear for producer in sublayer.producers)}
         found |= {module for module, _ in sublayer.count_attributes}
         found |= {sublayer.queries_attribute[0]} if sublayer.queries_attribute else set()

@@ -21,12 +21,15 @@ class Standalone:
     """Resizes the modules of a Transformers model as the config's `trimformer_shapes` describe."""
 
     config: Any
+    trimformer_prefix = ""  # of the names in the config, for the base model: that of the base model in the whole one
 
     @torch.no_grad()
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         for name, change in config.trimformer_shapes.items():
-            module = self.get_submodule(name)  # type: ignore[attr-defined]
+            if not name.startswith(self.trimformer_prefix):
+                continue  # belongs to a head
+            module = self.get_submodule(name.removeprefix(self.trimformer_prefix))  # type: ignore[attr-defined]
             for key, shape in change.get("shapes", {}).items():
                 setattr(module, key, nn.Parameter(getattr(module, key)[tuple(map(slice, shape))].clone()))
             for key, value in change.get("values", {}).items():
