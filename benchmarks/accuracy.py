@@ -82,7 +82,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
         seq_len = task.average_length or mean_length(features)
         lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
         costs = linear_costs(find_sublayers(model), "mac", lengths)
-        methods = {f"{m}{', plain' * (k == 'plain')}": with_layout(find_method(m), k) for m in options.methods
+        methods = {m if k == "free" else f"{m}, {k}": with_layout(find_method(m), k) for m in options.methods
                    for k in options.layouts}  # fmt: skip
         for method, point in methods.items():
             start = time.perf_counter()
