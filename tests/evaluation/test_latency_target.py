@@ -89,6 +89,15 @@ def test_a_model_too_fast_is_searched_again_between_itself_and_the_dense_model(m
         assert constraint * costs.dense > costs.of(UNITS)
 
 
+@pytest.mark.parametrize(("second_ms", "again"), [(4.9, False), (5.04, True)])
+def test_after_a_correction_even_noise_above_the_budget_is_corrected(monkeypatch, second_ms, again):
+    seen = iter(Comparison(timing(10.0), timing(ms), timing(ms / 10.0)) for ms in (4.0, second_ms))
+    monkeypatch.setattr(latency_target, "compare_latency", lambda *_: next(seen))
+    asked = LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))
+    assert asked(STUDENT) is not None
+    assert (asked(STUDENT) is not None) == again
+
+
 def test_load_of_the_machine_cancels(monkeypatch):
     # By the table the dense model takes 20.6 ms; other jobs slow both models to three times that.
     dense = COSTS.dense

@@ -78,13 +78,14 @@ class LatencyTarget:
     def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
         """Returns corrected costs and their constraint, or None if the student meets the target.
 
-        Costs are lowered at most once, and only before they are raised, so that corrections end.
+        Costs are lowered at most once, and only before they are raised, so that corrections end. A model that was
+        selected after a correction may not be slower at all: its noise comes on top of that of the correction.
         """
         units = [s.num_units for s in find_sublayers(student)]
         latency = compare_latency(self._model, student, self._workload)
         requested, left_over = self._requested(latency), self.left_over(latency)
         dense_ms = self.reference_ms or latency.dense.median
-        if self.misses(latency):
+        if self.misses(latency) or (self.corrected and left_over < 0):
             self.costs = corrected_costs(self.costs, units, latency.ratio.median * dense_ms)
         elif not self.corrected and latency.ratio.high < (1 - WORTH) * requested and self._can_grow(units):
             # The slower end of the interval: a larger model must not exceed the budget.
