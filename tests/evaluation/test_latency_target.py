@@ -50,8 +50,8 @@ def ask(monkeypatch, dense_ms, pruned_ms, constraint, latency_ms=None):
     return answer
 
 
-@pytest.mark.parametrize("pruned_ms", [5.0, 5.04, 4.96, 4.87])
-def test_a_promise_kept_within_the_noise_or_little_better_is_left_alone(monkeypatch, pruned_ms):
+@pytest.mark.parametrize("pruned_ms", [5.0, 4.96, 4.87])
+def test_a_promise_kept_or_little_better_is_left_alone(monkeypatch, pruned_ms):
     assert ask(monkeypatch, 10.0, pruned_ms, 0.5) is None
     assert ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0) is None
 
@@ -69,14 +69,14 @@ def test_after_a_correction_the_estimated_share_is_the_measured_one_however_busy
     assert asked.share(UNITS) == pytest.approx(ratio)
 
 
-@pytest.mark.parametrize("pruned_ms", [5.2, 9.0, 12.0])
+@pytest.mark.parametrize("pruned_ms", [5.04, 5.2, 9.0, 12.0])
 def test_a_model_too_slow_is_searched_again(monkeypatch, pruned_ms):
     costs, constraint = ask(monkeypatch, 10.0, pruned_ms, 0.5)
     assert constraint == pytest.approx(min(1.0, 5.0 / costs.dense))
-    assert costs.of(UNITS) == pytest.approx(pruned_ms)
+    assert costs.of(UNITS) == pytest.approx(1.01 * pruned_ms)  # the slower end of the interval
     costs, constraint = ask(monkeypatch, 10.0, pruned_ms, 0.4, latency_ms=5.0)
     assert constraint == pytest.approx(min(1.0, 5.0 / costs.dense))
-    assert costs.of(UNITS) == pytest.approx(pruned_ms)
+    assert costs.of(UNITS) == pytest.approx(1.01 * pruned_ms)  # the slower end of the interval
 
 
 @pytest.mark.parametrize("pruned_ms", [4.7, 2.0])
@@ -85,17 +85,8 @@ def test_a_model_too_fast_is_searched_again_between_itself_and_the_dense_model(m
         costs, constraint = ask(monkeypatch, 10.0, pruned_ms, **request)
         assert constraint == pytest.approx(0.5)
         assert costs.dense == pytest.approx(10.0)
-        assert costs.of(UNITS) == pytest.approx(1.01 * pruned_ms)  # the slower end of the interval
+        assert costs.of(UNITS) == pytest.approx(1.01 * pruned_ms)
         assert constraint * costs.dense > costs.of(UNITS)
-
-
-@pytest.mark.parametrize(("second_ms", "again"), [(4.9, False), (5.04, True)])
-def test_after_a_correction_even_noise_above_the_budget_is_corrected(monkeypatch, second_ms, again):
-    seen = iter(Comparison(timing(10.0), timing(ms), timing(ms / 10.0)) for ms in (4.0, second_ms))
-    monkeypatch.setattr(latency_target, "compare_latency", lambda *_: next(seen))
-    asked = LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))
-    assert asked(STUDENT) is not None
-    assert (asked(STUDENT) is not None) == again
 
 
 def test_load_of_the_machine_cancels(monkeypatch):

@@ -43,7 +43,7 @@ def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, workload: W
 
 
 class LatencyTarget:
-    """Requests another selection if the latency of the shrunk model differs from the request by more than the noise.
+    """Requests another selection if the shrunk model is slower than requested, or faster by more than the noise.
 
     Everything is compared as a fraction of the dense model's latency at the same time, so that the load of the machine
     cancels. Requested milliseconds are counted at the fastest state of the machine that was seen.
@@ -78,15 +78,15 @@ class LatencyTarget:
     def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
         """Returns corrected costs and their constraint, or None if the student meets the target.
 
-        Costs are lowered at most once, and only before they are raised, so that corrections end. A model that was
-        selected after a correction may not be slower at all: its noise comes on top of that of the correction.
+        Costs are lowered at most once, and only before they are raised, so that corrections end. They follow the slower
+        end of what was measured, so that the model is not slower than asked when it is timed again.
         """
         units = [s.num_units for s in find_sublayers(student)]
         latency = compare_latency(self._model, student, self._workload)
         requested, left_over = self._requested(latency), self.left_over(latency)
         dense_ms = self.reference_ms or latency.dense.median
-        if self.misses(latency) or (self.corrected and left_over < 0):
-            self.costs = corrected_costs(self.costs, units, latency.ratio.median * dense_ms)
+        if left_over < 0:
+            self.costs = corrected_costs(self.costs, units, latency.ratio.high * dense_ms)
         elif not self.corrected and latency.ratio.high < (1 - WORTH) * requested and self._can_grow(units):
             # The slower end of the interval: a larger model must not exceed the budget.
             self.costs = interpolated_costs(self.costs, units, latency.ratio.high, dense_ms)
