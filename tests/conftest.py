@@ -1,5 +1,6 @@
 """Fixtures: tiny random models of every supported family and head, and a tokenizer that needs no download."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from testing.models import pruned as pruned
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
 from trimformer.costs.timing import MIN_TURNS
 from trimformer.models import find_sublayers
+
+# Jobs in the background of a script ignore Ctrl-C, and so would every command that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")
