@@ -1,7 +1,5 @@
 """Runs the command line as `python -m trimformer`."""
 
-import sys
+from trimformer.cli.main import command
 
-from trimformer.cli.main import main
-
-sys.exit(main())
+command()

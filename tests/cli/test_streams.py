@@ -240,6 +240,21 @@ def wait_for(process, seconds):
         raise
 
 
+LEAVING = """
+import atexit, sys, threading, time
+from trimformer.cli.signals import leave
+threading.Thread(target=time.sleep, args=(600,)).start()  # the end of the interpreter would wait for it
+atexit.register(print, "cleaned up")
+leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_after_a_signal_the_process_ends_after_its_clean_up_whatever_still_runs(code):
+    done = subprocess.run([sys.executable, "-c", LEAVING, str(code)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "cleaned up\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after", [0.4, 1.5, 4, 8])

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
-from trimformer.cli.signals import Terminated, is_main_by_environment, signals
+from trimformer.cli.signals import INTERRUPTED, TERMINATED, Terminated, is_main_by_environment, signals
 from trimformer.cli.streams import TolerantStream
 from trimformer.errors import RemoteError, TrimformerError, flat
 from trimformer.utils import output_lock
@@ -99,11 +99,11 @@ def _run_with_exit_code(run: Callable[[], int | None]) -> int:
         return _report_terminated()
     except KeyboardInterrupt as error:
         _print_error(str(error) or f"interrupted; {output_lock.describe_completed()}")
-        return 130
+        return INTERRUPTED
     except Exception as error:
         if signals.interrupted:  # a library caught the interrupt and raised its own error
             _print_error(f"interrupted; {output_lock.describe_completed()}")
-            return 130
+            return INTERRUPTED
         if signals.terminated:
             return _report_terminated()
         reports = _reports(error)
@@ -124,7 +124,7 @@ def _report_terminated() -> int:
     """Prints in the main process that SIGTERM ended the run; returns the exit code."""
     if is_main_by_environment():
         _print_error(f"terminated; {output_lock.describe_completed()}")
-    return 143
+    return TERMINATED
 
 
 def _print_error(sentence: str) -> None:

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from trimformer.cli.flags import evaluate, export, latency, prune, reproduce, sweep
 from trimformer.cli.logs import guarded as guarded
 from trimformer.cli.logs import quieten
-from trimformer.cli.signals import signals
+from trimformer.cli.signals import leave, signals
 from trimformer.errors import TrimformerError
 from trimformer.version import __version__
 
@@ -110,6 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: COMMANDS[arguments.command].run(arguments))
 
 
+def command() -> NoReturn:
+    """Runs the command line of this process, and ends it."""
+    leave(main())
+
+
 def _finetune(words: Sequence[str]) -> None:
     imported("trimformer.cli.finetune", "run")(words)
 
@@ -131,4 +136,4 @@ def imported(module: str, function: str) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -4,13 +4,17 @@ A signal is remembered because a library may catch the exception: some treat any
 interrupt, as a missing package.
 """
 
+import atexit
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED, TERMINATED = 130, 143  # exit codes
 
 
 class Terminated(SystemExit):
@@ -65,7 +69,7 @@ class Signals:
         self.interrupted = True
         if self._importing:
             print("interrupted; nothing was written", file=sys.stderr, flush=True)
-            os._exit(130)
+            os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
@@ -74,8 +78,22 @@ class Signals:
         if self._importing:
             if is_main_by_environment():
                 print("terminated; nothing was written", file=sys.stderr, flush=True)
-            os._exit(143)
-        raise Terminated(143)
+            os._exit(TERMINATED)
+        raise Terminated(TERMINATED)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with an exit code.
+
+    After a signal, the interpreter is not finalized: native threads that the signal left at work may crash it then.
+    """
+    if code in (INTERRUPTED, TERMINATED):
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # closed, or the reader of a pipe is gone
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 signals = Signals()
