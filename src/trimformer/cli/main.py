@@ -60,7 +60,7 @@ COMMANDS = {
         evaluate.add_arguments, evaluate.EXAMPLES, evaluate.check, "trimformer.cli.evaluate",
     ),
     "export": Command(
-        "write files for ONNX Runtime or OpenVINO, in float32 and eight bits",
+        "write files for ONNX Runtime, OpenVINO or llama.cpp, in float32 and fewer bits",
         export.add_arguments, export.EXAMPLES, export.check, "trimformer.cli.export",
     ),
     "lut": Command(
@@ -81,7 +81,7 @@ COMMANDS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="trimformer", description="Prune Transformers encoders without retraining.")
+    parser = argparse.ArgumentParser(prog="trimformer", description="Prune Transformers models without retraining.")
     parser.add_argument("--version", action="version", version=f"trimformer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
