@@ -1,14 +1,13 @@
 """Samples to polish on: the calibration samples and more unlabelled ones; every eighth is held out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from trimformer.costs.pass_cost import forward_seconds
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import max_batch_tokens
@@ -22,7 +21,7 @@ from trimformer.options.data import DataOptions
 from trimformer.options.methods import Method
 from trimformer.options.polish import PolishBudget, PolishOptions, check_seconds, epochs_of_passes, parse_budget
 from trimformer.refit.regression_moments import HELD_OUT_EVERY
-from trimformer.utils.distributed import decide, shard, world_size
+from trimformer.utils.distributed import shard, world_size
 
 # Fields of a task that name its label columns, with their values for unlabelled rows.
 _NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "indicator_columns": ()}
@@ -44,12 +43,12 @@ class PolishInputs:
     budget: PolishBudget
     only_calibration: bool = False
 
-    def check_affordable(self, share: float, dense: PreTrainedModel) -> None:
+    def check_affordable(self, share: float, pass_seconds: Callable[[], float]) -> None:
         """Checks, before the long work, that the budget pays for one epoch; of seconds, only that it is not far below.
 
         Args:
             share: share of the dense model's MACs to keep.
-            dense: the dense model, which is timed where the budget is in seconds.
+            pass_seconds: seconds of a dense forward pass over the samples; called where the budget is in seconds.
 
         Raises:
             TrimformerError: the budget pays for less than one epoch.
@@ -57,7 +56,7 @@ class PolishInputs:
         if self.budget.passes is not None:
             epochs_of_passes(self.budget, share)
         else:
-            decide(lambda: check_seconds(self.budget, share, forward_seconds(dense, self.batches)))
+            check_seconds(self.budget, share, pass_seconds())
 
 
 def draw_polish_inputs(

@@ -43,7 +43,7 @@ from trimformer.session.fewer_tokens import with_fewer_tokens
 from trimformer.session.inputs import Inputs
 from trimformer.session.memory_estimate import warn_of_memory
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
-from trimformer.utils.distributed import is_main, world_size
+from trimformer.utils.distributed import decide, is_main, world_size
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.progress import progress
 from trimformer.utils.stage_timer import StageTimer
@@ -91,6 +91,13 @@ class Session:
     def seconds_per_pass(self) -> float:
         """Seconds of a forward pass of the dense model over the calibration samples."""
         return forward_seconds(self.model, self.data.batches)
+
+    @cached_property
+    def seconds_per_polish_pass(self) -> float:
+        """Seconds of a forward pass of the dense model over the samples to polish on, the same in every process."""
+        polishing = self.polishing
+        assert polishing is not None
+        return decide(lambda: forward_seconds(self.model, polishing.batches))
 
     @cached_property
     def dense_scores(self) -> Scored:

@@ -77,9 +77,9 @@ def find_unit_costs(
         workload = ForwardPass(random_inputs(model, batch_size, length, example), latency.backend)
     if metric == "memory":
         gguf = gguf or GgufOptions()
-        gguf = replace(gguf, context=cache_tokens(model, gguf))
-        costs = memory_costs(model, gguf.quantize, cache_tokens(model, gguf))
-        return UnitCosts(metric, costs, latency, workload, length, gguf=gguf)
+        tokens = cache_tokens(model, gguf)
+        costs = memory_costs(model, gguf.quantize, tokens)
+        return UnitCosts(metric, costs, latency, workload, length, gguf=replace(gguf, context=tokens))
     if metric != "latency":
         return UnitCosts(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, workload, length)
     table = latency.table
