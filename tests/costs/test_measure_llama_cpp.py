@@ -66,11 +66,22 @@ def test_a_table_adds_up_to_the_time_of_every_model(monkeypatch, phase, family):
     assert set(files.requests) == {first, later}
 
 
-def test_a_model_whose_layers_keep_one_size_has_a_table_too(monkeypatch):
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        (
+            "Qwen3",
+            ([4, 160], [2, 256], [3, 96], [1, 32]),
+        ),  # not tied: llama.cpp has no graph for layers of several sizes
+        ("Gemma", ([4, 160], [2, 256], [3, 96], [1, 32])),
+        ("Phi3", ([4, 160], [4, 64], [4, 32])),  # nor for fewer heads
+    ],
+)
+def test_a_model_whose_layers_keep_one_size_has_a_table_too(monkeypatch, family, sizes):
     FakeFiles(monkeypatch)
-    model = wide("Qwen3")  # not tied: llama.cpp has no graph for layers of several sizes
+    model = wide(family, hidden_size=128)
     costs = measure_llama_cpp_table(model, DECODE).costs(model)
-    for size in ([4, 160], [2, 256], [3, 96], [1, 32]):
+    for size in sizes:
         share = true_ms(resized(model, size * 5)) / true_ms(model)
         assert costs.of(size * 5) / costs.dense == pytest.approx(share, rel=1e-6)
 
@@ -220,11 +231,13 @@ def test_flags_that_make_no_sense_together_are_refused_before_the_data_are_read(
     ("model", "words", "message"),
     [
         (lambda: wide("Qwen3"), [], "has no output matrix; prune it with --layout plain"),
-        (lambda: wide("Gemma2"), [], "GGUF files of Gemma2ForCausalLM are not supported"),
+        (lambda: wide("Gemma"), [], "whose layers differ in size; prune it with --layout plain"),
+        (lambda: wide("Granite"), [], "GGUF files of GraniteForCausalLM are not supported"),
     ],
 )
 def test_models_that_llama_cpp_cannot_run_are_refused_before_the_data_are_read(tmp_path, capsys, model, words, message):
     save(model(), tokenizer(), tmp_path / "model")
+    capsys.readouterr()  # the progress of writing
     (tmp_path / "data.jsonl").write_text("{no json")
     words = [*FLAGS, "--latency-ms", "3", *words]
     assert command(tmp_path / "model", tmp_path / "data.jsonl", tmp_path / "out", *words) == 2

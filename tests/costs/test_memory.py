@@ -8,7 +8,7 @@ import torch
 import trimformer
 from testing.language import language_model
 from tests.conftest import make_model, make_tokenizer
-from tests.export.gguf.models import FAMILIES, LAYOUTS, make, tokenizer
+from tests.export.gguf.models import FAMILIES, LAYOUTS, ONE_SIZE, make, make_one_size, tokenizer
 from trimformer import GgufOptions, TrimformerError
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.memory import memory_costs, model_memory
@@ -113,3 +113,14 @@ def test_shrunk_models_of_one_size_are_counted_as_their_own_architecture(tmp_pat
     model = language_model("Qwen3", vocab_size=320, bos_token_id=2, eos_token_id=3)
     shrink(model, [torch.ones(s.num_units).index_fill_(0, torch.tensor([0]), 0) for s in find_sublayers(model)])
     assert model_memory(model, "q8_0", 10).weights == file_bytes(model, tmp_path / "gguf", "q8_0")
+
+
+@pytest.mark.parametrize("name", ONE_SIZE)
+def test_models_of_one_size_take_what_their_sublayers_take(name):
+    dense = make_one_size(name)
+    costs = memory_costs(dense, "q8_0", 100)
+    assert costs.dense == model_memory(dense, "q8_0", 100).total
+    attention, ffn = (s.num_units for s in find_sublayers(dense)[:2])
+    layers = len(find_sublayers(dense)) // 2
+    narrow = costs.of([attention, ffn * 2 // 3] * layers)
+    assert narrow == model_memory(make_one_size(name, neurons=64), "q8_0", 100).total

@@ -32,6 +32,7 @@ from trimformer.export.gguf.architecture import (
     pruned_graph,
     written_neurons,
 )
+from trimformer.export.gguf.families import family_of, layers_of
 from trimformer.models import KINDS, Kind, find_sublayers
 from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import versions
@@ -81,7 +82,8 @@ def measure_llama_cpp_table(model: PreTrainedModel, run: LlamaCppRun, *, seconds
         "ffn": _Widths((NEURON_MULTIPLE, written_neurons(neurons // 2), written_neurons(neurons))),
     }
     graph = pruned_graph(model)
-    designs = _designs(model, heads, neurons, timed_layers(model, run), free=graph in FREE)
+    all_heads = graph not in FREE and family_of(model).square
+    designs = _designs(model, heads, neurons, timed_layers(model, run), free=graph in FREE, all_heads=all_heads)
     rows: list[Floats] = []
 
     def models() -> Iterator[PreTrainedModel]:
@@ -96,7 +98,7 @@ def measure_llama_cpp_table(model: PreTrainedModel, run: LlamaCppRun, *, seconds
     worst = np.abs(np.stack(rows) @ parts / ratios - 1).max()
     logger.info("the latency table fits the %d timed models to %.1f %%", len(ratios), 100 * worst)
 
-    empty = int(needs_head(sublayers[0].module, False, graph))
+    empty = int(needs_head(dict(family_of(model).layer_parts(layers_of(model)[0])), False, graph))
     written: dict[Kind, list[int]] = {
         "attention": [max(units, empty) for units in range(heads + 1)],
         "ffn": [written_neurons(units) for units in range(neurons + 1)],
@@ -112,7 +114,9 @@ def measure_llama_cpp_table(model: PreTrainedModel, run: LlamaCppRun, *, seconds
     return LatencyTable({kind: scale * levels[kind] for kind in KINDS}, scale * float(parts[0]), setting)
 
 
-def _designs(model: PreTrainedModel, heads: int, neurons: int, layers: int, *, free: bool) -> list[list[int]]:
+def _designs(
+    model: PreTrainedModel, heads: int, neurons: int, layers: int, *, free: bool, all_heads: bool
+) -> list[list[int]]:
     """Returns the units of each sublayer of the models to time, the dense one first.
 
     Args:
@@ -121,9 +125,12 @@ def _designs(model: PreTrainedModel, heads: int, neurons: int, layers: int, *, f
         neurons: most units of its feed-forward sublayers.
         layers: to keep in all but the dense model.
         free: whether layers may be without attention.
+        all_heads: whether no layer may have fewer heads.
     """
-    half = (heads + 1) // 2, neurons // 2
-    sizes = [(heads, half[1]), (heads, 0), (half[0], neurons), (1, neurons), half, *([(0, neurons)] if free else [])]
+    least, half_heads = (heads, heads) if all_heads else (1, (heads + 1) // 2)
+    half = neurons // 2
+    sizes = [(heads, half), (heads, 0), (half_heads, neurons), (least, neurons), (half_heads, half)]
+    sizes += [(0, neurons)] if free else []
     sublayers = find_sublayers(model)
 
     def units(size: tuple[int, int], kept: int) -> list[int]:
@@ -131,7 +138,12 @@ def _designs(model: PreTrainedModel, heads: int, neurons: int, layers: int, *, f
         return [min(of_kind[s.kind], s.num_units) if s.layer < kept else 0 for s in sublayers]
 
     dense = [s.num_units for s in sublayers]
-    designs = [dense, *(units(size, layers) for size in sizes), units((heads, neurons), layers // 2), units((1, 0), 1)]
+    designs = [
+        dense,
+        *(units(size, layers) for size in sizes),
+        units((heads, neurons), layers // 2),
+        units((least, 0), 1),
+    ]
     return [list(design) for design in dict.fromkeys(map(tuple, designs))]
 
 

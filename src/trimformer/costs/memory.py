@@ -1,7 +1,6 @@
 """Bytes that a language model takes in llama.cpp: all tensors of its GGUF file, and its key-value cache."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -15,6 +14,7 @@ from trimformer.export.gguf.architecture import (
     needs_head,
     pruned_graph,
 )
+from trimformer.export.gguf.families import family_of, head_size, layers_of
 from trimformer.export.gguf.quantize import tensor_bytes
 from trimformer.export.gguf.tensors import layer_tensors, list_tensors
 from trimformer.models import Sublayer, find_sublayers, max_positions
@@ -67,10 +67,9 @@ def model_memory(model: PreTrainedModel, quantization: Quantization, tokens: int
         TrimformerError: llama.cpp has no graph that computes this model.
     """
     architecture = choose_architecture(model)
-    weights = sum(tensor_bytes(tensor.shape, quantization) for tensor in list_tensors(model, architecture))
-    layers: Any = model.model.layers
-    head_size = layers[0].self_attn.head_dim
-    return Memory(weights, sum(_cache(size.kv_heads, head_size, tokens) for size in architecture.sizes))
+    weights = sum(tensor_bytes(tensor, quantization) for tensor in list_tensors(model, architecture))
+    channels = head_size(model)
+    return Memory(weights, sum(_cache(size.kv_heads, channels, tokens) for size in architecture.sizes))
 
 
 def memory_costs(model: PreTrainedModel, quantization: Quantization, tokens: int) -> Costs:
@@ -88,23 +87,26 @@ def memory_costs(model: PreTrainedModel, quantization: Quantization, tokens: int
         TrimformerError: llama.cpp has no graph that computes this model.
     """
     sublayers, graph = find_sublayers(model), pruned_graph(model)
+    family, channels = family_of(model), head_size(model)
+    layers = layers_of(model)
 
     def level(sublayer: Sublayer, size: LayerSize) -> int:
-        layer: Any = sublayer.module
+        parts = family.layer_parts(layers[sublayer.layer])
         is_attention = sublayer.kind == "attention"
         weights = sum(
-            tensor_bytes(tensor.shape, quantization)
-            for name, tensor in layer_tensors(layer, size, graph)
+            tensor_bytes(tensor, quantization)
+            for name, tensor in layer_tensors(parts, size, channels, graph)
             if name.startswith(("self_attn.", "input_layernorm")) == is_attention
         )
-        return weights + (_cache(size.kv_heads, layer.self_attn.head_dim, tokens) if is_attention else 0)
+        return weights + (_cache(size.kv_heads, channels, tokens) if is_attention else 0)
 
     def levels(sublayer: Sublayer, queries: int) -> Floats:
         if sublayer.kind == "ffn":
             multiples = np.maximum(1, -(-np.arange(sublayer.num_units + 1) // NEURON_MULTIPLE))
             bytes_of = [0, *(level(sublayer, LayerSize(1, 1, NEURON_MULTIPLE * int(n))) for n in np.unique(multiples))]
             return np.asarray(bytes_of, dtype=np.float64)[multiples]
-        empty = int(needs_head(sublayer.module, sublayer.module is sublayers[0].module, graph))
+        names = dict(family.layer_parts(layers[sublayer.layer]))
+        empty = int(needs_head(names, sublayer.layer == 0, graph))
         sizes = [LayerSize(empty, empty, NEURON_MULTIPLE)]
         sizes += [LayerSize(k * queries, k, NEURON_MULTIPLE) for k in range(1, sublayer.num_units + 1)]
         return np.asarray([level(sublayer, size) for size in sizes], dtype=np.float64)
@@ -115,6 +117,6 @@ def memory_costs(model: PreTrainedModel, quantization: Quantization, tokens: int
     return Costs(tables, fixed, narrow=narrow)
 
 
-def _cache(kv_heads: int, head_size: int, tokens: int) -> int:
+def _cache(kv_heads: int, channels: int, tokens: int) -> int:
     """Returns the bytes of a layer's keys and values."""
-    return _CACHE_BYTES * kv_heads * head_size * -(-tokens // CELLS) * CELLS
+    return _CACHE_BYTES * kv_heads * channels * -(-tokens // CELLS) * CELLS

@@ -42,7 +42,9 @@ def _depth(sublayers: Sequence[Sublayer]) -> int:
 
 
 def _key(config: Any, names: Sequence[str], value: int) -> str | None:
-    return next((name for name in names if getattr(config, name, None) == value), None)
+    """Returns the name of the entry that holds a size, or of one that is None, as GPT-2's width is by default."""
+    there = [name for name in names if hasattr(config, name)]
+    return next((name for v in (value, None) for name in there if getattr(config, name) == v), None)
 
 
 def supports_fewer_heads(sublayer: Sublayer) -> bool:

@@ -4,9 +4,11 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from testing.language import CHAT_TEMPLATE, language_model
+from testing.models import enlarged
 from tests.checkpoints.tiny_tokenizers import CORPUS, byte_level
 from trimformer.checkpoints.shrink import shrink
 from trimformer.models import find_sublayers
@@ -21,6 +23,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen2 tied": ("Qwen2", {"tie_word_embeddings": True}),
     "Qwen3 tied": ("Qwen3", {"tie_word_embeddings": True}),
 }
+
+# Families that llama.cpp runs with one size for all layers: 4 heads of 16 channels, 96 neurons.
+# Windows are shorter than the texts of the comparison.
+ONE_SIZE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Gemma": ("Gemma", "GemmaForCausalLM", {}),
+    "Gemma2": ("Gemma2", "Gemma2ForCausalLM", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
+    "Gemma3": (
+        "Gemma3Text", "Gemma3ForCausalLM", {"sliding_window": 8, "query_pre_attn_scalar": 16, "num_hidden_layers": 7}
+    ),
+    "Phi": ("Phi", "PhiForCausalLM", {"partial_rotary_factor": 0.5}),
+    "Phi3": ("Phi3", "Phi3ForCausalLM", {}),
+    "GPT2": ("GPT2", "GPT2LMHeadModel", {"n_inner": 96}),
+}  # fmt: skip
 
 # Layout -> (heads, neurons) of each of 4 layers, of 2 heads and 96 neurons.
 LAYOUTS = {
@@ -57,5 +72,26 @@ def make(name: str = "Llama", layout: str = "dense", **overrides: Any) -> PreTra
     for i, (heads, neurons) in enumerate(LAYOUTS[layout]):
         masks[2 * i][2 - heads :] = 1
         masks[2 * i + 1][96 - neurons :] = 1
+    shrink(model, masks)
+    return model
+
+
+def make_one_size(name: str, heads: int = 4, neurons: int = 96, **overrides: Any) -> PreTrainedModel:
+    """A random model of `ONE_SIZE` of which the last query heads and neurons of each layer are kept."""
+    family, head, own = ONE_SIZE[name]
+    sizes: dict[str, Any] = {
+        "vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "max_position_embeddings": 256, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0,
+    }  # fmt: skip
+    sizes |= {"head_dim": 16} if name.startswith("Gemma") else {}
+    sizes |= {} if name == "GPT2" else {"num_key_value_heads": 2, "intermediate_size": 96}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**{**sizes, **own, **overrides})
+    model = enlarged(getattr(transformers, head)(config).eval())
+    masks = []
+    for sublayer in find_sublayers(model):
+        share = heads / 4 if sublayer.kind == "attention" else neurons / 96
+        removed = round((1 - share) * sublayer.num_units)
+        masks.append((torch.arange(sublayer.num_units) >= removed).float())
     shrink(model, masks)
     return model

@@ -187,7 +187,7 @@ def test_a_model_without_a_graph_is_refused(model, message):
 
 
 def test_every_family_that_can_be_written_is_a_class_of_transformers():
-    from trimformer.export.gguf.architecture import FAMILIES
+    from trimformer.export.gguf.families import FAMILIES
 
     assert all(hasattr(transformers, name) for name in FAMILIES)
     assert language_model("Llama").config.model_type == "llama"

@@ -12,13 +12,14 @@ import torch
 from testing.language import CHAT_TEMPLATE, language_model
 from tests.commands import error_line
 from tests.conftest import make_model
-from tests.export.gguf.models import FAMILIES, LAYOUTS, make, tokenizer
+from tests.export.gguf.models import FAMILIES, LAYOUTS, ONE_SIZE, make, make_one_size, tokenizer
 from tests.export.gguf.tokenizers import KINDS, wrapped
 from trimformer.checkpoints.save_load import save
 from trimformer.checkpoints.vocabulary import trim_vocabulary
 from trimformer.cli.main import main
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf import tensors, verify
+from trimformer.export.gguf.architecture import check_graph
 from trimformer.export.gguf.export import export_gguf
 from trimformer.models import find_sublayers
 from trimformer.models.removal import keep_queries
@@ -52,6 +53,53 @@ def test_greedy_tokens_are_those_of_pytorch(name, layout, tmp_path, few_tokens):
     assert result.exact.equal == result.exact.tokens
     assert result.exact.divergence < 1e-9
     assert result.exact.chat
+
+
+@pytest.mark.parametrize("name", ONE_SIZE)
+def test_families_whose_layers_keep_one_size(name, tmp_path, few_tokens):
+    for folder, sizes in (("dense", (4, 96)), ("narrow", (4, 64)), ("fewer-heads", (2, 96))):
+        (tmp_path / folder).mkdir()
+        model = make_one_size(name, *sizes)
+        if sizes[0] < 4 and not name.startswith("Gemma"):
+            with pytest.raises(TrimformerError, match="whose layers differ in size or lack heads; prune it"):
+                exported(model, tmp_path / folder)
+            continue
+        result = exported(model, tmp_path / folder)
+        assert result.exact.tokens >= 16
+        assert result.exact.equal == result.exact.tokens
+        assert result.exact.divergence < 1e-6  # llama.cpp reads GELU from a table of float16
+
+
+@pytest.mark.parametrize("name", ["Gemma2", "Gemma3"])
+def test_windows_in_an_order_of_their_own(name, tmp_path, few_tokens, monkeypatch):
+    windows = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    model = make_one_size(name, num_hidden_layers=4, layer_types=windows)
+    result = exported(model, tmp_path)
+    assert result.exact.equal == result.exact.tokens
+    assert "older versions of llama.cpp" in str(result)
+    monkeypatch.setattr("trimformer.export.gguf.architecture._windows", lambda *_: None)
+    with pytest.raises(TrimformerError, match="predicts something else"):
+        exported(model, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Gemma3", "Phi3", "GPT2"])
+def test_plain_layouts_of_families_whose_layers_keep_one_size(name, tmp_path, few_tokens):
+    save(make_one_size(name), tokenizer(), tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n\n".join(["abcab cabba bacca cab aab bba"] * 40))
+    command = ["prune", str(tmp_path / "model"), "--data", str(tmp_path / "texts.txt"), "--constraint", "0.4",
+               "--layout", "plain", "--num-samples", "8", "--seq-len", "16"]  # fmt: skip
+    assert main([*command, "--output", str(tmp_path / "out"), "--export", "gguf-f32"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (pruned,) = (file for file in results["gguf"] if file["name"] == "pruned + f32")
+    assert pruned["equal"] == pruned["tokens"] > 0
+    assert pruned["dense_divergence"] > 1e-6 > pruned["divergence"]
+
+
+def test_a_plain_layout_that_could_remove_heads_is_refused_where_the_graph_needs_all():
+    check_graph(make_one_size("Phi3"), same_sizes=True)
+    with pytest.raises(TrimformerError, match=r"may remove heads of this Phi3ForCausalLM, .*needs all"):
+        check_graph(make_one_size("Phi3", head_dim=16), same_sizes=True)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3 tied"])
@@ -241,6 +289,10 @@ def test_prune_writes_the_files_and_compares_them_with_those_of_the_dense_model(
     [
         (lambda: make_model(), "GGUF files of BertForSequenceClassification are not supported"),
         (lambda: language_model("Qwen3"), "prune it with --layout plain"),
+        (
+            lambda: make_one_size("Gemma3"),
+            "no graph for a Gemma3ForCausalLM whose layers differ in size; prune it with",
+        ),
     ],
 )
 def test_a_model_without_a_graph_is_refused_before_its_data_are_read(model, message, tmp_path, capsys):

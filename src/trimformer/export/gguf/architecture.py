@@ -4,6 +4,7 @@ A GGUF file may list heads and neurons layer by layer, but only some of llama.cp
 Llama's graph with lists, `openelm` is Qwen 3's. Models whose layers have one size keep their family's architecture.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,38 +13,34 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
+from trimformer.export.gguf.families import (
+    Family,
+    activation,
+    attention_of,
+    family_of,
+    head_size,
+    is_tied,
+    layers_of,
+    rotary,
+)
+from trimformer.models import find_sublayers
+from trimformer.models.plain_config import supports_fewer_heads
 
 NEURON_MULTIPLE = 32  # length of a quantized block; rows of the down projection have as many values as neurons
 
 _ROPE_TYPES = ("default", "linear", "llama3")  # frequencies that do not depend on the length of the text
 
 
-@dataclass(frozen=True)
-class Family:
-    """Architectures of llama.cpp for a model class.
-
-    Attributes:
-        plain: for layers of one size.
-        free: for layers of different sizes; None where llama.cpp has no such graph.
-        tied: whether `free` takes its output matrix from the embeddings.
-        strict: whether `plain` needs heads as wide together as the residual stream, and has no biases of outputs.
-    """
-
-    plain: str
-    free: str | None
-    tied: bool = False
-    strict: bool = False
-
-
-FAMILIES = {
-    "LlamaForCausalLM": Family("llama", "deci"),
-    "MistralForCausalLM": Family("llama", "deci"),
-    "Qwen2ForCausalLM": Family("qwen2", "deci", strict=True),
-    "Qwen3ForCausalLM": Family("qwen3", "openelm", tied=True),
-}
-
 FREE = ("deci", "openelm")  # read heads and neurons layer by layer
 INTERLEAVED = ("llama", "deci")  # rotary embeddings turn pairs (0, 1), (2, 3), ... instead of halves of a head
+
+# Projections that are one matrix in the file.
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+FUSED: dict[str, dict[str, tuple[str, ...]]] = {
+    "openelm": {"self_attn.qkv_proj": _QKV},
+    "gpt2": {"self_attn.qkv_proj": _QKV},
+    "phi3": {"self_attn.qkv_proj": _QKV, "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj")},
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ class Architecture:
         sizes: of the written layers, units of zeros included.
         notes: what the file has that the model has not, in words.
         rope_factors: divisors of the rotary frequencies [head size / 2]; None where all are 1.
+        windows: of each written layer, whether it attends to a sliding window; None: as the graph has them by default.
     """
 
     name: str
@@ -72,6 +70,7 @@ class Architecture:
     sizes: tuple[LayerSize, ...]
     notes: tuple[str, ...]
     rope_factors: Tensor | None
+    windows: tuple[bool, ...] | None = None
 
 
 def choose_architecture(model: PreTrainedModel) -> Architecture:
@@ -80,23 +79,30 @@ def choose_architecture(model: PreTrainedModel) -> Architecture:
     Raises:
         TrimformerError: llama.cpp has no graph that computes this model.
     """
-    family = _family(model)
-    _check_config(model)
-    layers: Any = model.model.layers
-    dense = [_size(layer) for layer in layers]
+    family = family_of(model)
+    _check_config(model, family)
+    layers = [dict(family.layer_parts(layer)) for layer in layers_of(model)]
+    channels = head_size(model)
+    dense = [_size(parts, channels) for parts in layers]
     kept = [i for i, size in enumerate(dense) if size.kv_heads or size.neurons or _has_bias(layers[i])] or [0]
     sizes = [_padded(dense[i]) for i in kept]
     is_plain = len(set(sizes)) == 1 and sizes[0].kv_heads > 0
-    if family.strict:
-        is_plain &= sizes[0].heads * layers[0].self_attn.head_dim == model.config.hidden_size
+    if family.square:
+        is_plain &= sizes[0].heads * channels == model.config.hidden_size
+    if not family.output_biases:
         is_plain &= not any(map(_has_bias, layers))
     name = family.plain if is_plain else _free(model, family)
     if not is_plain:
         for position, i in enumerate(kept):
             if not sizes[position].kv_heads and needs_head(layers[i], position == 0, name):
                 sizes[position] = LayerSize(1, 1, sizes[position].neurons)
+    windows = _windows(model, family, kept)
     notes = _notes([dense[i] for i in kept], sizes, len(dense))
-    return Architecture(name, tuple(kept), tuple(sizes), notes, _rope_factors(model, name))
+    if windows is not None:
+        notes += (
+            "layers with a sliding window are in an order of their own, which older versions of llama.cpp ignore",
+        )
+    return Architecture(name, tuple(kept), tuple(sizes), notes, _rope_factors(model, name), windows)
 
 
 def check_graph(model: PreTrainedModel, *, same_sizes: bool) -> None:
@@ -110,8 +116,14 @@ def check_graph(model: PreTrainedModel, *, same_sizes: bool) -> None:
         TrimformerError: llama.cpp has no graph that computes it.
     """
     choose_architecture(model)
+    family = family_of(model)
     if not same_sizes:
-        _free(model, _family(model))
+        _free(model, family)
+    elif family.free is None and family.square and supports_fewer_heads(find_sublayers(model)[0]):
+        raise TrimformerError(
+            f"--layout plain may remove heads of this {type(model).__name__}, and llama.cpp's graph '{family.plain}' "
+            "needs all of them"
+        )
 
 
 def pruned_graph(model: PreTrainedModel) -> str:
@@ -120,30 +132,22 @@ def pruned_graph(model: PreTrainedModel) -> str:
     Raises:
         TrimformerError: the class is not one that can be written.
     """
-    family = _family(model)
+    family = family_of(model)
     try:
         return _free(model, family)
     except TrimformerError:
         return family.plain
 
 
-def needs_head(layer: Any, is_first: bool, architecture: str) -> bool:
-    """Whether a layer without heads is written with one of zeros."""
-    return is_first or architecture == "openelm" or layer.self_attn.o_proj.bias is not None
+def needs_head(parts: Collection[str], is_first: bool, architecture: str) -> bool:
+    """Whether a layer without heads is written with one of zeros.
 
-
-def _family(model: PreTrainedModel) -> Family:
-    """Returns the family of a model class.
-
-    Raises:
-        TrimformerError: the class is not one that can be written.
+    Args:
+        parts: names of the tensors of the layer.
+        is_first: whether it is the first layer of the file.
+        architecture: of the file.
     """
-    name = type(model).__name__
-    if name not in FAMILIES:
-        raise TrimformerError(
-            f"GGUF files of {name} are not supported; they are written for {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[name]
+    return is_first or architecture == "openelm" or "self_attn.o_proj.bias" in parts
 
 
 def _free(model: PreTrainedModel, family: Family) -> str:
@@ -156,6 +160,7 @@ def _free(model: PreTrainedModel, family: Family) -> str:
     reason = None
     if family.free is None:
         reason = f"llama.cpp has no graph for a {name} whose layers differ in size"
+        reason += " or lack heads" if family.square else ""
     elif family.tied and not is_tied(model):
         reason = f"llama.cpp's graph '{family.free}' for a {name} whose layers differ in size has no output matrix"
     elif family.free == "openelm" and any(".bias" in key for key, _ in model.named_parameters()):
@@ -165,56 +170,70 @@ def _free(model: PreTrainedModel, family: Family) -> str:
     return family.free
 
 
-def is_tied(model: PreTrainedModel) -> bool:
-    """Whether the output matrix is that of the token embeddings."""
-    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-
-def _check_config(model: PreTrainedModel) -> None:
+def _check_config(model: PreTrainedModel, family: Family) -> None:
     """Checks what the architectures take for granted.
 
     Raises:
         TrimformerError: the model differs in its activation, its attention or its rotary embeddings.
     """
     config: Any = model.config
-    name, attention = type(model).__name__, model.model.layers[0].self_attn
-    if config.hidden_act not in ("silu", "swish"):
-        raise TrimformerError(f"llama.cpp runs {name} with the activation 'silu' only, not '{config.hidden_act}'")
+    name, attention = type(model).__name__, attention_of(layers_of(model)[0])
+    if activation(config) not in family.activations:
+        raise TrimformerError(
+            f"llama.cpp runs {name} with the activation '{family.activations[0]}' only, not '{activation(config)}'"
+        )
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
-    if window is not None and slides and window < config.max_position_embeddings:
+    if family.window_every is None and window is not None and slides and window < config.max_position_embeddings:
         raise TrimformerError(
             f"this {name} has attention with a sliding window of {window} tokens, which llama.cpp's graph ignores; set "
             f"max_position_embeddings to {window} in its config.json to use it for texts up to that length"
         )
-    if abs(attention.scaling - attention.head_dim**-0.5) > 1e-6:
+    if getattr(config, "use_bidirectional_attention", False):
+        raise TrimformerError(f"this {name} attends to later tokens, which llama.cpp's graph does not")
+    if getattr(config, "qk_layernorm", False):
+        raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no norms of queries and keys")
+    if (
+        getattr(config, "scale_attn_by_inverse_layer_idx", False)
+        or abs(attention.scaling - head_size(model) ** -0.5) > 1e-6
+    ):
         raise TrimformerError(f"this {name} scales attention by {attention.scaling:g}, llama.cpp by the head size")
-    rope = config.rope_parameters
-    kind = rope.get("rope_type", "default")
-    if kind not in _ROPE_TYPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise TrimformerError(
-            f"rotary embeddings of type '{kind}' cannot be written; supported are {', '.join(_ROPE_TYPES)}, over whole "
-            "heads"
-        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in rope.values() if "full_attention" in rope else [rope]:
+        kind = part.get("rope_type", "default")
+        supported = ("default",) if family.window_every else _ROPE_TYPES
+        if kind not in supported or (part.get("partial_rotary_factor", 1.0) != 1.0 and not family.partial_rotary):
+            raise TrimformerError(
+                f"rotary embeddings of type '{kind}' cannot be written; supported are {', '.join(supported)}"
+                f"{'' if family.partial_rotary else ', over whole heads'}"
+            )
 
 
-def _size(layer: Any) -> LayerSize:
+def _windows(model: PreTrainedModel, family: Family, kept: Sequence[int]) -> tuple[bool, ...] | None:
+    """Returns which of the written layers attend to a sliding window; None where these are those of the graph."""
+    if family.window_every is None:
+        return None
+    config: Any = model.config
+    windows = tuple(config.layer_types[i] == "sliding_attention" for i in kept)
+    return None if windows == tuple((i + 1) % family.window_every > 0 for i in range(len(kept))) else windows
+
+
+def _size(parts: Mapping[str, Tensor], channels: int) -> LayerSize:
     """Returns the size of a layer by the shapes of its weights.
 
     Raises:
         TrimformerError: query heads cannot be shared out evenly among key-value heads.
     """
-    attention, size = layer.self_attn, layer.self_attn.head_dim
-    heads, kv_heads = (linear.weight.shape[0] // size for linear in (attention.q_proj, attention.k_proj))
+    heads, kv_heads = (parts[f"self_attn.{name}_proj.weight"].shape[0] // channels for name in "qk")
     if kv_heads and heads % kv_heads:
         raise TrimformerError(f"{heads} query heads cannot be shared out among {kv_heads} key-value heads")
-    return LayerSize(heads, kv_heads, layer.mlp.down_proj.weight.shape[1])
+    return LayerSize(heads, kv_heads, parts["mlp.down_proj.weight"].shape[1])
 
 
-def _has_bias(layer: Any) -> bool:
+def _has_bias(parts: Collection[str]) -> bool:
     """Whether a sublayer without units still adds a bias."""
-    return layer.self_attn.o_proj.bias is not None or layer.mlp.down_proj.bias is not None
+    return "self_attn.o_proj.bias" in parts or "mlp.down_proj.bias" in parts
 
 
 def written_neurons(neurons: int) -> int:
@@ -251,14 +270,17 @@ def _rope_factors(model: PreTrainedModel, architecture: str) -> Tensor | None:
     Raises:
         TrimformerError: the architecture takes no divisors, or attention is scaled too.
     """
-    rotary: Any = model.model.rotary_emb
-    size = model.model.layers[0].self_attn.head_dim
-    powers = torch.arange(0, size, 2, dtype=torch.float64) / size
-    theta = model.config.rope_parameters["rope_theta"]
-    factors = theta**-powers / rotary.inv_freq.double().cpu()
+    settings = rotary(model)
+    module: Any = getattr(model.base_model, "rotary_emb", None)
+    if settings is None or not hasattr(
+        module, "inv_freq"
+    ):  # Gemma 3 has two, both checked to be as they are by default
+        return None
+    powers = torch.arange(0, settings.channels, 2, dtype=torch.float64) / settings.channels
+    factors = settings.theta**-powers / module.inv_freq.double().cpu()
     if bool((abs(factors - 1) < 1e-5).all()):
         return None
-    if architecture not in INTERLEAVED or rotary.attention_scaling != 1:
+    if architecture not in INTERLEAVED or module.attention_scaling != 1:
         kind = model.config.rope_parameters["rope_type"]
         raise TrimformerError(f"llama.cpp's graph '{architecture}' has no rotary embeddings of type '{kind}'")
     return factors.float()

@@ -8,28 +8,29 @@ import torch
 from torch import Tensor
 
 from trimformer.errors import TrimformerError
+from trimformer.export.gguf.tensors import POSITIONS, NamedTensor
 from trimformer.options.choices import Quantization
 
 _BLOCK = 32  # values with one scale
 
 
-def tensor_type(shape: tuple[int, ...], quantization: Quantization) -> Any:
-    """Returns the GGML type of a tensor: vectors stay in float32, rows that are not whole blocks in float16."""
+def tensor_type(tensor: NamedTensor, quantization: Quantization) -> Any:
+    """Returns the GGML type of a tensor: float32 for vectors and positions, float16 for rows of odd length."""
     import gguf
 
     types = gguf.GGMLQuantizationType
-    if len(shape) == 1:
+    if len(tensor.shape) == 1 or tensor.name == POSITIONS:
         return types.F32
     kind = types[quantization.upper()]
-    return types.F16 if kind not in (types.F32, types.F16, types.BF16) and shape[-1] % _BLOCK else kind
+    return types.F16 if kind not in (types.F32, types.F16, types.BF16) and tensor.shape[-1] % _BLOCK else kind
 
 
-def tensor_bytes(shape: tuple[int, ...], quantization: Quantization) -> int:
+def tensor_bytes(tensor: NamedTensor, quantization: Quantization) -> int:
     """Returns the bytes of a tensor in a file."""
     import gguf
 
-    kind = tensor_type(shape, quantization)
-    return math.prod(gguf.quants.quant_shape_to_byte_shape(shape, kind))
+    kind = tensor_type(tensor, quantization)
+    return math.prod(gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind))
 
 
 def file_type(quantization: Quantization) -> Any:

@@ -1,8 +1,8 @@
 """Lists the tensors of a GGUF file: renamed, padded with units of zeros, and rearranged for llama.cpp."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,10 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
-from trimformer.export.gguf.architecture import INTERLEAVED, Architecture, LayerSize, is_tied
+from trimformer.export.gguf.architecture import FUSED, INTERLEAVED, Architecture, LayerSize
+from trimformer.export.gguf.families import family_of, head_size, layers_of
+
+POSITIONS = "position_embd.weight"  # embeddings of positions
 
 
 class NamedTensor(NamedTuple):
@@ -33,7 +36,7 @@ def list_tensors(model: PreTrainedModel, architecture: Architecture) -> Iterator
     """
     import gguf
 
-    inner: Any = model.model
+    family, layers, channels = family_of(model), layers_of(model), head_size(model)
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[architecture.name], len(architecture.layers))
 
@@ -43,39 +46,51 @@ def list_tensors(model: PreTrainedModel, architecture: Architecture) -> Iterator
             raise TrimformerError(f"llama.cpp's graph '{architecture.name}' has no place for the tensor {name}")
         return new
 
-    yield _whole(renamed("model.embed_tokens.weight"), inner.embed_tokens.weight)
-    yield _whole(renamed("model.norm.weight"), inner.norm.weight)
-    if not is_tied(model):
-        yield _whole(renamed("lm_head.weight"), model.get_output_embeddings().weight)
+    for name, tensor in family.outer_parts(model):
+        yield _whole(renamed(name), tensor)
     if architecture.rope_factors is not None:
         yield _whole("rope_freqs.weight", architecture.rope_factors)
     for position, (index, size) in enumerate(zip(architecture.layers, architecture.sizes, strict=True)):
-        prefix = f"model.layers.{position}."
-        parts = dict(layer_tensors(inner.layers[index], size, architecture.name))
-        if architecture.name == "openelm":
-            fused = [parts.pop(f"self_attn.{name}_proj.weight") for name in "qkv"]
-            rows = sum(part.shape[0] for part in fused)
-            yield NamedTensor(f"blk.{position}.attn_qkv.weight", (rows, *fused[0].shape[1:]), partial(_joined, fused))
-        for name, part in parts.items():
-            yield part._replace(name=renamed(prefix + name))
+        tensors = dict(layer_tensors(family.layer_parts(layers[index]), size, channels, architecture.name))
+        for name, part in _fused(tensors, architecture.name):
+            yield part._replace(name=renamed(f"model.layers.{position}.{name}"))
 
 
 def _whole(name: str, tensor: Tensor) -> NamedTensor:
     return NamedTensor(name, tuple(tensor.shape), lambda: tensor)
 
 
+def _fused(tensors: dict[str, NamedTensor], architecture: str) -> Iterator[tuple[str, NamedTensor]]:
+    """Yields the tensors of a layer with the projections joined that are one matrix in the file."""
+    for joined, modules in FUSED.get(architecture, {}).items():
+        for kind in ("weight", "bias"):
+            parts = [tensors.pop(f"{module}.{kind}") for module in modules if f"{module}.{kind}" in tensors]
+            if parts:
+                shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+                yield f"{joined}.{kind}", NamedTensor(joined, shape, partial(_joined, parts))
+    yield from tensors.items()
+
+
 def _joined(parts: list[NamedTensor]) -> Tensor:
     return torch.cat([part.make() for part in parts])
 
 
-def layer_tensors(layer: Any, size: LayerSize, architecture: str) -> Iterator[tuple[str, NamedTensor]]:
-    """Yields the tensors of a layer by their names within it."""
-    head_size = layer.self_attn.head_dim
-    rows = {"q_proj": size.heads * head_size, "k_proj": size.kv_heads * head_size, "v_proj": size.kv_heads * head_size,
+def layer_tensors(
+    parts: Iterable[tuple[str, Tensor]], size: LayerSize, channels: int, architecture: str
+) -> Iterator[tuple[str, NamedTensor]]:
+    """Yields the tensors of a layer by their names within it.
+
+    Args:
+        parts: names and tensors of the layer, as Llama names them.
+        size: in the file.
+        channels: of a head.
+        architecture: of the file.
+    """
+    rows = {"q_proj": size.heads * channels, "k_proj": size.kv_heads * channels, "v_proj": size.kv_heads * channels,
             "gate_proj": size.neurons, "up_proj": size.neurons}  # fmt: skip
-    columns = {"o_proj": size.heads * head_size, "down_proj": size.neurons}
+    columns = {"o_proj": size.heads * channels, "down_proj": size.neurons}
     heads = {"q_proj": size.heads, "k_proj": size.kv_heads} if architecture in INTERLEAVED else {}
-    for name, parameter in layer.named_parameters():
+    for name, parameter in parts:
         module, kind = name.split(".")[-2:]
         if not size.heads and (name.startswith("self_attn.") or module == "input_layernorm"):
             continue  # the loader counts tensors, and a layer without heads has no norm before them

@@ -9,10 +9,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.export.gguf.architecture import FREE, Architecture
+from trimformer.export.gguf.families import family_of, head_size, rotary
 from trimformer.export.gguf.quantize import encode, file_type, tensor_type
 from trimformer.export.gguf.tensors import NamedTensor
 from trimformer.export.gguf.tokenizer import Vocabulary
 from trimformer.options.choices import Quantization
+
+_LAYER_NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon")
 
 
 def write_file(
@@ -47,7 +50,7 @@ def write_file(
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_sizes(writer, model, architecture)
         vocabulary.add_to(writer)
-        kinds = [tensor_type(tensor.shape, quantization) for tensor in tensors]
+        kinds = [tensor_type(tensor, quantization) for tensor in tensors]
         for tensor, kind in zip(tensors, kinds, strict=True):
             shape = gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind)
             writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=kind)
@@ -63,9 +66,7 @@ def write_file(
 def _add_sizes(writer: Any, model: PreTrainedModel, architecture: Architecture) -> None:
     """Adds the sizes of the model: numbers for a plain architecture, lists for one of different layers."""
     config: Any = model.config
-    inner: Any = model.model
     embeddings: Any = model.get_input_embeddings()
-    size = inner.layers[0].self_attn.head_dim
     heads = [layer.heads for layer in architecture.sizes]
     kv_heads = [layer.kv_heads for layer in architecture.sizes]
     neurons = [layer.neurons for layer in architecture.sizes]
@@ -77,8 +78,27 @@ def _add_sizes(writer: Any, model: PreTrainedModel, architecture: Architecture) 
     writer.add_head_count(heads[0] if is_plain else heads)
     writer.add_head_count_kv(kv_heads[0] if is_plain else kv_heads)
     writer.add_feed_forward_length(neurons[0] if is_plain else neurons)
-    writer.add_key_length(size)
-    writer.add_value_length(size)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(size)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_key_length(head_size(model))
+    writer.add_value_length(head_size(model))
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(next(getattr(config, name) for name in _LAYER_NORM_EPS if hasattr(config, name)))
+    _add_positions(writer, model, architecture)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, name, None) is not None:
+            getattr(writer, f"add_{name}")(getattr(config, name))
+
+
+def _add_positions(writer: Any, model: PreTrainedModel, architecture: Architecture) -> None:
+    """Adds rotary embeddings and sliding windows."""
+    settings = rotary(model)
+    if settings is not None:
+        writer.add_rope_dimension_count(settings.channels)
+        writer.add_rope_freq_base(settings.theta)
+        if settings.window_theta is not None:
+            writer.add_rope_freq_base_swa(settings.window_theta)
+    if family_of(model).window_every is not None:
+        writer.add_sliding_window(model.config.sliding_window)
+    if architecture.windows is not None:
+        writer.add_sliding_window_pattern(architecture.windows)
