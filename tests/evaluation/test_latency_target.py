@@ -12,7 +12,13 @@ from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing
 from trimformer.costs.workloads import ForwardPass
 from trimformer.evaluation import latency_target
-from trimformer.evaluation.latency_target import Comparison, LatencyTarget, compare_latency, corrected_costs
+from trimformer.evaluation.latency_target import (
+    Comparison,
+    LatencyTarget,
+    compare_latency,
+    corrected_costs,
+    interpolated_costs,
+)
 from trimformer.models import find_sublayers
 
 MODEL = make_model()
@@ -116,6 +122,34 @@ def test_a_model_grows_once_and_the_dense_model_cannot_grow(monkeypatch):
     assert target(STUDENT) is not None
     assert target(STUDENT) is None
     assert LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))(MODEL) is None
+
+
+@given(few=st.integers(2, 40), smaller=st.floats(0.1, 5.0), more=st.floats(0.1, 5.0))
+@settings(max_examples=60, deadline=None)
+def test_interpolated_costs_agree_with_both_models(few, smaller, more):
+    units = [
+        [s.num_units if s.kind == "attention" else width for s in find_sublayers(MODEL)] for width in (few - 1, few)
+    ]
+    costs = interpolated_costs(COSTS, (units[0], smaller), (units[1], smaller + more))
+    assert [costs.of(n) for n in units] == pytest.approx([smaller, smaller + more])
+
+
+def test_a_model_that_grew_too_much_is_followed_by_one_between_the_two(monkeypatch):
+    def measured(_, student, __):
+        ratio = 0.5 + 0.5 * (find_sublayers(student)[1].num_units / 40) ** 0.25  # a line to the dense model is below it
+        return Comparison(timing(10.0, 0.0), timing(10 * ratio, 0.0), timing(ratio, 0.0))
+
+    monkeypatch.setattr(latency_target, "compare_latency", measured)
+    target, widths = LatencyTarget(MODEL, COSTS, 0.88, None, ForwardPass({})), [8]
+    sizes = [[width if s.kind == "ffn" else s.num_units for s in find_sublayers(MODEL)] for width in range(41)]
+    for _ in range(4):
+        masks = [torch.arange(s.num_units) < n for s, n in zip(find_sublayers(MODEL), sizes[widths[-1]], strict=True)]
+        answer = target(pruned(MODEL, [mask.float() for mask in masks]))
+        if answer is None:
+            break
+        costs, constraint = answer
+        widths.append(max(w for w, units in enumerate(sizes) if costs.of(units) <= constraint * costs.dense))
+    assert widths == [8, 16, 13]  # 13.3 would take what is allowed; costs that are scaled would have given 12
 
 
 def test_a_fraction_is_held_against_the_ratio_and_milliseconds_against_the_fastest_dense_model(monkeypatch):

@@ -74,22 +74,31 @@ class LatencyTarget:
         self._constraint, self._latency_ms = constraint, latency_ms
         self.reference_ms = costs.dense if latency_ms is not None else None
         self._dense_ms = costs.dense  # dense latency of the moment to which the costs belong
+        self._faster: tuple[list[int], float] | None = None  # units and ratio of a model that was faster than requested
 
     def __call__(self, student: PreTrainedModel) -> tuple[Costs, float] | None:
         """Returns corrected costs and their constraint, or None if the student meets the target.
 
-        Costs are lowered at most once, and only before they are raised, so that corrections end. They follow the slower
-        end of what was measured, so that the model is not slower than asked when it is timed again.
+        A model that is too fast is followed by one between it and the dense model, at most once, so that corrections
+        end; should that be too slow, by one between these two. Costs follow the slower end of what was measured, so
+        that the model is not slower than asked when it is timed again.
         """
         units = [s.num_units for s in find_sublayers(student)]
         latency = compare_latency(self._model, student, self._workload)
         requested, left_over = self._requested(latency), self.left_over(latency)
         dense_ms = self.reference_ms or latency.dense.median
+        measured = units, latency.ratio.high * dense_ms
         if left_over < 0:
-            self.costs = corrected_costs(self.costs, units, latency.ratio.high * dense_ms)
+            faster, self._faster = self._faster, None
+            smaller = (faster[0], faster[1] * dense_ms) if faster else None
+            if smaller and smaller[1] < measured[1] and self.costs.of(smaller[0]) < self.costs.of(units):
+                self.costs = interpolated_costs(self.costs, smaller, measured)
+            else:
+                self.costs = corrected_costs(self.costs, *measured)
         elif not self.corrected and latency.ratio.high < (1 - WORTH) * requested and self._can_grow(units):
-            # The slower end of the interval: a larger model must not exceed the budget.
-            self.costs = interpolated_costs(self.costs, units, latency.ratio.high, dense_ms)
+            dense_units = [s.num_units for s in find_sublayers(self._model)]
+            self.costs = interpolated_costs(self.costs, measured, (dense_units, dense_ms))
+            self._faster = units, latency.ratio.high
         else:
             return None
         logger.info(
@@ -151,15 +160,17 @@ def corrected_costs(costs: Costs, units: Sequence[int], pruned_ms: float) -> Cos
     return Costs([level * scale for level in costs.levels], costs.fixed * scale, costs.measured)
 
 
-def interpolated_costs(costs: Costs, units: Sequence[int], ratio: float, dense_ms: float) -> Costs:
-    """Maps costs linearly to agree with a measured model and with the dense one; for models between these two.
+def interpolated_costs(
+    costs: Costs, smaller: tuple[Sequence[int], float], larger: tuple[Sequence[int], float]
+) -> Costs:
+    """Maps costs linearly to agree with two measured models; for models between these two.
 
     Args:
-        costs: in ms; a model with these units costs less than the dense one.
-        units: units left per sublayer of the measured model.
-        ratio: its latency as a fraction of the dense one, below 1.
-        dense_ms: latency of the dense model.
+        costs: in ms; the smaller model costs less than the larger one.
+        smaller: units left per sublayer of a model, and its latency in ms.
+        larger: the same of a larger and slower one.
     """
-    scale = dense_ms * (1 - ratio) / (costs.dense - costs.of(units))
+    (few, fast), (many, slow) = smaller, larger
+    scale = (slow - fast) / (costs.of(many) - costs.of(few))
     # Fixed costs may become negative, because the line holds between the two models only.
-    return Costs([level * scale for level in costs.levels], dense_ms - scale * (costs.dense - costs.fixed), True)
+    return Costs([level * scale for level in costs.levels], slow - scale * (costs.of(many) - costs.fixed), True)
