@@ -14,6 +14,8 @@ import argparse
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,12 +35,13 @@ from trimformer.evaluation.scores import Scorer
 from trimformer.evaluation.serving import on_cpu, write_served
 from trimformer.export.onnx.export import QUANTIZED
 from trimformer.export.onnx.serve import open_session, served
-from trimformer.options.methods import find_method
+from trimformer.options.methods import METHODS, Method, polishes
 from trimformer.options.polish import PolishOptions
 from trimformer.polish.data import draw_polish_inputs
 from trimformer.utils.environment import describe_device, versions
 from trimformer.utils.stage_timer import StageTimer
 
+EMBEDDER_METHODS = {name: m for name, m in METHODS.items() if isinstance(m, Method) and not polishes(m)}
 SCORES = ("mrr@10", "ndcg@10", "recall@10", "neighbours", "cosine", "sts spearman", "sts neighbours", "sts cosine")
 
 
@@ -88,6 +91,7 @@ def main() -> None:
     parser.add_argument("--sts", type=Path)
     parser.add_argument("--texts", type=Path, help="one text a line, to calibrate and to polish on instead")
     parser.add_argument("--num-samples", type=int, default=2048)
+    parser.add_argument("--methods", nargs="+", choices=list(EMBEDDER_METHODS), default=["obs"])
     parser.add_argument("--constraints", type=float, nargs="+", default=[0.5, 0.3, 0.2, 0.1])
     parser.add_argument("--polish-budget", default="10x", help="empty: no polish")
     parser.add_argument("--int8", action="store_true", help="also as int8 files in ONNX Runtime")
@@ -104,31 +108,32 @@ def main() -> None:
     file = options.output.with_suffix(".json")
     records: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["records"] if file.exists() else []
 
-    def add(student: Any, constraint: float, polish: str, **cost: Any) -> None:
+    def add(student: Any, method: str, constraint: float, polish: str, **cost: Any) -> None:
         for precision in ("float32", "int8") if options.int8 else ("float32",):
             scores = measure(student) if precision == "float32" else measure.int8(student)
-            point = {"texts": source, "samples": len(features), "constraint": constraint, "polish": polish}
+            point = {"texts": source, "samples": len(features), "method": method}
+            point |= {"constraint": constraint, "polish": polish}
             records.append({**point, "precision": precision, **cost, "scores": scores})
             result = {"device": describe_device(torch.device("cpu")), "versions": versions(), "records": records}
             file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
-    known = {(r["texts"], r["samples"], r["constraint"], r["polish"]) for r in records}
+    known = {tuple(r[name] for name in ("texts", "samples", "method", "constraint", "polish")) for r in records}
     if not any(r["constraint"] == 1 for r in records):
-        add(model, 1.0, "")
+        add(model, "dense", 1.0, "")
     with TemporaryDirectory() as calibration_dir:
-        for polish in dict.fromkeys(("", options.polish_budget)):
-            for constraint in options.constraints:
-                if (source, len(features), constraint, polish) in known:
-                    continue
-                clock = StageTimer()
-                run = Run(seed=options.seed, calibration_dir=Path(calibration_dir), clock=clock)
-                inputs = None
-                if polish:
-                    inputs = draw_polish_inputs(model, tokenizer, task, features, PolishOptions(polish_budget=polish))
-                method = find_method("obs-polish" if polish else "obs")
-                pruned = Pruner(model, batches, method, polishing=inputs, run=run)(costs, constraint)
-                passes = pruned.polish.forward_passes if pruned.polish else 0.0
-                add(pruned.model, constraint, polish, seconds=clock.seconds.get("polish", 0.0), passes=passes)
+        points = product(dict.fromkeys(("", options.polish_budget)), options.methods, options.constraints)
+        for polish, name, constraint in points:
+            if (source, len(features), name, constraint, polish) in known:
+                continue
+            clock = StageTimer()
+            run = Run(seed=options.seed, calibration_dir=Path(calibration_dir), clock=clock)
+            inputs = None
+            if polish:
+                inputs = draw_polish_inputs(model, tokenizer, task, features, PolishOptions(polish_budget=polish))
+            method = replace(EMBEDDER_METHODS[name], polish=bool(polish))
+            pruned = Pruner(model, batches, method, polishing=inputs, run=run)(costs, constraint)
+            passes = pruned.polish.forward_passes if pruned.polish else 0.0
+            add(pruned.model, name, constraint, polish, seconds=clock.seconds.get("polish", 0.0), passes=passes)
     print(to_markdown(records))
 
 
@@ -137,7 +142,8 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
     names = [name for name in SCORES if name in records[0]["scores"]]
     lines = [f"| model | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for r in records:
-        label = "dense" if r["constraint"] == 1 else f"{100 * r['constraint']:g} %, {r['samples']:,} {r['texts']}"
+        label = f"{r['method']}, {100 * r['constraint']:g} %, {r['samples']:,} {r['texts']}"
+        label = "dense" if r["constraint"] == 1 else label
         label += (f", polished {r['polish']}" if r["polish"] else "") + (", int8" if r["precision"] == "int8" else "")
         lines.append(f"| {label} | " + " | ".join(f"{100 * r['scores'][name]:.1f}" for name in names) + " |")
     return "\n".join(lines)

@@ -9,7 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import trimformer
+from trimformer.checkpoints.shrink import shrink
 from trimformer.data.tasks import LanguageTask
+from trimformer.export.gguf.export import export_gguf
+from trimformer.export.gguf.verify import compare
+from trimformer.models import find_sublayers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
@@ -54,3 +58,22 @@ def test_a_real_chat_model_keeps_more_than_with_flap_and_generates(tmp_path):
         logits = pruned(answers[0]).logits[0]
     start = inputs["input_ids"].shape[1]
     assert logits[start - 1 : -1].argmax(-1).tolist() == answers[0][0, start:].tolist()
+
+
+def test_a_real_chat_model_writes_the_same_text_in_llama_cpp(tmp_path):
+    pytest.importorskip("xllamacpp")
+    from assets import smollm2
+
+    model, tokenizer = trimformer.load(smollm2())
+    generator = torch.Generator().manual_seed(0)
+    masks = [(torch.rand(s.num_units, generator=generator) > 0.1).float() for s in find_sublayers(model)]
+    masks[2 * 3].zero_()  # layer 3 has no attention, layer 7 no neurons, layer 11 nothing
+    masks[2 * 7 + 1].zero_()
+    masks[2 * 11].zero_()
+    masks[2 * 11 + 1].zero_()
+    shrink(model, masks)
+    (file,) = export_gguf(model, tokenizer, tmp_path, ["f32"]).files
+    result = compare(file.path, model, tokenizer, texts=documents()[:20], tokens=64)
+    assert result.tokens > 20 * 32  # texts may end
+    assert result.equal == result.tokens
+    assert result.divergence < 1e-5

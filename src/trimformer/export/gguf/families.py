@@ -32,50 +32,6 @@ class Rotary(NamedTuple):
     window_theta: float | None = None
 
 
-@dataclass(frozen=True)
-class Family:
-    """Architectures of llama.cpp for a model class, and what their graphs take for granted.
-
-    Attributes:
-        plain: for layers of one size.
-        free: for layers of different sizes; None where llama.cpp has no such graph.
-        tied: whether `free` takes its output matrix from the embeddings.
-        square: whether `plain` needs query heads that are together as wide as the residual stream.
-        output_biases: whether `plain` has biases of the output projections.
-        activations: names in configs of the function that the graph applies to neurons.
-        window_every: every so many layers one attends to all tokens, the others to a sliding window; None where the
-            graph has no windows.
-        partial_rotary: whether the graph rotates a part of the channels of a head if the file says so.
-        outer_parts: the tensors outside of the layers, of a model.
-        layer_parts: the tensors of a layer.
-    """
-
-    plain: str
-    free: str | None = None
-    tied: bool = False
-    square: bool = False
-    output_biases: bool = True
-    activations: tuple[str, ...] = _SILU
-    window_every: int | None = None
-    partial_rotary: bool = False
-    outer_parts: Callable[[Any], Parts] = lambda model: _outer(model)
-    layer_parts: Callable[[Any], Parts] = lambda layer: iter(layer.named_parameters())
-
-
-def family_of(model: PreTrainedModel) -> Family:
-    """Returns the family of a model.
-
-    Raises:
-        TrimformerError: models of this class cannot be written.
-    """
-    name = type(model).__name__
-    if name not in FAMILIES:
-        raise TrimformerError(
-            f"GGUF files of {name} are not supported; they are written for {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[name]
-
-
 def layers_of(model: PreTrainedModel) -> Any:
     """Returns the layers of a model."""
     base: Any = model.base_model
@@ -131,12 +87,17 @@ def _outer(model: Any) -> Parts:
         yield "lm_head.bias", output.bias
 
 
+def _layer(layer: Any) -> Parts:
+    """Yields the tensors of a layer that has Llama's modules."""
+    return iter(layer.named_parameters())
+
+
 def _gemma_outer(model: Any) -> Parts:
     return _plus_one(_outer(model))
 
 
 def _gemma_layer(layer: Any) -> Parts:
-    return _plus_one(layer.named_parameters())
+    return _plus_one(_layer(layer))
 
 
 def _plus_one(parts: Iterable[tuple[str, Tensor]]) -> Parts:
@@ -181,9 +142,37 @@ def _phi3_layer(layer: Any) -> Parts:
             yield name, tensor
 
 
-_GEMMA = Family(
-    "gemma", output_biases=False, activations=_GELU, outer_parts=_gemma_outer, layer_parts=_gemma_layer
-)  # fmt: skip
+@dataclass(frozen=True)
+class Family:
+    """Architectures of llama.cpp for a model class, and what their graphs take for granted.
+
+    Attributes:
+        plain: for layers of one size.
+        free: for layers of different sizes; None where llama.cpp has no such graph.
+        tied: whether `free` takes its output matrix from the embeddings.
+        square: whether `plain` needs query heads that are together as wide as the residual stream.
+        output_biases: whether `plain` has biases of the output projections.
+        activations: names in configs of the function that the graph applies to neurons.
+        window_every: every so many layers one attends to all tokens, the others to a sliding window; None where the
+            graph has no windows.
+        partial_rotary: whether the graph rotates a part of the channels of a head if the file says so.
+        outer_parts: the tensors outside of the layers, of a model.
+        layer_parts: the tensors of a layer.
+    """
+
+    plain: str
+    free: str | None = None
+    tied: bool = False
+    square: bool = False
+    output_biases: bool = True
+    activations: tuple[str, ...] = _SILU
+    window_every: int | None = None
+    partial_rotary: bool = False
+    outer_parts: Callable[[Any], Parts] = _outer
+    layer_parts: Callable[[Any], Parts] = _layer
+
+
+_GEMMA = Family("gemma", output_biases=False, activations=_GELU, outer_parts=_gemma_outer, layer_parts=_gemma_layer)
 
 FAMILIES = {
     "LlamaForCausalLM": Family("llama", "deci"),
@@ -197,3 +186,17 @@ FAMILIES = {
     "Phi3ForCausalLM": Family("phi3", square=True, output_biases=False, layer_parts=_phi3_layer),
     "GPT2LMHeadModel": Family("gpt2", square=True, activations=_GELU, layer_parts=_gpt2_layer),
 }
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """Returns the family of a model.
+
+    Raises:
+        TrimformerError: models of this class cannot be written.
+    """
+    name = type(model).__name__
+    if name not in FAMILIES:
+        raise TrimformerError(
+            f"GGUF files of {name} are not supported; they are written for {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[name]
