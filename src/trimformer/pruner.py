@@ -44,7 +44,7 @@ Correct = Callable[[PreTrainedModel], tuple[Costs, float] | None]
 
 WHOLE_METHODS = {"kprune": kprune}
 
-MAX_CORRECTIONS = 2  # of a selection, each after a measurement of the shrunk model
+MAX_CORRECTIONS = 4  # of a selection, each after a measurement of the shrunk model
 
 # A polish must lower the divergence to this share of it: an eighth more samples for the refit gain about as much.
 WORTH = 0.95

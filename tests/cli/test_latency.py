@@ -80,8 +80,9 @@ def test_prune_keeps_to_the_latency_of_a_table(model_dir, data, tmp_path, lut, k
     pruned = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     estimate = costs.of(s.num_units for s in find_sublayers(pruned))
     assert 0.3 * costs.dense < estimate <= 0.5 * costs.dense
-    budget = results(tmp_path / "out")["budget"]
-    assert budget["estimated_ms"] == pytest.approx(estimate)
+    budget, latency = (results(tmp_path / "out")[name] for name in ("budget", "latency"))
+    assert budget["kept"] == pytest.approx(estimate / costs.dense)
+    assert budget["estimated_ms"] == pytest.approx(budget["kept"] * latency["dense_ms"]["median"])
     assert not budget["corrected"]
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("latency (ms, 2 x 8)", "allowed", "estimated", "left over"))

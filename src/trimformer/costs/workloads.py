@@ -95,7 +95,7 @@ class LlamaCppRun:
             )
         return cls(options.quantize, phase, options.context or min(DEFAULT_TIMED_CONTEXT, longest))
 
-    def time(self, models: Iterable[PreTrainedModel], seconds: float = 3.0) -> list[list[float]]:
+    def time(self, models: Iterable[PreTrainedModel], seconds: float = 30.0) -> list[list[float]]:
         """See `Workload`; one model at a time is in memory, if `models` makes them one by one."""
         prompt: list[int] = []
         with temporary_directory() as folder:

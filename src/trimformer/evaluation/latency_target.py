@@ -81,14 +81,16 @@ class LatencyTarget:
 
         A model that is too fast is followed by one between it and the dense model, at most once, so that corrections
         end; should that be too slow, by one between these two. Costs follow the slower end of what was measured, so
-        that the model is not slower than asked when it is timed again.
+        that the model is not slower than asked when it is timed again; for the same reason, a model that is faster by
+        less than half of the noise counts as too slow.
         """
         units = [s.num_units for s in find_sublayers(student)]
         latency = compare_latency(self._model, student, self._workload)
         requested, left_over = self._requested(latency), self.left_over(latency)
         dense_ms = self.reference_ms or latency.dense.median
         measured = units, latency.ratio.high * dense_ms
-        if left_over < 0:
+        too_slow = (latency.ratio.median + latency.ratio.high) / 2 > requested
+        if too_slow:
             faster, self._faster = self._faster, None
             smaller = (faster[0], faster[1] * dense_ms) if faster else None
             if smaller and smaller[1] < measured[1] and self.costs.of(smaller[0]) < self.costs.of(units):
@@ -102,9 +104,10 @@ class LatencyTarget:
         else:
             return None
         logger.info(
-            "latency is %.1f %% %s what was requested: searching again",
+            "latency is %.1f %% %s what was requested%s: searching again",
             100 * abs(left_over),
             "over" if left_over < 0 else "below",
+            ", less than the noise" if too_slow and left_over >= 0 else "",
         )
         self.corrected, self._dense_ms = True, dense_ms
         return self.costs, min(1.0, requested * dense_ms / self.costs.dense)

@@ -173,7 +173,7 @@ def _measure(
         corrected = budget.correct if isinstance(budget.correct, LatencyTarget) else None
         units = units_left(result.masks)
         kept, estimated_ms = result.budget.kept, unit_costs.costs.of(units)
-        if corrected is not None and corrected.corrected:  # its costs belong to another moment than the table
+        if corrected is not None:  # the machine may be faster or slower than when the table was measured
             kept = corrected.share(units)
             estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
         result.budget = replace(
