@@ -230,7 +230,7 @@ class Pruner:
                 selection, student = self._shrink(*corrected)
                 budget = Budget(*corrected)
             except TrimformerError as error:
-                logger.warning("the last selection is kept although it misses the budget: %s", error)
+                logger.warning("the last selection is kept, because a smaller one is not possible: %s", error)
                 break
         return student, selection, budget
 

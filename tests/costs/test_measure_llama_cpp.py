@@ -12,7 +12,7 @@ import trimformer
 from testing.language import language_model
 from tests.commands import error_line, write_jsonl
 from tests.costs.fake_llama_cpp import FIXED, FakeFiles, sublayers_ms
-from tests.export.gguf.models import make, tokenizer
+from tests.export.gguf.models import make, make_one_size, tokenizer
 from trimformer import GgufOptions, LatencyOptions, TrimformerError
 from trimformer.checkpoints.save_load import save
 from trimformer.cli.main import main
@@ -74,7 +74,6 @@ def test_a_table_adds_up_to_the_time_of_every_model(monkeypatch, phase, family):
             ([4, 160], [2, 256], [3, 96], [1, 32]),
         ),  # not tied: llama.cpp has no graph for layers of several sizes
         ("Gemma", ([4, 160], [2, 256], [3, 96], [1, 32])),
-        ("Phi3", ([4, 160], [4, 64], [4, 32])),  # nor for fewer heads
     ],
 )
 def test_a_model_whose_layers_keep_one_size_has_a_table_too(monkeypatch, family, sizes):
@@ -232,6 +231,11 @@ def test_flags_that_make_no_sense_together_are_refused_before_the_data_are_read(
     [
         (lambda: wide("Qwen3"), [], "has no output matrix; prune it with --layout plain"),
         (lambda: wide("Gemma"), [], "whose layers differ in size; prune it with --layout plain"),
+        (
+            lambda: make_one_size("Phi3"),
+            ["--layout", "plain"],
+            "latency budgets in llama.cpp are not for Phi3ForCausalLM",
+        ),
         (lambda: wide("Granite"), [], "GGUF files of GraniteForCausalLM are not supported"),
     ],
 )

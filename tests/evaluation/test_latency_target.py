@@ -79,7 +79,7 @@ def test_after_a_correction_the_estimated_share_is_the_measured_one_however_busy
 def test_a_model_that_is_faster_by_less_than_the_noise_is_searched_again(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         assert ask(monkeypatch, 10.0, 4.99, 0.5) is not None
-    assert "latency is 0.2 % below what was requested, less than the noise: searching again" in caplog.text
+    assert "latency is 0.2 % below what was requested, less than half of the noise: searching again" in caplog.text
 
 
 @pytest.mark.parametrize("pruned_ms", [5.04, 5.2, 9.0, 12.0])
@@ -110,6 +110,11 @@ def test_load_of_the_machine_cancels(monkeypatch):
     costs, constraint = ask(monkeypatch, dense / 2, 0.25 * dense, 0.5, latency_ms=0.375 * dense)
     assert constraint == pytest.approx(0.75)
     assert costs.dense == pytest.approx(dense / 2)
+
+
+def test_the_latency_of_the_dense_model_takes_nothing_away(monkeypatch):
+    assert ask(monkeypatch, 10.0, 10.0, 1.0) is None
+    assert ask(monkeypatch, 10.0, 10.0, 0.5, latency_ms=12.0) is None
 
 
 def test_what_is_left_over_is_a_share_of_the_request():

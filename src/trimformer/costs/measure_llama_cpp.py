@@ -2,10 +2,10 @@
 
 What a sublayer takes there is a constant and a time for each row of its matrices, in both phases. So nine whole models
 tell a table: the dense one; those whose feed-forward or attention sublayers have half of their width or the least; one
-of half the width in both; one without half of its layers; and one without any unit. They keep the first units of each
-sublayer, the embeddings and the vocabulary's matrix, and are timed in turns, each as a fraction of the dense model in
-the same turn. Constants and slopes, one slope below half of the width and one above, fit the medians by least squares
-of the relative error, none of them negative.
+of half the width in both; one without half of its layers; one without attention, where llama.cpp runs it; and one
+without any unit. They keep the first units of each sublayer, the embeddings and the vocabulary's matrix, and are timed
+in turns, each as a fraction of the dense model in the same turn. Constants and slopes, one slope below half of the
+width and one above, fit the medians by least squares of the relative error, none of them negative.
 """
 
 import logging
@@ -82,8 +82,7 @@ def measure_llama_cpp_table(model: PreTrainedModel, run: LlamaCppRun, *, seconds
         "ffn": _Widths((NEURON_MULTIPLE, written_neurons(neurons // 2), written_neurons(neurons))),
     }
     graph = pruned_graph(model)
-    all_heads = graph not in FREE and family_of(model).square
-    designs = _designs(model, heads, neurons, timed_layers(model, run), free=graph in FREE, all_heads=all_heads)
+    designs = _designs(model, heads, neurons, timed_layers(model, run), free=graph in FREE)
     rows: list[Floats] = []
 
     def models() -> Iterator[PreTrainedModel]:
@@ -114,9 +113,7 @@ def measure_llama_cpp_table(model: PreTrainedModel, run: LlamaCppRun, *, seconds
     return LatencyTable({kind: scale * levels[kind] for kind in KINDS}, scale * float(parts[0]), setting)
 
 
-def _designs(
-    model: PreTrainedModel, heads: int, neurons: int, layers: int, *, free: bool, all_heads: bool
-) -> list[list[int]]:
+def _designs(model: PreTrainedModel, heads: int, neurons: int, layers: int, *, free: bool) -> list[list[int]]:
     """Returns the units of each sublayer of the models to time, the dense one first.
 
     Args:
@@ -125,12 +122,9 @@ def _designs(
         neurons: most units of its feed-forward sublayers.
         layers: to keep in all but the dense model.
         free: whether layers may be without attention.
-        all_heads: whether no layer may have fewer heads.
     """
-    least, half_heads = (heads, heads) if all_heads else (1, (heads + 1) // 2)
-    half = neurons // 2
-    sizes = [(heads, half), (heads, 0), (half_heads, neurons), (least, neurons), (half_heads, half)]
-    sizes += [(0, neurons)] if free else []
+    half = (heads + 1) // 2, neurons // 2
+    sizes = [(heads, half[1]), (heads, 0), (half[0], neurons), (1, neurons), half, *([(0, neurons)] if free else [])]
     sublayers = find_sublayers(model)
 
     def units(size: tuple[int, int], kept: int) -> list[int]:
@@ -142,7 +136,7 @@ def _designs(
         dense,
         *(units(size, layers) for size in sizes),
         units((heads, neurons), layers // 2),
-        units((least, 0), 1),
+        units((1, 0), 1),
     ]
     return [list(design) for design in dict.fromkeys(map(tuple, designs))]
 

@@ -23,12 +23,12 @@ from trimformer.utils.temp_dirs import temporary_directory
 class Workload(Protocol):
     """What is timed of a model."""
 
-    def time(self, models: Iterable[PreTrainedModel], seconds: float = 3.0) -> list[list[float]]:
+    def time(self, models: Iterable[PreTrainedModel], seconds: float | None = None) -> list[list[float]]:
         """Times models in turns, so that the load of the machine affects all alike.
 
         Args:
             models: in evaluation mode; the first is the dense model.
-            seconds: approximate duration; at least 7 turns.
+            seconds: approximate duration, of at least 7 turns; None: as long as a comparison of two models needs.
 
         Returns:
             Milliseconds [models, turns]; entries of one turn are measured at about the same time.
@@ -52,13 +52,13 @@ class ForwardPass:
     backend: Backend = "eager"
     pruned_inputs: Mapping[str, Tensor] | None = None
 
-    def time(self, models: Iterable[PreTrainedModel], seconds: float = 3.0) -> list[list[float]]:
+    def time(self, models: Iterable[PreTrainedModel], seconds: float | None = None) -> list[list[float]]:
         """See `Workload`."""
         dense, *others = models
         others_inputs = self.inputs if self.pruned_inputs is None else self.pruned_inputs
         calls = [prepare(dense, self.inputs, self.backend)]
         calls += [prepare(model, others_inputs, self.backend) for model in others]
-        return interleaved(calls, dense.device, seconds=seconds)
+        return interleaved(calls, dense.device, seconds=3.0 if seconds is None else seconds)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class LlamaCppRun:
             )
         return cls(options.quantize, phase, options.context or min(DEFAULT_TIMED_CONTEXT, longest))
 
-    def time(self, models: Iterable[PreTrainedModel], seconds: float = 30.0) -> list[list[float]]:
+    def time(self, models: Iterable[PreTrainedModel], seconds: float | None = None) -> list[list[float]]:
         """See `Workload`; one model at a time is in memory, if `models` makes them one by one."""
         prompt: list[int] = []
         with temporary_directory() as folder:
@@ -109,7 +109,7 @@ class LlamaCppRun:
                 prompt,
                 _generated(self.phase),
                 threads=torch.get_num_threads(),
-                seconds=seconds,
+                seconds=30.0 if seconds is None else seconds,  # a prompt takes a second
                 keep_prompt=self.phase == "decode",
                 least=MIN_TURNS,
             )

@@ -43,7 +43,7 @@ def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, workload: W
 
 
 class LatencyTarget:
-    """Requests another selection if the shrunk model is slower than requested, or faster by more than the noise.
+    """Requests another selection if the shrunk model is slower than requested, or faster by too little or too much.
 
     Everything is compared as a fraction of the dense model's latency at the same time, so that the load of the machine
     cancels. Requested milliseconds are counted at the fastest state of the machine that was seen.
@@ -89,7 +89,7 @@ class LatencyTarget:
         requested, left_over = self._requested(latency), self.left_over(latency)
         dense_ms = self.reference_ms or latency.dense.median
         measured = units, latency.ratio.high * dense_ms
-        too_slow = (latency.ratio.median + latency.ratio.high) / 2 > requested
+        too_slow = requested < 1 and (latency.ratio.median + latency.ratio.high) / 2 > requested
         if too_slow:
             faster, self._faster = self._faster, None
             smaller = (faster[0], faster[1] * dense_ms) if faster else None
@@ -107,7 +107,7 @@ class LatencyTarget:
             "latency is %.1f %% %s what was requested%s: searching again",
             100 * abs(left_over),
             "over" if left_over < 0 else "below",
-            ", less than the noise" if too_slow and left_over >= 0 else "",
+            ", less than half of the noise" if too_slow and left_over >= 0 else "",
         )
         self.corrected, self._dense_ms = True, dense_ms
         return self.costs, min(1.0, requested * dense_ms / self.costs.dense)

@@ -23,7 +23,7 @@ from trimformer.costs.workloads import LlamaCppRun
 from trimformer.data.outputs import find_problem
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scored, score
-from trimformer.export.gguf.architecture import check_graph
+from trimformer.export.gguf.architecture import check_graph, check_timed_graph
 from trimformer.export.onnx.files import check_packages
 from trimformer.importance.calibration_cache import check_calibration_dir
 from trimformer.models.layer_calls import LABEL_KEYS
@@ -228,6 +228,8 @@ def check_llama_cpp(model: PreTrainedModel, methods: Sequence[AnyMethod], metric
     check_graph(model, same_sizes=all(isinstance(method, Method) and method.keeps_one_size for method in methods))
     if metric == "memory":
         cache_tokens(model, options.gguf)
+    if metric == "latency":
+        check_timed_graph(model)
     if is_timed:
         LlamaCppRun.of(model, options.gguf)
 

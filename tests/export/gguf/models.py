@@ -27,13 +27,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 # Families that llama.cpp runs with one size for all layers: 4 heads of 16 channels, 96 neurons.
 # Windows are shorter than the texts of the comparison.
 ONE_SIZE: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "Gemma": ("Gemma", "GemmaForCausalLM", {}),
-    "Gemma2": ("Gemma2", "Gemma2ForCausalLM", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
-    "Gemma3": (
-        "Gemma3Text", "Gemma3ForCausalLM", {"sliding_window": 8, "query_pre_attn_scalar": 16, "num_hidden_layers": 7}
+    "Gemma": ("Gemma", "GemmaForCausalLM", {"rope_theta": 500.0}),
+    "Gemma2": (
+        "Gemma2", "Gemma2ForCausalLM",
+        {"sliding_window": 8, "query_pre_attn_scalar": 16, "rope_theta": 500.0, "attn_logit_softcapping": 0.2,
+         "final_logit_softcapping": 7.0},
     ),
-    "Phi": ("Phi", "PhiForCausalLM", {"partial_rotary_factor": 0.5}),
-    "Phi3": ("Phi3", "Phi3ForCausalLM", {}),
+    "Gemma3": (
+        "Gemma3Text", "Gemma3ForCausalLM",
+        {"sliding_window": 8, "query_pre_attn_scalar": 16, "num_hidden_layers": 7, "final_logit_softcapping": 7.0,
+         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 200.0}}},
+    ),
+    "Phi": ("Phi", "PhiForCausalLM", {"partial_rotary_factor": 0.5, "rope_theta": 500.0}),
+    "Phi3": ("Phi3", "Phi3ForCausalLM", {"rope_theta": 500.0}),
     "GPT2": ("GPT2", "GPT2LMHeadModel", {"n_inner": 96}),
 }  # fmt: skip
 

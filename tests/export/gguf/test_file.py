@@ -9,7 +9,7 @@ import transformers
 
 from testing.language import language_model
 from tests.conftest import make_model
-from tests.export.gguf.models import make, tokenizer
+from tests.export.gguf.models import make, make_one_size, tokenizer
 from tests.export.gguf.tokenizers import KINDS, bpe, wrapped
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.architecture import choose_architecture
@@ -174,7 +174,23 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused():
         (lambda: make("Qwen3 tied", "free", tie_word_embeddings=False), "'openelm' .* has no output matrix; .*plain"),
         (lambda: make("Qwen3 tied", "free", attention_bias=True), "'openelm' .* has no biases; .*plain"),
         (lambda: make("Mistral", sliding_window=64), "sliding window of 64 tokens"),
-        (lambda: make(hidden_act="gelu"), "activation 'silu' only, not 'gelu'"),
+        (lambda: make(hidden_act="gelu"), "activation silu or swish only, not 'gelu'"),
+        (lambda: make_one_size("Gemma", hidden_act="silu", hidden_activation="gelu_new"), "not 'silu'"),
+        (lambda: make_one_size("Gemma", attention_bias=True), "'gemma' has no biases of output projections"),
+        (lambda: make_one_size("Gemma2", final_logit_softcapping=None), "has no final_logit_softcapping, in place of"),
+        (lambda: make_one_size("Gemma2", query_pre_attn_scalar=64), "scales attention by 0.125, llama.cpp by the head"),
+        (lambda: make_one_size("Gemma2", num_hidden_layers=46), "with 46 layers, .* scales attention differently"),
+        (lambda: make_one_size("Gemma3", use_bidirectional_attention=True), "attends to later tokens"),
+        (lambda: make_one_size("Phi", qk_layernorm=True), "'phi2' has no norms of queries and keys"),
+        (lambda: make_one_size("Phi3", partial_rotary_factor=0.5), "over whole heads"),
+        (lambda: make_one_size("GPT2", scale_attn_by_inverse_layer_idx=True), "by the index of the layer"),
+        (lambda: make_one_size("GPT2", add_cross_attention=True), "no cross-attention"),
+        (
+            lambda: make_one_size(
+                "Gemma3", rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}}
+            ),
+            "type 'linear' cannot be written; supported are default",
+        ),
         (
             lambda: make(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
             "rotary embeddings of type 'dynamic'",

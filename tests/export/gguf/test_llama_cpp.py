@@ -71,6 +71,52 @@ def test_families_whose_layers_keep_one_size(name, tmp_path, few_tokens):
         assert result.exact.divergence < 1e-6  # llama.cpp reads GELU from a table of float16
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("Gemma", "add_rope_freq_base"),
+        ("Gemma2", "add_rope_freq_base"),
+        ("Gemma2", "add_attn_logit_softcapping"),
+        ("Gemma2", "add_final_logit_softcapping"),
+        ("Gemma3", "add_rope_freq_base"),
+        ("Gemma3", "add_rope_freq_base_swa"),
+        ("Gemma3", "add_final_logit_softcapping"),
+        ("Gemma3", "add_sliding_window"),
+        ("Phi", "add_rope_freq_base"),
+        ("Phi3", "add_rope_freq_base"),
+    ],
+)
+def test_settings_that_are_not_written_are_noticed(name, key, tmp_path, few_tokens, monkeypatch):
+    import gguf
+
+    monkeypatch.setattr(gguf.GGUFWriter, key, lambda *_: None)
+    with pytest.raises(TrimformerError, match="predicts something else"):
+        exported(make_one_size(name), tmp_path)
+
+
+def test_one_prompt_is_longer_than_the_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "TEXTS", ["abcab cabba bacca"])
+    monkeypatch.setattr(verify, "TOKENS", 2)
+    model = make_one_size("Gemma2", sliding_window=64)
+    assert exported(model, tmp_path).exact.tokens == 2 * 2
+    monkeypatch.setattr("gguf.GGUFWriter.add_sliding_window", lambda *_: None)
+    with pytest.raises(TrimformerError, match="predicts something else"):
+        exported(model, tmp_path)
+
+
+def test_a_tied_phi_has_its_output_matrix(tmp_path, few_tokens):
+    result = exported(make_one_size("Phi", tie_word_embeddings=True), tmp_path)
+    assert result.exact.equal == result.exact.tokens
+
+
+def test_embeddings_of_positions_are_not_quantized(tmp_path, few_tokens):
+    import gguf
+
+    path = exported(make_one_size("GPT2"), tmp_path, "q8_0").files[0].path
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+    assert (types["position_embd.weight"], types["token_embd.weight"]) == ("F32", "Q8_0")
+
+
 @pytest.mark.parametrize("name", ["Gemma2", "Gemma3"])
 def test_windows_in_an_order_of_their_own(name, tmp_path, few_tokens, monkeypatch):
     windows = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]

@@ -91,6 +91,12 @@ def choose_architecture(model: PreTrainedModel) -> Architecture:
         is_plain &= sizes[0].heads * channels == model.config.hidden_size
     if not family.output_biases:
         is_plain &= not any(map(_has_bias, layers))
+        if family.free is None and any(map(_has_bias, layers)):
+            raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no biases of output projections")
+    if len(kept) == family.odd_depth:
+        raise TrimformerError(
+            f"with {len(kept)} layers, llama.cpp's graph '{family.plain}' scales attention differently"
+        )
     name = family.plain if is_plain else _free(model, family)
     if not is_plain:
         for position, i in enumerate(kept):
@@ -123,6 +129,20 @@ def check_graph(model: PreTrainedModel, *, same_sizes: bool) -> None:
         raise TrimformerError(
             f"--layout plain may remove heads of this {type(model).__name__}, and llama.cpp's graph '{family.plain}' "
             "needs all of them"
+        )
+
+
+def check_timed_graph(model: PreTrainedModel) -> None:
+    """Checks that narrower models can be run, too, of which a latency table is made.
+
+    Raises:
+        TrimformerError: llama.cpp runs the model with all heads only.
+    """
+    family = family_of(model)
+    if family.square and family.free is None:
+        raise TrimformerError(
+            f"latency budgets in llama.cpp are not for {type(model).__name__}: the graph '{family.plain}' takes no "
+            "fewer heads; prune it by --metric mac or memory"
         )
 
 
@@ -180,7 +200,8 @@ def _check_config(model: PreTrainedModel, family: Family) -> None:
     name, attention = type(model).__name__, attention_of(layers_of(model)[0])
     if activation(config) not in family.activations:
         raise TrimformerError(
-            f"llama.cpp runs {name} with the activation '{family.activations[0]}' only, not '{activation(config)}'"
+            f"llama.cpp runs {name} with the activation {' or '.join(family.activations)} only, not "
+            f"'{activation(config)}'"
         )
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
@@ -194,10 +215,16 @@ def _check_config(model: PreTrainedModel, family: Family) -> None:
         raise TrimformerError(f"this {name} attends to later tokens, which llama.cpp's graph does not")
     if getattr(config, "qk_layernorm", False):
         raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no norms of queries and keys")
-    if (
-        getattr(config, "scale_attn_by_inverse_layer_idx", False)
-        or abs(attention.scaling - head_size(model) ** -0.5) > 1e-6
-    ):
+    if getattr(config, "add_cross_attention", False):
+        raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no cross-attention")
+    missing = [entry for entry in family.required if getattr(config, entry) is None]
+    if missing:
+        raise TrimformerError(f"this {name} has no {missing[0]}, in place of which llama.cpp puts a number of its own")
+    if getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        raise TrimformerError(
+            f"this {name} scales attention by the index of the layer, llama.cpp by the head size only"
+        )
+    if abs(attention.scaling - head_size(model) ** -0.5) > 1e-6:
         raise TrimformerError(f"this {name} scales attention by {attention.scaling:g}, llama.cpp by the head size")
     rope = getattr(config, "rope_parameters", None) or {}
     for part in rope.values() if "full_attention" in rope else [rope]:

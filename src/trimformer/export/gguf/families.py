@@ -51,7 +51,7 @@ def head_size(model: PreTrainedModel) -> int:
 
 def activation(config: Any) -> str:
     """Returns the name of the function that a config applies to neurons."""
-    names = ("hidden_activation", "hidden_act", "activation_function")
+    names = ("hidden_act", "hidden_activation", "activation_function")
     return str(next(getattr(config, name) for name in names if hasattr(config, name)))
 
 
@@ -81,7 +81,7 @@ def _outer(model: Any) -> Parts:
     if hasattr(base, "wpe"):
         yield "transformer.wpe.weight", base.wpe.weight
     output = model.get_output_embeddings()
-    if not is_tied(model):
+    if not is_tied(model) or output.bias is not None:  # graphs that add a bias want a matrix of the output, too
         yield "lm_head.weight", output.weight
     if output.bias is not None:
         yield "lm_head.bias", output.bias
@@ -156,6 +156,8 @@ class Family:
         window_every: every so many layers one attends to all tokens, the others to a sliding window; None where the
             graph has no windows.
         partial_rotary: whether the graph rotates a part of the channels of a head if the file says so.
+        required: entries of the config that must be set, because the graph replaces None by a number.
+        odd_depth: number of layers at which the graph scales attention in another way.
         outer_parts: the tensors outside of the layers, of a model.
         layer_parts: the tensors of a layer.
     """
@@ -168,6 +170,8 @@ class Family:
     activations: tuple[str, ...] = _SILU
     window_every: int | None = None
     partial_rotary: bool = False
+    required: tuple[str, ...] = ()
+    odd_depth: int | None = None
     outer_parts: Callable[[Any], Parts] = _outer
     layer_parts: Callable[[Any], Parts] = _layer
 
@@ -180,8 +184,14 @@ FAMILIES = {
     "Qwen2ForCausalLM": Family("qwen2", "deci", square=True, output_biases=False),
     "Qwen3ForCausalLM": Family("qwen3", "openelm", tied=True),
     "GemmaForCausalLM": _GEMMA,
-    "Gemma2ForCausalLM": replace(_GEMMA, plain="gemma2", window_every=2),
-    "Gemma3ForCausalLM": replace(_GEMMA, plain="gemma3", window_every=6),
+    "Gemma2ForCausalLM": replace(
+        _GEMMA,
+        plain="gemma2",
+        window_every=2,
+        required=("sliding_window", "attn_logit_softcapping", "final_logit_softcapping"),
+        odd_depth=46,
+    ),
+    "Gemma3ForCausalLM": replace(_GEMMA, plain="gemma3", window_every=6, required=("sliding_window",), odd_depth=62),
     "PhiForCausalLM": Family("phi2", square=True, activations=_GELU, partial_rotary=True, layer_parts=_phi_layer),
     "Phi3ForCausalLM": Family("phi3", square=True, output_biases=False, layer_parts=_phi3_layer),
     "GPT2LMHeadModel": Family("gpt2", square=True, activations=_GELU, layer_parts=_gpt2_layer),

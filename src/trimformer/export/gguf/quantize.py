@@ -15,7 +15,11 @@ _BLOCK = 32  # values with one scale
 
 
 def tensor_type(tensor: NamedTensor, quantization: Quantization) -> Any:
-    """Returns the GGML type of a tensor: float32 for vectors and positions, float16 for rows of odd length."""
+    """Returns the GGML type of a tensor.
+
+    Vectors stay in float32, and so do embeddings of positions, which are few and are added to all that follows. Rows
+    that are not whole blocks are in float16 at the least.
+    """
     import gguf
 
     types = gguf.GGMLQuantizationType

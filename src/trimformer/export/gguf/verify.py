@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import TrimformerError, one_line
+from trimformer.export.gguf.families import family_of
 from trimformer.models import max_positions
 from trimformer.models.masking import frozen
 
@@ -75,6 +77,8 @@ def compare(
 ) -> Comparison:
     """Runs a file in llama.cpp and compares its greedy continuations with PyTorch's predictions.
 
+    Models with sliding windows continue one prompt more, which is longer than a window.
+
     Args:
         path: of the file.
         model: in float32 on the CPU.
@@ -90,6 +94,9 @@ def compare(
     texts, tokens = TEXTS if texts is None else texts, TOKENS if tokens is None else tokens
     longest = max_positions(model.config, 4096)
     prompts = [ids for text in texts if (ids := tokenizer(text)["input_ids"]) and len(ids) + tokens <= longest]
+    if prompts and family_of(model).window_every is not None:
+        length = model.config.sliding_window + 8  # the last tokens do not see the first ones
+        prompts += [list(islice(cycle(chain(*prompts)), length))] if length + tokens <= longest else []
     if not prompts:
         raise TrimformerError(f"the model is too short for a comparison: it has {longest} positions")
     embeddings: Any = model.get_input_embeddings()
