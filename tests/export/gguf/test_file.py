@@ -181,6 +181,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused():
         (lambda: make_one_size("Gemma2", query_pre_attn_scalar=64), "scales attention by 0.125, llama.cpp by the head"),
         (lambda: make_one_size("Gemma2", num_hidden_layers=46), "with 46 layers, .* scales attention differently"),
         (lambda: make_one_size("Gemma3", use_bidirectional_attention=True), "attends to later tokens"),
+        (lambda: make_one_size("Gemma3", attn_logit_softcapping=5.0), "'gemma3' has no soft cap of attention"),
         (lambda: make_one_size("Phi", qk_layernorm=True), "'phi2' has no norms of queries and keys"),
         (lambda: make_one_size("Phi3", partial_rotary_factor=0.5), "over whole heads"),
         (lambda: make_one_size("GPT2", scale_attn_by_inverse_layer_idx=True), "by the index of the layer"),

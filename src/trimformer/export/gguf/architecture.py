@@ -217,6 +217,8 @@ def _check_config(model: PreTrainedModel, family: Family) -> None:
         raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no norms of queries and keys")
     if getattr(config, "add_cross_attention", False):
         raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no cross-attention")
+    if getattr(config, "attn_logit_softcapping", None) and "attn_logit_softcapping" not in family.required:
+        raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no soft cap of attention")
     missing = [entry for entry in family.required if getattr(config, entry) is None]
     if missing:
         raise TrimformerError(f"this {name} has no {missing[0]}, in place of which llama.cpp puts a number of its own")
