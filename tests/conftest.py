@@ -21,6 +21,9 @@ from trimformer.models import find_sublayers
 # Jobs in the background of a script ignore Ctrl-C, and so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# As in every command: else what a test captures depends on whether a command ran before it in the same process.
+transformers.utils.logging.disable_progress_bar()
+
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "Model")
 

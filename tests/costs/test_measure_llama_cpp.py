@@ -241,7 +241,6 @@ def test_flags_that_make_no_sense_together_are_refused_before_the_data_are_read(
 )
 def test_models_that_llama_cpp_cannot_run_are_refused_before_the_data_are_read(tmp_path, capsys, model, words, message):
     save(model(), tokenizer(), tmp_path / "model")
-    capsys.readouterr()  # the progress of writing
     (tmp_path / "data.jsonl").write_text("{no json")
     words = [*FLAGS, "--latency-ms", "3", *words]
     assert command(tmp_path / "model", tmp_path / "data.jsonl", tmp_path / "out", *words) == 2
