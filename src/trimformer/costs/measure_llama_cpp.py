@@ -32,7 +32,7 @@ from trimformer.export.gguf.architecture import (
     pruned_graph,
     written_neurons,
 )
-from trimformer.export.gguf.families import family_of, layers_of
+from trimformer.export.gguf.families import parts_of_layers
 from trimformer.models import KINDS, Kind, find_sublayers
 from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import versions
@@ -97,7 +97,7 @@ def measure_llama_cpp_table(model: PreTrainedModel, run: LlamaCppRun, *, seconds
     worst = np.abs(np.stack(rows) @ parts / ratios - 1).max()
     logger.info("the latency table fits the %d timed models to %.1f %%", len(ratios), 100 * worst)
 
-    empty = int(needs_head(dict(family_of(model).layer_parts(layers_of(model)[0])), False, graph))
+    empty = int(needs_head(parts_of_layers(model)[0], False, graph))
     written: dict[Kind, list[int]] = {
         "attention": [max(units, empty) for units in range(heads + 1)],
         "ffn": [written_neurons(units) for units in range(neurons + 1)],

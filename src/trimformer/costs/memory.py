@@ -14,7 +14,7 @@ from trimformer.export.gguf.architecture import (
     needs_head,
     pruned_graph,
 )
-from trimformer.export.gguf.families import family_of, head_size, layers_of
+from trimformer.export.gguf.families import head_size, parts_of_layers
 from trimformer.export.gguf.quantize import tensor_bytes
 from trimformer.export.gguf.tensors import layer_tensors, list_tensors
 from trimformer.models import Sublayer, find_sublayers, max_positions
@@ -87,15 +87,13 @@ def memory_costs(model: PreTrainedModel, quantization: Quantization, tokens: int
         TrimformerError: llama.cpp has no graph that computes this model.
     """
     sublayers, graph = find_sublayers(model), pruned_graph(model)
-    family, channels = family_of(model), head_size(model)
-    layers = layers_of(model)
+    layers, channels = parts_of_layers(model), head_size(model)
 
     def level(sublayer: Sublayer, size: LayerSize) -> int:
-        parts = family.layer_parts(layers[sublayer.layer])
         is_attention = sublayer.kind == "attention"
         weights = sum(
             tensor_bytes(tensor, quantization)
-            for name, tensor in layer_tensors(parts, size, channels, graph)
+            for name, tensor in layer_tensors(layers[sublayer.layer], size, channels, graph)
             if name.startswith(("self_attn.", "input_layernorm")) == is_attention
         )
         return weights + (_cache(size.kv_heads, channels, tokens) if is_attention else 0)
@@ -105,8 +103,7 @@ def memory_costs(model: PreTrainedModel, quantization: Quantization, tokens: int
             multiples = np.maximum(1, -(-np.arange(sublayer.num_units + 1) // NEURON_MULTIPLE))
             bytes_of = [0, *(level(sublayer, LayerSize(1, 1, NEURON_MULTIPLE * int(n))) for n in np.unique(multiples))]
             return np.asarray(bytes_of, dtype=np.float64)[multiples]
-        names = dict(family.layer_parts(layers[sublayer.layer]))
-        empty = int(needs_head(names, sublayer.layer == 0, graph))
+        empty = int(needs_head(layers[sublayer.layer], sublayer.layer == 0, graph))
         sizes = [LayerSize(empty, empty, NEURON_MULTIPLE)]
         sizes += [LayerSize(k * queries, k, NEURON_MULTIPLE) for k in range(1, sublayer.num_units + 1)]
         return np.asarray([level(sublayer, size) for size in sizes], dtype=np.float64)

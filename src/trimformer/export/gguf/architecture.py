@@ -21,6 +21,7 @@ from trimformer.export.gguf.families import (
     head_size,
     is_tied,
     layers_of,
+    parts_of_layers,
     rotary,
 )
 from trimformer.models import find_sublayers
@@ -81,7 +82,7 @@ def choose_architecture(model: PreTrainedModel) -> Architecture:
     """
     family = family_of(model)
     _check_config(model, family)
-    layers = [dict(family.layer_parts(layer)) for layer in layers_of(model)]
+    layers = parts_of_layers(model)
     channels = head_size(model)
     dense = [_size(parts, channels) for parts in layers]
     kept = [i for i, size in enumerate(dense) if size.kv_heads or size.neurons or _has_bias(layers[i])] or [0]
@@ -89,9 +90,9 @@ def choose_architecture(model: PreTrainedModel) -> Architecture:
     is_plain = len(set(sizes)) == 1 and sizes[0].kv_heads > 0
     if family.square:
         is_plain &= sizes[0].heads * channels == model.config.hidden_size
-    if not family.output_biases:
-        is_plain &= not any(map(_has_bias, layers))
-        if family.free is None and any(map(_has_bias, layers)):
+    if not family.output_biases and any(map(_has_bias, layers)):
+        is_plain = False
+        if family.free is None:
             raise TrimformerError(f"llama.cpp's graph '{family.plain}' has no biases of output projections")
     if len(kept) == family.odd_depth:
         raise TrimformerError(

@@ -153,7 +153,7 @@ class Family:
         square: whether `plain` needs query heads that are together as wide as the residual stream.
         output_biases: whether `plain` has biases of the output projections.
         activations: names in configs of the function that the graph applies to neurons.
-        window_every: every so many layers one attends to all tokens, the others to a sliding window; None where the
+        window_every: one in so many layers attends to all tokens, and the others to a sliding window; None where the
             graph has no windows.
         partial_rotary: whether the graph rotates a part of the channels of a head if the file says so.
         required: entries of the config that must be set, because the graph replaces None by a number.
@@ -210,3 +210,9 @@ def family_of(model: PreTrainedModel) -> Family:
             f"GGUF files of {name} are not supported; they are written for {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[name]
+
+
+def parts_of_layers(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+    """Returns the tensors of each layer, by the names that Llama gives them."""
+    family = family_of(model)
+    return [dict(family.layer_parts(layer)) for layer in layers_of(model)]

@@ -1,6 +1,6 @@
 """Lists the tensors of a GGUF file: renamed, padded with units of zeros, and rearranged for llama.cpp."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.architecture import FUSED, INTERLEAVED, Architecture, LayerSize
-from trimformer.export.gguf.families import family_of, head_size, layers_of
+from trimformer.export.gguf.families import family_of, head_size, parts_of_layers
 
 POSITIONS = "position_embd.weight"  # embeddings of positions
 
@@ -36,7 +36,7 @@ def list_tensors(model: PreTrainedModel, architecture: Architecture) -> Iterator
     """
     import gguf
 
-    family, layers, channels = family_of(model), layers_of(model), head_size(model)
+    layers, channels = parts_of_layers(model), head_size(model)
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[architecture.name], len(architecture.layers))
 
@@ -46,12 +46,12 @@ def list_tensors(model: PreTrainedModel, architecture: Architecture) -> Iterator
             raise TrimformerError(f"llama.cpp's graph '{architecture.name}' has no place for the tensor {name}")
         return new
 
-    for name, tensor in family.outer_parts(model):
+    for name, tensor in family_of(model).outer_parts(model):
         yield _whole(renamed(name), tensor)
     if architecture.rope_factors is not None:
         yield _whole("rope_freqs.weight", architecture.rope_factors)
     for position, (index, size) in enumerate(zip(architecture.layers, architecture.sizes, strict=True)):
-        tensors = dict(layer_tensors(family.layer_parts(layers[index]), size, channels, architecture.name))
+        tensors = dict(layer_tensors(layers[index], size, channels, architecture.name))
         for name, part in _fused(tensors, architecture.name):
             yield part._replace(name=renamed(f"model.layers.{position}.{name}"))
 
@@ -76,7 +76,7 @@ def _joined(parts: list[NamedTensor]) -> Tensor:
 
 
 def layer_tensors(
-    parts: Iterable[tuple[str, Tensor]], size: LayerSize, channels: int, architecture: str
+    parts: Mapping[str, Tensor], size: LayerSize, channels: int, architecture: str
 ) -> Iterator[tuple[str, NamedTensor]]:
     """Yields the tensors of a layer by their names within it.
 
@@ -90,7 +90,7 @@ def layer_tensors(
             "gate_proj": size.neurons, "up_proj": size.neurons}  # fmt: skip
     columns = {"o_proj": size.heads * channels, "down_proj": size.neurons}
     heads = {"q_proj": size.heads, "k_proj": size.kv_heads} if architecture in INTERLEAVED else {}
-    for name, parameter in parts:
+    for name, parameter in parts.items():
         module, kind = name.split(".")[-2:]
         if not size.heads and (name.startswith("self_attn.") or module == "input_layernorm"):
             continue  # the loader counts tensors, and a layer without heads has no norm before them
