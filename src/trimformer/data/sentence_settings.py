@@ -32,7 +32,7 @@ _QUERY_PROMPTS = ("query",)
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 # Columns whose texts are queries; the other columns beside them hold documents.
-_QUERY_COLUMNS = ("query", "question", "anchor")
+QUERY_COLUMNS = ("anchor", "query", "question")
 
 _TASKS = ("feature-extraction", "sequence-classification")
 _NOT_FOLLOWED = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
@@ -69,7 +69,7 @@ class SentenceSettings:
             next((self.prompts[name] for name in names if self.prompts.get(name)), "")
             for names in (_QUERY_PROMPTS, _DOCUMENT_PROMPTS)
         )
-        is_query = [column.strip().lower() in _QUERY_COLUMNS for column in columns]
+        is_query = [column.strip().lower() in QUERY_COLUMNS for column in columns]
         if (query or document) and any(is_query):
             prompts = tuple(query if flag else document for flag in is_query)
         else:

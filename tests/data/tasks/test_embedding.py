@@ -1,12 +1,16 @@
 """Embedding tasks: texts are encoded one by one and scored by cosine similarity."""
 
+from itertools import product
+
 import pytest
 import torch
 from transformers import BertConfig
 
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError, prune
+from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks import infer_task
+from trimformer.data.tasks.embedding import PASSAGE_COLUMNS, TEXT_PAIRS
 
 CONFIG = BertConfig()
 PAIRS = [
@@ -26,7 +30,17 @@ def test_two_columns_are_two_texts_and_never_one_pair():
     assert [feature["input_ids"] for feature in features] == alone
 
 
-@pytest.mark.parametrize("columns", [("anchor", "positive", "negative"), ("Query", "Positive"), ("text",)])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("anchor", "positive", "negative"),
+        ("Query", "Positive"),
+        *product(QUERY_COLUMNS, PASSAGE_COLUMNS),
+        *product(QUERY_COLUMNS, PASSAGE_COLUMNS, ["negative"]),
+        *TEXT_PAIRS,
+        ("text",),
+    ],
+)
 def test_text_columns_are_guessed_from_the_usual_names(columns):
     assert task([dict.fromkeys(columns, "the film")]).text_columns == columns
 

@@ -15,6 +15,7 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
+from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.label_values import as_number
@@ -25,25 +26,16 @@ from trimformer.errors import TrimformerError, quoted
 
 logger = logging.getLogger(__name__)
 
-# Usual names of columns whose texts belong together, in the order in which they are tried.
-TEXT_GROUPS = (
+# Usual names of two columns of texts that are alike, in the order in which they are tried.
+TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("text1", "text2"),
     ("question1", "question2"),
-    ("anchor", "positive", "negative"),
-    ("anchor", "positive"),
-    ("query", "positive", "negative"),
-    ("query", "positive"),
-    ("query", "passage"),
-    ("query", "document"),
-    ("query", "context"),
-    ("query", "answer"),
-    ("question", "passage"),
-    ("question", "document"),
-    ("question", "context"),
-    ("question", "answer"),
     ("premise", "hypothesis"),
 )
+
+# Columns of passages that answer a query, as sentence-transformers' data sets name them; see `QUERY_COLUMNS`.
+PASSAGE_COLUMNS = ("positive", "passage", "document", "context", "answer")
 
 # Similarity of two embeddings [n], by the names of sentence-transformers.
 SIMILARITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -141,10 +133,12 @@ def follow_settings(task: Task, model: PreTrainedModel) -> Task:
 
 
 def _guess_text_columns(columns: Iterable[Any]) -> tuple[str, ...]:
-    """Returns the columns with the usual names of a group of texts, else of a single text; empty if there are none."""
+    """Returns the columns with the usual names of two or three texts, else of a single one; empty if there are none."""
     columns = list(columns)
-    for group in (*TEXT_GROUPS, *((name,) for name in TEXT_COLUMNS)):
-        group_columns = [guess_column((name,), columns) for name in group]
-        if all(group_columns):
-            return tuple(name for name in group_columns if name)
+    groups: list[list[tuple[str, ...]]] = [[(first,), (second,)] for first, second in TEXT_PAIRS]
+    groups += [[QUERY_COLUMNS, PASSAGE_COLUMNS, ("negative",)], [QUERY_COLUMNS, PASSAGE_COLUMNS], [TEXT_COLUMNS]]
+    for group in groups:
+        found = [guess_column(usual_names, columns) for usual_names in group]
+        if all(found):
+            return tuple(name for name in found if name)
     return ()

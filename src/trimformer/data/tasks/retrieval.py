@@ -14,18 +14,15 @@ from transformers import PreTrainedConfig
 from trimformer.data.batches import Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.rows import Rows, numbered
+from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks.base import Task, check_columns
-from trimformer.data.tasks.embedding import EmbeddingTask
+from trimformer.data.tasks.embedding import PASSAGE_COLUMNS, EmbeddingTask
 from trimformer.data.tasks.retrieval_metrics import DEPTH, first_passages, query_scores
 from trimformer.data.tasks.text import encode_texts
 from trimformer.data.tasks.text_values import as_text, is_blank
 from trimformer.errors import TrimformerError, quoted
 
 logger = logging.getLogger(__name__)
-
-# Columns of queries and of the passages that answer them, as sentence-transformers' data sets name them.
-QUERY_COLUMNS = ("anchor", "query", "question")
-PASSAGE_COLUMNS = ("positive", "passage", "document", "answer", "context")
 
 METRIC = f"mrr@{DEPTH}"
 OF_DENSE = "dense_top_"  # begins the names of scores whose right passages are the dense model's first
