@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tests.commands import error_line, prune, write_jsonl
 from tests.conftest import make_rows
@@ -20,6 +21,11 @@ def test_scores_are_of_the_named_rows_and_all_training_rows_calibrate(model_dir,
     assert results["samples"]["evaluation"] == 7
     assert results["samples"]["calibration"] == len(rows)
     assert results["arguments"]["eval_data"] == str(evaluation)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert {result.dataset_name for result in card.data.eval_results} == {"mine.jsonl"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    for text in (card.text, page.replace("&#39;", "'")):
+        assert "on 7 rows of 'mine.jsonl'" in text
 
 
 def test_rows_that_are_not_there_are_named_before_the_work(model_dir, data, tmp_path, capsys):

@@ -78,6 +78,30 @@ def test_prompts_and_answers_without_a_template_are_joined_by_a_line_end():
     assert counted_text(blocks) == "4</s>"
 
 
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"instruction": "Add.", "input": "2 and 2", "output": "4"}, "Add.\n\n2 and 2"),
+        ({"instruction": "Add.", "input": "", "output": "4"}, "Add."),
+        ({"instruction": "Add.", "input": None, "output": "4"}, "Add."),
+        ({"question": "how many?", "context": "2 and 2", "answer": "4"}, "2 and 2\n\nhow many?"),
+    ],
+)
+def test_a_text_that_belongs_to_a_prompt_is_part_of_it(row, prompt):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None
+    (block,) = as_blocks([row], tokenizer, CONFIG, length=64)
+    assert tokenizer.decode(block["input_ids"]) == f"<s>{prompt}\n4"
+
+
+def test_messages_may_be_arrays_and_the_first_row_may_hold_none():
+    messages = [{"role": "user", "content": "hi?"}, {"role": "assistant", "content": "hello"}]
+    expected = list(blocks_of([{"messages": messages}], length=64))
+    assert list(blocks_of([{"messages": np.array(messages, dtype=object)}], length=64)) == expected
+    with pytest.raises(TrimformerError, match="the conversation in row 1 is not a list of messages"):
+        blocks_of([{"messages": []}, {"messages": messages}])
+
+
 def test_blocks_without_a_counted_token_are_left_out():
     messages = [{"role": "user", "content": "long" * 20}, {"role": "assistant", "content": "x"}]
     blocks = blocks_of([{"messages": messages}])
@@ -102,6 +126,10 @@ def test_encoded_rows_lose_padding_and_keep_their_labels():
         ([{"messages": [{"role": "user", "content": "hi"}]}], {}, "no answer"),
         ([{"messages": [{"role": "user"}]}], {}, "no 'role' and 'content'"),
         ([{"input_ids": [[1, 2]]}], {}, "not a list of token ids"),
+        ([{"input_ids": [[1, 2], [3]]}], {}, "not a list of token ids"),
+        ([{"text": "long enough for a block"}, {"txt": "a"}], {}, "no column 'text' in row 2"),
+        ([{"prompt": "a", "completion": "b"}, {"prompt": "a"}], {}, "no column 'completion' in row 2"),
+        ([{"input_ids": [1, 2, 3]}, {"text": "a"}], {}, "no column 'input_ids' in row 2"),
     ],
 )
 def test_bad_rows_are_refused_in_a_sentence(data, options, message):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from trimformer.data.metrics import METRICS, confidence_interval
 
@@ -46,8 +47,15 @@ def test_metrics_are_invariant_to_sample_order():
 
 
 def test_confidence_interval_is_normal_and_shrinks_with_the_root_of_the_count():
-    values = np.array([0.0, 1.0])
-    assert confidence_interval(values) == pytest.approx(1.96 * np.sqrt(0.5) / np.sqrt(2))
+    values = np.array([0.0, 0.5])
+    assert confidence_interval(values) == pytest.approx(1.96 * 0.25 * np.sqrt(2) / np.sqrt(2))
     wide, narrow = (confidence_interval(np.tile(values, n)) for n in (100, 400))
     assert wide / narrow == pytest.approx(2, rel=0.01)
-    assert confidence_interval(np.array([1.0])) == 0.0
+    assert confidence_interval(np.array([0.5])) == 1.0
+
+
+@pytest.mark.parametrize(("right", "count"), [(1, 1), (0, 1), (10, 10), (3, 10), (850, 1000)])
+def test_the_interval_of_a_share_is_wilsons(right, count):
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    samples = np.arange(count) < right
+    assert confidence_interval(samples) == pytest.approx((interval.high - interval.low) / 2, rel=1e-4)

@@ -97,5 +97,8 @@ def test_the_interval_of_a_change_is_that_of_the_paired_difference():
     wrong = [one_hot([1 - label], 2)[0] if i < 8 else dense[i] for i, label in enumerate(labels.tolist())]
     half = paired_interval(scorer, dense, scorer, wrong, "accuracy")
     assert half == pytest.approx(1.96 * (0.1 * 0.9 / 80) ** 0.5, rel=0.35)
+    copies = [{**row, "sentence": f"film {i // 10}"} for i, row in enumerate(rows * 13)]
+    many = Scorer("copies", copies, scorer.task, model, tokenizer)
+    assert paired_interval(many, dense * 13, many, wrong * 13, "accuracy") > 1.2 * half / 13**0.5
     few = Scorer("few", rows[:20], scorer.task, model, tokenizer)
     assert paired_interval(few, dense[:20], few, dense[:20], "accuracy") is None

@@ -105,7 +105,7 @@ def test_a_smaller_vocabulary_is_named_but_not_padding_to_a_multiple():
 )
 def test_rows_set_aside_of_a_training_file_are_warned_of(path, is_train):
     rows = Selection([{"text": "a"}] * 5, [0, 1])
-    text, warning = describe_scored_rows({"validation": rows}, None, path)
+    text, warning = describe_scored_rows({"validation": rows}, None, path, are_set_aside=True)
     assert text == f"2 rows set aside from '{path}'"
     assert (warning is not None) == is_train
 
@@ -114,13 +114,17 @@ def test_training_splits_are_warned_of_however_they_are_given(tmp_path: Path):
     rows = [{"text": "a"}] * 5
     aside = Selection(rows, [0])
     (tmp_path / "train.jsonl").touch()
-    assert describe_scored_rows({"validation": aside}, None, str(tmp_path))[1]
-    assert describe_scored_rows({"validation": aside}, {"train": rows}, None)[1]
-    assert describe_scored_rows({"validation": aside}, SimpleNamespace(split="train[:10%]"), None)[1]
-    assert describe_scored_rows({"train": rows}, rows, None)[1]
-    assert describe_scored_rows({"validation": rows}, None, "data", "data/train.csv")[1]
-    assert describe_scored_rows({"validation": rows}, None, "data", "data/test.csv") == ("5 rows of 'test.csv'", None)
-    assert describe_scored_rows({"validation": aside}, rows, None) == ("1 rows set aside from the data", None)
+    assert describe_scored_rows({"validation": aside}, None, str(tmp_path), are_set_aside=True)[1]
+    assert describe_scored_rows({"validation": aside}, {"train": rows}, None, are_set_aside=True)[1]
+    assert describe_scored_rows({"validation": aside}, SimpleNamespace(split="train[:10%]"), None, are_set_aside=True)[
+        1
+    ]
+    assert describe_scored_rows({"train": rows}, rows, None, are_set_aside=False)[1]
+    assert describe_scored_rows({"validation": rows}, None, "data", "data/train.csv", are_set_aside=False)[1]
+    text, warning = describe_scored_rows({"validation": rows}, None, "data", "data/test.csv", are_set_aside=False)
+    assert (text, warning) == ("5 rows of 'test.csv'", None)
+    text, warning = describe_scored_rows({"validation": aside}, rows, None, are_set_aside=True)
+    assert (text, warning) == ("1 rows set aside from the data", None)
 
 
 def test_a_run_warns_in_log_table_results_and_keeps_its_figures(caplog):

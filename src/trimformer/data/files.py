@@ -222,7 +222,11 @@ def _read_csv(text: str) -> Rows:
 
 
 def _read_tsv(text: str) -> Rows:
-    return _read_separated(text, "\t")
+    rows = _read_separated(text, "\t")
+    for number, row in enumerate(rows, start=1):
+        if any("\t" in value and "\n" in value for value in row.values()):
+            raise ValueError(f"a field of row {number} holds tabs and line ends: a quote at its start is not closed")
+    return rows
 
 
 def _read_separated(text: str, separator: str) -> Sequence[dict[str, Any]]:

@@ -19,9 +19,9 @@ from trimformer.data.generated_answers import answer_prompts
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import NamedRows, Rows, TextLines, numbered
-from trimformer.data.tasks.base import NO_LIMIT, Task, guess_column, missing_column
+from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import TEXT_COLUMNS
-from trimformer.data.tasks.text_values import as_text, column_texts
+from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
 from trimformer.errors import TrimformerError, one_sentence, quoted
 from trimformer.models import max_positions
 from trimformer.models.layer_calls import NEXT_TOKENS
@@ -36,6 +36,8 @@ PROMPTS_AND_ANSWERS = (
     ("prompt", "completion"), ("prompt", "response"), ("prompt", "answer"), ("instruction", "output"),
     ("instruction", "response"), ("question", "answer"), ("input", "output"),
 )  # fmt: skip
+# Columns of a text that belongs to the prompt of the same row, by the column of the prompt.
+CONTEXTS = {"instruction": ("input",), "question": ("context", "passage"), "prompt": ("context",)}
 _BATCH = 256  # documents that are tokenized at once
 _MOST_CHARACTERS = 2**26
 
@@ -74,14 +76,17 @@ def as_blocks(
         return rows
     length = _block_length(config, length)
     if not columns and "input_ids" in rows[0]:
+        check_columns(rows, ["input_ids"])
         return NamedRows(chain.from_iterable(_encoded_blocks(row, f"row {n}", length) for n, row in numbered(rows)), {})
     kind, names = _find_columns(rows, columns)
+    check_columns(rows, names)
     if kind == "text":
         return _joined_documents(_documents(rows, names[0]), tokenizer, length)
     if kind == "messages":
         pieces = [_conversation(row[names[0]], tokenizer, f"row {number}") for number, row in numbered(rows)]
     else:
-        pieces = list(_prompts_and_answers(rows, names, tokenizer))
+        context = None if columns else guess_column(CONTEXTS.get(names[0].strip().lower(), ()), rows[0], names)
+        pieces = list(_prompts_and_answers(rows, names, context, tokenizer))
     blocks = [block for sample in pieces for block in _answer_blocks(sample, tokenizer, length)]
     if not blocks:
         raise TrimformerError("the conversations hold no answer; give messages of the role 'assistant'")
@@ -133,6 +138,7 @@ def model_rows(model: PreTrainedModel, processor: Any, rows: Rows, options: Bloc
         columns = options.columns or [name for name in (guess_column(TEXT_COLUMNS, rows[0]),) if name]
         if len(columns) != 1:
             raise missing_column("column of prompts", rows[0])
+        check_columns(rows, columns)
         length = _block_length(model.config, options.length)
         return answer_prompts(
             model, tokenizer, rows, columns[0], how=options.generate, length=length, seed=options.seed
@@ -165,7 +171,7 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
             return "answers", tuple(columns)
         return ("messages" if _holds_messages(row[columns[0]]) else "text"), (columns[0],)
     messages = guess_column(MESSAGES, row)
-    if messages is not None and _holds_messages(row[messages]):
+    if messages is not None and any(_holds_messages(row.get(messages)) for row in rows):
         return "messages", (messages,)
     for pair in PROMPTS_AND_ANSWERS:
         names = [guess_column((name,), row) for name in pair]
@@ -178,7 +184,8 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
 
 
 def _holds_messages(value: Any) -> bool:
-    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
+    """Whether a value is a list of mappings, or the array that pandas makes of one."""
+    return isinstance(value, Sequence | np.ndarray) and len(value) > 0 and isinstance(value[0], Mapping)
 
 
 def _documents(rows: Rows, column: str) -> Iterable[str]:
@@ -287,14 +294,26 @@ def _message(message: Any, where: str) -> dict[str, Any]:
 
 
 def _prompts_and_answers(
-    rows: Rows, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    rows: Rows, columns: Sequence[str], context: str | None, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[list[Piece]]:
-    """Yields the pieces of each row: in the chat template if there is one, else the prompt, a line end, the answer."""
+    """Yields the pieces of each row: in the chat template if there is one, else the prompt, a line end, the answer.
+
+    Args:
+        rows: prompts and answers.
+        columns: column of the prompts and column of the answers.
+        context: column of texts that belong to the prompts, where a row has one; an empty line is put between them.
+        tokenizer: gives the template, or the start and end tokens.
+    """
+    if context is not None:
+        logger.info("the texts of column %s are part of the prompts", quoted(context))
     if tokenizer.chat_template:
         logger.info("prompts and answers are put into the tokenizer's chat template; answers count")
     start, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     for number, row in numbered(rows):
         prompt, answer = (as_text(row[column], f"column {quoted(column)} in row {number}") for column in columns)
+        if context is not None and row.get(context) is not None and not is_blank(row[context]):
+            extra = as_text(row[context], f"column {quoted(context)} in row {number}")
+            prompt = f"{prompt}\n\n{extra}" if columns[0].strip().lower() == "instruction" else f"{extra}\n\n{prompt}"
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
             yield _conversation(messages, tokenizer, f"row {number}")
@@ -308,9 +327,10 @@ def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator
     Raises:
         TrimformerError: the tokens are not a list of numbers, or labels differ in number.
     """
-    ids, labels, mask = (
-        np.asarray(row.get(key, row["input_ids"])) for key in ("input_ids", "labels", "attention_mask")
-    )
+    with one_sentence(f"'input_ids' of {where} is not a list of token ids"):
+        ids, labels, mask = (
+            np.asarray(row.get(key, row["input_ids"])) for key in ("input_ids", "labels", "attention_mask")
+        )
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.shape != labels.shape or ids.shape != mask.shape:
         raise TrimformerError(f"'input_ids' of {where} is not a list of token ids with as many labels")
     if "attention_mask" in row:

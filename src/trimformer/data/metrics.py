@@ -1,5 +1,6 @@
 """Metrics by name, computed from arrays of predictions and labels; values are fractions, not percentages."""
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -34,6 +35,12 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
 
 
 def confidence_interval(per_sample: Array) -> float:
-    """Half-width of the 95 % confidence interval of the mean over samples (normal approximation)."""
-    values = np.asarray(per_sample, dtype=np.float64)
-    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    """Half-width of the 95 % confidence interval of the mean over samples, which are between 0 and 1.
+
+    That of shares is Wilson's, which is not 0 where all samples are alike; others have the normal approximation.
+    """
+    values, z = np.asarray(per_sample, dtype=np.float64), 1.96
+    count, mean = len(values), float(values.mean()) if len(values) else 0.0
+    if np.isin(values, (0, 1)).all():
+        return z * math.sqrt(mean * (1 - mean) / count + (z / count / 2) ** 2) / (1 + z**2 / count) if count else 1.0
+    return float(z * values.std(ddof=1) / math.sqrt(count)) if count > 1 else 1.0

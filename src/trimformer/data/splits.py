@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -188,8 +188,30 @@ def check_evaluation_sets(sets: Mapping[str, Rows]) -> None:
             raise TrimformerError(f"the set '{name}' of eval_dataset has no rows; fill it or leave it out")
 
 
+def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Divides rows into about the first `cut` of an order and the others, with the rows of a cluster on one side.
+
+    Args:
+        order: positions of the rows.
+        cut: most rows of the first part; it has more if its only cluster does.
+        clusters: cluster of each row. Rows of one and the same cluster are divided as if each were its own.
+    """
+    first: dict[int, int] = {}
+    for place, i in enumerate(order):
+        first.setdefault(clusters[i], place)
+    together = sorted(order, key=lambda i: first[clusters[i]])
+    edges = [k for k in range(1, len(together)) if clusters[together[k]] != clusters[together[k - 1]]]
+    cut = max([edge for edge in edges if edge <= cut], default=min(edges, default=cut))
+    return together[:cut], together[cut:]
+
+
 def find_splits(
-    splits: Mapping[str, Rows], seed: int = 0, *, held_out: float = 0.2, need_train: bool = True
+    splits: Mapping[str, Rows],
+    seed: int = 0,
+    *,
+    held_out: float = 0.2,
+    need_train: bool = True,
+    clusters_of: Callable[[Rows], Sequence[int]] = lambda rows: range(len(rows)),
 ) -> tuple[Rows, dict[str, Rows]]:
     """Chooses the training rows (for calibration) and the validation splits (for evaluation).
 
@@ -200,6 +222,7 @@ def find_splits(
         seed: seed of the random choice of held-out rows.
         held_out: fraction of the training rows to hold out if there is no validation split.
         need_train: whether training rows are needed; if not, nothing is held out and all rows are for evaluation.
+        clusters_of: gives the cluster of each row; held-out rows share none with the others.
 
     Returns:
         The training rows, and the validation rows by split name.
@@ -209,7 +232,8 @@ def find_splits(
     """
     train = next((splits[name] for name in (*_TRAIN_NAMES, "all") if name in splits), [])
     prefix = next((p for p in _VALIDATION_NAMES if any(name.startswith(p) for name in splits)), None)
-    validation = {name: rows for name, rows in splits.items() if prefix and name.startswith(prefix)}
+    names = [name for name in splits if prefix and name.startswith(prefix)]
+    validation = {name: splits[name] for name in sorted(names, key=lambda name: name != prefix)}
     if not need_train:
         return train, validation or {"all": train}
     if len(train) < (2 if validation else 4):
@@ -221,6 +245,6 @@ def find_splits(
         )
     if not validation:
         order = shuffled_rows(train, np.random.default_rng(seed))
-        cut = max(1, round(len(train) * held_out))
-        train, validation = Selection(train, order[cut:]), {"validation": Selection(train, order[:cut])}
+        aside, kept = divide(order, max(1, round(len(train) * held_out)), clusters_of(train))
+        train, validation = Selection(train, kept), {"validation": Selection(train, aside)}
     return train, validation

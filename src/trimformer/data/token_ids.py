@@ -1,10 +1,14 @@
-"""Checks token ids against the model's embedding tables."""
+"""Checks token ids against the model's embedding tables and its padding token."""
 
+import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from trimformer.data.processor import tokenizer_of
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import Batch
 
@@ -26,6 +30,25 @@ def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
             )
         if smallest < 0:
             raise TrimformerError(f"the samples hold {name} id {smallest}; use ids from 0")
+
+
+def check_padding_token(model: PreTrainedModel, processor: Any) -> None:
+    """Checks that a model which finds the last token of a text by the padding token has that of the tokenizer.
+
+    Raises:
+        TrimformerError: the config has another padding token than the tokenizer, or none.
+    """
+    forward = ""
+    with suppress(OSError, TypeError):  # a class without source, such as one of a notebook
+        forward = inspect.getsource(type(model).forward)
+    padding = tokenizer_of(processor).pad_token_id if "pad_token_id" in forward else None
+    found = model.config.get_text_config().pad_token_id
+    if padding is not None and found != padding:
+        has = "no pad_token_id" if found is None else f"pad_token_id {found}"
+        raise TrimformerError(
+            f"the model's config has {has}, but its tokenizer pads with {padding}, so {type(model).__name__} takes the "
+            f"wrong token for the last one of a padded text; set pad_token_id to {padding} in config.json"
+        )
 
 
 def _embedding_tables(model: PreTrainedModel) -> Iterator[tuple[str, str, nn.Embedding]]:

@@ -13,6 +13,7 @@ from trimformer.data.tasks import ScoredByQuery, SpanTask
 from trimformer.data.tasks.token_classification import UNLABELLED
 from trimformer.evaluation.bounds import jackknife, leave_out
 from trimformer.evaluation.changed_predictions import Change, ChangedReport, Prediction, SampleOutputs
+from trimformer.evaluation.clusters import row_clusters
 from trimformer.evaluation.scores import Scorer
 
 GROUPS = 20  # of the paired interval
@@ -195,6 +196,8 @@ def paired_interval(
 ) -> float | None:
     """Returns half the 95 % interval of a score's change, from the paired difference on the same rows.
 
+    Rows that share a text count as one.
+
     Args:
         scorer: of the set.
         dense: the dense model's outputs, one per feature.
@@ -205,12 +208,13 @@ def paired_interval(
     Returns:
         None if there are too few rows, or the rows of a group cannot be scored alone.
     """
-    scored = scorer.scored_rows
-    rows = len(scored)
-    if rows < 2 * GROUPS or (scorer.task.problem == "embedding" and not isinstance(scorer.task, ScoredByQuery)):
+    scored, of_row = scorer.scored_rows, row_clusters(scorer.rows, scorer.task)
+    numbers: dict[int, int] = {}
+    clusters = [numbers.setdefault(of_row[row], len(numbers)) for row in scored]
+    if len(numbers) < 2 * GROUPS or (scorer.task.problem == "embedding" and not isinstance(scorer.task, ScoredByQuery)):
         return None
     if isinstance(scorer.task, SpanTask):  # costs one pass over the rows instead of one a group
-        groups = [list(range(k, rows, GROUPS)) for k in range(GROUPS)]
+        groups = [[row for row, c in zip(scored, clusters, strict=True) if c % GROUPS == k] for k in range(GROUPS)]
         differences = [
             pruned_scorer.score_some(pruned, group)[metric] - scorer.score_some(dense, group)[metric]
             for group in groups
@@ -219,5 +223,8 @@ def paired_interval(
     scores = []
     for side, outputs in ((scorer, dense), (pruned_scorer, pruned)):
         estimate = side.metric_of_rows(outputs, metric)
-        scores.append(leave_out(lambda kept, of=estimate: of([scored[i] for i in kept]), range(rows), GROUPS))  # type: ignore[misc]
+        try:
+            scores.append(leave_out(lambda kept, of=estimate: of([scored[i] for i in kept]), clusters, GROUPS))  # type: ignore[misc]
+        except KeyError:  # one group has all labels
+            return None
     return 1.96 * jackknife(scores[1] - scores[0])[1]

@@ -12,7 +12,7 @@ from trimformer.data.batches import Features
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks import AudioTask, ChoiceTask, ImageTask, SpanTask, Task, TextTask, TokenTask
 from trimformer.data.tasks.squad_metrics import squad_f1
-from trimformer.data.tasks.token_classification import UNLABELLED
+from trimformer.data.tasks.token_classification import LABELLED_WORDS, UNLABELLED
 
 EXAMPLES = 20
 LONGEST = 300  # characters of a text that is shown
@@ -182,7 +182,7 @@ def _words(
             _name(names, int(tags[k]), len(p_dense)),
             _prediction(names, p_dense, int(old[k])),
             _prediction(names, p_pruned, int(new[k])),
-            word=_cut(str(_items(row[task.words_column])[k])),
+            word=_cut(str(_items(row[task.words_column])[feature[LABELLED_WORDS][k]])),
         )
 
 

@@ -1,7 +1,5 @@
 """Finds rows that are not independent because they share a text, such as questions on one paragraph."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from trimformer.data.rows import Rows
@@ -9,6 +7,7 @@ from trimformer.data.tasks import (
     ChoiceTask,
     EmbeddingTask,
     EncodedTask,
+    LanguageTask,
     RerankingTask,
     RetrievalTask,
     SpanTask,
@@ -21,25 +20,25 @@ from trimformer.data.tasks import (
 def row_clusters(rows: Rows, task: Task) -> list[int]:
     """Returns the cluster of each row, numbered from 0 by first appearance.
 
-    Rows of one cluster have the same text in the column with the longest texts, or the same query if its candidates
-    are ordered. Images and sounds are all different.
+    Rows of one cluster share their text; see `shared_texts`. Images and sounds are all different.
+    """
+    numbers: dict[str, int] = {}
+    texts = shared_texts(rows, task)
+    return [numbers.setdefault(text, len(numbers)) for text in texts] if texts else list(range(len(rows)))
+
+
+def shared_texts(rows: Rows, task: Task) -> list[str]:
+    """Returns the text of each row that makes rows depend on each other; empty if the task reads no text.
+
+    It is the text in the column with the longest texts, the query if its candidates are ordered, or the tokens of a
+    language model's block.
     """
     if isinstance(task, RetrievalTask) and not task.is_symmetric:  # a row may lack its passage
-        texts = [str(row.get(task.text_columns[1]) or row.get(task.text_columns[0])) for row in rows]
-        return _numbered(texts)
+        return [str(row.get(task.text_columns[1]) or row.get(task.text_columns[0])) for row in rows]
     if isinstance(task, RerankingTask):  # a query is scored as a whole
-        return _numbered([str(row.get(task.text_columns[0])) for row in rows])
+        return [str(row.get(task.text_columns[0])) for row in rows]
     columns = [[str(row.get(column)) for row in rows] for column in _text_columns(task)]
-    if not columns:
-        return list(range(len(rows)))
-    longest = max(columns, key=lambda texts: np.mean([len(text) for text in texts]))
-    return _numbered(longest)
-
-
-def _numbered(texts: Sequence[str]) -> list[int]:
-    """Numbers equal texts alike, from 0 by first appearance."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(text, len(numbers)) for text in texts]
+    return max(columns, key=lambda texts: np.mean([len(text) for text in texts]), default=[])
 
 
 def _text_columns(task: Task) -> list[str]:
@@ -52,4 +51,5 @@ def _text_columns(task: Task) -> list[str]:
         return [task.words_column]
     if isinstance(task, ChoiceTask):
         return [column for column in (task.context_column, task.question_column) if column]
-    return ["input_ids"] if isinstance(task, EncodedTask) and task.main_input == "input_ids" else []
+    is_encoded = isinstance(task, EncodedTask) and task.main_input == "input_ids"
+    return ["input_ids"] if is_encoded or isinstance(task, LanguageTask) else []

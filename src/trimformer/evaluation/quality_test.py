@@ -83,7 +83,7 @@ class QualityTest:
         self._scorer, self._pruned_scorer = scorer, pruned_scorer or scorer
         self._check()
         self._clusters = row_clusters(scorer.rows, scorer.task)
-        self.samples = len({self._clusters[row] for row in scorer.scored_rows})
+        self.samples = count_independent(scorer)
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
         self._dense = np.zeros(1)
@@ -131,12 +131,12 @@ class QualityTest:
         return cluster_means(values, [self._clusters[row] for row in self._pruned_scorer.divergence_rows])
 
     def _values(self, outputs: Outputs) -> Floats:
-        """Returns values whose mean is bounded: divergences, or for a perplexity each block's change of the loss."""
+        """Returns values whose mean is bounded, one per cluster: divergences, or for a perplexity loss changes."""
         if self.target.kind == "divergence":
             return self._divergences(outputs)
         assert isinstance(self._scorer, LanguageScorer)
         changes: Floats = self._scorer.loss_changes(outputs, self._references).numpy()
-        return changes
+        return cluster_means(changes, self._clusters)
 
     def _in_target_unit(self, *means: float) -> tuple[float, ...]:
         """Returns means of `_values` as the target counts them: changes of the loss as ratios of perplexities."""
@@ -258,6 +258,12 @@ def min_samples(target: QualityTarget) -> int:
     return max(2 * GROUPS, math.ceil(100 * quantile(1 - CONFIDENCE) ** 2 / target.most) if target.kind == "drop" else 0)
 
 
+def count_independent(scorer: Scorer) -> int:
+    """Returns the number of scored rows, those that share a text counted once."""
+    clusters = row_clusters(scorer.rows, scorer.task)
+    return len({clusters[row] for row in scorer.scored_rows})
+
+
 def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
     """Checks that the samples can test the target.
 
@@ -270,8 +276,7 @@ def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
         raise TrimformerError("a language model has no score in points; give max_perplexity or max_divergence instead")
     if target.kind == "drop" and not scorer.is_labelled:
         raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
-    clusters, rows = row_clusters(scorer.rows, scorer.task), len(scorer.scored_rows)
-    samples = len({clusters[row] for row in scorer.scored_rows})
+    samples, rows = count_independent(scorer), len(scorer.scored_rows)
     if samples < min_samples(target):
         promise = f"a drop of {target.most:g} points" if target.kind == "drop" else f"a {target.kind}"
         texts = "" if samples == rows else f" of {rows} rows, those that share a text counted once,"

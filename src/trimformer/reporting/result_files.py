@@ -69,7 +69,7 @@ def write_result(
     Raises:
         TrimformerError: the directory is not empty or cannot be written, or cannot be standalone.
     """
-    data = arguments.get("data") or arguments.get("data_dir")
+    data = arguments.get("eval_data") or arguments.get("data") or arguments.get("data_dir")
     dataset = in_unicode(last_part(data) if data else result.task.name)
     words = [in_unicode(word) for word in command]
     head_mask, neuron_mask = stack_masks(sublayers, result.masks)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from trimformer.data.batches import Features, count_samples, make_batches, mean_
 from trimformer.data.language_blocks import BlockOptions, is_blocks, model_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, shuffled_rows
-from trimformer.data.splits import check_evaluation_sets, find_splits
-from trimformer.data.tasks import RerankingTask, Task
+from trimformer.data.splits import check_evaluation_sets, divide, find_splits
+from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
-from trimformer.data.token_ids import check_token_ids
+from trimformer.data.token_ids import check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.clusters import row_clusters
+from trimformer.evaluation.clusters import row_clusters, shared_texts
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
@@ -31,7 +32,7 @@ from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
-from trimformer.session.scored_rows import describe_scored_rows, is_set_aside
+from trimformer.session.scored_rows import describe_scored_rows, describe_shared_texts, is_set_aside
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
@@ -121,32 +122,37 @@ def draw_samples(
     def prepared(rows: Rows) -> Rows:
         return model_rows(model, processor, rows, blocks)
 
+    splits: dict[str, Rows] = {}
     if inputs.eval_dataset is None:
-        splits = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
-        train, sets = find_splits({name: prepared(as_rows(rows)) for name, rows in splits.items()}, seed)
+        given = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
+        splits = {name: prepared(as_rows(rows)) for name, rows in given.items()}
+        train, sets = find_splits(splits, seed)
     else:
         train = prepared(as_rows(inputs.dataset))
         named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}
         sets = {name: prepared(as_rows(rows, "eval_dataset")) for name, rows in named.items()}
     check_evaluation_sets(sets)
-    sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
-    scored_on, scored_warning = describe_scored_rows(sets, inputs.dataset, options.data, options.eval_data)
-    logger.info("scores are on %s", scored_on)
+    are_set_aside = inputs.eval_dataset is None and is_set_aside(sets)
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
         judged = prepared(as_rows(inputs.judge_dataset, "judge_dataset"))
     is_drop = target is not None and target.kind == "drop"
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
-    if isinstance(task, RerankingTask) and inputs.eval_dataset is None and is_set_aside(sets):
-        logger.warning(
-            "the rows to score on were set aside row by row, which divides the candidates of a query; give a "
-            "validation split or eval_dataset with all candidates of its queries"
-        )
+    if are_set_aside:
+        train, sets = find_splits(splits, seed, clusters_of=partial(row_clusters, task=task))
+    sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
+    scored_on, scored_warning = describe_scored_rows(
+        sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
+    )
+    logger.info("scores are on %s", scored_on)
     num_samples = options.samples_of(task.problem)
     if judged is not None and target is not None and target.kind == "drop":
         check_some_labels(task, judged, "judge_dataset")
-    if target is not None and judged is None:
-        train, judged = _set_aside(train, num_samples, seed, task)
+    if target is not None:
+        if judged is None:
+            train, judged = _set_aside(train, num_samples, seed, task)
+        else:
+            train = _without(train, judged, task)
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
         count_blank_rows("judged", judged, task)
@@ -158,9 +164,12 @@ def draw_samples(
     if len(chosen) < 2:
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     calibration_rows = Selection(train, chosen)
+    scored_warning = scored_warning or describe_shared_texts(calibration_rows, sets, task)
     features = task.encode(calibration_rows, processor, model.config)
     batches = _share(make_batches(features, processor, batch_size, model.device, max_batch_tokens(model)))
     check_token_ids(model, batches)
+    if "input_ids" in features[0]:
+        check_padding_token(model, processor)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
     judges = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
@@ -198,17 +207,30 @@ def limit_blocks(rows: Rows, seed: int) -> Rows:
 def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Rows, Rows]:
     """Splits rows into those to calibrate on and those to test a target on: twice `num_samples`, at most half.
 
-    The candidates of a query stay together.
+    Rows that share a text stay together.
     """
     order = shuffled_rows(train, np.random.default_rng([seed, JUDGED]))
-    cut = min(2 * num_samples, len(train) // 2)
-    if isinstance(task, RerankingTask):
-        queries = row_clusters(train, task)
-        first = {query: place for place, query in reversed(list(enumerate(queries[i] for i in order)))}
-        order.sort(key=lambda i: first[queries[i]])
-        while 0 < cut < len(order) and queries[order[cut]] == queries[order[cut - 1]]:
-            cut -= 1
-    return Selection(train, sorted(order[cut:])), Selection(train, order[:cut])
+    judged, kept = divide(order, min(2 * num_samples, len(train) // 2), row_clusters(train, task))
+    return Selection(train, sorted(kept)), Selection(train, judged)
+
+
+def _without(train: Rows, judged: Rows, task: Task) -> Rows:
+    """Returns the training rows whose text is not one of those that a target is tested on.
+
+    Raises:
+        TrimformerError: all of them are.
+    """
+    texts = set(shared_texts(judged, task))
+    kept = [i for i, text in enumerate(shared_texts(train, task)) if text not in texts] if texts else range(len(train))
+    if len(kept) == len(train):
+        return train
+    if len(kept) < 2:
+        raise TrimformerError(
+            "judge_dataset has the texts of the rows to calibrate on, so it cannot test what they are calibrated for; "
+            "give rows of other texts, or leave it out and rows are set aside"
+        )
+    logger.info("%d rows whose texts judge_dataset has, too, are not calibrated on", len(train) - len(kept))
+    return Selection(train, kept)
 
 
 def _are_splits(data: Any) -> bool:

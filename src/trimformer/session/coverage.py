@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 FEW = 20  # predictions of a label: fewer are too few to calibrate or judge it
 MOST_UNKNOWN = 0.01  # share of unknown tokens
 MOST_CUT = 0.05  # share of texts that fill the maximum length
+MOST_MOVED = 0.05  # change of an output by padding, as a share of the largest output
 UNEQUAL_LENGTHS = 2.0  # ratio of mean lengths
 SPARE_EMBEDDINGS = (128, 0.01)  # embeddings are padded to a multiple of 128, or by a hundredth
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LISTED = 8  # labels named in a sentence
 
 
@@ -55,6 +57,7 @@ def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> C
         *_vocabulary_warnings(tokens, embeddings),
         *(line for name, text in texts.items() for line in _text_warnings(name, text, data.longest)),
         *_length_warnings(texts),
+        *_padding_warnings(model, data.batches, tokenizer),
         *([data.scored_warning] if data.scored_warning else []),
     ]
     if is_main():
@@ -240,3 +243,30 @@ def _length_warnings(texts: Mapping[str, TextCoverage]) -> list[str]:
 def _texts_of(name: str) -> str:
     """Names the texts of a set."""
     return "the calibration texts" if name == "calibration" else f"the texts of '{name}'"
+
+
+@torch.no_grad()
+def _padding_warnings(
+    model: PreTrainedModel, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase | None
+) -> list[str]:
+    """Compares the output of the text with the most padding in a batch with its output alone."""
+    problem = find_problem(model)
+    batch = next((b for b in batches if "attention_mask" in b and not b["attention_mask"].all()), None)
+    if batch is None or tokenizer is None or problem not in ("single_label", "multi_label", "regression", "embedding"):
+        return []
+    mask = batch["attention_mask"]
+    if any(value.dim() != 2 or value.shape != mask.shape for key, value in batch.items() if key in _INPUTS):
+        return []
+    row = int(mask.sum(1).argmin())
+    inputs = {key: value for key, value in _on(model, batch).items() if key in _INPUTS}
+    tokens = mask[row].bool()
+    alone = {key: value[row : row + 1, tokens] for key, value in inputs.items()}
+    with frozen(model):
+        padded, unpadded = model_output(model, inputs, problem)[row], model_output(model, alone, problem)[0]
+    moved = float((padded - unpadded).abs().max() / unpadded.abs().max().clamp(min=1e-9))
+    if moved <= MOST_MOVED:
+        return []
+    side = tokenizer.padding_side
+    advice = "; set padding_side to 'right' in tokenizer_config.json" if side == "left" else ""
+    change = f"padding a text on the {side} moves its output by {100 * moved:.0f} %"
+    return [f"{change}, so scores depend on the texts beside it{advice}"]

@@ -6,21 +6,25 @@ from typing import Any
 
 from trimformer.data.language_blocks import is_blocks
 from trimformer.data.rows import Rows, Selection
+from trimformer.data.tasks import Task
 from trimformer.errors import in_unicode
+from trimformer.evaluation.clusters import shared_texts
 
 _TRAIN = "train"
+_FEW = 0.05  # share of scored rows whose text may be calibrated on: short texts occur twice by themselves
 
 
 def describe_scored_rows(
-    sets: Mapping[str, Rows], dataset: Any, path: str | None, eval_path: str | None = None
+    sets: Mapping[str, Rows], dataset: Any, path: str | None, eval_path: str | None = None, *, are_set_aside: bool
 ) -> tuple[str, str | None]:
     """Describes the rows to score on.
 
     Args:
-        sets: the evaluation sets by name; rows that were set aside from the calibration data are a `Selection`.
+        sets: the evaluation sets by name.
         dataset: the calibration data as given; the split name of a `datasets.Dataset` is used.
         path: path given on the command line; None when called from Python.
         eval_path: path of separate evaluation data, if given.
+        are_set_aside: whether the rows were drawn from the calibration data.
 
     Returns:
         The rows in words, and a warning if their file or split is called train.
@@ -29,7 +33,7 @@ def describe_scored_rows(
     if eval_path is not None:
         text = f"{sum(map(len, sets.values())):,} {unit} of '{in_unicode(Path(eval_path).name)}'"
         is_train = _is_train(Path(eval_path).name)
-    elif is_set_aside(sets):
+    elif are_set_aside:
         source, is_train = _source(dataset, path)
         text = f"{len(next(iter(sets.values()))):,} {unit} set aside from {source}"
     else:
@@ -40,6 +44,19 @@ def describe_scored_rows(
     return text, (
         f"scores are on {text}: if the model was trained on these rows, the scores of the dense and the "
         "pruned model are too high; give rows that it has not seen, such as a validation file or split"
+    )
+
+
+def describe_shared_texts(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> str | None:
+    """Returns a warning if many of the rows to score on have a text that is calibrated on; None if few do."""
+    texts = set(shared_texts(calibration, task))
+    scored = [text for rows in sets.values() for text in shared_texts(rows, task)]
+    shared = sum(text in texts for text in scored)
+    if shared <= _FEW * len(scored):
+        return None
+    return (
+        f"{shared:,} of {len(scored):,} rows to score on have a text that is calibrated on, too, so their scores may "
+        "be too high; give rows of other texts"
     )
 
 

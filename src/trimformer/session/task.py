@@ -1,20 +1,27 @@
 """The task of a run: the named one, or the one inferred from the model and the rows."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem
 from trimformer.data.rows import Rows
-from trimformer.data.tasks import Task, find_task, follow_settings, task_of
+from trimformer.data.sentence_settings import QUERY_COLUMNS
+from trimformer.data.tasks import EmbeddingTask, Task, TextTask, find_task, follow_settings, task_of
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
 from trimformer.data.tasks.reranking import settle_candidates
 from trimformer.data.tasks.retrieval import settle_answers
-from trimformer.errors import TrimformerError
+from trimformer.data.tasks.text import PASSAGE_COLUMNS, TEXT_COLUMNS
+from trimformer.errors import TrimformerError, listed
 from trimformer.options.data import DataOptions
+
+logger = logging.getLogger(__name__)
 
 
 def named_task(options: DataOptions, model: PreTrainedModel) -> Task | None:
@@ -49,11 +56,11 @@ def resolve_task(
     Raises:
         TrimformerError: the columns do not fit the model, only some rows have labels, or a label cannot be read.
     """
-    task = _infer(options, model, sets) if task is None else follow_settings(task, model)
+    every_set = [*sets, *([] if judged is None else [judged])]
+    task = _infer(options, model, sets, every_set) if task is None else follow_settings(task, model)
     check_labelled(task, sets)
     if judged is not None:
         check_labelled(task, [judged])
-    every_set = [*sets, *([] if judged is None else [judged])]
     task = settle_candidates(settle_answers(task, every_set, needs_score=needs_score), every_set)
     settled = settle_labels(task, model.config, every_set)
     if settled.reading is not None and settled.problem != "regression":
@@ -61,14 +68,33 @@ def resolve_task(
     return replace(settled, max_length=options.max_length) if options.max_length else settled
 
 
-def _infer(options: DataOptions, model: PreTrainedModel, sets: Sequence[Rows]) -> Task:
+def _infer(options: DataOptions, model: PreTrainedModel, sets: Sequence[Rows], every_set: Sequence[Rows]) -> Task:
     """Infers the task from the columns of all rows."""
     row = [sample_row(sets)] if len(sets[0]) else sets[0]
-    rows = [*row, *sets[0]] if find_problem(model) == "span" else row  # answers are looked at one by one
+    # Any set may have questions without an answer.
+    rows = [*row, *chain.from_iterable(every_set)] if find_problem(model) == "span" else row
     task = task_of(model, rows, text_columns=options.text_columns, label_column=options.label_column)
+    if not options.text_columns:
+        _name_columns(task, rows[0])
     if options.text_columns or options.label_column:
         return task
     return second_items_as_labels(task, model.config, sets, type(model).__name__)
+
+
+def _name_columns(task: Task, row: Mapping[str, Any]) -> None:
+    """Logs which columns of text are read where others hold text, too."""
+    if not isinstance(task, TextTask | EmbeddingTask):
+        return
+    usual = {*TEXT_COLUMNS, *QUERY_COLUMNS, *PASSAGE_COLUMNS}
+    read = {*task.text_columns, *task.label_columns}
+    others = [name for name, value in row.items()
+              if name not in read and str(name).strip().lower() in usual and isinstance(value, str)]  # fmt: skip
+    if others:
+        logger.warning(
+            "only the texts of %s are read, and %s not; name the columns to read with --text-column (text_columns)",
+            listed(task.text_columns),
+            listed(others),
+        )
 
 
 def _check_outputs(model: PreTrainedModel) -> None:

@@ -10,7 +10,7 @@ from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError, prune
 from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks import infer_task
-from trimformer.data.tasks.embedding import PASSAGE_COLUMNS, TEXT_PAIRS
+from trimformer.data.tasks.text import ALIKE_COLUMNS, PASSAGE_COLUMNS
 
 CONFIG = BertConfig()
 PAIRS = [
@@ -37,12 +37,17 @@ def test_two_columns_are_two_texts_and_never_one_pair():
         ("Query", "Positive"),
         *product(QUERY_COLUMNS, PASSAGE_COLUMNS),
         *product(QUERY_COLUMNS, PASSAGE_COLUMNS, ["negative"]),
-        *TEXT_PAIRS,
+        *ALIKE_COLUMNS,
         ("text",),
     ],
 )
 def test_text_columns_are_guessed_from_the_usual_names(columns):
     assert task([dict.fromkeys(columns, "the film")]).text_columns == columns
+
+
+def test_the_classes_of_premise_and_hypothesis_are_no_similarities():
+    inferred = task([{"premise": "the film", "hypothesis": "it", "label": 2}])
+    assert (inferred.text_columns, inferred.score_column) == (("premise", "hypothesis"), None)
 
 
 def test_the_score_is_the_rank_correlation_of_cosines():

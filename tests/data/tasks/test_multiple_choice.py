@@ -40,6 +40,22 @@ def test_the_correct_choice_is_given_by_position_letter_or_text(label):
     assert task.score([torch.tensor([0.0, 1.0])], features, rows)["accuracy"] == 1.0
 
 
+def test_numbered_columns_are_ordered_by_their_numbers():
+    rows = [{"question": "a", **{f"option{i}": f"film {i}" for i in range(12)}, "label": 10}]
+    task = task_of(MODEL, rows)
+    assert task.choice_columns == tuple(f"option{i}" for i in range(12))
+
+
+def test_labels_of_all_rows_are_read_alike():
+    rows = [{"question": "a", "choices": choices, "label": "1"} for choices in (["0", "1", "2"], ["1", "2", "3"])]
+    with pytest.raises(TrimformerError, match="can be texts of choices or their positions"):
+        task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)
+    rows[1]["choices"] = ["x", "y", "z"]
+    assert [f["labels"] for f in task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)] == [1, 1]
+    rows = [{"question": "a", "choices": ["5", "6"], "label": label} for label in ("6", "5")]
+    assert [f["labels"] for f in task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)] == [1, 0]
+
+
 def test_names_of_choices_have_priority_over_positions():
     rows = [{"question": "a", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}]
     assert task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)[0]["labels"] == 1

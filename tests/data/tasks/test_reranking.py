@@ -103,6 +103,22 @@ def test_rows_set_aside_keep_the_candidates_of_a_query_together():
     assert not {row["query"] for row in train} & {row["query"] for row in judged}
 
 
+def test_equal_scores_are_never_counted_as_the_right_order():
+    task = settle_candidates(task_of(make_model(num_labels=1), ROWS), [ROWS])
+    constant = task.score([torch.zeros(1)] * len(ROWS), [], ROWS)
+    assert constant["accuracy@1"] == 0
+    assert constant["mrr@10"] < 0.6
+
+
+def test_labels_may_be_written_as_true_and_false():
+    rows = [{**row, "label": "true" if row["label"] else "False"} for row in ROWS]
+    task = settle_candidates(task_of(make_model(num_labels=1), rows), [rows])
+    outputs = [torch.tensor([float(i % 7)]) for i in range(len(rows))]
+    numbers = settle_candidates(task_of(make_model(num_labels=1), ROWS), [ROWS]).row_scores(outputs, ROWS)
+    for name, values in task.row_scores(outputs, rows).items():
+        np.testing.assert_array_equal(values, numbers[name])
+
+
 @pytest.mark.parametrize("rows", [ROWS, UNLABELLED], ids=["labelled", "unlabelled"])
 def test_a_run_reports_the_order_and_promises_a_drop(rows):
     metric = "mrr@10" if rows is ROWS else "dense_top_mrr@10"
@@ -110,7 +126,7 @@ def test_a_run_reports_the_order_and_promises_a_drop(rows):
     result = prune(
         make_model(num_labels=1),
         make_tokenizer(),
-        many,
+        [{**row, "query": f"what of {row['query']}"} for row in rows],
         eval_dataset=rows,
         judge_dataset=many,
         max_drop=60.0,

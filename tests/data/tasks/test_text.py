@@ -113,6 +113,10 @@ def test_rows_without_labels_have_no_score():
         (["sentence2", "idx", "sentence1"], ("sentence1", "sentence2")),
         (["text", "text_pair"], ("text", "text_pair")),
         (["question", "sentence", "label"], ("question", "sentence")),
+        (["label", "query", "answer"], ("query", "answer")),
+        (["question", "context", "answer"], ("question", "context")),
+        (["anchor", "positive"], ("anchor", "positive")),
+        (["Question", "Answer"], ("Question",)),  # the answer is the label
         (["label", "idx"], None),
     ],
 )

@@ -11,6 +11,7 @@ from tests.conftest import make_model, make_tokenizer
 from trimformer.data.tasks import TokenTask, infer_task
 from trimformer.data.tasks.token_classification import token_task
 from trimformer.errors import TrimformerError
+from trimformer.evaluation.changed_predictions import SampleOutputs, find_changed
 
 ENTITIES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -53,6 +54,17 @@ def test_labels_are_truncated_with_the_tokens(tokenizer):
 def test_a_word_without_tokens_has_no_label(tokenizer):
     feature = TASK.encode([{"tokens": ["good", "", "film"], "ner_tags": [1, 2, 3]}], tokenizer, CONFIG)[0]
     assert feature["labels"] == [-100, 1, 3, -100]
+
+
+def test_words_without_a_label_may_have_minus_100():
+    rows = [{"tokens": ["good", " ", "old", "film"], "ner_tags": [-100, 0, 2, 3]}]
+    feature = TASK.encode(rows, make_tokenizer(), CONFIG)[0]
+    assert [label for label in feature["labels"] if label != -100] == [2, 3]
+    assert feature["labelled_words"] == [2, 3]
+    tokens = [[0, 0, 2, label, 0] for label in (3, 1)]  # [CLS] good old film [SEP]
+    dense, pruned = (SampleOutputs(one_hot(labels), [feature]) for labels in tokens)
+    (change,) = find_changed(TASK, rows, ENTITIES, dense, pruned).examples
+    assert change.word == "film"
 
 
 def test_byte_level_words_begin_with_a_space():

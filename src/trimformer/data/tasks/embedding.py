@@ -20,22 +20,11 @@ from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.label_values import as_number
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
-from trimformer.data.tasks.text import TEXT_COLUMNS, TextTask, encode_texts
+from trimformer.data.tasks.text import ALIKE_COLUMNS, PASSAGE_COLUMNS, TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
 from trimformer.errors import TrimformerError, quoted
 
 logger = logging.getLogger(__name__)
-
-# Usual names of two columns of texts that are alike, in the order in which they are tried.
-TEXT_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("text1", "text2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-)
-
-# Columns of passages that answer a query, as sentence-transformers' data sets name them; see `QUERY_COLUMNS`.
-PASSAGE_COLUMNS = ("positive", "passage", "document", "context", "answer")
 
 # Similarity of two embeddings [n], by the names of sentence-transformers.
 SIMILARITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -107,7 +96,7 @@ def embedding_task(
     texts = tuple(text_columns or _guess_text_columns(rows[0]))
     if not texts:
         raise missing_column("text column", rows[0])
-    if score_column is None and len(texts) == 2:
+    if score_column is None and len(texts) == 2 and texts[0].strip().lower() != "premise":  # labels of NLI are classes
         column = guess_column(LABEL_COLUMNS, rows[0], texts)
         score_column = column if column is not None and as_number(rows[0][column]) is not None else None
     return EmbeddingTask(
@@ -135,7 +124,7 @@ def follow_settings(task: Task, model: PreTrainedModel) -> Task:
 def _guess_text_columns(columns: Iterable[Any]) -> tuple[str, ...]:
     """Returns the columns with the usual names of two or three texts, else of a single one; empty if there are none."""
     columns = list(columns)
-    groups: list[list[tuple[str, ...]]] = [[(first,), (second,)] for first, second in TEXT_PAIRS]
+    groups: list[list[tuple[str, ...]]] = [[(first,), (second,)] for first, second in ALIKE_COLUMNS]
     groups += [[QUERY_COLUMNS, PASSAGE_COLUMNS, ("negative",)], [QUERY_COLUMNS, PASSAGE_COLUMNS], [TEXT_COLUMNS]]
     for group in groups:
         found = [guess_column(usual_names, columns) for usual_names in group]

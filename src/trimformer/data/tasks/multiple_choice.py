@@ -64,14 +64,15 @@ class ChoiceTask(Task):
             texts[1].extend(" ".join([*prompts[1:], choice]) for choice in choices)
             counts.append(len(choices))
             if label_column:
-                labels.append(_read_choice(row[label_column], choices, names, f"row {number}"))
+                labels.append((row[label_column], choices, names, f"row {number}"))
         encoded = iter(encode_texts(texts, self, processor, config))
         features: list[dict[str, Any]] = []
         for count in counts:
             row_choices = [next(encoded) for _ in range(count)]
             features.append({key: [choice[key] for choice in row_choices] for key in row_choices[0]})
+        by_text = _are_texts([(v, choices) for v, choices, names, _ in labels if str(v).strip() not in names])
         for feature, label in zip(features, labels, strict=False):
-            feature["labels"] = label
+            feature["labels"] = _read_choice(*label, by_text=by_text)
         return features
 
     def choices(self, row: Mapping[str, Any], where: str) -> tuple[list[str], list[str]]:
@@ -117,12 +118,42 @@ class ChoiceTask(Task):
         return {"accuracy": float(correct.mean()), "accuracy_ci95": confidence_interval(correct)}
 
 
-def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where: str) -> int:
-    """Returns the position of the choice that a label denotes by name, text, letter or position, in this order."""
+def _number(column: str) -> int:
+    """Returns the number at the end of a column's name."""
+    return int(re.findall(r"\d+", column)[-1])
+
+
+def _are_texts(labels: Sequence[tuple[Any, Sequence[str]]]) -> bool:
+    """Whether all labels are the text of a choice, from pairs of a label and its row's choices.
+
+    Raises:
+        TrimformerError: all of them can be read as positions, too, and not all mean the same.
+    """
+    if not labels or not all(isinstance(value, str) and value in choices for value, choices in labels):
+        return False
+    are_positions = all(value.isdecimal() and int(value) < len(choices) for value, choices in labels)
+    if are_positions and any(choices[int(value)] != value for value, choices in labels):
+        raise TrimformerError(
+            f"the labels, such as {quoted(labels[0][0])}, can be texts of choices or their positions; give letters "
+            "(A, B, ...)"
+        )
+    return True
+
+
+def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where: str, *, by_text: bool) -> int:
+    """Returns the position of the choice that a label denotes.
+
+    Args:
+        value: the name of a choice, its letter or its position; or its text.
+        choices: of the row.
+        names: of the choices, if they have any.
+        where: names the row.
+        by_text: whether all labels of the data are texts of choices.
+    """
     text = str(value).strip()
     if text in names:
         return names.index(text)
-    if isinstance(value, str) and value in choices:
+    if by_text:
         return choices.index(value)
     if len(text) == 1 and text.isascii() and text.isalpha():
         position = ord(text.upper()) - ord("A")
@@ -166,7 +197,7 @@ def choice_task(
             raise missing_column("column of questions", row)
         list_columns = [name for name in CHOICES_COLUMNS if not isinstance(row.get(name), str)]
         list_column = guess_column(list_columns, row, [context or "", question or ""])
-        numbered_columns = sorted(name for name in row if _NUMBERED_CHOICE.fullmatch(name))
+        numbered_columns = sorted(filter(_NUMBERED_CHOICE.fullmatch, row), key=_number)
         choices = (list_column,) if list_column else tuple(numbered_columns)
         if not choices:
             raise missing_column("column of choices", row)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,8 @@ class RerankingTask(TextTask):
         ranks = []
         for query, answers in right.items():
             places = candidates[query]
-            order = np.argsort(-values[places], kind="stable")  # of equal scores the earlier row ranks higher
+            is_right = np.isin(np.arange(len(places)), answers)
+            order = np.lexsort((is_right, -values[places]))  # equal scores count as the wrong order
             rank = np.empty(len(places), dtype=np.int64)
             rank[order] = np.arange(1, len(places) + 1)
             ranks.append(rank[answers])
@@ -107,7 +109,7 @@ class RerankingTask(TextTask):
             passages = self._texts(rows, 1)
             is_right = np.array([passages[i] == self.first.get(query) for i, query in enumerate(self._texts(rows, 0))])
         elif self.label_column is not None and all(row.get(self.label_column) is not None for row in rows):
-            labels = np.array([as_number(row[self.label_column]) for row in rows], dtype=np.float64)
+            labels = np.array([_relevance(row[self.label_column]) for row in rows], dtype=np.float64)
             is_right = np.zeros(len(rows), dtype=bool)
             for places in self._candidates(rows).values():
                 is_right[places] = labels[places] == labels[places].max()
@@ -145,6 +147,12 @@ def _has_candidates(rows: Rows, columns: Sequence[str]) -> bool:
     """Whether a query has several different passages."""
     pairs = {tuple(str(row.get(column)) for column in columns) for row in rows}
     return len({query for query, _ in pairs}) < len(pairs)
+
+
+def _relevance(label: Any) -> float | None:
+    """Returns the number of a label, which may be written as true or false."""
+    truth = {"true": 1.0, "false": 0.0}.get(label.strip().lower()) if isinstance(label, str) else None
+    return as_number(label) if truth is None else truth
 
 
 def _scores(outputs: Sequence[Tensor]) -> NDArray[np.float64]:

@@ -16,9 +16,9 @@ from trimformer.data.metrics import confidence_interval
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks.base import Task, check_columns
-from trimformer.data.tasks.embedding import PASSAGE_COLUMNS, EmbeddingTask
+from trimformer.data.tasks.embedding import EmbeddingTask
 from trimformer.data.tasks.retrieval_metrics import DEPTH, first_passages, query_scores
-from trimformer.data.tasks.text import encode_texts
+from trimformer.data.tasks.text import PASSAGE_COLUMNS, encode_texts
 from trimformer.data.tasks.text_values import as_text, is_blank
 from trimformer.errors import TrimformerError, quoted
 

@@ -92,7 +92,7 @@ def _ranks(
     similarity: str,
     excludes_self: bool,
 ) -> NDArray[np.int64]:
-    """Ranks of passages from 1, [pairs]; of equally similar passages the earlier one ranks higher.
+    """Ranks of passages from 1, [pairs]; all other passages that are equally similar rank higher.
 
     Args:
         embeddings: [texts, dim].
@@ -108,7 +108,7 @@ def _ranks(
         values = _similarities(embeddings, [query for query, _ in chunk], passages, similarity, excludes_self)
         places = torch.tensor([passage for _, passage in chunk], device=values.device).unsqueeze(1)
         own = values.gather(1, places)
-        before = (values > own) | ((values == own) & (position < places))
+        before = (values > own) | ((values == own) & (position != places))
         ranks.append(1 + before.sum(1).cpu().numpy())
     return np.concatenate(ranks)
 

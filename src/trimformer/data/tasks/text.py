@@ -11,8 +11,9 @@ from trimformer.data.batches import Features
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import Rows
+from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
-from trimformer.data.tasks.sample_labels import LabelTask, add_labels, label_fields
+from trimformer.data.tasks.sample_labels import LABEL_COLUMNS, LabelTask, add_labels, label_fields
 from trimformer.data.tasks.text_values import column_texts, is_blank
 from trimformer.errors import TrimformerError
 
@@ -21,16 +22,17 @@ TEXT_COLUMNS = (
     "abstract", "description", "passage", "article", "title", "headline", "prompt", "query", "question", "review_text",
     "review_body", "comment_text", "sms", "email", "input", "caption",
 )  # fmt: skip
-PAIR_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("text1", "text2"),
-    ("text", "text_pair"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("query", "passage"),
-    ("query", "document"),
+
+# Columns of two texts that are alike, in the order in which they are tried.
+ALIKE_COLUMNS = (("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2"), ("premise", "hypothesis"))
+
+# Columns of passages that answer a query, as sentence-transformers' data sets name them; see `QUERY_COLUMNS`.
+PASSAGE_COLUMNS = ("positive", "passage", "document", "context", "answer")
+
+# Columns of the texts of a pair.
+PAIR_COLUMNS: tuple[tuple[Sequence[str], Sequence[str]], ...] = (
+    *(((first,), (second,)) for first, second in (*ALIKE_COLUMNS, ("text", "text_pair"), ("question", "sentence"))),
+    (QUERY_COLUMNS, PASSAGE_COLUMNS),
 )
 
 # These text towers were trained on texts padded to full length and pool the last token.
@@ -93,10 +95,11 @@ def encode_texts(
 def guess_text_columns(columns: Iterable[str]) -> tuple[str, ...] | None:
     """Returns the columns with the usual names of a text pair, else of a single text; None if there are none."""
     columns = list(columns)
-    for pair in PAIR_COLUMNS:
-        pair_columns = [guess_column([name], columns) for name in pair]
-        if all(pair_columns):
-            return tuple(map(str, pair_columns))
+    for first_names, second_names in PAIR_COLUMNS:
+        first, second = guess_column(first_names, columns), guess_column(second_names, columns)
+        # The column "answer" of BoolQ and others is the label, unless there is another one.
+        if first and second and (second.strip().lower() != "answer" or guess_column(LABEL_COLUMNS, columns, [second])):
+            return first, second
     single = guess_column(TEXT_COLUMNS, columns)
     return (single,) if single else None
 

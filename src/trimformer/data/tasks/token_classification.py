@@ -29,6 +29,8 @@ from trimformer.errors import TrimformerError, quoted
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags")
 
+LABELLED_WORDS = "labelled_words"  # positions of the words that have a label, beside the labels of a sample
+
 _ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 
 
@@ -72,8 +74,9 @@ class TokenTask(Task):
                 tags = _items(row[self.tags_column], f"{quoted(self.tags_column)} of row {number}")
                 if len(tags) != len(words[i]):
                     raise TrimformerError(f"row {number} has {len(words[i])} words but {len(tags)} tags")
-                labels = [reader.class_id(tag, f"row {number}") for tag in tags]
+                labels = [tag if tag == UNLABELLED else reader.class_id(tag, f"row {number}") for tag in tags]
                 features[i]["labels"] = _first_token_labels(encoded.word_ids(i), labels)
+                features[i][LABELLED_WORDS] = _labelled_words(encoded.word_ids(i), labels)
         return features
 
     @property
@@ -151,6 +154,11 @@ def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -
         UNLABELLED if word is None or word == previous else labels[word]
         for previous, word in zip([None, *word_ids], word_ids, strict=False)
     ]
+
+
+def _labelled_words(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
+    """Returns the positions of the words whose first token has a label; others have no tokens, or the label -100."""
+    return [word for word in dict.fromkeys(word_ids) if word is not None and labels[word] != UNLABELLED]
 
 
 def _are_entity_tags(names: Sequence[str]) -> bool:

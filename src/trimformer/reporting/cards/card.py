@@ -63,9 +63,9 @@ def model_card(
             "",
             "| | dense | pruned | change |",
             "|---|--:|--:|--:|",
-            *(f"| {' | '.join(row.cells)} |" for row in table),
+            *(f"| {' | '.join(map(_cell, row.cells))} |" for row in table),
         ]
-        lines += ["", *_notes(result, dataset)]
+        lines += ["", *_notes(result)]
     lines += [line for warning in _warnings(result) for line in ("", f"**Note:** {warning}.")]
     use = _code(loading_lines(result.model, name), "python")
     lines += _section("Use", f"{_named(name)} is this directory or its name on the hub.", "", *use)
@@ -142,11 +142,15 @@ def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) ->
     return {"model_name": name, "eval_results": results} if results else {}
 
 
-def _notes(result: PruningResult, dataset: str | None) -> list[str]:
+def _cell(text: str) -> str:
+    """Returns the text of a table's cell, which may hold a label of the model."""
+    return text.replace("|", "\\|")
+
+
+def _notes(result: PruningResult) -> list[str]:
     """Explains how the figures of the table were measured."""
-    of = f" of {_named(dataset)}" if dataset else ""
     unit = "" if result.task.problem == "language" else " in percent"
-    notes = [f"Scores{unit}, ± half a 95 % interval, on {result.samples.evaluation:,} samples{of}."]
+    notes = [f"Scores{unit}, ± half a 95 % interval, on {result.samples.scored_on.replace('`', '')}."]
     notes += score_sentences(result)
     if result.latency:
         latency = result.latency

@@ -52,7 +52,7 @@ def prune_page(
         agreement=result.agreement,
         others_label=others_label,
         rows=score_table(result),
-        notes=tables.notes(result, arguments.get("data")),
+        notes=tables.notes(result),
         target=target,
         target_label=label,
         target_scope=target_scope(target) if target else [],

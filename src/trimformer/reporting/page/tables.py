@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import PurePath
 from typing import Any
 
 from trimformer.reporting.cards.source import last_part, shorten_command
@@ -11,18 +10,12 @@ from trimformer.reporting.score_table import score_sentences
 from trimformer.results import PruningResult
 
 
-def notes(result: PruningResult, data: str | None) -> list[str]:
-    """Explains how the figures of the score table were measured.
-
-    Args:
-        result: of the run.
-        data: path or name of the evaluation data; None if unknown.
-    """
+def notes(result: PruningResult) -> list[str]:
+    """Explains how the figures of the score table were measured."""
     samples, latency = result.samples, result.latency
-    of = f" of {PurePath(data).name}" if data else ""
+    unit = "" if result.task.problem == "language" else " times 100"
     lines = [
-        f"Scores times 100, on {samples.evaluation:,} samples{of}, ± half a 95 % interval, "
-        "beside a change that of the paired difference.",
+        f"Scores{unit}, on {samples.scored_on}, ± half a 95 % interval, beside a change that of the paired difference.",
         f"MACs of one sample of length {samples.seq_len:.1f}.",
         *score_sentences(result),
     ]
