@@ -64,6 +64,9 @@ class MemoryReport:
     pruned: Memory
 
 
+MISSED_LATENCY = "the latency budget is missed: the model is slower than allowed by more than the noise"
+
+
 @dataclass(frozen=True)
 class BudgetReport:
     """The budget and the cost of the pruned model.
@@ -392,8 +395,9 @@ class PruningResult:
 
     @property
     def warnings(self) -> list[str]:
-        """What the figures do not cover, a sentence each."""
-        return self.coverage.warnings if self.coverage else []
+        """What the figures do not cover, and a latency that is missed, a sentence each."""
+        missed = [MISSED_LATENCY] if self.budget.missed else []
+        return [*(self.coverage.warnings if self.coverage else []), *missed]
 
     def __str__(self) -> str:
         return format_table(self)

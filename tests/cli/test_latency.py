@@ -104,6 +104,8 @@ def test_a_latency_that_is_missed_is_written_and_has_its_own_exit_code(
     assert run(main, "prune", model_dir, "--data", data, *words) == MISSED == 3
     assert results(tmp_path / "out")["budget"]["missed"]
     assert "is missed" in capsys.readouterr().err
+    for file in ("README.md", "report.html"):
+        assert "the latency budget is missed" in (tmp_path / "out" / file).read_text()
 
 
 def test_prune_measures_a_table_of_the_shape_asked_for_where_none_is_given(model_dir, data, tmp_path, kept):

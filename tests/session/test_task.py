@@ -6,6 +6,7 @@ import pytest
 
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model
+from trimformer.data.tasks import SpanTask
 from trimformer.options.data import DataOptions
 from trimformer.session.task import resolve_task
 
@@ -15,6 +16,7 @@ def test_questions_without_an_answer_may_be_in_any_set(where):
     sets = [problem_rows("span", 4) for _ in range(3)]
     sets[where][1] = {**sets[where][1], "answers": {"text": [], "answer_start": []}}
     task = resolve_task(None, DataOptions(), problem_model("span"), sets[:2], sets[2])
+    assert isinstance(task, SpanTask)
     assert task.with_unanswerable
 
 

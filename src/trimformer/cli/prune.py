@@ -30,6 +30,7 @@ from trimformer.options.run import RunOptions
 from trimformer.polish.data import read_polish_data
 from trimformer.reporting.cards.source import last_part
 from trimformer.reporting.result_files import write_result
+from trimformer.results import MISSED_LATENCY
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp
 from trimformer.session.unit_costs import resolve_latency
@@ -149,6 +150,6 @@ def prune_and_write(
         )
     print(f"\n{result}\n\nwritten to {path}")
     if result.budget.missed:
-        print("the latency budget is missed: the model is slower by more than the noise", file=sys.stderr)
+        print(MISSED_LATENCY, file=sys.stderr)
         return MISSED
     return 0

@@ -13,6 +13,7 @@ from trimformer.data.batches import make_batches
 from trimformer.data.rows import as_rows
 from trimformer.data.tasks import EncodedTask, task_of
 from trimformer.errors import TrimformerError
+from trimformer.evaluation.scores import Scorer
 
 MODEL = make_model()
 TEXTS = make_rows(10, labels=3)
@@ -72,6 +73,15 @@ def test_span_positions_shift_with_the_stripped_padding(side):
     task, (batch,) = batches_of([{**encoded, "start_positions": start, "end_positions": start}] * 2, model)
     assert (batch["input_ids"].shape, batch["start_positions"].tolist()) == ((2, 4), [2, 2])
     assert task.metric is None
+
+
+def test_encoded_rows_may_have_different_numbers_of_choices():
+    model, tokenizer = make_model(head="ForMultipleChoice"), make_tokenizer()
+    rows = [{"input_ids": [[5, 6], [7], [8, 9]][: 2 + i % 2], "label": i % 2} for i in range(6)]
+    scorer = Scorer("rows", rows, task_of(model, rows), model, tokenizer)
+    assert scorer(model)[0].keys() == {"accuracy", "accuracy_ci95"}
+    with pytest.raises(TrimformerError, match="label 7 in row 2 is none of its 3 choices"):
+        scorer.task.encode([rows[0], {**rows[1], "label": 7}], tokenizer, model.config)
 
 
 def test_choices_images_and_sounds_stay_unchanged():

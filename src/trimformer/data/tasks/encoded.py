@@ -16,6 +16,7 @@ from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns
 from trimformer.data.tasks.label_reader import LabelReader
 from trimformer.data.tasks.label_values import UNLABELLED
+from trimformer.data.tasks.multiple_choice import choice_scores
 from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names
 from trimformer.data.tasks.token_classification import token_scores
 from trimformer.errors import TrimformerError, quoted
@@ -96,6 +97,8 @@ class EncodedTask(LabelTask):
             raise TrimformerError(
                 f"{where} has {longest} tokens, but the model accepts {limit}; truncate when encoding"
             )
+        if self.choices and not 0 <= sample.get("labels", 0) < len(ids):
+            raise TrimformerError(f"label {sample['labels']} in {where} is none of its {len(ids)} choices, from 0")
         if self.problem == "tokens" and "labels" in sample and len(sample["labels"]) != len(ids):
             raise TrimformerError(f"{where} has {len(ids)} tokens but {len(sample['labels'])} labels")
 
@@ -103,6 +106,8 @@ class EncodedTask(LabelTask):
         """See `Task.score`; encoded question answering has no score, as the texts are unknown."""
         if self.problem == "tokens":
             return token_scores(outputs, features, self.label_names)
+        if self.choices:
+            return choice_scores(outputs, features)
         return {} if self.problem == "span" else super().score(outputs, features, rows)
 
 
