@@ -15,6 +15,7 @@ from trimformer.data.tasks import (
     TextTask,
     TokenTask,
 )
+from trimformer.data.tasks.label_values import column_values
 
 
 def row_clusters(rows: Rows, task: Task) -> list[int]:
@@ -34,10 +35,11 @@ def shared_texts(rows: Rows, task: Task) -> list[str]:
     language model's block.
     """
     if isinstance(task, RetrievalTask) and not task.is_symmetric:  # a row may lack its passage
-        return [str(row.get(task.text_columns[1]) or row.get(task.text_columns[0])) for row in rows]
+        queries, passages = (column_values(rows, column) for column in task.text_columns[:2])
+        return [str(passage or query) for query, passage in zip(queries, passages, strict=True)]
     if isinstance(task, RerankingTask):  # a query is scored as a whole
-        return [str(row.get(task.text_columns[0])) for row in rows]
-    columns = [[str(row.get(column)) for row in rows] for column in _text_columns(task)]
+        return list(map(str, column_values(rows, task.text_columns[0])))
+    columns = [list(map(str, column_values(rows, column))) for column in _text_columns(task)]
     return max(columns, key=lambda texts: np.mean([len(text) for text in texts]), default=[])
 
 

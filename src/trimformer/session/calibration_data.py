@@ -138,7 +138,7 @@ def draw_samples(
         judged = prepared(as_rows(inputs.judge_dataset, "judge_dataset"))
     is_drop = target is not None and target.kind == "drop"
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
-    if are_set_aside:
+    if are_set_aside and not set(shared_texts(train, task)).isdisjoint(shared_texts(next(iter(sets.values())), task)):
         train, sets = find_splits(splits, seed, clusters_of=partial(row_clusters, task=task))
     sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
     scored_on, scored_warning = describe_scored_rows(
