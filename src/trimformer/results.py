@@ -64,7 +64,7 @@ class MemoryReport:
     pruned: Memory
 
 
-MISSED_LATENCY = "the latency budget is missed: the model is slower than allowed by more than the noise"
+MISSED_LATENCY = "the latency budget is missed: the model is slower than allowed, and by more than the timing noise"
 
 
 @dataclass(frozen=True)

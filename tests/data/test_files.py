@@ -5,6 +5,7 @@ import gzip
 import json
 
 import datasets
+import pandas
 import pytest
 
 from trimformer.data import files
@@ -192,6 +193,12 @@ BROKEN = {
     "rows.parquet.gz": (b"x", "unknown type"),
     "quote.tsv": (b'text\tlabel\n"open\t0\nfine\t1\nclosed"\t0\n', "a quote at its start is not closed"),
 }
+
+
+def test_a_quoted_field_of_a_tsv_file_may_hold_tabs_and_line_ends(tmp_path):
+    rows = [{"text": "def f():\n\treturn 1\n", "label": "1"}, {"text": "fine", "label": "0"}]
+    pandas.DataFrame(rows).to_csv(tmp_path / "code.tsv", sep="\t", index=False)
+    assert list(read_rows(tmp_path / "code.tsv")) == rows
 
 
 @pytest.mark.parametrize("name", BROKEN)

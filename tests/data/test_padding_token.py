@@ -25,9 +25,30 @@ def test_another_padding_token_is_refused_before_the_work(family, padding, words
         prune(model, make_tokenizer(), ROWS, 0.9, num_samples=16, device="cpu")
 
 
-@pytest.mark.parametrize(("family", "head"), [("Bert", "ForSequenceClassification"), ("Llama", "ForCausalLM")])
-def test_models_that_do_not_read_the_padding_token_may_have_any(family, head):
-    check_padding_token(padded_with(5, make_model(family, head)), make_tokenizer())
+def batches_of(model, tokenizer, rows=ROWS):
+    features = task_of(model, rows).encode(rows, tokenizer, model.config)
+    return make_batches(features, tokenizer, 32)
+
+
+@pytest.mark.parametrize("family", ["Bert", "T5"])
+def test_models_that_pool_another_token_may_have_any_padding_token(family):
+    model, tokenizer = padded_with(5, make_model(family)), make_tokenizer()
+    check_padding_token(model, tokenizer, batches_of(model, tokenizer))
+
+
+def test_padding_on_the_left_or_none_hides_no_token():
+    model, tokenizer = padded_with(5, make_model("Llama")), make_tokenizer()
+    check_padding_token(model, tokenizer, batches_of(model, tokenizer, ROWS[:1] * 8))
+    tokenizer.padding_side = "left"
+    check_padding_token(model, tokenizer, batches_of(model, tokenizer))
+
+
+def test_a_smaller_vocabulary_may_number_the_padding_token_anew():
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = "who"  # not among the first ids
+    model = padded_with(tokenizer.pad_token_id, make_model("Llama", vocab_size=len(tokenizer)))
+    result = prune(model, tokenizer, ROWS[:30], 0.9, vocabulary="used", num_samples=16, device="cpu")
+    assert result.model.config.pad_token_id == result.processor.pad_token_id != tokenizer.pad_token_id
 
 
 @pytest.mark.parametrize(("side", "warned"), [("right", False), ("left", True)])
@@ -36,7 +57,13 @@ def test_outputs_that_depend_on_padding_are_warned_of(side, warned):
     tokenizer.padding_side = side
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     model = padded_with(tokenizer.pad_token_id, make_model("GPT2", initializer_range=0.5))
-    features = task_of(model, ROWS).encode(ROWS, tokenizer, model.config)
-    lines = _padding_warnings(model, make_batches(features, tokenizer, 32), tokenizer)
+    lines = _padding_warnings(model, batches_of(model, tokenizer), tokenizer)
     assert bool(lines) == warned
     assert not lines or "set padding_side to 'right'" in lines[0]
+
+
+def test_models_of_other_inputs_are_not_asked():
+    model, tokenizer = make_model("Llama"), make_tokenizer()
+    (batch, *_) = batches_of(model, tokenizer)
+    assert _padding_warnings(model, [{**batch, "bbox": batch["input_ids"]}], tokenizer) == []
+    assert _padding_warnings(model, [{**batch, "attention_mask": batch["attention_mask"] * 0}], tokenizer) == []

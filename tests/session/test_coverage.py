@@ -107,7 +107,7 @@ def test_rows_set_aside_of_a_training_file_are_warned_of(path, is_train):
     rows = Selection([{"text": "a"}] * 5, [0, 1])
     text, warning = describe_scored_rows({"validation": rows}, None, path, are_set_aside=True)
     assert text == f"2 rows set aside from '{path}'"
-    assert (warning is not None) == is_train
+    assert bool(warning) == is_train
 
 
 def test_training_splits_are_warned_of_however_they_are_given(tmp_path: Path):
@@ -122,9 +122,9 @@ def test_training_splits_are_warned_of_however_they_are_given(tmp_path: Path):
     assert describe_scored_rows({"train": rows}, rows, None, are_set_aside=False)[1]
     assert describe_scored_rows({"validation": rows}, None, "data", "data/train.csv", are_set_aside=False)[1]
     text, warning = describe_scored_rows({"validation": rows}, None, "data", "data/test.csv", are_set_aside=False)
-    assert (text, warning) == ("5 rows of 'test.csv'", None)
+    assert (text, warning) == ("5 rows of 'test.csv'", [])
     text, warning = describe_scored_rows({"validation": aside}, rows, None, are_set_aside=True)
-    assert (text, warning) == ("1 rows set aside from the data", None)
+    assert (text, warning) == ("1 rows set aside from the data", [])
 
 
 def test_a_run_warns_in_log_table_results_and_keeps_its_figures(caplog):

@@ -1,23 +1,27 @@
 """Rows that share a text are never both calibrated on and judged or scored."""
 
+import json
+from collections import Counter
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from testing.language import byte_tokenizer, language_model
+from tests.commands import prune, write_jsonl
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError
-from trimformer.data.splits import divide, find_splits
+from trimformer.data.splits import divide
 from trimformer.data.tasks.text import TextTask
-from trimformer.evaluation.clusters import shared_texts
+from trimformer.evaluation.clusters import row_clusters, row_inputs
 from trimformer.evaluation.quality_test import count_independent
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.calibration_data import draw_samples
 from trimformer.session.inputs import Inputs
-from trimformer.session.scored_rows import describe_shared_texts
+from trimformer.session.scored_rows import describe_copies
 
 TEXTS = [f"{row['sentence']} {i}" for i, row in enumerate(make_rows(600, seed=5))]
 TARGET = QualityTarget("divergence", 1.0)
@@ -30,10 +34,17 @@ def test_a_division_splits_no_cluster_and_holds_every_row_once(data, clusters):
     cut = data.draw(st.integers(1, len(clusters) - 1))
     first, second = divide(order, cut, clusters)
     assert sorted(first + second) == list(range(len(clusters)))
-    assert first
-    assert second
-    if len(set(clusters)) > 1:
-        assert not {clusters[i] for i in first} & {clusters[i] for i in second}
+    sizes = Counter(clusters)
+    if len(sizes) == 1:
+        assert len(first) == cut
+        return
+    chosen = {clusters[i] for i in first}
+    assert not chosen & {clusters[i] for i in second}
+    if min(sizes.values()) > cut:
+        assert len(first) == min(sizes.values())
+    else:  # as many as fit: none that is left out would fit, too
+        smallest = min(size for cluster, size in sizes.items() if cluster not in chosen)
+        assert len(first) <= cut < len(first) + smallest
 
 
 @given(st.permutations(range(12)), st.integers(1, 11))
@@ -41,11 +52,12 @@ def test_rows_of_different_texts_are_divided_in_their_order(order, cut):
     assert divide(order, cut, range(12)) == (order[:cut], order[cut:])
 
 
-def test_held_out_rows_share_no_text_with_the_others():
-    rows = [{"text": TEXTS[i % 40]} for i in range(200)]
-    train, sets = find_splits({"all": rows}, clusters_of=lambda rows: [TEXTS.index(row["text"]) for row in rows])
-    assert not {row["text"] for row in train} & {row["text"] for row in sets["validation"]}
-    assert len(sets["validation"]) == 40
+def test_a_text_with_a_third_of_the_rows_does_not_empty_the_held_out_part():
+    clusters = [0] * 300 + list(range(1, 701))
+    order = np.random.default_rng(0).permutation(1000).tolist()
+    first, _ = divide(order, 200, clusters)
+    assert len(first) == 200
+    assert 0 not in {clusters[i] for i in first}
 
 
 def drawn(model, tokenizer, rows, target=TARGET, **inputs):
@@ -55,7 +67,7 @@ def drawn(model, tokenizer, rows, target=TARGET, **inputs):
 
 def assert_apart(samples):
     parts = [samples.calibration_rows, samples.judged.rows, *(scorer.rows for scorer in samples.scorers)]
-    texts = [set(shared_texts(rows, samples.task)) for rows in parts]
+    texts = [{str(row.get("sentence") or row.get("input_ids")) for row in rows} for rows in parts]
     assert all(texts)
     for first, second in combinations(texts, 2):
         assert not first & second
@@ -84,7 +96,7 @@ def test_rows_that_are_judged_are_not_calibrated_on():
     model, tokenizer = make_model(num_labels=2), make_tokenizer()
     others = [{"sentence": text} for text in TEXTS[400:500]]
     assert_apart(drawn(model, tokenizer, rows, eval_dataset=others, judge_dataset=rows[100:260]))
-    with pytest.raises(TrimformerError, match="judge_dataset has the texts of the rows to calibrate on"):
+    with pytest.raises(TrimformerError, match="every row to calibrate on is also in judge_dataset"):
         drawn(model, tokenizer, rows[:200], eval_dataset=rows[200:], judge_dataset=rows)
 
 
@@ -92,6 +104,25 @@ def test_rows_that_are_judged_are_not_calibrated_on():
 def test_scored_rows_that_are_calibrated_on_are_warned_of(shared, warned):
     rows = [{"sentence": text} for text in TEXTS[:250]]
     scored = [*rows[:shared], *({"sentence": text} for text in TEXTS[300 + shared : 400])]
-    warning = describe_shared_texts(rows, {"validation": scored}, TASK)
-    assert (warning is not None) == warned
-    assert warning is None or warning.startswith("30 of 100 rows to score on have a text that is calibrated on")
+    warnings = describe_copies(rows, {"validation": scored}, TASK)
+    line = "30 of 100 rows to score on are calibrated on, too, so their scores may be too high; give other rows"
+    assert warnings == ([line] if warned else [])
+
+
+def test_rows_that_share_a_passage_are_no_copies():
+    task = TextTask(name="pair", text_columns=("query", "passage"), problem="single_label")
+    rows = [{"query": f"what of {i}", "passage": TEXTS[i % 5]} for i in range(60)]
+    assert row_clusters(rows, task) == [i % 5 for i in range(60)]
+    assert describe_copies(rows[:40], {"validation": rows[40:]}, task) == []
+    assert len(set(row_inputs(rows, task))) == 60
+
+
+def test_the_command_line_divides_rows_alike(tmp_path, model_dir):
+    rows = [{"sentence": TEXTS[i % 40], "label": i % 2} for i in range(200)]
+    data = write_jsonl(tmp_path / "train.jsonl", rows)
+    assert prune(model_dir, data, tmp_path / "out") == 0
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert figures["samples"]["scored_on"] == "40 rows set aside from 'train.jsonl'"
+    warnings = figures["coverage"]["warnings"]
+    assert any("if the model was trained on these rows" in line for line in warnings)
+    assert not any("are calibrated on, too" in line for line in warnings)

@@ -224,7 +224,8 @@ def _read_csv(text: str) -> Rows:
 def _read_tsv(text: str) -> Rows:
     rows = _read_separated(text, "\t")
     for number, row in enumerate(rows, start=1):
-        if any("\t" in value and "\n" in value for value in row.values()):
+        lines = [line.split("\t") for value in row.values() for line in value.split("\n")[1:-1]]
+        if any(len(fields) == len(row) > 1 and all(map(str.strip, fields)) for fields in lines):  # whole rows
             raise ValueError(f"a field of row {number} holds tabs and line ends: a quote at its start is not closed")
     return rows
 

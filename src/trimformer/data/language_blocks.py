@@ -37,7 +37,7 @@ PROMPTS_AND_ANSWERS = (
     ("instruction", "response"), ("question", "answer"), ("input", "output"),
 )  # fmt: skip
 # Columns of a text that belongs to the prompt of the same row, by the column of the prompt.
-CONTEXTS = {"instruction": ("input",), "question": ("context", "passage"), "prompt": ("context",)}
+CONTEXTS = {"instruction": ("input", "context"), "question": ("context", "passage"), "prompt": ("context",)}
 _BATCH = 256  # documents that are tokenized at once
 _MOST_CHARACTERS = 2**26
 
@@ -85,7 +85,8 @@ def as_blocks(
     if kind == "messages":
         pieces = [_conversation(row[names[0]], tokenizer, f"row {number}") for number, row in numbered(rows)]
     else:
-        context = None if columns else guess_column(CONTEXTS.get(names[0].strip().lower(), ()), rows[0], names)
+        present = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, str))
+        context = None if columns else guess_column(CONTEXTS.get(names[0].strip().lower(), ()), present, names)
         pieces = list(_prompts_and_answers(rows, names, context, tokenizer))
     blocks = [block for sample in pieces for block in _answer_blocks(sample, tokenizer, length)]
     if not blocks:
@@ -185,7 +186,8 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
 
 def _holds_messages(value: Any) -> bool:
     """Whether a value is a list of mappings, or the array that pandas makes of one."""
-    return isinstance(value, Sequence | np.ndarray) and len(value) > 0 and isinstance(value[0], Mapping)
+    is_list = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    return is_list and len(value) > 0 and isinstance(value[0], Mapping)
 
 
 def _documents(rows: Rows, column: str) -> Iterable[str]:
@@ -311,8 +313,8 @@ def _prompts_and_answers(
     start, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     for number, row in numbered(rows):
         prompt, answer = (as_text(row[column], f"column {quoted(column)} in row {number}") for column in columns)
-        if context is not None and row.get(context) is not None and not is_blank(row[context]):
-            extra = as_text(row[context], f"column {quoted(context)} in row {number}")
+        extra = "" if context is None else row.get(context)
+        if isinstance(extra, str) and not is_blank(extra):
             prompt = f"{prompt}\n\n{extra}" if columns[0].strip().lower() == "instruction" else f"{extra}\n\n{prompt}"
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]

@@ -60,6 +60,14 @@ class Selection(NamedRows):
         super().__init__((rows[i] for i in indices), class_names_of(rows))
 
 
+def joined(first: Selection, second: Selection) -> Selection:
+    """Returns the rows of two selections of the same data, with their numbers."""
+    rows = Selection(first, range(len(first)))
+    rows.extend(second)
+    rows.numbers += second.numbers
+    return rows
+
+
 def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Pairs each row with its number in the user's data, from 1."""
     return zip(row_numbers(rows), rows, strict=True)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -193,16 +193,20 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
 
     Args:
         order: positions of the rows.
-        cut: most rows of the first part; it has more if its only cluster does.
-        clusters: cluster of each row. Rows of one and the same cluster are divided as if each were its own.
+        cut: most rows of the first part. If every cluster is larger, it is the smallest one.
+        clusters: cluster of each row. If all rows are one cluster, they are divided singly.
     """
-    first: dict[int, int] = {}
-    for place, i in enumerate(order):
-        first.setdefault(clusters[i], place)
-    together = sorted(order, key=lambda i: first[clusters[i]])
-    edges = [k for k in range(1, len(together)) if clusters[together[k]] != clusters[together[k - 1]]]
-    cut = max([edge for edge in edges if edge <= cut], default=min(edges, default=cut))
-    return together[:cut], together[cut:]
+    members: dict[int, list[int]] = {}
+    for i in order:
+        members.setdefault(clusters[i], []).append(i)
+    if len(members) < 2:
+        return [*order[:cut]], [*order[cut:]]
+    chosen: list[int] = []
+    for rows in members.values():
+        chosen += rows if len(chosen) + len(rows) <= cut else []
+    chosen = chosen or min(members.values(), key=len)
+    aside = set(chosen)
+    return chosen, [i for rows in members.values() for i in rows if i not in aside]
 
 
 def find_splits(
@@ -211,7 +215,6 @@ def find_splits(
     *,
     held_out: float = 0.2,
     need_train: bool = True,
-    clusters_of: Callable[[Rows], Sequence[int]] = lambda rows: range(len(rows)),
 ) -> tuple[Rows, dict[str, Rows]]:
     """Chooses the training rows (for calibration) and the validation splits (for evaluation).
 
@@ -222,7 +225,6 @@ def find_splits(
         seed: seed of the random choice of held-out rows.
         held_out: fraction of the training rows to hold out if there is no validation split.
         need_train: whether training rows are needed; if not, nothing is held out and all rows are for evaluation.
-        clusters_of: gives the cluster of each row; held-out rows share none with the others.
 
     Returns:
         The training rows, and the validation rows by split name.
@@ -245,6 +247,6 @@ def find_splits(
         )
     if not validation:
         order = shuffled_rows(train, np.random.default_rng(seed))
-        aside, kept = divide(order, max(1, round(len(train) * held_out)), clusters_of(train))
-        train, validation = Selection(train, kept), {"validation": Selection(train, aside)}
+        cut = max(1, round(len(train) * held_out))
+        train, validation = Selection(train, order[cut:]), {"validation": Selection(train, order[:cut])}
     return train, validation

@@ -32,18 +32,29 @@ def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
             raise TrimformerError(f"the samples hold {name} id {smallest}; use ids from 0")
 
 
-def check_padding_token(model: PreTrainedModel, processor: Any) -> None:
-    """Checks that a model which finds the last token of a text by the padding token has that of the tokenizer.
+def check_padding_token(model: PreTrainedModel, processor: Any, batches: Sequence[Batch]) -> None:
+    """Checks that a classifier which finds the last token of a text by the padding token has that of the tokenizer.
+
+    Args:
+        model: any model; classifiers that pool another token pass.
+        processor: the tokenizer that padded the batches, or a processor that contains it.
+        batches: samples; without padding, any token will do.
 
     Raises:
         TrimformerError: the config has another padding token than the tokenizer, or none.
     """
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    if not is_classifier or not batches or not {"input_ids", "attention_mask"} <= batches[0].keys():
+        return
+    tokenizer = tokenizer_of(processor)
     forward = ""
     with suppress(OSError, TypeError):  # a class without source, such as one of a notebook
         forward = inspect.getsource(type(model).forward)
-    padding = tokenizer_of(processor).pad_token_id if "pad_token_id" in forward else None
-    found = model.config.get_text_config().pad_token_id
-    if padding is not None and found != padding:
+    padding, found = tokenizer.pad_token_id, model.config.get_text_config().pad_token_id
+    # Padding on the left hides no token: the last one is the rightmost that is not this token.
+    is_padded = tokenizer.padding_side == "right" and any(not b["attention_mask"].all() for b in batches)
+    needs = "non_pad_mask" in forward and padding is not None
+    if needs and found != padding and (is_padded or found is None):
         has = "no pad_token_id" if found is None else f"pad_token_id {found}"
         raise TrimformerError(
             f"the model's config has {has}, but its tokenizer pads with {padding}, so {type(model).__name__} takes the "

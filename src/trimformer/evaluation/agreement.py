@@ -225,6 +225,6 @@ def paired_interval(
         estimate = side.metric_of_rows(outputs, metric)
         try:
             scores.append(leave_out(lambda kept, of=estimate: of([scored[i] for i in kept]), clusters, GROUPS))  # type: ignore[misc]
-        except KeyError:  # one group has all labels
+        except KeyError:  # without the group that has all labels there is no score
             return None
     return 1.96 * jackknife(scores[1] - scores[0])[1]

@@ -21,30 +21,34 @@ from trimformer.data.tasks.label_values import column_values
 def row_clusters(rows: Rows, task: Task) -> list[int]:
     """Returns the cluster of each row, numbered from 0 by first appearance.
 
-    Rows of one cluster share their text; see `shared_texts`. Images and sounds are all different.
-    """
-    numbers: dict[str, int] = {}
-    texts = shared_texts(rows, task)
-    return [numbers.setdefault(text, len(numbers)) for text in texts] if texts else list(range(len(rows)))
-
-
-def shared_texts(rows: Rows, task: Task) -> list[str]:
-    """Returns the text of each row that makes rows depend on each other; empty if the task reads no text.
-
-    It is the text in the column with the longest texts, the query if its candidates are ordered, or the tokens of a
-    language model's block.
+    Rows of one cluster have the same text in the column with the longest texts, the same passage if they are searched,
+    the same query if its candidates are ordered, or the same tokens. Images and sounds are all different.
     """
     if isinstance(task, RetrievalTask) and not task.is_symmetric:  # a row may lack its passage
         queries, passages = (column_values(rows, column) for column in task.text_columns[:2])
-        return [str(passage or query) for query, passage in zip(queries, passages, strict=True)]
-    if isinstance(task, RerankingTask):  # a query is scored as a whole
-        return list(map(str, column_values(rows, task.text_columns[0])))
-    columns = [list(map(str, column_values(rows, column))) for column in _text_columns(task)]
-    return max(columns, key=lambda texts: np.mean([len(text) for text in texts]), default=[])
+        texts = [str(passage or query) for query, passage in zip(queries, passages, strict=True)]
+    elif isinstance(task, RerankingTask):  # a query is scored as a whole
+        texts = list(map(str, column_values(rows, task.text_columns[0])))
+    else:
+        columns = [list(map(str, column_values(rows, column))) for column in _text_columns(task)]
+        texts = max(columns, key=lambda texts: np.mean([len(text) for text in texts]), default=[])
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(text, len(numbers)) for text in texts] if texts else list(range(len(rows)))
+
+
+def row_inputs(rows: Rows, task: Task) -> list[tuple[str, ...]]:
+    """Returns the texts of each row, by which copies of a row are found; empty if the task reads none."""
+    names = _text_columns(task)
+    if isinstance(task, SpanTask):
+        names.append(task.pair_columns[0])
+    if isinstance(task, ChoiceTask):
+        names += task.choice_columns
+    columns = [list(map(str, column_values(rows, name))) for name in names]
+    return list(zip(*columns, strict=True))
 
 
 def _text_columns(task: Task) -> list[str]:
-    """Returns the columns of texts that a task reads."""
+    """Returns the columns of texts that rows may share."""
     if isinstance(task, TextTask | EmbeddingTask):
         return list(task.text_columns)
     if isinstance(task, SpanTask):

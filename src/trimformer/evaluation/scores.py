@@ -15,7 +15,7 @@ from trimformer.data.outputs import Problem, divergence, find_problem, max_batch
 from trimformer.data.rows import Rows
 from trimformer.data.tasks import ScoredByQuery, Task
 from trimformer.data.tasks.sample_labels import label_names
-from trimformer.data.token_ids import check_padding_token, check_token_ids
+from trimformer.data.token_ids import check_token_ids
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
 from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, model_outputs, unbatch
 from trimformer.evaluation.neighbours import neighbour_overlap
@@ -65,8 +65,6 @@ class Scorer:
         self.batches = make_batches(self.features, processor, batch_size, max_tokens=max_batch_tokens(model))
         self.names = label_names(model.config)
         check_token_ids(model, self.batches)
-        if "input_ids" in self.features[0]:
-            check_padding_token(model, processor)
         self._problem = find_problem(model)
         if isinstance(task, ScoredByQuery) and task.needs_dense_outputs:
             outputs = model_outputs(model, self.batches, name, may_rerun=False, desc="dense model's order")

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,14 @@ from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.language_blocks import BlockOptions, is_blocks, model_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
-from trimformer.data.rows import Rows, Selection, as_rows, shuffled_rows
+from trimformer.data.rows import Rows, Selection, as_rows, joined, shuffled_rows
 from trimformer.data.splits import check_evaluation_sets, divide, find_splits
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.clusters import row_clusters, shared_texts
+from trimformer.evaluation.clusters import row_clusters, row_inputs
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
@@ -32,7 +31,7 @@ from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
-from trimformer.session.scored_rows import describe_scored_rows, describe_shared_texts, is_set_aside
+from trimformer.session.scored_rows import describe_copies, describe_scored_rows, is_set_aside
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
@@ -64,7 +63,7 @@ class Samples:
         small_vocabulary_scorers: the evaluation sets, encoded with the smaller vocabulary.
         is_judge_data: whether that set was given for this purpose, rather than set aside.
         scored_on: the rows of the evaluation sets, in words.
-        scored_warning: why their scores may be too high; None if nothing suggests it.
+        scored_warnings: why their scores may be too high.
         small_vocabulary_judged: the set for the quality target, encoded with the smaller vocabulary.
         lost: what a language model loses with its tokens, on the first evaluation set.
     """
@@ -88,7 +87,7 @@ class Samples:
     lost: LostTokens | None = None
     is_judge_data: bool = False
     scored_on: str = ""
-    scored_warning: str | None = None
+    scored_warnings: Sequence[str] = ()
 
 
 def draw_samples(
@@ -122,26 +121,25 @@ def draw_samples(
     def prepared(rows: Rows) -> Rows:
         return model_rows(model, processor, rows, blocks)
 
-    splits: dict[str, Rows] = {}
     if inputs.eval_dataset is None:
-        given = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
-        splits = {name: prepared(as_rows(rows)) for name, rows in given.items()}
-        train, sets = find_splits(splits, seed)
+        splits = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
+        train, sets = find_splits({name: prepared(as_rows(rows)) for name, rows in splits.items()}, seed)
     else:
         train = prepared(as_rows(inputs.dataset))
         named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}
         sets = {name: prepared(as_rows(rows, "eval_dataset")) for name, rows in named.items()}
     check_evaluation_sets(sets)
-    are_set_aside = inputs.eval_dataset is None and is_set_aside(sets)
+    are_set_aside = is_set_aside(sets)
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
         judged = prepared(as_rows(inputs.judge_dataset, "judge_dataset"))
     is_drop = target is not None and target.kind == "drop"
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
-    if are_set_aside and not set(shared_texts(train, task)).isdisjoint(shared_texts(next(iter(sets.values())), task)):
-        train, sets = find_splits(splits, seed, clusters_of=partial(row_clusters, task=task))
+    if are_set_aside:
+        (name, aside), *_ = sets.items()
+        train, sets[name] = _keep_together(train, aside, task)
     sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
-    scored_on, scored_warning = describe_scored_rows(
+    scored_on, scored_warnings = describe_scored_rows(
         sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
     )
     logger.info("scores are on %s", scored_on)
@@ -164,12 +162,11 @@ def draw_samples(
     if len(chosen) < 2:
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     calibration_rows = Selection(train, chosen)
-    scored_warning = scored_warning or describe_shared_texts(calibration_rows, sets, task)
+    scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
     features = task.encode(calibration_rows, processor, model.config)
     batches = _share(make_batches(features, processor, batch_size, model.device, max_batch_tokens(model)))
     check_token_ids(model, batches)
-    if "input_ids" in features[0]:
-        check_padding_token(model, processor)
+    check_padding_token(model, processor, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
     judges = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
@@ -191,7 +188,7 @@ def draw_samples(
         lengths=lengths,
         is_judge_data=inputs.judge_dataset is not None,
         scored_on=scored_on,
-        scored_warning=scored_warning,
+        scored_warnings=scored_warnings,
     )
 
 
@@ -214,22 +211,38 @@ def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Ro
     return Selection(train, sorted(kept)), Selection(train, judged)
 
 
+def _keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
+    """Divides rows that were set aside one by one again, so that they share no text with the others.
+
+    Returns:
+        The rows to calibrate on and those set aside; as they are if no two rows share a text.
+    """
+    if not isinstance(train, Selection) or not isinstance(aside, Selection):
+        return train, aside
+    rows = joined(aside, train)
+    clusters = row_clusters(rows, task)
+    if max(clusters) + 1 == len(rows):
+        return train, aside
+    chosen, kept = divide(range(len(rows)), len(aside), clusters)
+    return Selection(rows, kept), Selection(rows, chosen)
+
+
 def _without(train: Rows, judged: Rows, task: Task) -> Rows:
-    """Returns the training rows whose text is not one of those that a target is tested on.
+    """Returns the training rows that are no copies of rows that a target is tested on.
 
     Raises:
         TrimformerError: all of them are.
     """
-    texts = set(shared_texts(judged, task))
-    kept = [i for i, text in enumerate(shared_texts(train, task)) if text not in texts] if texts else range(len(train))
+    copies = set(row_inputs(judged, task))
+    kept = [i for i, row in enumerate(row_inputs(train, task)) if row not in copies] if copies else range(len(train))
     if len(kept) == len(train):
         return train
     if len(kept) < 2:
         raise TrimformerError(
-            "judge_dataset has the texts of the rows to calibrate on, so it cannot test what they are calibrated for; "
-            "give rows of other texts, or leave it out and rows are set aside"
+            "every row to calibrate on is also in judge_dataset (--judge-data), so nothing is left to calibrate on; "
+            "give other rows to judge by, or leave it out and rows are set aside"
         )
-    logger.info("%d rows whose texts judge_dataset has, too, are not calibrated on", len(train) - len(kept))
+    logger.info("%d rows that judge_dataset holds, too, are not calibrated on", len(train) - len(kept))
     return Selection(train, kept)
 
 

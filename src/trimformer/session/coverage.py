@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import Features, token_mask
+from trimformer.data.batches import INPUT_KEYS, Features, token_mask
 from trimformer.data.outputs import Problem, find_problem, has_classes, model_output
 from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask
 from trimformer.data.tasks.sample_labels import label_names
-from trimformer.models.layer_calls import Batch
+from trimformer.models.layer_calls import LABEL_KEYS, Batch
 from trimformer.models.masking import frozen
 from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
 from trimformer.session.calibration_data import Samples
@@ -24,10 +24,9 @@ logger = logging.getLogger(__name__)
 FEW = 20  # predictions of a label: fewer are too few to calibrate or judge it
 MOST_UNKNOWN = 0.01  # share of unknown tokens
 MOST_CUT = 0.05  # share of texts that fill the maximum length
-MOST_MOVED = 0.05  # change of an output by padding, as a share of the largest output
+MOST_MOVED = 0.05  # change of an output by padding, as a share of the largest output of a batch
 UNEQUAL_LENGTHS = 2.0  # ratio of mean lengths
 SPARE_EMBEDDINGS = (128, 0.01)  # embeddings are padded to a multiple of 128, or by a hundredth
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LISTED = 8  # labels named in a sentence
 
 
@@ -58,7 +57,7 @@ def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> C
         *(line for name, text in texts.items() for line in _text_warnings(name, text, data.longest)),
         *_length_warnings(texts),
         *_padding_warnings(model, data.batches, tokenizer),
-        *([data.scored_warning] if data.scored_warning else []),
+        *data.scored_warnings,
     ]
     if is_main():
         for line in warnings:
@@ -249,24 +248,27 @@ def _texts_of(name: str) -> str:
 def _padding_warnings(
     model: PreTrainedModel, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase | None
 ) -> list[str]:
-    """Compares the output of the text with the most padding in a batch with its output alone."""
+    """Compares the output of the text with the most padding in a batch with its output alone.
+
+    Models with other inputs than the tokens of one text are left out.
+    """
     problem = find_problem(model)
     batch = next((b for b in batches if "attention_mask" in b and not b["attention_mask"].all()), None)
     if batch is None or tokenizer is None or problem not in ("single_label", "multi_label", "regression", "embedding"):
         return []
-    mask = batch["attention_mask"]
-    if any(value.dim() != 2 or value.shape != mask.shape for key, value in batch.items() if key in _INPUTS):
+    inputs = {key: value for key, value in _on(model, batch).items() if key not in ("index", *LABEL_KEYS)}
+    mask = inputs["attention_mask"]
+    lengths = mask.sum(-1)
+    if not inputs.keys() <= set(INPUT_KEYS) or mask.dim() != 2 or not lengths.any():
         return []
-    row = int(mask.sum(1).argmin())
-    inputs = {key: value for key, value in _on(model, batch).items() if key in _INPUTS}
-    tokens = mask[row].bool()
-    alone = {key: value[row : row + 1, tokens] for key, value in inputs.items()}
+    row = int(lengths.masked_fill(lengths == 0, mask.shape[1]).argmin())
+    alone = {key: value[row : row + 1, mask[row].bool()] for key, value in inputs.items()}
     with frozen(model):
-        padded, unpadded = model_output(model, inputs, problem)[row], model_output(model, alone, problem)[0]
-    moved = float((padded - unpadded).abs().max() / unpadded.abs().max().clamp(min=1e-9))
+        padded, unpadded = model_output(model, inputs, problem).float(), model_output(model, alone, problem)[0].float()
+    moved = float((padded[row] - unpadded).abs().max() / padded.abs().max().clamp(min=1e-9))
     if moved <= MOST_MOVED:
         return []
     side = tokenizer.padding_side
     advice = "; set padding_side to 'right' in tokenizer_config.json" if side == "left" else ""
-    change = f"padding a text on the {side} moves its output by {100 * moved:.0f} %"
-    return [f"{change}, so scores depend on the texts beside it{advice}"]
+    change = f"padding a text on the {side} changes its output by {100 * moved:.0f} %"
+    return [f"{change}, so scores depend on the other texts of its batch{advice}"]

@@ -8,15 +8,15 @@ from trimformer.data.language_blocks import is_blocks
 from trimformer.data.rows import Rows, Selection
 from trimformer.data.tasks import Task
 from trimformer.errors import in_unicode
-from trimformer.evaluation.clusters import shared_texts
+from trimformer.evaluation.clusters import row_inputs
 
 _TRAIN = "train"
-_FEW = 0.05  # share of scored rows whose text may be calibrated on: short texts occur twice by themselves
+_FEW = 0.05  # share of scored rows that may be calibrated on, too: short texts occur twice by themselves
 
 
 def describe_scored_rows(
     sets: Mapping[str, Rows], dataset: Any, path: str | None, eval_path: str | None = None, *, are_set_aside: bool
-) -> tuple[str, str | None]:
+) -> tuple[str, list[str]]:
     """Describes the rows to score on.
 
     Args:
@@ -40,24 +40,24 @@ def describe_scored_rows(
         text = ", ".join(f"{len(rows):,} {unit} of '{name}'" for name, rows in sets.items())
         is_train = any(_is_train(name) or _is_train(getattr(rows, "split", None)) for name, rows in sets.items())
     if not is_train:
-        return text, None
-    return text, (
+        return text, []
+    return text, [
         f"scores are on {text}: if the model was trained on these rows, the scores of the dense and the "
         "pruned model are too high; give rows that it has not seen, such as a validation file or split"
-    )
+    ]
 
 
-def describe_shared_texts(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> str | None:
-    """Returns a warning if many of the rows to score on have a text that is calibrated on; None if few do."""
-    texts = set(shared_texts(calibration, task))
-    scored = [text for rows in sets.values() for text in shared_texts(rows, task)]
-    shared = sum(text in texts for text in scored)
-    if shared <= _FEW * len(scored):
-        return None
-    return (
-        f"{shared:,} of {len(scored):,} rows to score on have a text that is calibrated on, too, so their scores may "
-        "be too high; give rows of other texts"
-    )
+def describe_copies(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
+    """Returns a warning if many of the rows to score on are copies of rows that are calibrated on."""
+    copies = set(row_inputs(calibration, task))
+    scored = [row for rows in sets.values() for row in row_inputs(rows, task)]
+    count = sum(row in copies for row in scored)
+    if count <= _FEW * len(scored):
+        return []
+    return [
+        f"{count:,} of {len(scored):,} rows to score on are calibrated on, too, so their scores may be too high; give "
+        "other rows"
+    ]
 
 
 def is_set_aside(sets: Mapping[str, Rows]) -> bool:

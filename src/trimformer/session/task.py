@@ -15,6 +15,7 @@ from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks import EmbeddingTask, Task, TextTask, find_task, follow_settings, task_of
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
+from trimformer.data.tasks.multiple_choice import settle_choices
 from trimformer.data.tasks.reranking import settle_candidates
 from trimformer.data.tasks.retrieval import settle_answers
 from trimformer.data.tasks.text import PASSAGE_COLUMNS, TEXT_COLUMNS
@@ -62,6 +63,7 @@ def resolve_task(
     if judged is not None:
         check_labelled(task, [judged])
     task = settle_candidates(settle_answers(task, every_set, needs_score=needs_score), every_set)
+    task = settle_choices(task, every_set)
     settled = settle_labels(task, model.config, every_set)
     if settled.reading is not None and settled.problem != "regression":
         _check_outputs(model)

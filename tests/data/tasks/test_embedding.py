@@ -48,6 +48,8 @@ def test_text_columns_are_guessed_from_the_usual_names(columns):
 def test_the_classes_of_premise_and_hypothesis_are_no_similarities():
     inferred = task([{"premise": "the film", "hypothesis": "it", "label": 2}])
     assert (inferred.text_columns, inferred.score_column) == (("premise", "hypothesis"), None)
+    assert task([{"premise": "the film", "hypothesis": "it", "label": "1"}]).score_column is None
+    assert task([{"premise": "the film", "hypothesis": "it", "score": 0.5}]).score_column == "score"
 
 
 def test_the_score_is_the_rank_correlation_of_cosines():

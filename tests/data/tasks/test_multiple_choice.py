@@ -7,6 +7,7 @@ from tests.conftest import make_model, make_tokenizer
 from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.outputs import predict
 from trimformer.data.tasks import ChoiceTask, task_of
+from trimformer.data.tasks.multiple_choice import settle_choices
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scorer
 
@@ -47,13 +48,20 @@ def test_numbered_columns_are_ordered_by_their_numbers():
 
 
 def test_labels_of_all_rows_are_read_alike():
+    def labels(rows, some=None):
+        task = settle_choices(task_of(MODEL, rows), [rows])
+        return [feature["labels"] for feature in task.encode(some or rows, make_tokenizer(), MODEL.config)]
+
     rows = [{"question": "a", "choices": choices, "label": "1"} for choices in (["0", "1", "2"], ["1", "2", "3"])]
     with pytest.raises(TrimformerError, match="can be texts of choices or their positions"):
-        task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)
+        labels(rows)
     rows[1]["choices"] = ["x", "y", "z"]
-    assert [f["labels"] for f in task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)] == [1, 1]
-    rows = [{"question": "a", "choices": ["5", "6"], "label": label} for label in ("6", "5")]
-    assert [f["labels"] for f in task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)] == [1, 0]
+    assert labels(rows) == [1, 1]
+    rows = [{"question": "a", "choices": ["5", "1", "0"], "label": label} for label in ("1", "0", "5")]
+    assert labels(rows) == [1, 2, 0]
+    assert labels(rows, rows[1:2]) == [2]  # whichever rows are drawn
+    rows = [{"question": "a", "choices": ["good", "bad"], "label": label} for label in ("bad", "good", "B")]
+    assert labels(rows) == [1, 0, 1]
 
 
 def test_names_of_choices_have_priority_over_positions():

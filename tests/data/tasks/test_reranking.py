@@ -110,6 +110,14 @@ def test_equal_scores_are_never_counted_as_the_right_order():
     assert constant["mrr@10"] < 0.6
 
 
+def test_the_dense_model_puts_its_own_first_passages_first_even_if_their_scores_are_equal():
+    task = settle_candidates(task_of(make_model(num_labels=1), UNLABELLED), [UNLABELLED])
+    outputs = [torch.tensor([float(i // 50 % 2)]) for i in range(len(UNLABELLED))]  # the best two are equal
+    known = task.with_first_passages(outputs, UNLABELLED)
+    assert {known.score(outputs, [], UNLABELLED)[f"dense_top_{name}"] for name in ("mrr@10", "accuracy@1")} == {1.0}
+    assert known.score([torch.zeros(1)] * len(outputs), [], UNLABELLED)["dense_top_accuracy@1"] == 0
+
+
 def test_labels_may_be_written_as_true_and_false():
     rows = [{**row, "label": "true" if row["label"] else "False"} for row in ROWS]
     task = settle_candidates(task_of(make_model(num_labels=1), rows), [rows])

@@ -12,7 +12,7 @@ from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError, load, prune
 from trimformer.data.tasks import RetrievalTask, infer_task, task_of
 from trimformer.data.tasks.retrieval import settle_answers
-from trimformer.data.tasks.retrieval_metrics import query_scores
+from trimformer.data.tasks.retrieval_metrics import first_passages, query_scores
 from trimformer.evaluation.agreement import paired_interval
 from trimformer.evaluation.model_outputs import unbatch
 from trimformer.evaluation.scores import Scorer, compare, score
@@ -44,6 +44,15 @@ def test_other_columns_and_rated_pairs_do_not(columns):
     assert not isinstance(
         infer_task("embedding", CONFIG, [{**dict.fromkeys(columns, "film"), "score": 1}]), RetrievalTask
     )
+
+
+def test_passages_that_are_equally_similar_count_as_found_before_the_right_one():
+    embeddings = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    assert first_passages(embeddings, [0], [1, 2, 3], excludes_self=False) == [[1, 2]]
+    assert query_scores(embeddings, [0], [1, 2, 3], [[1]])["mrr@10"].tolist() == [0.5]
+    both = query_scores(embeddings, [0], [1, 2, 3], [[1, 2]])
+    assert (both["mrr@10"].item(), both["ndcg@10"].item()) == (1, pytest.approx(1))
+    assert query_scores(torch.ones(4, 2), [0], [1, 2, 3], [[1]])["mrr@10"].tolist() == pytest.approx([1 / 3])
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])

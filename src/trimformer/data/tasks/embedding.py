@@ -96,9 +96,12 @@ def embedding_task(
     texts = tuple(text_columns or _guess_text_columns(rows[0]))
     if not texts:
         raise missing_column("text column", rows[0])
-    if score_column is None and len(texts) == 2 and texts[0].strip().lower() != "premise":  # labels of NLI are classes
+    if score_column is None and len(texts) == 2:
         column = guess_column(LABEL_COLUMNS, rows[0], texts)
-        score_column = column if column is not None and as_number(rows[0][column]) is not None else None
+        value = None if column is None else rows[0][column]
+        # Whole numbers beside a premise are classes: entailment, neutral, contradiction.
+        is_class = texts[0].strip().lower() == "premise" and str(value).strip().isdecimal()
+        score_column = column if as_number(value) is not None and not is_class else None
     return EmbeddingTask(
         name="embedding",
         text_columns=texts,

@@ -98,7 +98,9 @@ class EncodedTask(LabelTask):
                 f"{where} has {longest} tokens, but the model accepts {limit}; truncate when encoding"
             )
         if self.choices and not 0 <= sample.get("labels", 0) < len(ids):
-            raise TrimformerError(f"label {sample['labels']} in {where} is none of its {len(ids)} choices, from 0")
+            raise TrimformerError(
+                f"label {sample['labels']} in {where} is none of its {len(ids)} choices, which are counted from 0"
+            )
         if self.problem == "tokens" and "labels" in sample and len(sample["labels"]) != len(ids):
             raise TrimformerError(f"{where} has {len(ids)} tokens but {len(sample['labels'])} labels")
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +36,8 @@ class ChoiceTask(Task):
         choice_columns: one column of lists, or one column per choice.
         label_column: the correct choice, given by its position from 0, its letter (A, B, ...), its name in
             `choices["label"]`, or its text; None: the rows are unlabelled.
+        labels_are_texts: whether all labels are texts of choices, so that digits are not positions; see
+            `settle_choices`.
     """
 
     problem: Problem = "single_label"
@@ -43,6 +45,7 @@ class ChoiceTask(Task):
     question_column: str | None = None
     choice_columns: tuple[str, ...] = ("choices",)
     label_column: str | None = "label"
+    labels_are_texts: bool = False
 
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
 
@@ -70,9 +73,8 @@ class ChoiceTask(Task):
         for count in counts:
             row_choices = [next(encoded) for _ in range(count)]
             features.append({key: [choice[key] for choice in row_choices] for key in row_choices[0]})
-        by_text = _are_texts([(v, choices) for v, choices, names, _ in labels if str(v).strip() not in names])
         for feature, label in zip(features, labels, strict=False):
-            feature["labels"] = _read_choice(*label, by_text=by_text)
+            feature["labels"] = _read_choice(*label, by_text=self.labels_are_texts)
         return features
 
     def choices(self, row: Mapping[str, Any], where: str) -> tuple[list[str], list[str]]:
@@ -158,7 +160,7 @@ def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where
     text = str(value).strip()
     if text in names:
         return names.index(text)
-    if by_text:
+    if isinstance(value, str) and value in choices and (by_text or not text.isdecimal()):
         return choices.index(value)
     if len(text) == 1 and text.isascii() and text.isalpha():
         position = ord(text.upper()) - ord("A")
@@ -167,6 +169,23 @@ def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where
     if not 0 <= position < len(choices):
         raise TrimformerError(f"label {quoted(str(value))} in {where} matches none of its {len(choices)} choices")
     return position
+
+
+def settle_choices(task: Task, sets: Sequence[Rows]) -> Task:
+    """Decides from all rows whether labels of a multiple choice task are texts of choices; returns other tasks.
+
+    Raises:
+        TrimformerError: all labels can be texts or positions, and not all mean the same.
+    """
+    if not isinstance(task, ChoiceTask) or task.label_column is None:
+        return task
+    labels = []
+    for number, row in (pair for rows in sets for pair in numbered(rows)):
+        value = row.get(task.label_column)
+        if value is not None:
+            choices, names = task.choices(row, f"row {number}")
+            labels += [(value, choices)] if str(value).strip() not in names else []
+    return replace(task, labels_are_texts=_are_texts(labels))
 
 
 def choice_task(

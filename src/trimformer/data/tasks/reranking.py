@@ -29,10 +29,11 @@ class RerankingTask(TextTask):
     Queries whose candidates are all right, such as those with one candidate, are not scored.
 
     Attributes:
-        first: by query, the passage that the dense model puts first; None: not known, or the rows have labels.
+        first: by query, the passages that the dense model puts first, several if their scores are equal; None: not
+            known, or the rows have labels.
     """
 
-    first: Mapping[str, str] | None = None
+    first: Mapping[str, frozenset[str]] | None = None
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Means of the scores of all queries, with half their 95 % intervals; then correlations with the labels."""
@@ -89,7 +90,8 @@ class RerankingTask(TextTask):
         """
         values, passages = _scores(outputs), self._texts(rows, 1)
         first = {
-            query: passages[places[int(values[places].argmax())]] for query, places in self._candidates(rows).items()
+            query: frozenset(passages[i] for i in places if values[i] == values[places].max())
+            for query, places in self._candidates(rows).items()
         }
         return replace(self, first=first)
 
@@ -107,7 +109,7 @@ class RerankingTask(TextTask):
         """Positions of the right candidates among those of each scored query."""
         if self.first is not None:
             passages = self._texts(rows, 1)
-            is_right = np.array([passages[i] == self.first.get(query) for i, query in enumerate(self._texts(rows, 0))])
+            is_right = np.array([passages[i] in self.first.get(q, ()) for i, q in enumerate(self._texts(rows, 0))])
         elif self.label_column is not None and all(row.get(self.label_column) is not None for row in rows):
             labels = np.array([_relevance(row[self.label_column]) for row in rows], dtype=np.float64)
             is_right = np.zeros(len(rows), dtype=bool)

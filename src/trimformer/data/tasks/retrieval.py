@@ -37,12 +37,13 @@ class RetrievalTask(EmbeddingTask):
 
     Attributes:
         is_symmetric: every text is a query, and all other texts are its passages.
-        first: by query, the passage that the dense model finds first; None: not known, or the rows have pairs.
+        first: by query, the passages that the dense model finds first, several if they are equally similar; None: not
+            known, or the rows have pairs.
     """
 
     metric: str | None = METRIC
     is_symmetric: bool = False
-    first: Mapping[str, str] | None = None
+    first: Mapping[str, Sequence[str]] | None = None
 
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         """See `Task.encode`; returns one feature per distinct text, column by column, with its first row."""
@@ -111,7 +112,8 @@ class RetrievalTask(EmbeddingTask):
             raise TrimformerError(f"{len(passages)} different passages are too few to search in; give at least 2")
         places, embeddings = [index[query] for query in queries], torch.stack(list(outputs))
         first = first_passages(embeddings, places, passages, self.similarity, excludes_self=self.is_symmetric)
-        return replace(self, first={query: texts[i] for query, i in zip(queries, first, strict=True)})
+        found = zip(queries, first, strict=True)
+        return replace(self, first={query: [texts[i] for i in indices] for query, indices in found})
 
     @property
     def _prefix(self) -> str:
@@ -149,7 +151,7 @@ class RetrievalTask(EmbeddingTask):
     def _answers(self, rows: Rows) -> dict[str, list[str]]:
         """Right passages by query, in the order of the rows."""
         if self.first is not None:
-            return {query: [self.first[query]] for query in self._queries(rows)}
+            return {query: list(self.first[query]) for query in self._queries(rows)}
         answers: dict[str, list[str]] = {}
         if self.metric == METRIC:
             for query, passage in zip(*self._column_texts(rows)[:2], strict=True):

@@ -45,7 +45,8 @@ def query_scores(
         `recall@10`: share of the relevant passages among the first 10.
     """
     place = {text: i for i, text in enumerate(passages)}
-    pairs = [(text, place[answer]) for text, answers in zip(queries, relevant, strict=True) for answer in answers]
+    right = [[place[answer] for answer in answers] for answers in relevant]
+    pairs = [(text, passage, answers) for text, answers in zip(queries, right, strict=True) for passage in answers]
     ranks = _ranks(embeddings.double(), pairs, passages, similarity, excludes_self)
     return scores_of_ranks(np.split(ranks, np.cumsum([len(answers) for answers in relevant])[:-1]))
 
@@ -75,28 +76,32 @@ def first_passages(
     similarity: str = "cosine",
     *,
     excludes_self: bool,
-) -> list[int]:
-    """Returns the index of the passage that each query finds first; see `query_scores` for the arguments."""
-    vectors, first = embeddings.double(), list[int]()
+) -> list[list[int]]:
+    """Returns the indices of the passages that each query finds first, several if they are equally similar.
+
+    See `query_scores` for the arguments.
+    """
+    vectors, first = embeddings.double(), list[list[int]]()
     for start in range(0, len(queries), _PAIRS_AT_ONCE):
         chunk = queries[start : start + _PAIRS_AT_ONCE]
         values = _similarities(vectors, chunk, passages, similarity, excludes_self)
-        first += [passages[i] for i in values.argmax(1).tolist()]
+        first += [[passages[i] for i in row.nonzero().flatten().tolist()] for row in values == values.amax(1, True)]
     return first
 
 
 def _ranks(
     embeddings: Tensor,
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[int, int, Sequence[int]]],
     passages: Sequence[int],
     similarity: str,
     excludes_self: bool,
 ) -> NDArray[np.int64]:
-    """Ranks of passages from 1, [pairs]; all other passages that are equally similar rank higher.
+    """Ranks of relevant passages from 1, [pairs]; others that are equally similar rank higher.
 
     Args:
         embeddings: [texts, dim].
-        pairs: index of a query among the texts, and position of a passage in `passages`.
+        pairs: index of a query among the texts, position of a relevant passage in `passages`, and those of all
+            passages that are relevant to this query.
         passages: indices of the passages.
         similarity: name of the similarity.
         excludes_self: the similarity of a text to itself is minus infinity.
@@ -105,10 +110,13 @@ def _ranks(
     position = torch.arange(len(passages), device=embeddings.device)
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         chunk = pairs[start : start + _PAIRS_AT_ONCE]
-        values = _similarities(embeddings, [query for query, _ in chunk], passages, similarity, excludes_self)
-        places = torch.tensor([passage for _, passage in chunk], device=values.device).unsqueeze(1)
+        values = _similarities(embeddings, [query for query, *_ in chunk], passages, similarity, excludes_self)
+        places = torch.tensor([passage for _, passage, _ in chunk], device=values.device).unsqueeze(1)
         own = values.gather(1, places)
-        before = (values > own) | ((values == own) & (position != places))
+        is_other = torch.ones_like(values, dtype=torch.bool)
+        for i, (*_, right) in enumerate(chunk):
+            is_other[i, list(right)] = False
+        before = (values > own) | ((values == own) & (is_other | (position < places)))
         ranks.append(1 + before.sum(1).cpu().numpy())
     return np.concatenate(ranks)
 

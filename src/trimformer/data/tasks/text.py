@@ -97,6 +97,8 @@ def guess_text_columns(columns: Iterable[str]) -> tuple[str, ...] | None:
     columns = list(columns)
     for first_names, second_names in PAIR_COLUMNS:
         first, second = guess_column(first_names, columns), guess_column(second_names, columns)
+        if first and second and first_names is QUERY_COLUMNS and guess_column(TEXT_COLUMNS[:4], columns):
+            continue
         # The column "answer" of BoolQ and others is the label, unless there is another one.
         if first and second and (second.strip().lower() != "answer" or guess_column(LABEL_COLUMNS, columns, [second])):
             return first, second

@@ -74,7 +74,7 @@ class TokenTask(Task):
                 tags = _items(row[self.tags_column], f"{quoted(self.tags_column)} of row {number}")
                 if len(tags) != len(words[i]):
                     raise TrimformerError(f"row {number} has {len(words[i])} words but {len(tags)} tags")
-                labels = [tag if tag == UNLABELLED else reader.class_id(tag, f"row {number}") for tag in tags]
+                labels = [UNLABELLED if tag == UNLABELLED else reader.class_id(tag, f"row {number}") for tag in tags]
                 features[i]["labels"] = _first_token_labels(encoded.word_ids(i), labels)
                 features[i][LABELLED_WORDS] = _labelled_words(encoded.word_ids(i), labels)
         return features
