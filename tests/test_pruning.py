@@ -8,15 +8,19 @@ import torch
 
 import trimformer
 from tests.commands import PROBLEMS, outputs, problem_model, problem_rows, small_steps
-from tests.conftest import make_batch, make_table, make_tokenizer, without_intervals
+from tests.conftest import make_batch, make_model, make_rows, make_table, make_tokenizer, without_intervals
 from trimformer import METHODS, LatencyOptions, Method, TrimformerError
 from trimformer.checkpoints.shrink import shrink
+from trimformer.costs.cost_tables import linear_costs
 from trimformer.costs.macs import model_macs
 from trimformer.costs.timing import Timing
+from trimformer.data.batches import make_batches
+from trimformer.data.tasks import task_of
 from trimformer.evaluation.latency_target import Comparison
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits
+from trimformer.pruner import Pruner
 
 ROWS = problem_rows("single_label")
 BATCH = model_inputs(make_batch(labels=None))
@@ -464,3 +468,15 @@ def test_targets_that_make_no_sense_are_refused():
     unlabelled = [{"sentence": row["sentence"]} for row in problem_rows("single_label", 400)]
     with pytest.raises(TrimformerError, match="needs labels"):
         prune(problem_model("single_label"), unlabelled, None, max_drop=4.0, num_samples=60)
+
+
+@pytest.mark.parametrize("constraint", [0.0, -1.0, 2.0, float("nan")])
+def test_the_pruner_refuses_what_is_no_share(constraint):
+    model = make_model()
+    batches = make_batches(task_of(model, make_rows()).encode(make_rows(), make_tokenizer(), model.config),
+                           make_tokenizer(), 32)  # fmt: skip
+    for method in ("obs", "kprune"):
+        with pytest.raises(TrimformerError, match="is not a share above 0 and at most 1"):
+            Pruner(model, batches, METHODS[method])(linear_costs(find_sublayers(model), "mac", 8), constraint)
+    with pytest.raises(TrimformerError, match="leaves no unit"):
+        Pruner(model, batches, METHODS["kprune"])(linear_costs(find_sublayers(model), "mac", 8), 1e-9)

@@ -178,6 +178,9 @@ class Pruner:
 
     def _prune_all(self, budgets: Sequence[Budget], every: int) -> list[Pruned]:
         """See `prune_all`."""
+        for budget in budgets:
+            if not 0 < budget.constraint <= 1:
+                raise TrimformerError(f"constraint {budget.constraint} is not a share above 0 and at most 1")
         if isinstance(self.method, WholeMethod):
             return [self._prune_whole(self.method, budget.costs, budget.constraint) for budget in budgets]
         shrunk = [self._shrink_to(budget) for budget in budgets]
@@ -301,4 +304,6 @@ class Pruner:
             masks, refits = WHOLE_METHODS[method.name](
                 self.model, student, self.batches, costs, constraint=constraint, run=self._run
             )
+        if not any(mask.any() for mask in masks):
+            raise TrimformerError(f"constraint {constraint:.4g} leaves no unit; give a larger one")
         return Pruned(student, masks, refits)

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 import trimformer
 from testing.language import byte_tokenizer, language_model
 from trimformer.allocation.allocations import select_queries
+from trimformer.checkpoints.shrink import record_widths
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.costs.macs import model_macs
 from trimformer.data.tasks import LanguageTask
@@ -175,3 +176,21 @@ def test_wrong_numbers_of_query_heads_in_a_config_are_refused(tmp_path):
         (tmp_path / "out" / "config.json").write_text(text)
         with pytest.raises(trimformer.TrimformerError, match="queries in the config"):
             trimformer.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_standalone_layer_with_one_query_head_for_each_group_takes_padding(tmp_path, attention):
+    model, tokenizer = language_model(), byte_tokenizer()
+    sublayer = next(s for s in find_sublayers(model) if s.queries > 1)
+    keep_queries(sublayer, torch.tensor([[True] + [False] * (sublayer.queries - 1)] * sublayer.num_units))
+    record_widths(model)
+    trimformer.save(model, tokenizer, tmp_path / "out", standalone=True)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", trust_remote_code=True, attn_implementation=attention
+    )
+    ids = torch.arange(2, 34).view(2, 16)
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    with torch.no_grad():
+        ours, theirs = (m(input_ids=ids, attention_mask=mask).logits[mask.bool()] for m in (model, loaded))
+    assert torch.allclose(ours, theirs, atol=1e-5)

@@ -7,11 +7,13 @@ import shutil
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
+from transformers import AutoProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2ForCTC, Wav2Vec2Processor
 
 from tests.checkpoints.sentence_models import TEXTS, sentence_model
 from tests.commands import prune as prune_command
 from tests.commands import save_model
 from tests.conftest import make_tokenizer
+from tests.data.media_fixtures import audio_model, extractor
 from trimformer import TrimformerError, load, prune, save
 from trimformer.cli.export import _write_beside
 
@@ -128,3 +130,15 @@ def test_a_source_that_is_gone_by_the_end_costs_no_model(tmp_path):
     shutil.rmtree(folder)
     save(model, make_tokenizer(), tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_ctc_model_keeps_its_tokenizer(tmp_path):
+    model, dense, out = audio_model(Wav2Vec2ForCTC), tmp_path / "dense", tmp_path / "out"
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNO"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    model.save_pretrained(dense)
+    Wav2Vec2Processor(extractor(), Wav2Vec2CTCTokenizer(tmp_path / "vocab.json")).save_pretrained(dense)
+    loaded, processor = load(dense)
+    save(loaded, processor, out)
+    ids = AutoProcessor.from_pretrained(dense).tokenizer("A BABE")["input_ids"]
+    assert AutoProcessor.from_pretrained(out).tokenizer("A BABE")["input_ids"] == ids

@@ -128,12 +128,19 @@ def test_other_labels_are_an_error_that_names_the_flag_for_a_new_head(tmp_path, 
     assert AutoConfig.from_pretrained(tmp_path / "out").num_labels == 3
 
 
-def test_the_model_is_saved_beside_the_trainers_checkpoints(base, tmp_path):
+def test_the_model_is_saved_beside_the_trainers_checkpoints(base, tmp_path, capsys):
     words = ("--save_strategy", "epoch", "--eval_strategy", "epoch", "--load_best_model_at_end")
     assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 0
     assert {"model.safetensors", "tokenizer.json", "checkpoint-2"} <= tree(tmp_path / "out")
     resumed = ("--resume_from_checkpoint", tmp_path / "out" / "checkpoint-2", "--num_train_epochs", "2")
     assert train(base, tmp_path / "out", *resumed, rows=problem_rows("single_label", 24)) == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    (other := tmp_path / "other").mkdir()
+    (other / "model.safetensors").write_bytes(before[::-1])
+    capsys.readouterr()
+    assert train(base, other, *resumed, rows=problem_rows("single_label", 24)) == 2
+    assert "is not in the output directory" in error_line(capsys.readouterr().err)
+    assert (other / "model.safetensors").read_bytes() == before[::-1]
 
 
 def test_trainer_flags_take_effect(base, tmp_path):

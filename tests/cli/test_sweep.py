@@ -16,6 +16,8 @@ from trimformer.cli.main import build_parser, main
 from trimformer.cli.resume import calibration_dir, forget_calibration
 from trimformer.cli.sweep import identify
 from trimformer.errors import TrimformerError
+from trimformer.options.budgets import BudgetRequest
+from trimformer.sweeping import latencies_by_machine
 
 FLAGS = ("--num-samples", "16", "--batch-size", "8", "--neuron-multiple", "4", "--label-column", "label")
 
@@ -191,3 +193,26 @@ def test_the_calibration_folder_of_another_is_neither_read_nor_removed(model_dir
     (theirs / f"calibration-{'0' * 32}-0.safetensors").write_text("ours")
     forget_calibration(tmp_path / "out")
     assert not theirs.exists()
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"),
+    [
+        (BudgetRequest(0.5), "0.5"),
+        (BudgetRequest(0.5000001), "0.5000001"),
+        (BudgetRequest(0.00009), "0.00009"),
+        (BudgetRequest(1.0), "1"),
+        (BudgetRequest(ms=12.0), "12ms"),
+        (BudgetRequest(mb=100.5), "100.5MB"),
+    ],
+)
+def test_different_budgets_have_folders_of_different_names(request_, name):
+    assert request_.name == name
+
+
+def test_latencies_of_several_machines_are_counted_apart():
+    def figures(device, ms):
+        return {"machine": {"device": device}, "latency": {"dense_ms": {"median": ms}}}
+
+    found = latencies_by_machine([figures("a", 10.0), figures("b", 400.0), figures("a", 9.0)])
+    assert {name: timing["median"] for name, timing in found.items()} == {"a": 9.0, "b": 400.0}

@@ -145,3 +145,17 @@ def test_what_is_asked_of_a_polish_needs_one(method, data, budget):
     with pytest.raises(TrimformerError, match="obs-polish"):
         RunOptions(polish=PolishOptions(data, budget)).check([METHODS[method]], "mac")
     RunOptions(polish=PolishOptions(data, budget)).check([METHODS["magnitude"], METHODS["obs-polish"]], "mac")
+
+
+def test_samples_that_are_scored_or_judged_are_not_trained_on():
+    model, rows = problem_model("single_label"), problem_rows("single_label", 200)
+    task, tokenizer = task_of(model, rows), make_tokenizer()
+    features = task.encode(rows, tokenizer, model.config)
+    options = PolishOptions(polish_data=unlabelled(rows[40:]))
+    inputs = draw_polish_inputs(model, tokenizer, task, features[:40], options, 8, features[100:])
+    batches = [*inputs.batches, *inputs.held_out]
+    used = {tuple(ids[mask.bool()].tolist()) for b in batches for ids, mask in zip(b["input_ids"], b["attention_mask"],
+                                                                                  strict=True)}  # fmt: skip
+    calibrated = {tuple(sample["input_ids"]) for sample in features[:40]}
+    assert not (used - calibrated) & {tuple(sample["input_ids"]) for sample in features[100:]}
+    assert {tuple(sample["input_ids"]) for sample in features[:40]} <= used

@@ -13,6 +13,7 @@ from testing.language import byte_tokenizer, language_model
 from tests.commands import prune, write_jsonl
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError
+from trimformer import prune as pruned
 from trimformer.data.splits import divide
 from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
@@ -126,3 +127,13 @@ def test_the_command_line_divides_rows_alike(tmp_path, model_dir):
     warnings = figures["coverage"]["warnings"]
     assert any("if the model was trained on these rows" in line for line in warnings)
     assert not any("are calibrated on, too" in line for line in warnings)
+
+
+def test_judged_rows_choose_no_tokens():
+    judged = [{"sentence": text} for text in TEXTS if {"hate", "love"} & {*text.split()}]
+    rows = [{"sentence": text} for text in TEXTS if not {"hate", "love"} & {*text.split()}]
+    result = pruned(make_model(num_labels=2), make_tokenizer(), rows, judge_dataset=judged, max_divergence=50.0,
+                    vocabulary="used", num_samples=100, device="cpu")  # fmt: skip
+    tokens = result.processor.get_vocab()
+    assert "film" in tokens
+    assert not {"hate", "love"} & tokens.keys()

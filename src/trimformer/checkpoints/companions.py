@@ -20,6 +20,10 @@ _OF_DENSE_MODEL = (
 )  # fmt: skip
 
 
+# Files of a tokenizer, which come along where trimformer writes none: a CTC model is pruned by its feature extractor.
+_OF_TOKENIZER = ("vocab*", "merges.txt", "*token*.json", "*.model", "processor_config.json")
+
+
 def remember_source(model: PreTrainedModel, folder: Path) -> None:
     """Records the directory that a model was loaded from; copies of the model keep it."""
     vars(model)["source_folder"] = folder.absolute()
@@ -40,10 +44,11 @@ def copy_companions(model: PreTrainedModel, target: Path) -> None:
     source = vars(model).get("source_folder")
     if source is None or not source.is_dir():
         return
-    folders = module_folders(source)
-    left = []
+    folders, left = module_folders(source), []
+    kept = () if (target / "tokenizer_config.json").exists() else _OF_TOKENIZER
     for path in sorted(source.iterdir()):
-        if is_own_file(path.name) or path.name in folders or (target / path.name).exists():
+        is_own = is_own_file(path.name) and not any(fnmatch(path.name, pattern) for pattern in kept)
+        if is_own or path.name in folders or (target / path.name).exists():
             continue
         if any(fnmatch(path.name, pattern) for pattern in _OF_DENSE_MODEL) or not _is_readable_file(path):
             left.append(path.name)

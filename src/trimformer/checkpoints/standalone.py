@@ -138,7 +138,8 @@ def _narrowed(model: PreTrainedModel, *kinds: str) -> dict[str, nn.Module]:
     for sublayer in (s for s in find_sublayers(model) if not kinds or s.kind in kinds):
         found |= {sublayer.projection, *(producer.linear for producer in sublayer.producers)}
         found |= {module for module, _ in sublayer.count_attributes}
-        found |= {sublayer.queries_attribute[0]} if sublayer.queries_attribute else set()
+        # With one query head left for each key-value head, its number is no attribute of the sublayer any more.
+        found |= {m for m in sublayer.module.modules() if hasattr(m, "num_key_value_groups")}
         found |= {sublayer.head_selector[0]} if sublayer.head_selector else set()
         found |= {module for module, _ in sublayer.head_entries}
     return {name: module for name, module in model.named_modules() if module in found}

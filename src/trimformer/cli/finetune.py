@@ -97,6 +97,7 @@ def _output_directory(training: TrainingArguments) -> Iterator[None]:
     checkpoints, which must survive an interruption, it writes to the output directory itself, under a lock.
     """
     output = Path(str(training.output_dir))
+    _check_resumed(training.resume_from_checkpoint, output)
     if training.process_index or training.resume_from_checkpoint:
         yield
         return
@@ -115,6 +116,21 @@ def _output_directory(training: TrainingArguments) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 output.rmdir()  # the Trainer creates it at the start; this fails unless it is empty
+
+
+def _check_resumed(checkpoint: str | None, output: Path) -> None:
+    """Checks that training goes on in the folder of its checkpoint, as it replaces what is there.
+
+    Raises:
+        TrimformerError: the output directory holds files, but not this checkpoint.
+    """
+    if checkpoint is None or not output.is_dir() or Path(checkpoint).resolve().parent == output.resolve():
+        return
+    if any(output.iterdir()):
+        raise TrimformerError(
+            f"'{checkpoint}' is not in the output directory '{output}', whose files training would replace; give the "
+            "directory of the checkpoint, or an empty one"
+        )
 
 
 @dataclass

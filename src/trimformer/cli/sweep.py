@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -18,7 +19,7 @@ from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
 from trimformer.costs.backends import check_backend
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, listed
 from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
 from trimformer.polish.data import read_polish_data
@@ -29,11 +30,20 @@ from trimformer.reporting.score_table import format_columns
 from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp, set_up
-from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_entry, prune_members, sweep_members
+from trimformer.sweeping import (
+    SweepMember,
+    latencies_by_machine,
+    mark_front,
+    member_entry,
+    prune_members,
+    sweep_members,
+)
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import check_output, lock_collection, replace_file
 from trimformer.version import __version__
+
+logger = logging.getLogger(__name__)
 
 FAMILY, PAGE = "family.json", "report.html"
 
@@ -201,9 +211,16 @@ def gather(
         seconds: seconds of this run, by stage.
         known: the record before this run.
     """
-    first, dense_ms = next(iter(results.values())), dense_latency(list(results.values()))
+    first, latencies = next(iter(results.values())), latencies_by_machine(list(results.values()))
+    if len(latencies) > 1:
+        logger.warning(
+            "the members were timed on several machines (%s): compare their speed-ups, not their milliseconds",
+            listed(latencies),
+        )
+    dense_ms = latencies[first["machine"]["device"]]
     entries = [
-        member_entry(folder, folder.rsplit("-", 1)[0], result, dense_ms["median"]) for folder, result in results.items()
+        member_entry(folder, folder.rsplit("-", 1)[0], result, latencies[result["machine"]["device"]]["median"])
+        for folder, result in results.items()
     ]
     metric = first["budget"]["metric"]
     mark_front(entries, metric)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, get_args
 
 from trimformer.errors import TrimformerError
@@ -17,6 +18,12 @@ _TARGETS: dict[str, TargetKind] = {"max_drop": "drop", "max_divergence": "diverg
 def read_ratio(text: str) -> float:
     """Reads a ratio such as "1.1" or "1.10x"."""
     return float(text.removesuffix("x"))
+
+
+def _decimal(number: float) -> str:
+    """Writes a number without an exponent and without zeros at its end."""
+    text = f"{Decimal(repr(float(number))):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,10 @@ class BudgetRequest:
 
     @property
     def name(self) -> str:
-        """Short name, for a folder."""
+        """Short name, for a folder; different budgets have different names."""
         if self.ms is not None:
-            return f"{self.ms:g}ms"
-        return f"{self.constraint:g}" if self.mb is None else f"{self.mb:g}MB"
+            return f"{_decimal(self.ms)}ms"
+        return f"{_decimal(self.mb)}MB" if self.mb is not None else _decimal(self.constraint or 0.0)
 
     def describe(self, share: float) -> str:
         """Describes the budget in a sentence, with the share of the dense model's cost that it is."""

@@ -1,6 +1,7 @@
 """Samples to polish on: the calibration samples and more unlabelled ones; every eighth is held out."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -22,6 +23,8 @@ from trimformer.options.methods import Method
 from trimformer.options.polish import PolishBudget, PolishOptions, check_seconds, epochs_of_passes, parse_budget
 from trimformer.refit.regression_moments import HELD_OUT_EVERY
 from trimformer.utils.distributed import shard, world_size
+
+logger = logging.getLogger(__name__)
 
 # Fields of a task that name its label columns, with their values for unlabelled rows.
 _NO_LABELS: dict[str, Any] = {"label_column": None, "tags_column": None, "score_column": None, "indicator_columns": ()}
@@ -66,6 +69,7 @@ def draw_polish_inputs(
     features: Sequence[Features],
     options: PolishOptions | None = None,
     batch_size: int = 32,
+    left_out: Sequence[Features] = (),
 ) -> PolishInputs:
     """Batches the calibration samples and more data; holds out every eighth sample and drops duplicates.
 
@@ -78,13 +82,18 @@ def draw_polish_inputs(
         features: the encoded calibration samples; those that the refit holds out are held out here, too.
         options: more examples in any form that `as_rows` accepts, whose labels are ignored, and the budget.
         batch_size: number of samples in a batch, at most.
+        left_out: encoded samples to score on or to test a target on; further samples that equal one are left out.
 
     Raises:
         TrimformerError: the data do not fit the model's task, there are too few samples, or the budget is not valid.
     """
     options = options or PolishOptions()
     data, budget = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
-    more = [] if data is None else encode_unlabelled(model, processor, task, data)
+    encoded = [] if data is None else encode_unlabelled(model, processor, task, data)
+    unseen = set(map(_digest, left_out))
+    more = [sample for sample in encoded if _digest(sample) not in unseen]
+    if len(more) < len(encoded):
+        logger.info("%d samples of the polish data are scored or judged, and not trained on", len(encoded) - len(more))
     samples: dict[bytes, Features] = {}
     places: dict[bytes, list[int]] = {}  # every position at which a sample occurs
     for i, sample in enumerate([*without_labels(features), *more]):

@@ -172,8 +172,15 @@ def set_up(
             _check_labels(method, data.features)
         polishing = None
         if any(map(polishes, methods)):
+            tested = [*data.scorers, *([data.judged] if data.judged else [])]
             polishing = draw_polish_inputs(
-                model, processor, data.task, data.features, options.polish, options.data.batch_size
+                model,
+                processor,
+                data.task,
+                data.features,
+                options.polish,
+                options.data.batch_size,
+                [sample for scorer in tested for sample in scorer.features],
             )
         coverage = measure_coverage(model, processor, data)
         unjudged_labels = _unjudged_labels(model, processor, data)
