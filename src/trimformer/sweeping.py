@@ -128,12 +128,6 @@ def dense_latency(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return min((figures["latency"]["dense_ms"] for figures in results), key=lambda timing: timing["median"])
 
 
-def latencies_by_machine(results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Returns `dense_latency` for each machine that timed members; a sweep may go on elsewhere."""
-    machines = {str(figures["machine"]["device"]) for figures in results}
-    return {name: dense_latency([f for f in results if f["machine"]["device"] == name]) for name in sorted(machines)}
-
-
 def member_entry(folder: str, name: str, figures: Mapping[str, Any], dense_ms: float) -> dict[str, Any]:
     """Returns the entry of a member in the sweep's record.
 

@@ -14,10 +14,9 @@ from tests.commands import error_line, problem_rows, run, save_model, tree, writ
 from trimformer.cli.flags.sweep import read_numbers
 from trimformer.cli.main import build_parser, main
 from trimformer.cli.resume import calibration_dir, forget_calibration
-from trimformer.cli.sweep import identify
+from trimformer.cli.sweep import gather, identify
 from trimformer.errors import TrimformerError
 from trimformer.options.budgets import BudgetRequest
-from trimformer.sweeping import latencies_by_machine
 
 FLAGS = ("--num-samples", "16", "--batch-size", "8", "--neuron-multiple", "4", "--label-column", "label")
 
@@ -200,6 +199,7 @@ def test_the_calibration_folder_of_another_is_neither_read_nor_removed(model_dir
     [
         (BudgetRequest(0.5), "0.5"),
         (BudgetRequest(0.5000001), "0.5000001"),
+        (BudgetRequest(0.1 + 0.2), "0.3"),
         (BudgetRequest(0.00009), "0.00009"),
         (BudgetRequest(1.0), "1"),
         (BudgetRequest(ms=12.0), "12ms"),
@@ -210,9 +210,15 @@ def test_different_budgets_have_folders_of_different_names(request_, name):
     assert request_.name == name
 
 
-def test_latencies_of_several_machines_are_counted_apart():
-    def figures(device, ms):
-        return {"machine": {"device": device}, "latency": {"dense_ms": {"median": ms}}}
-
-    found = latencies_by_machine([figures("a", 10.0), figures("b", 400.0), figures("a", 9.0)])
-    assert {name: timing["median"] for name, timing in found.items()} == {"a": 9.0, "b": 400.0}
+def test_milliseconds_are_those_of_the_first_members_machine(model_dir, data, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert sweep(model_dir, data, out, "--constraints", "0.5,0.8") == 0
+    results = {name: json.loads((out / name / "results.json").read_text()) for name in ("obs-0.5", "obs-0.8")}
+    results["obs-0.8"]["machine"]["device"] = "another"
+    results["obs-0.8"]["latency"]["dense_ms"]["median"] /= 1000
+    known = {"cost": {"seconds": {}}}
+    record = gather(results, {}, {}, known)
+    assert record["dense"]["latency_ms"] == results["obs-0.5"]["latency"]["dense_ms"]
+    ratios = [m["latency_ms"]["median"] * m["speedup"]["median"] for m in record["members"]]
+    assert ratios == pytest.approx([results["obs-0.5"]["latency"]["dense_ms"]["median"]] * 2)
+    assert "1 of 2 members were timed on another machine" in caplog.text

@@ -41,11 +41,11 @@ def test_a_division_splits_no_cluster_and_holds_every_row_once(data, clusters):
         return
     chosen = {clusters[i] for i in first}
     assert not chosen & {clusters[i] for i in second}
-    if min(sizes.values()) > cut:
-        assert len(first) == min(sizes.values())
-    else:  # as many as fit: none that is left out would fit, too
-        smallest = min(size for cluster, size in sizes.items() if cluster not in chosen)
-        assert len(first) <= cut < len(first) + smallest
+    assert second
+    # As many as fit: none that is left out would fit, too. Where that is less than half, one cluster more.
+    smallest = min(size for cluster, size in sizes.items() if cluster not in chosen)
+    assert len(first) <= cut < len(first) + smallest or any(2 * (len(first) - sizes[c]) < cut for c in chosen)
+    assert 2 * len(first) >= cut or len(set(clusters) - chosen) == 1
 
 
 @given(st.permutations(range(12)), st.integers(1, 11))

@@ -296,9 +296,9 @@ def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, stan
             )
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
+    copy_companions(model, directory)
     if dense_class(model) is type(model):
         _drop_code_references(directory)
-    copy_companions(model, directory)
     if standalone:
         write_standalone(model, directory)
     check_written(model, directory, standalone=standalone)

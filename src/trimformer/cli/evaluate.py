@@ -12,7 +12,6 @@ from trimformer.cli.arguments import load_task_data
 from trimformer.cli.option_flags import read_options
 from trimformer.data.outputs import find_problem
 from trimformer.data.tasks.blank_rows import count_blank_rows
-from trimformer.data.token_ids import check_padding_token
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
@@ -45,7 +44,6 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, rows in validation.items():
         count_blank_rows(name, rows, task)
         scorer = make_scorer(name, rows, task, model, processor, arguments.batch_size)
-        check_padding_token(model, processor, scorer.batches)
         with masking:
             scores, outputs = scorer(model)
             report[name] = {"samples": len(rows), **scores}

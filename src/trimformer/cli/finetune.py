@@ -97,7 +97,8 @@ def _output_directory(training: TrainingArguments) -> Iterator[None]:
     checkpoints, which must survive an interruption, it writes to the output directory itself, under a lock.
     """
     output = Path(str(training.output_dir))
-    _check_resumed(training.resume_from_checkpoint, output)
+    if not training.process_index:
+        _check_resumed(training.resume_from_checkpoint, output)
     if training.process_index or training.resume_from_checkpoint:
         yield
         return
@@ -124,7 +125,7 @@ def _check_resumed(checkpoint: str | None, output: Path) -> None:
     Raises:
         TrimformerError: the output directory holds files, but not this checkpoint.
     """
-    if checkpoint is None or not output.is_dir() or Path(checkpoint).resolve().parent == output.resolve():
+    if checkpoint is None or not output.is_dir() or Path(checkpoint).parent.resolve() == output.resolve():
         return
     if any(output.iterdir()):
         raise TrimformerError(

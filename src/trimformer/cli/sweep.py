@@ -19,7 +19,7 @@ from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
 from trimformer.costs.backends import check_backend
-from trimformer.errors import TrimformerError, listed
+from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
 from trimformer.polish.data import read_polish_data
@@ -30,14 +30,7 @@ from trimformer.reporting.score_table import format_columns
 from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp, set_up
-from trimformer.sweeping import (
-    SweepMember,
-    latencies_by_machine,
-    mark_front,
-    member_entry,
-    prune_members,
-    sweep_members,
-)
+from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_entry, prune_members, sweep_members
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import check_output, lock_collection, replace_file
@@ -211,16 +204,19 @@ def gather(
         seconds: seconds of this run, by stage.
         known: the record before this run.
     """
-    first, latencies = next(iter(results.values())), latencies_by_machine(list(results.values()))
-    if len(latencies) > 1:
+    first = next(iter(results.values()))
+    machine = first["machine"]["device"]
+    timed_here = [result for result in results.values() if result["machine"]["device"] == machine]
+    if len(timed_here) < len(results):
         logger.warning(
-            "the members were timed on several machines (%s): compare their speed-ups, not their milliseconds",
-            listed(latencies),
+            "%d of %d members were timed on another machine than %s; their milliseconds follow from their speed-ups",
+            len(results) - len(timed_here),
+            len(results),
+            machine,
         )
-    dense_ms = latencies[first["machine"]["device"]]
+    dense_ms = dense_latency(timed_here)
     entries = [
-        member_entry(folder, folder.rsplit("-", 1)[0], result, latencies[result["machine"]["device"]]["median"])
-        for folder, result in results.items()
+        member_entry(folder, folder.rsplit("-", 1)[0], result, dense_ms["median"]) for folder, result in results.items()
     ]
     metric = first["budget"]["metric"]
     mark_front(entries, metric)

@@ -85,8 +85,7 @@ def as_blocks(
     if kind == "messages":
         pieces = [_conversation(row[names[0]], tokenizer, f"row {number}") for number, row in numbered(rows)]
     else:
-        present = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, str))
-        context = None if columns else guess_column(CONTEXTS.get(names[0].strip().lower(), ()), present, names)
+        context = None if columns else _find_context(rows, names)
         pieces = list(_prompts_and_answers(rows, names, context, tokenizer))
     blocks = [block for sample in pieces for block in _answer_blocks(sample, tokenizer, length)]
     if not blocks:
@@ -182,6 +181,16 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
     if text is None:
         raise missing_column("text column", row)
     return "text", (text,)
+
+
+def _find_context(rows: Rows, names: Sequence[str]) -> str | None:
+    """Returns the column of texts that belong to the prompts in column `names[0]`; None if there is none."""
+    present = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
+    context = guess_column(CONTEXTS.get(names[0].strip().lower(), ()), present, names)
+    if context is None or any(isinstance(row.get(context), str | int | float) for row in rows):
+        return context
+    logger.warning("column %s holds no texts, so it is no part of the prompts", quoted(context))
+    return None
 
 
 def _holds_messages(value: Any) -> bool:
@@ -313,8 +322,8 @@ def _prompts_and_answers(
     start, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     for number, row in numbered(rows):
         prompt, answer = (as_text(row[column], f"column {quoted(column)} in row {number}") for column in columns)
-        extra = "" if context is None else row.get(context)
-        if isinstance(extra, str) and not is_blank(extra):
+        if context is not None and row.get(context) is not None and not is_blank(row[context]):
+            extra = as_text(row[context], f"column {quoted(context)} in row {number}")
             prompt = f"{prompt}\n\n{extra}" if columns[0].strip().lower() == "instruction" else f"{extra}\n\n{prompt}"
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]

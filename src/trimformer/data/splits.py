@@ -193,7 +193,7 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
 
     Args:
         order: positions of the rows.
-        cut: most rows of the first part. If every cluster is larger, it is the smallest one.
+        cut: most rows of the first part; more if it would be less than half of that without one more cluster.
         clusters: cluster of each row. If all rows are one cluster, they are divided singly.
     """
     members: dict[int, list[int]] = {}
@@ -202,19 +202,20 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
     if len(members) < 2:
         return [*order[:cut]], [*order[cut:]]
     chosen: list[int] = []
+    others: list[list[int]] = []
     for rows in members.values():
-        chosen += rows if len(chosen) + len(rows) <= cut else []
-    chosen = chosen or min(members.values(), key=len)
-    aside = set(chosen)
-    return chosen, [i for rows in members.values() for i in rows if i not in aside]
+        if len(chosen) + len(rows) <= cut:
+            chosen += rows
+        else:
+            others.append(rows)
+    if 2 * len(chosen) < cut and len(others) > 1:
+        smallest = min(range(len(others)), key=lambda k: len(others[k]))
+        chosen += others.pop(smallest)
+    return chosen, [i for rows in others for i in rows]
 
 
 def find_splits(
-    splits: Mapping[str, Rows],
-    seed: int = 0,
-    *,
-    held_out: float = 0.2,
-    need_train: bool = True,
+    splits: Mapping[str, Rows], seed: int = 0, *, held_out: float = 0.2, need_train: bool = True
 ) -> tuple[Rows, dict[str, Rows]]:
     """Chooses the training rows (for calibration) and the validation splits (for evaluation).
 

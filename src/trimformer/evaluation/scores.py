@@ -15,7 +15,7 @@ from trimformer.data.outputs import Problem, divergence, find_problem, max_batch
 from trimformer.data.rows import Rows
 from trimformer.data.tasks import ScoredByQuery, Task
 from trimformer.data.tasks.sample_labels import label_names
-from trimformer.data.token_ids import check_token_ids
+from trimformer.data.token_ids import check_padding_token, check_token_ids
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
 from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, model_outputs, unbatch
 from trimformer.evaluation.neighbours import neighbour_overlap
@@ -64,11 +64,16 @@ class Scorer:
         self.features = task.encode(rows, processor, model.config)
         self.batches = make_batches(self.features, processor, batch_size, max_tokens=max_batch_tokens(model))
         self.names = label_names(model.config)
-        check_token_ids(model, self.batches)
+        self._check_batches(model)
         self._problem = find_problem(model)
         if isinstance(task, ScoredByQuery) and task.needs_dense_outputs:
             outputs = model_outputs(model, self.batches, name, may_rerun=False, desc="dense model's order")
             self.task = task.with_first_passages(unbatch(outputs, self.batches), rows)
+
+    def _check_batches(self, model: PreTrainedModel) -> None:
+        """Checks that the model can read the batches."""
+        check_token_ids(model, self.batches)
+        check_padding_token(model, self.processor, self.batches)
 
     def __call__(self, model: PreTrainedModel, desc: str = "evaluate") -> tuple[dict[str, float], Outputs]:
         """Returns the model's metrics and its outputs per batch; see `model_outputs`."""

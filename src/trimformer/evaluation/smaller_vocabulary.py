@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from trimformer.checkpoints.vocabulary import Vocabulary, flat_ids
 from trimformer.data.batches import Features, make_batches
 from trimformer.data.outputs import divergence
+from trimformer.data.token_ids import check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, unbatch
 from trimformer.evaluation.scores import Scorer
@@ -41,6 +42,10 @@ class SmallVocabularyScorer(Scorer):
             raise TrimformerError(
                 f"every sample of '{self.name}' holds tokens that the vocabulary drops; give more texts with vocabulary"
             )
+
+    def _check_batches(self, model: PreTrainedModel) -> None:
+        """Checks token ids alone: the padding token has another number here than in the dense model's config."""
+        check_token_ids(model, self.batches)
 
     @property
     def divergence_rows(self) -> list[int]:

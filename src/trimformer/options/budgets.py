@@ -1,5 +1,6 @@
 """Budgets: how small the pruned model must be, or how much quality it must keep."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,7 +22,10 @@ def read_ratio(text: str) -> float:
 
 
 def _decimal(number: float) -> str:
-    """Writes a number without an exponent and without zeros at its end."""
+    """Writes a number without an exponent and without zeros at its end, short where six digits are the number."""
+    short = f"{number:g}"
+    if "e" not in short and math.isclose(float(short), number, rel_tol=1e-12):
+        return short
     text = f"{Decimal(repr(float(number))):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
+from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import max_batch_tokens
 from trimformer.data.rows import as_rows
@@ -90,7 +90,7 @@ def draw_polish_inputs(
     options = options or PolishOptions()
     data, budget = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
     encoded = [] if data is None else encode_unlabelled(model, processor, task, data)
-    unseen = set(map(_digest, left_out))
+    unseen = set(map(_digest, left_out if encoded else ()))
     more = [sample for sample in encoded if _digest(sample) not in unseen]
     if len(more) < len(encoded):
         logger.info("%d samples of the polish data are scored or judged, and not trained on", len(encoded) - len(more))
@@ -166,7 +166,7 @@ def _digest(sample: Features) -> bytes:
     """Hashes a sample's inputs, so that no input is both trained on and held out."""
     digest = hashlib.sha256()
     for key, value in sample.items():
-        if key in INPUT_KEYS:  # a list of lists of different lengths for multiple choice
+        if key in (*INPUT_KEYS, BOXES):  # a list of lists of different lengths for multiple choice
             digest.update(str(value.tolist() if hasattr(value, "tolist") else value).encode())
         elif key in (*IMAGE_KEYS, *AUDIO_KEYS):
             digest.update(np.asarray(value).tobytes())

@@ -164,9 +164,10 @@ def draw_samples(
     calibration_rows = Selection(train, chosen)
     scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
     features = task.encode(calibration_rows, processor, model.config)
-    batches = _share(make_batches(features, processor, batch_size, model.device, max_batch_tokens(model)))
+    all_batches = make_batches(features, processor, batch_size, model.device, max_batch_tokens(model))
+    check_padding_token(model, processor, all_batches)
+    batches = _share(all_batches)
     check_token_ids(model, batches)
-    check_padding_token(model, processor, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
     judges = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None

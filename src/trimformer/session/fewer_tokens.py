@@ -34,8 +34,9 @@ def with_fewer_tokens(
 ) -> Samples:
     """Adds the smaller vocabulary: the tokens that the texts need, or the data where `texts` is None.
 
-    The samples that a quality target is tested on do not choose the tokens, nor does a language model's scored text:
-    they show what is lost with the others.
+    The samples that a quality target is tested on do not choose the tokens, as they show what is lost with the others;
+    nor does a language model's scored text. Outputs for each token can be compared on samples of equal tokens only, so
+    there the tested samples keep theirs.
 
     Raises:
         TrimformerError: the model or its tokenizer cannot lose tokens, or no language model without them can keep the
@@ -44,7 +45,7 @@ def with_fewer_tokens(
     check_texts(data.task)
     if find_problem(model) == "language":
         return _with_fewer_to_write(model, tokenizer, data, texts, target)
-    judged_rows = data.judged.rows if data.judged else None
+    judged_rows = data.judged.rows if data.judged and find_problem(model) not in ("tokens", "span") else None
     vocabulary = (
         vocabulary_of_rows(model, tokenizer, [rows for rows in data.sets if rows is not judged_rows], data.task)
         if texts is None

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ CHOICES_COLUMNS = ("choices", "endings", "options", "candidates", "answers")
 LABEL_COLUMNS = ("label", "labels", "answer", "answerkey", "answer_key", "correct", "target")
 
 _NUMBERED_CHOICE = re.compile(r"(ending|choice|option|answer|sol|solution|hypothesis)_?\d+", re.IGNORECASE)
+_POSITION = re.compile(r"[A-Za-z]|\d+(\.0+)?")  # labels that can denote a choice by its position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,12 @@ class ChoiceTask(Task):
         Raises:
             TrimformerError: the row has fewer than two choices, or a choice is not a text.
         """
-        values, names = self._choice_values(row)
+        values, names = self.choice_values(row)
         if not isinstance(values, list | tuple) or len(values) < 2:
             raise TrimformerError(f"{quoted(self.choice_columns[0])} in {where} is not a list of two or more choices")
         return [as_text(value, f"a choice of {where}") for value in values], names
 
-    def _choice_values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    def choice_values(self, row: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """Returns the unchecked contents of a row's choice columns, and the names of the choices."""
         values: Any = [row.get(name) for name in self.choice_columns]
         names: list[str] = []
@@ -106,7 +108,7 @@ class ChoiceTask(Task):
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
         """See `Task.is_blank`; a row without choices is not blank but invalid."""
-        values, _ = self._choice_values(row)
+        values, _ = self.choice_values(row)
         if not isinstance(values, list | tuple) or not values:
             return False
         return all(map(is_blank, [*map(row.get, self._prompt_columns), *values]))
@@ -160,7 +162,7 @@ def _read_choice(value: Any, choices: Sequence[str], names: Sequence[str], where
     text = str(value).strip()
     if text in names:
         return names.index(text)
-    if isinstance(value, str) and value in choices and (by_text or not text.isdecimal()):
+    if isinstance(value, str) and value in choices and (by_text or not _POSITION.fullmatch(text)):
         return choices.index(value)
     if len(text) == 1 and text.isascii() and text.isalpha():
         position = ord(text.upper()) - ord("A")
@@ -180,11 +182,11 @@ def settle_choices(task: Task, sets: Sequence[Rows]) -> Task:
     if not isinstance(task, ChoiceTask) or task.label_column is None:
         return task
     labels = []
-    for number, row in (pair for rows in sets for pair in numbered(rows)):
+    for row in chain.from_iterable(sets):
+        choices, names = task.choice_values(row)  # unchecked: a row that is not drawn may hold anything
         value = row.get(task.label_column)
-        if value is not None:
-            choices, names = task.choices(row, f"row {number}")
-            labels += [(value, choices)] if str(value).strip() not in names else []
+        if value is not None and isinstance(choices, list | tuple) and str(value).strip() not in names:
+            labels.append((value, choices))
     return replace(task, labels_are_texts=_are_texts(labels))
 
 
