@@ -17,7 +17,6 @@ from trimformer import prune as pruned
 from trimformer.data.splits import divide
 from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
-from trimformer.evaluation.quality_test import count_independent
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.calibration_data import draw_samples
@@ -83,7 +82,7 @@ def test_copies_of_a_conversation_are_not_judged_where_they_are_calibrated_on():
     rows = [{"prompt": f"{i % 250} and", "completion": TEXTS[i % 250]} for i in range(750)]
     samples = drawn(language_model(), byte_tokenizer(), rows)
     assert_apart(samples)
-    assert count_independent(samples.judged) < len(samples.judged.rows)
+    assert samples.judged.independent < len(samples.judged.rows)
 
 
 def test_few_conversations_in_many_copies_promise_nothing():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from trimformer.data.sentence_transformers import is_own_file, module_folders, sentence_head_of
+from trimformer.data.sentence_transformers import is_own_file, is_tokenizer_file, module_folders, sentence_head_of
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +18,6 @@ _OF_DENSE_MODEL = (
     "*.tflite", "*.gguf", "*.mlmodel", "*.index.json", "adapter_*", "trainer_*", "train_results*", "eval_results*",
     "all_results*", "predict_results*", "events.out.*",
 )  # fmt: skip
-
-
-# Files of a tokenizer, which come along where trimformer writes none: a CTC model is pruned by its feature extractor.
-_OF_TOKENIZER = ("vocab*", "merges.txt", "*token*.json", "*.model", "processor_config.json")
 
 
 def remember_source(model: PreTrainedModel, folder: Path) -> None:
@@ -45,9 +41,10 @@ def copy_companions(model: PreTrainedModel, target: Path) -> None:
     if source is None or not source.is_dir():
         return
     folders, left = module_folders(source), []
-    kept = () if (target / "tokenizer_config.json").exists() else _OF_TOKENIZER
+    # A CTC model is pruned by its feature extractor, so its tokenizer is not written anew.
+    has_tokenizer = (target / "tokenizer_config.json").exists()
     for path in sorted(source.iterdir()):
-        is_own = is_own_file(path.name) and not any(fnmatch(path.name, pattern) for pattern in kept)
+        is_own = is_own_file(path.name) and (has_tokenizer or not is_tokenizer_file(path.name))
         if is_own or path.name in folders or (target / path.name).exists():
             continue
         if any(fnmatch(path.name, pattern) for pattern in _OF_DENSE_MODEL) or not _is_readable_file(path):

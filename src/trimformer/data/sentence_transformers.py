@@ -36,13 +36,14 @@ _FILES = (MODULES, MODEL_SETTINGS, *TRANSFORMER_SETTINGS)
 
 _KINDS = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
 
+_TOKENIZER_FILES = ("*token*.json", "vocab*", "merges.txt", "*.model", "processor_config.json")
+
 # Files that are written anew beside a pruned or exported model.
 _OWN_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
-    "pytorch_model*", "*token*.json", "vocab*", "merges.txt", "bpe.codes", "chat_template*", "*.model",
-    "*preprocessor_config.json", "processor_config.json", "README.md", "head_mask.pt", "neuron_mask.pt", "results.json",
-    "sweep.json", "family.json", "report.html", "log.txt", "modeling_trimformer.py",
-    "*import-trimformer*.safetensors", "onnx", "openvino", *_FILES,
+    "pytorch_model*", "bpe.codes", "chat_template*", "*preprocessor_config.json", "README.md", "head_mask.pt",
+    "neuron_mask.pt", "results.json", "sweep.json", "family.json", "report.html", "log.txt", "modeling_trimformer.py",
+    "*import-trimformer*.safetensors", "onnx", "openvino", *_TOKENIZER_FILES, *_FILES,
 )  # fmt: skip
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -139,6 +140,11 @@ class SentenceHead:
 def is_own_file(name: str) -> bool:
     """Whether trimformer writes a file or folder of this name beside a model."""
     return any(fnmatch(name, pattern) for pattern in _OWN_FILES)
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a file of this name belongs to a tokenizer, or joins it with a feature extractor."""
+    return any(fnmatch(name, pattern) for pattern in _TOKENIZER_FILES)
 
 
 def module_folders(path: Path) -> set[str]:

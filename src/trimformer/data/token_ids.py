@@ -46,15 +46,16 @@ def check_padding_token(model: PreTrainedModel, processor: Any, batches: Sequenc
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if not is_classifier or not batches or not {"input_ids", "attention_mask"} <= batches[0].keys():
         return
-    tokenizer = tokenizer_of(processor)
     forward = ""
     with suppress(OSError, TypeError):  # a class without source, such as one of a notebook
         forward = inspect.getsource(type(model).forward)
+    tokenizer = tokenizer_of(processor)
     padding, found = tokenizer.pad_token_id, model.config.get_text_config().pad_token_id
+    if "non_pad_mask" not in forward or padding is None or found == padding:
+        return
     # Padding on the left hides no token: the last one is the rightmost that is not this token.
     is_padded = tokenizer.padding_side == "right" and any(not b["attention_mask"].all() for b in batches)
-    needs = "non_pad_mask" in forward and padding is not None
-    if needs and found != padding and (is_padded or found is None):
+    if is_padded or found is None:
         has = "no pad_token_id" if found is None else f"pad_token_id {found}"
         raise TrimformerError(
             f"the model's config has {has}, but its tokenizer pads with {padding}, so {type(model).__name__} takes the "

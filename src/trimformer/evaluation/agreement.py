@@ -13,7 +13,7 @@ from trimformer.data.tasks import ScoredByQuery, SpanTask
 from trimformer.data.tasks.token_classification import UNLABELLED
 from trimformer.evaluation.bounds import jackknife, leave_out
 from trimformer.evaluation.changed_predictions import Change, ChangedReport, Prediction, SampleOutputs
-from trimformer.evaluation.clusters import row_clusters
+from trimformer.evaluation.clusters import number_alike
 from trimformer.evaluation.scores import Scorer
 
 GROUPS = 20  # of the paired interval
@@ -208,10 +208,11 @@ def paired_interval(
     Returns:
         None if there are too few rows, or the rows of a group cannot be scored alone.
     """
-    scored, of_row = scorer.scored_rows, row_clusters(scorer.rows, scorer.task)
-    numbers: dict[int, int] = {}
-    clusters = [numbers.setdefault(of_row[row], len(numbers)) for row in scored]
-    if len(numbers) < 2 * GROUPS or (scorer.task.problem == "embedding" and not isinstance(scorer.task, ScoredByQuery)):
+    scored = scorer.scored_rows
+    clusters = number_alike(scorer.clusters[row] for row in scored)
+    if scorer.independent < 2 * GROUPS or (
+        scorer.task.problem == "embedding" and not isinstance(scorer.task, ScoredByQuery)
+    ):
         return None
     if isinstance(scorer.task, SpanTask):  # costs one pass over the rows instead of one a group
         groups = [[row for row, c in zip(scored, clusters, strict=True) if c % GROUPS == k] for k in range(GROUPS)]

@@ -1,5 +1,7 @@
 """Finds rows that are not independent because they share a text, such as questions on one paragraph."""
 
+from collections.abc import Hashable, Iterable
+
 import numpy as np
 
 from trimformer.data.rows import Rows
@@ -32,8 +34,13 @@ def row_clusters(rows: Rows, task: Task) -> list[int]:
     else:
         columns = [list(map(str, column_values(rows, column))) for column in _text_columns(task)]
         texts = max(columns, key=lambda texts: np.mean([len(text) for text in texts]), default=[])
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(text, len(numbers)) for text in texts] if texts else list(range(len(rows)))
+    return number_alike(texts) if texts else list(range(len(rows)))
+
+
+def number_alike(values: Iterable[Hashable]) -> list[int]:
+    """Numbers equal values alike, from 0 by first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(value, len(numbers)) for value in values]
 
 
 def row_inputs(rows: Rows, task: Task) -> list[tuple[str, ...]]:

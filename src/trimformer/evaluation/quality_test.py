@@ -20,7 +20,6 @@ from trimformer.evaluation.bounds import (
     quantile,
     unseen,
 )
-from trimformer.evaluation.clusters import row_clusters
 from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.model_outputs import Outputs, unbatch
 from trimformer.evaluation.scores import Scorer
@@ -82,8 +81,7 @@ class QualityTest:
         self.target, self._backend = target, backend
         self._scorer, self._pruned_scorer = scorer, pruned_scorer or scorer
         self._check()
-        self._clusters = row_clusters(scorer.rows, scorer.task)
-        self.samples = count_independent(scorer)
+        self.samples = scorer.independent
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
         self._dense = np.zeros(1)
@@ -128,7 +126,7 @@ class QualityTest:
     def _divergences(self, outputs: Outputs) -> Floats:
         """Returns one divergence per cluster of rows."""
         values = self._pruned_scorer.divergences(outputs, self._references).numpy()
-        return cluster_means(values, [self._clusters[row] for row in self._pruned_scorer.divergence_rows])
+        return cluster_means(values, [self._scorer.clusters[row] for row in self._pruned_scorer.divergence_rows])
 
     def _values(self, outputs: Outputs) -> Floats:
         """Returns values whose mean is bounded, one per cluster: divergences, or for a perplexity loss changes."""
@@ -136,7 +134,7 @@ class QualityTest:
             return self._divergences(outputs)
         assert isinstance(self._scorer, LanguageScorer)
         changes: Floats = self._scorer.loss_changes(outputs, self._references).numpy()
-        return cluster_means(changes, self._clusters)
+        return cluster_means(changes, self._scorer.clusters)
 
     def _in_target_unit(self, *means: float) -> tuple[float, ...]:
         """Returns means of `_values` as the target counts them: changes of the loss as ratios of perplexities."""
@@ -146,7 +144,7 @@ class QualityTest:
         """Returns scores [1 + groups] as fractions: over all rows, and without each group."""
         samples = unbatch(outputs, scorer.batches)
         metric, scored = scorer.metric_of_rows(samples, str(self.metric)), scorer.scored_rows
-        clusters = [self._clusters[row] for row in scored]
+        clusters = [self._scorer.clusters[row] for row in scored]
         return leave_out(lambda kept: metric([scored[i] for i in kept]), clusters)
 
     @cached_property
@@ -156,8 +154,8 @@ class QualityTest:
         It is large for rare classes in a macro-averaged score, of which few rows tell little. For other scores it is
         the share of the largest cluster in all rows.
         """
-        scorer, rows = self._scorer, range(len(self._clusters))
-        sizes = np.bincount([self._clusters[row] for row in scorer.scored_rows])
+        scorer, rows = self._scorer, range(len(self._scorer.clusters))
+        sizes = np.bincount([self._scorer.clusters[row] for row in scorer.scored_rows])
         share = float(sizes.max()) / len(scorer.scored_rows)
         problem = scorer.task.problem
         if problem in ("span", "regression", "embedding") or (self.metric == "accuracy" and problem != "tokens"):
@@ -165,7 +163,7 @@ class QualityTest:
         samples = unbatch(self._references, scorer.batches)
         largest = share
         for probed in self._probed_rows():
-            cluster = {row for row in rows if self._clusters[row] == self._clusters[probed]}
+            cluster = {row for row in rows if self._scorer.clusters[row] == self._scorer.clusters[probed]}
             changed = [
                 -sample if row in cluster else sample for sample, row in zip(samples, scorer.feature_rows, strict=True)
             ]
@@ -258,12 +256,6 @@ def min_samples(target: QualityTarget) -> int:
     return max(2 * GROUPS, math.ceil(100 * quantile(1 - CONFIDENCE) ** 2 / target.most) if target.kind == "drop" else 0)
 
 
-def count_independent(scorer: Scorer) -> int:
-    """Returns the number of scored rows, those that share a text counted once."""
-    clusters = row_clusters(scorer.rows, scorer.task)
-    return len({clusters[row] for row in scorer.scored_rows})
-
-
 def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
     """Checks that the samples can test the target.
 
@@ -276,7 +268,7 @@ def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
         raise TrimformerError("a language model has no score in points; give max_perplexity or max_divergence instead")
     if target.kind == "drop" and not scorer.is_labelled:
         raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
-    samples, rows = count_independent(scorer), len(scorer.scored_rows)
+    samples, rows = scorer.independent, len(scorer.scored_rows)
     if samples < min_samples(target):
         promise = f"a drop of {target.most:g} points" if target.kind == "drop" else f"a {target.kind}"
         texts = "" if samples == rows else f" of {rows} rows, those that share a text counted once,"

@@ -17,6 +17,7 @@ from trimformer.data.tasks import ScoredByQuery, Task
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_padding_token, check_token_ids
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
+from trimformer.evaluation.clusters import row_clusters
 from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, model_outputs, unbatch
 from trimformer.evaluation.neighbours import neighbour_overlap
 from trimformer.models.layer_calls import LABEL_KEYS, Batch
@@ -125,6 +126,16 @@ class Scorer:
             return bool(self.scored_rows)
         has_labels = any(key in self.features[0] for key in LABEL_KEYS) or self._problem == "embedding"
         return self.task.metric is not None and has_labels
+
+    @cached_property
+    def clusters(self) -> list[int]:
+        """Cluster of each row; see `row_clusters`."""
+        return row_clusters(self.rows, self.task)
+
+    @property
+    def independent(self) -> int:
+        """Number of scored rows, those of one cluster counted once."""
+        return len({self.clusters[row] for row in self.scored_rows})
 
     @cached_property
     def feature_rows(self) -> list[int]:

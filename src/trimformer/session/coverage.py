@@ -13,7 +13,7 @@ from trimformer.data.batches import INPUT_KEYS, Features, token_mask
 from trimformer.data.outputs import Problem, find_problem, has_classes, model_output
 from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask
 from trimformer.data.tasks.sample_labels import label_names
-from trimformer.models.layer_calls import LABEL_KEYS, Batch
+from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import frozen
 from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
 from trimformer.session.calibration_data import Samples
@@ -256,7 +256,7 @@ def _padding_warnings(
     batch = next((b for b in batches if "attention_mask" in b and not b["attention_mask"].all()), None)
     if batch is None or tokenizer is None or problem not in ("single_label", "multi_label", "regression", "embedding"):
         return []
-    inputs = {key: value for key, value in _on(model, batch).items() if key not in ("index", *LABEL_KEYS)}
+    inputs = model_inputs(_on(model, batch))
     mask = inputs["attention_mask"]
     lengths = mask.sum(-1)
     if not inputs.keys() <= set(INPUT_KEYS) or mask.dim() != 2 or not lengths.any():

@@ -14,13 +14,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import LOOKS
 from trimformer.evaluation.language import LanguageScorer, make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer
-from trimformer.evaluation.quality_test import (
-    Prediction,
-    QualityTest,
-    Verdict,
-    count_independent,
-    rows_to_promise,
-)
+from trimformer.evaluation.quality_test import Prediction, QualityTest, Verdict, rows_to_promise
 from trimformer.evaluation.scores import rows_of_features
 from trimformer.options.budgets import BudgetRequest
 from trimformer.options.methods import AnyMethod
@@ -174,7 +168,7 @@ def _quality_test(session: Session) -> QualityTest:
 
 def _tested_samples(session: Session) -> int:
     """Returns the number of independent samples that the target is tested on."""
-    return count_independent(session.data.judged) if session.data.judged else 0
+    return session.data.judged.independent if session.data.judged else 0
 
 
 def _source(session: Session) -> str:

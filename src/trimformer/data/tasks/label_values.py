@@ -69,10 +69,10 @@ def as_number(value: Any) -> float | None:
 
 def class_number(value: Any) -> float | None:
     """Returns the number that a label is or is written as; "true" is 1 and "false" 0; None for a name."""
+    if is_written_truth(value):
+        return TRUTH[value.strip().lower()]
     if isinstance(value, str):
         text = value.strip()
-        if text.lower() in TRUTH:
-            return TRUTH[text.lower()]
         return as_number(text) if _WHOLE_NUMBER.fullmatch(text) else None
     if isinstance(value, list | tuple | Mapping):
         return None
@@ -80,9 +80,14 @@ def class_number(value: Any) -> float | None:
     return number if number is None or number == int(number) else None
 
 
+def is_written_truth(value: Any) -> bool:
+    """Returns whether a value is "true" or "false", in any case."""
+    return isinstance(value, str) and value.strip().lower() in TRUTH
+
+
 def is_truth(value: Any) -> bool:
     """Returns whether a label is a truth value, also one that is written in a string."""
-    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in TRUTH)
+    return isinstance(value, bool) or is_written_truth(value)
 
 
 def names_of(rows: Rows, column: str) -> dict[int, str]:

@@ -13,7 +13,7 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.base import Task
-from trimformer.data.tasks.label_values import as_number
+from trimformer.data.tasks.label_values import as_number, class_number, is_written_truth
 from trimformer.data.tasks.retrieval import METRIC, OF_DENSE, is_query_and_passage
 from trimformer.data.tasks.retrieval_metrics import DEPTH, scores_of_ranks
 from trimformer.data.tasks.text import TextTask
@@ -153,8 +153,7 @@ def _has_candidates(rows: Rows, columns: Sequence[str]) -> bool:
 
 def _relevance(label: Any) -> float | None:
     """Returns the number of a label, which may be written as true or false."""
-    truth = {"true": 1.0, "false": 0.0}.get(label.strip().lower()) if isinstance(label, str) else None
-    return as_number(label) if truth is None else truth
+    return class_number(label) if is_written_truth(label) else as_number(label)
 
 
 def _scores(outputs: Sequence[Tensor]) -> NDArray[np.float64]:

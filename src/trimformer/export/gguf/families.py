@@ -153,8 +153,8 @@ class Family:
         square: whether `plain` needs query heads that are together as wide as the residual stream.
         output_biases: whether `plain` has biases of the output projections.
         activations: names in configs of the function that the graph applies to neurons.
-        window_every: one in so many layers attends to all tokens, and the others to a sliding window; None where the
-            graph has no windows.
+        window_every: period of the layers that attend to all tokens, as in 6 for every sixth layer; the others have a
+            sliding window. None where the graph has no windows.
         partial_rotary: whether the graph rotates a part of the channels of a head if the file says so.
         required: entries of the config that must be set, because the graph replaces None by a number.
         odd_depth: number of layers at which the graph scales attention in another way.
