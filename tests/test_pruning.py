@@ -1,8 +1,10 @@
 import copy
 import logging
+import random
 import re
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -476,7 +478,43 @@ def test_the_pruner_refuses_what_is_no_share(constraint):
     batches = make_batches(task_of(model, make_rows()).encode(make_rows(), make_tokenizer(), model.config),
                            make_tokenizer(), 32)  # fmt: skip
     for method in ("obs", "kprune"):
-        with pytest.raises(TrimformerError, match="is not a share above 0 and at most 1"):
+        with pytest.raises(TrimformerError, match="constraint is .*give a number above 0 to 1"):
             Pruner(model, batches, METHODS[method])(linear_costs(find_sublayers(model), "mac", 8), constraint)
     with pytest.raises(TrimformerError, match="leaves no unit"):
         Pruner(model, batches, METHODS["kprune"])(linear_costs(find_sublayers(model), "mac", 8), 1e-9)
+
+
+def test_the_pruner_refuses_what_is_no_method_and_prunes_to_no_budgets():
+    model, batch = make_model(), make_batch()
+    with pytest.raises(TrimformerError, match="method is 'obs'; give a trimformer.Method"):
+        Pruner(model, [batch], "obs")
+    for multiple in (0, -4, 1.5):
+        with pytest.raises(TrimformerError, match="neuron_multiple is"):
+            Pruner(model, [batch], METHODS["obs"], neuron_multiple=multiple)
+    with pytest.raises(TrimformerError, match="no grouped-query attention"):
+        Pruner(model, [batch], Method(query_heads=True))
+    assert Pruner(model, [batch], METHODS["obs"]).prune_all([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({}, "no grouped-query attention"), ({"metric": "latency"}, "no times of single query heads")],
+)
+def test_query_heads_are_refused_where_they_would_change_nothing(options, words):
+    with pytest.raises(TrimformerError, match=words):
+        prune(method=Method(query_heads=True), **options)
+
+
+def test_a_run_leaves_the_random_numbers_of_the_caller():
+    def draw():
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    model, seeds = problem_model("single_label"), (random.seed, np.random.seed, torch.manual_seed)
+    for seed in seeds:
+        seed(7)
+    expected = draw()
+    for seed in seeds:
+        seed(7)
+    prune(model)
+    trimformer.sweep(model, make_tokenizer(), ROWS, [0.5], batch_size=8, num_samples=8)
+    assert draw() == expected

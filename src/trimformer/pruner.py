@@ -21,7 +21,9 @@ from trimformer.importance.obs import Curve
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import units_left
+from trimformer.models.model_checks import check_query_heads
 from trimformer.models.removal import keep_queries
+from trimformer.options.checks import FRACTION, POSITIVE, shorten
 from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import AnyMethod, Method, WholeMethod
@@ -102,8 +104,9 @@ class Pruner:
         run: memory, precision, seed, progress and timer.
 
     Raises:
-        TrimformerError: the method polishes without samples for it, no unit affects the loss, a gradient is not
-            finite, or a plain config cannot express this model's sizes.
+        TrimformerError: the method is no method, polishes without samples for it or removes query heads that the model
+            does not have, no unit affects the loss, a gradient is not finite, or a plain config cannot express this
+            model's sizes.
     """
 
     def __init__(
@@ -116,12 +119,17 @@ class Pruner:
         polishing: PolishInputs | None = None,
         run: ExecutionOptions | None = None,
     ) -> None:
+        if not isinstance(method, Method | WholeMethod):
+            raise TrimformerError(f"method is {shorten(method)}; give a trimformer.Method, such as trimformer.METHODS['obs']")
+        POSITIVE.check(neuron_multiple, "neuron_multiple")
         self.model, self.batches, self.method = model, batches, method
         self._run, self._neuron_multiple, self._polishing = run or ExecutionOptions(), neuron_multiple, polishing
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
             return
         check_polish_inputs(method, polishing)
+        if method.query_heads:
+            check_query_heads(model)
         with ONE_RUN:
             if method.allocation == "plain":
                 try_plain_layout(model, batches[0])
@@ -178,9 +186,10 @@ class Pruner:
 
     def _prune_all(self, budgets: Sequence[Budget], every: int) -> list[Pruned]:
         """See `prune_all`."""
+        if not budgets:
+            return []
         for budget in budgets:
-            if not 0 < budget.constraint <= 1:
-                raise TrimformerError(f"constraint {budget.constraint} is not a share above 0 and at most 1")
+            FRACTION.check(budget.constraint, "constraint")
         if isinstance(self.method, WholeMethod):
             return [self._prune_whole(self.method, budget.costs, budget.constraint) for budget in budgets]
         shrunk = [self._shrink_to(budget) for budget in budgets]

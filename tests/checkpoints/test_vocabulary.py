@@ -97,15 +97,23 @@ def test_roberta_keeps_the_id_that_positions_are_counted_from() -> None:
     assert small.config.pad_token_id == model.config.pad_token_id
 
 
-def test_a_module_that_counts_tokens_itself_is_refused() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_that_counts_tokens_itself_is_refused(dtype: torch.dtype) -> None:
     def hashed(_: Any, ids: tuple[Tensor], out: Tensor) -> Tensor:
         return out + (ids[0].unsqueeze(-1) * torch.arange(24) % 7)
 
     tokenizer = trained(wordpiece)
-    model = fitting("Bert", "Model", tokenizer)
+    model = fitting("Bert", "Model", tokenizer).to(dtype)
     model.get_input_embeddings().register_forward_hook(hashed)
     with pytest.raises(TrimformerError, match="depends on its vocabulary in a way that is not known"):
         trim_vocabulary(model, tokenizer, ["ab"])
+
+
+def test_an_id_that_no_token_has_is_no_token_where_a_config_takes_no_none() -> None:
+    tokenizer = trained(wordpiece)
+    model = fitting("EuroBert", "Model", tokenizer, mask_token_id=10_000)
+    small, _ = trim_vocabulary(model, tokenizer, TEXTS)
+    assert small.config.mask_token_id == -1
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from transformers import AutoModelForSequenceClassification
 
+import trimformer
 from tests.commands import error_line, prune, run, save_model, tree
 from tests.conftest import make_table
 from trimformer.cli.main import main
@@ -278,13 +278,24 @@ def test_bench_names_the_model_that_cannot_be_had(model_dir, tmp_path, capsys, m
     def offline(*_, **__):
         raise OSError("no network\nat all")
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
+    monkeypatch.setattr("trimformer.checkpoints.save_load.snapshot_download", offline)
     (tmp_path / "empty").mkdir()
     for name, words in ((tmp_path / "empty", ["empty"]), ("no/such-model", ["no/such-model", "hub"])):
         capsys.readouterr()
         assert bench(name, model_dir) == 2
         message = error_line(capsys.readouterr().err)
         assert all(word in message for word in words), message
+
+
+def test_a_model_of_the_hub_is_timed_with_its_head_and_its_pruned_widths(model_dir, data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert prune(model_dir, data, out) == 0
+    monkeypatch.setattr("trimformer.checkpoints.save_load.snapshot_download", lambda *_, **__: str(out))
+    timed = []
+    monkeypatch.setattr("trimformer.cli.latency.prepare", lambda model, *_: timed.append(model) or (lambda: None))
+    assert bench("user/small", "--bs", "1", "--seq-len", "8") == 0
+    assert type(timed[0]) is type(trimformer.load(out)[0])
+    assert [s.num_units for s in find_sublayers(timed[0])] == [s["units"] for s in results(out)["sublayers"]]
 
 
 def test_models_of_other_families_and_dtypes_can_be_benched(model_dir, tmp_path, capsys):

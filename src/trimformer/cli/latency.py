@@ -3,11 +3,10 @@
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from trimformer.checkpoints.save_load import load_model
 from trimformer.cli.flags.latency import BATCH_SIZES
@@ -18,9 +17,7 @@ from trimformer.costs.lookup_tables import write_table
 from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
-from trimformer.errors import one_sentence
 from trimformer.export.gguf.export import check_gguf
-from trimformer.models import find_sublayers
 from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import describe_device, resolve_device, versions
 from trimformer.utils.outputs import lock_file, lock_output
@@ -28,15 +25,9 @@ from trimformer.utils.progress import progress
 
 
 def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
-    """Loads a model to time; a model of the hub needs only its config, because its weights do not affect the time."""
+    """Loads a model to time."""
     device = resolve_device(arguments.device)
-    if Path(name).is_dir() or arguments.model_type is not None:
-        model = load_model(name, model_type=arguments.model_type)
-    else:
-        with one_sentence(f"model '{name}' is not a directory, and its config cannot be loaded from the hub"):
-            config = AutoConfig.from_pretrained(name)
-        model = AutoModel.from_config(config)
-    find_sublayers(model)
+    model = load_model(name, model_type=arguments.model_type)
     if arguments.dtype:
         model.to(getattr(torch, arguments.dtype))
     return model.to(device).eval()  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.models.discovery import find_layers, find_sublayers
@@ -39,6 +40,19 @@ def check_model(model: Any) -> None:
         for module in layer.modules():
             _check_plain(names[module], module)
     _check_weights(model)
+
+
+def check_query_heads(model: PreTrainedModel) -> None:
+    """Checks that query heads can be removed within key-value heads.
+
+    Raises:
+        TrimformerError: no attention sublayer has several query heads for each key-value head.
+    """
+    if not any(sublayer.queries_attribute for sublayer in find_sublayers(model)):
+        raise TrimformerError(
+            f"{type(model).__name__} has no grouped-query attention whose query heads can be removed one by one; leave "
+            "out query_heads"
+        )
 
 
 def _check_weights(model: nn.Module) -> None:

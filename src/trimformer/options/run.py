@@ -72,6 +72,11 @@ class RunOptions:
                     "a memory budget needs an allocation that adds up bytes, such as dp; this method takes each unit "
                     "of a kind to cost the same"
                 )
+            if isinstance(method, Method) and method.query_heads and metric == "latency":
+                raise TrimformerError(
+                    "a latency table has no times of single query heads; leave out query_heads (--query-heads), or ask "
+                    "for a budget of MACs"
+                )
             if isinstance(method, WholeMethod) and self.execution.bf16:
                 raise TrimformerError(f"method '{method.name}' runs in float32 only; leave out bf16")
         if not any(map(polishes, methods)) and not self.polish.is_default:

@@ -27,7 +27,7 @@ from trimformer.export.gguf.architecture import check_graph, check_timed_graph
 from trimformer.export.onnx.files import check_packages
 from trimformer.importance.calibration_cache import check_calibration_dir
 from trimformer.models.layer_calls import LABEL_KEYS
-from trimformer.models.model_checks import check_model
+from trimformer.models.model_checks import check_model, check_query_heads
 from trimformer.options.budgets import BudgetRequest
 from trimformer.options.choices import LLAMA_CPP, Metric
 from trimformer.options.execution import ExecutionOptions
@@ -144,6 +144,8 @@ def set_up(
     check_model(model)
     check_finite(model, "the weights")
     find_problem(model)
+    if any(isinstance(method, Method) and method.query_heads for method in methods):
+        check_query_heads(model)
     check_llama_cpp(model, methods, metric, options)
     latency = resolve_latency(options.latency)
     if latency.batch_size is None and find_problem(model) == "language":
