@@ -478,7 +478,7 @@ def test_the_pruner_refuses_what_is_no_share(constraint):
     batches = make_batches(task_of(model, make_rows()).encode(make_rows(), make_tokenizer(), model.config),
                            make_tokenizer(), 32)  # fmt: skip
     for method in ("obs", "kprune"):
-        with pytest.raises(TrimformerError, match="constraint is .*give a number above 0 to 1"):
+        with pytest.raises(TrimformerError, match=r"constraint is .*give a number above 0 to 1"):
             Pruner(model, batches, METHODS[method])(linear_costs(find_sublayers(model), "mac", 8), constraint)
     with pytest.raises(TrimformerError, match="leaves no unit"):
         Pruner(model, batches, METHODS["kprune"])(linear_costs(find_sublayers(model), "mac", 8), 1e-9)
@@ -486,7 +486,7 @@ def test_the_pruner_refuses_what_is_no_share(constraint):
 
 def test_the_pruner_refuses_what_is_no_method_and_prunes_to_no_budgets():
     model, batch = make_model(), make_batch()
-    with pytest.raises(TrimformerError, match="method is 'obs'; give a trimformer.Method"):
+    with pytest.raises(TrimformerError, match="method is 'obs'; give a trimformer"):
         Pruner(model, [batch], "obs")
     for multiple in (0, -4, 1.5):
         with pytest.raises(TrimformerError, match="neuron_multiple is"):
