@@ -120,7 +120,9 @@ class Pruner:
         run: ExecutionOptions | None = None,
     ) -> None:
         if not isinstance(method, Method | WholeMethod):
-            raise TrimformerError(f"method is {shorten(method)}; give a trimformer.Method, or one of trimformer.METHODS")
+            raise TrimformerError(
+                f"method is {shorten(method)}; give a trimformer.Method, or one of trimformer.METHODS"
+            )
         POSITIVE.check(neuron_multiple, "neuron_multiple")
         self.model, self.batches, self.method = model, batches, method
         self._run, self._neuron_multiple, self._polishing = run or ExecutionOptions(), neuron_multiple, polishing

@@ -83,6 +83,15 @@ def test_what_a_config_cannot_say_is_told_before_the_long_work(family):
         try_plain_layout(model, samples(model))
 
 
+def test_scales_that_depend_on_the_index_of_a_layer_are_told_before_the_long_work():
+    plain = families.make("GPT2", "Model")
+    plain.config.scale_attn_by_inverse_layer_idx = True
+    model = type(plain)(plain.config).eval()
+    model.load_state_dict(plain.state_dict())
+    with pytest.raises(TrimformerError, match=r"config .* use the layout 'free'"):
+        try_plain_layout(model, samples(model))
+
+
 def test_a_model_of_several_widths_is_refused():
     model = make_model()
     masks = [torch.ones(s.num_units) for s in find_sublayers(model)]
