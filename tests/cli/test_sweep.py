@@ -67,6 +67,14 @@ def test_a_family_grows_and_what_is_there_is_left_alone(model_dir, data, tmp_pat
     assert sweep(model_dir, data, out, "--constraints", "0.6,0.4") == 0  # nothing is left to do
 
 
+def test_a_family_inside_its_models_folder_grows_too(model_dir, data, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    for budgets in ("0.6", "0.6,0.4"):
+        assert sweep(model, data, model / "pruned", "--constraints", budgets) == 0
+    assert tree(model / "pruned" / "obs-0.4").isdisjoint({"pruned", "family.json"})
+
+
 @pytest.mark.slow
 def test_killed_and_run_again_it_gives_the_same_bytes(model_dir, data, tmp_path):
     assert sweep(model_dir, data, tmp_path / "whole") == 0

@@ -109,19 +109,22 @@ def _prune(
 def identify(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns what all members of a sweep must share: the contents of the model and of the files, and the flags."""
     flags = {key: value for key, value in vars(arguments).items() if key not in {*_FREE, "model", *_FILES}}
+    output = Path(arguments.output)
     return {
-        "model": _digest(find_directory(arguments.model)),
-        **{name: _digest(Path(path)) if (path := getattr(arguments, name, None)) else None for name in _FILES},
+        "model": _digest(find_directory(arguments.model), output),
+        **{name: _digest(Path(path), output) if (path := getattr(arguments, name, None)) else None for name in _FILES},
         "flags": json.loads(json.dumps(flags, default=str)),
         "trimformer": __version__,
     }
 
 
-def _digest(path: Path) -> str:
-    """Returns the SHA-256 digest of a file, or of the files of a folder and their names."""
-    total = hashlib.sha256()
+def _digest(path: Path, output: Path) -> str:
+    """Returns the SHA-256 digest of a file, or of a folder's files and their names, without those of the output."""
+    total, written = hashlib.sha256(), output.resolve()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
     for file in files:
+        if file.resolve().is_relative_to(written):
+            continue
         total.update(str(file.relative_to(path)).encode())
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
