@@ -35,7 +35,7 @@ def model_for(tokenizer: Any, family: str = "Llama", **overrides: Any) -> Any:
         ("Llama", "t5", True),
         ("GPT2", "gpt-2", True),
         ("Qwen2", "llama-bpe", False),
-        ("Qwen2", "t5", True),
+        ("Qwen2", "llama-bpe", True),
         ("Gemma", "llama", True),
         ("Gemma", "t5", True),
     ],

@@ -4,10 +4,12 @@ import pytest
 from torch import nn
 
 from testing import families
+from testing.language import language_model
 from tests.conftest import make_model, make_rows, make_tokenizer, pruned, random_masks
+from tests.export.gguf.tokenizers import KINDS, wrapped
 from trimformer import TrimformerError, load, prune, save
 from trimformer.checkpoints.standalone import _auto_classes as auto_classes
-from trimformer.checkpoints.written_checks import check_written
+from trimformer.checkpoints.written_checks import check_tokenizer_reloads, check_written
 
 
 def with_layers(model):
@@ -83,3 +85,16 @@ def test_every_family_passes_dense_pruned_and_standalone(tmp_path, family):
         path = tmp_path / str(model is dense)
         save(model, make_tokenizer(), path, standalone=standalone)
         check_written(model, path, standalone=standalone)
+
+
+def test_a_tokenizer_that_loads_as_one_that_reads_otherwise_is_refused(tmp_path):
+    tokenizer = wrapped(KINDS["t5"]())
+    model = language_model("Qwen2", vocab_size=len(tokenizer))  # Transformers makes a Qwen2Tokenizer of any tokenizer
+    for check in (
+        lambda: save(model, tokenizer, tmp_path / "out"),
+        lambda: check_tokenizer_reloads(model, tokenizer),
+    ):
+        with pytest.raises(TrimformerError, match="as a Qwen2Tokenizer that reads texts otherwise"):
+            check()
+    assert list(tmp_path.iterdir()) == []
+    check_tokenizer_reloads(language_model("Llama", vocab_size=len(tokenizer)), tokenizer)

@@ -39,7 +39,7 @@ from trimformer.checkpoints.gguf_input import is_gguf, load_gguf
 from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard, write_guard_files
 from trimformer.checkpoints.shrink import resize_by
 from trimformer.checkpoints.standalone import dense_class, restore_library_class, write_standalone
-from trimformer.checkpoints.written_checks import check_written
+from trimformer.checkpoints.written_checks import check_written, check_written_tokenizer
 from trimformer.data.processor import architecture_of, load_processor
 from trimformer.data.sentence_transformers import (
     attach_sentence_head,
@@ -302,6 +302,7 @@ def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, stan
     if standalone:
         write_standalone(model, directory)
     check_written(model, directory, standalone=standalone)
+    check_written_tokenizer(processor, directory)
     write_guard_files(directory)
 
 

@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.checkpoints.load_guard import is_pruned, weight_files
 from trimformer.checkpoints.shrink import resize_by
 from trimformer.checkpoints.standalone import FILE, dense_class
+from trimformer.data.processor import tokenize
 from trimformer.errors import TrimformerError, one_sentence
+from trimformer.utils.temp_dirs import temporary_directory
+
+# Upper case, accents, digits, punctuation, white space, other scripts and bytes that few vocabularies hold.
+_TEXTS = ("It's 3.14% off: a naïve CAFÉ in the Straße!\n\tDon't  go", "你好，世界 🙂 https://a.b/c?d=e#f", "")
 
 
 def check_written(model: PreTrainedModel, directory: Path, *, standalone: bool = False) -> None:
@@ -91,6 +96,43 @@ def _check_file(skeleton: PreTrainedModel, directory: Path) -> None:
     if written < needed:
         raise TrimformerError(
             f"its files hold {written:,} values, but loading needs {needed:,}; does the config say which are tied?"
+        )
+
+
+def check_tokenizer_reloads(model: PreTrainedModel, processor: Any) -> None:
+    """Writes a tokenizer beside the model's config and checks it, before long work whose result is to be written.
+
+    Raises:
+        TrimformerError: see `check_written_tokenizer`.
+    """
+    with temporary_directory() as folder:
+        model.config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        check_written_tokenizer(processor, folder)
+
+
+def check_written_tokenizer(processor: Any, directory: Path) -> None:
+    """Checks that the written tokenizer reads texts as the one in memory does, once `AutoTokenizer` loads it.
+
+    Transformers chooses the class by the model's type, and attributes set in memory may have no place in the files.
+
+    Args:
+        processor: the tokenizer, or the processor that may hold one.
+        directory: the written directory, with the model's config.
+
+    Raises:
+        TrimformerError: the tokenizer does not load, or reads texts otherwise.
+    """
+    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    with one_sentence("the tokenizer would not load again, so nothing is written"):
+        loaded = AutoTokenizer.from_pretrained(directory)
+        expected, found = (tokenize(each, list(_TEXTS), verbose=False)["input_ids"] for each in (tokenizer, loaded))
+    if found != expected:
+        raise TrimformerError(
+            f"AutoTokenizer would load the {type(tokenizer).__name__} as a {type(loaded).__name__} that reads texts "
+            "otherwise, so nothing is written; give the tokenizer that AutoTokenizer loads from the model's directory"
         )
 
 

@@ -11,6 +11,7 @@ from trimformer.api import prune_model
 from trimformer.checkpoints.save_load import load
 from trimformer.checkpoints.standalone import check_standalone
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
+from trimformer.checkpoints.written_checks import check_tokenizer_reloads
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.prune import read
 from trimformer.cli.logs import kept_log
@@ -68,6 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
         texts = read_vocabulary(vocabulary) or vocabulary
         options = replace(options, model=replace(options.model, vocabulary=texts))
     model, processor = load(arguments.model, model_type=arguments.model_type)
+    check_tokenizer_reloads(model, processor)
     if vocabulary is not None:
         check_trimmable(model, processor)
     if flags.output.onnx:

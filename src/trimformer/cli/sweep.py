@@ -14,6 +14,7 @@ from typing import Any
 from trimformer.checkpoints.checkpoint_checks import check_weights
 from trimformer.checkpoints.load_guard import weight_files
 from trimformer.checkpoints.save_load import find_directory, load
+from trimformer.checkpoints.written_checks import check_tokenizer_reloads
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log
@@ -80,6 +81,7 @@ def _prune(
 ) -> dict[str, float]:
     """Prunes members and writes the directory of each; returns the seconds of each stage."""
     model, processor = load(arguments.model, model_type=arguments.model_type)
+    check_tokenizer_reloads(model, processor)
     check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.run)
     task, train, validation = load_task_data(
         flags.run.data, model, processor, flags.run.execution.seed, timed_length=flags.run.latency.seq_len
