@@ -20,6 +20,7 @@ from trimformer.data.tasks import LanguageTask
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
+from trimformer.options.data import DataOptions
 
 TOKENIZER = byte_tokenizer()
 OPTIONS: dict[str, Any] = {"num_samples": 24, "task": LanguageTask(name="language", max_length=32)}
@@ -172,6 +173,28 @@ def test_prune_calibrates_on_answers_of_the_dense_model():
     result = trimformer.prune(language_model(), TOKENIZER, rows, 0.6, generate="greedy", num_samples=4)
     assert result.budget.kept <= 0.6
     assert result.samples.calibration == 4
+
+
+def test_no_more_prompts_are_answered_than_a_run_can_use():
+    rows = [{"prompt": f"{i} {text[:16]}"} for i, text in enumerate(documents(60))]
+    options = BlockOptions.of(DataOptions(generate="greedy", num_samples=2, max_length=64), seed=1)
+    blocks = model_rows(language_model(), TOKENIZER, rows, options)
+    assert len(blocks) == 8
+    answered = {TOKENIZER.decode(row["input_ids"]).partition("user: ")[2].partition(" ")[0] for row in blocks}
+    assert len(answered) == 8
+    assert answered != set(map(str, range(8)))
+
+
+def test_a_polish_reads_the_column_that_is_named(monkeypatch):
+    rows = [{"text": "x" * 40, "story": text} for text in documents(40)]
+    read = []
+    monkeypatch.setattr(
+        "trimformer.polish.data.model_rows", lambda *args: read.append(args[3].columns) or model_rows(*args)
+    )
+    options = {**OPTIONS, "num_samples": 8, "batch_size": 4, "method": "obs-polish", "polish_budget": "4x"}
+    for data in (rows, [{"text": row["story"]} for row in rows]):
+        trimformer.prune(language_model(), TOKENIZER, rows, 0.6, text_column="story", polish_data=data, **options)
+    assert read == [["story"], None]
 
 
 def test_encoders_write_no_answers():

@@ -34,6 +34,7 @@ from trimformer.session.prune_to import prune_to
 from trimformer.session.quality_search import prune_to_quality
 from trimformer.session.setup import set_up
 from trimformer.sweeping import SweepMember, SweepResult, prune_members, sweep_members
+from trimformer.utils.environment import resolve_device
 from trimformer.utils.random_state import kept_random_state
 
 
@@ -115,7 +116,7 @@ def prune_model(inputs: Inputs, budget: BudgetOptions, method: AnyMethod, option
             "judge_dataset is only used with max_drop, max_divergence or max_perplexity; give one, or leave it out"
         )
     requests = [BudgetRequest(0.5) if budget.is_empty else budget.request] if budget.target is None else []
-    with ONE_RUN, kept_random_state():
+    with ONE_RUN, kept_random_state(resolve_device(options.execution.device)):
         session = set_up(inputs, [method], budget.counted, budget.target, options, requests)
         if budget.target is not None:
             return prune_to_quality(session, method)
@@ -177,7 +178,7 @@ def sweep(
     options = RunOptions.of(keywords)
     members = sweep_members(methods, budgets.requests, options.model.layout)
     results: dict[SweepMember, PruningResult] = {}
-    with ONE_RUN, kept_random_state():
+    with ONE_RUN, kept_random_state(resolve_device(options.execution.device)):
         each_method = [member.method for member in members]
         session = set_up(inputs, each_method, budgets.counted, None, options, budgets.requests)
         prune_members(session, members, results.__setitem__)

@@ -317,4 +317,4 @@ class Pruner:
             )
         if not any(mask.any() for mask in masks):
             raise TrimformerError(f"constraint {constraint:.4g} leaves no unit; give a larger one")
-        return Pruned(student, masks, refits)
+        return Pruned(student, masks, refits, cost=costs.of(units_left(masks)))

@@ -5,7 +5,7 @@ import pytest
 
 from trimformer.data.files import read_rows
 from trimformer.data.rows import Selection, numbered
-from trimformer.data.splits import find_splits, load_hub, read_splits
+from trimformer.data.splits import find_splits, load_hub, read_splits, used_splits
 from trimformer.errors import TrimformerError
 
 ROWS = [{"text": "good film", "label": "1"}, {"text": "it's, well:\n“bad”", "label": "0"}]
@@ -211,3 +211,18 @@ def test_a_saved_dataset_that_lacks_rows_is_refused(tmp_path, name, is_split):
     spoil(folder / "train" if is_split else folder)
     with pytest.raises(TrimformerError, match=rf"saved' cannot be read.*{words}"):
         read_splits(folder)
+
+
+def test_a_file_whose_name_only_begins_like_a_split_is_none(tmp_path):
+    for name in ("train.csv", "testimonials.csv", "valuable.jsonl", "developers.jsonl"):
+        write(tmp_path / name)
+    assert read_splits(tmp_path).keys() == {"train"}
+    assert find_splits({"train": ROWS * 2, "testimonials": ROWS})[1].keys() == {"validation"}
+
+
+def test_only_the_splits_that_are_chosen_are_used():
+    splits = {"test": ROWS, "train": ROWS, "dev_b": ROWS, "dev": ROWS, "more": ROWS}
+    assert list(used_splits(splits)) == ["train", "dev", "dev_b"]
+    assert list(used_splits(splits, need_train=False)) == ["dev", "dev_b"]
+    assert list(used_splits({"all": ROWS, "more": ROWS}, need_train=False)) == ["all"]
+    assert list(used_splits({"more": ROWS})) == ["more"]

@@ -2,9 +2,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
+from testing import families
 from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.errors import TrimformerError
-from trimformer.models import find_layers, find_sublayers
+from trimformer.models import find_layers, find_sublayers, max_positions
 from trimformer.models.layer_calls import forward, record_calls
 from trimformer.models.linear import matrix
 
@@ -67,3 +68,14 @@ def test_a_config_with_a_wrong_head_size_is_rejected():
 def test_setups_that_break_the_residual_form_are_rejected(settings, word):
     with pytest.raises(TrimformerError, match=word):
         find_sublayers(BertModel(BertConfig(**SMALL, **settings)))
+
+
+@pytest.mark.parametrize("family", ["Esm", "Roberta", "MPNet", "Bert"])
+def test_the_longest_input_is_accepted_and_a_longer_one_is_not(family):
+    model = families.make(family, "Model")
+    longest = max_positions(model.config, 10_000)
+    ids = torch.full((1, longest + 1), 5)
+    with torch.no_grad():
+        model(input_ids=ids[:, 1:], attention_mask=torch.ones_like(ids[:, 1:]))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))

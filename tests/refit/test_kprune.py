@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from testing.language import language_model
 from tests.conftest import make_batch, make_model
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.models import find_sublayers
@@ -29,6 +30,18 @@ def test_the_budget_is_kept_and_nearly_used(constraint):
 def test_every_head_can_be_pruned(head):
     _, student, batch, *_ = run(0.5, head)
     assert student(batch["input_ids"], attention_mask=batch["attention_mask"])[0].isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["OPT", "Llama"])  # OPT's projections see all tokens of a batch in one row
+def test_language_models_can_be_pruned(family):
+    teacher = language_model(family)
+    ids = torch.arange(2, 16).view(2, 7)
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "next_tokens": ids.roll(-1, 1),
+                "index": torch.arange(2)}]  # fmt: skip
+    student = copy.deepcopy(teacher)
+    costs = linear_costs(find_sublayers(teacher), "mac", 7)
+    masks, _ = kprune(teacher, student, batches, costs, constraint=0.5)
+    assert [int(mask.sum()) for mask in masks] == [s.num_units for s in find_sublayers(student)]
 
 
 def test_a_refit_never_raises_the_error_of_its_sublayer():

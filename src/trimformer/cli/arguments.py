@@ -57,7 +57,7 @@ def load_task_data(
         TrimformerError: there is no data, or it does not fit the model.
     """
     from trimformer.data.language_blocks import BlockOptions, model_rows
-    from trimformer.data.splits import find_splits, load_hub, read_evaluation_rows, read_splits
+    from trimformer.data.splits import find_splits, load_hub, read_evaluation_rows, read_splits, used_splits
     from trimformer.session.task import named_task, resolve_task
 
     check_data(options)
@@ -71,7 +71,8 @@ def load_task_data(
         train, _ = find_splits(splits, need_train=False)
         splits = {"train": train, "validation": read_evaluation_rows(options.eval_data)}
     blocks = BlockOptions.of(options, timed_length, seed=seed)
-    splits = {name: model_rows(model, processor, rows, blocks) for name, rows in splits.items()}
+    used = used_splits(splits, need_train=need_train)
+    splits = {name: model_rows(model, processor, rows, blocks) for name, rows in used.items()}
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
     return resolve_task(task, options, model, sets), train, validation

@@ -34,11 +34,11 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     device = resolve_device(arguments.device)
     model, processor = load(arguments.model, model_type=arguments.model_type)
     reference = _load_reference(arguments, model) if arguments.reference else None
-    task, _, validation = load_task_data(read_options(DataOptions, arguments), model, processor, need_train=False)
-    masks = read_masks(arguments.masks, model) if arguments.masks else None
     for moved in (model, reference):
         if moved is not None:
             moved.to(device)  # type: ignore[arg-type]
+    task, _, validation = load_task_data(read_options(DataOptions, arguments), model, processor, need_train=False)
+    masks = read_masks(arguments.masks, model) if arguments.masks else None
     masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
     report: dict[str, Any] = {}
     for name, rows in validation.items():

@@ -70,6 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
         options = replace(options, model=replace(options.model, vocabulary=texts))
     model, processor = load(arguments.model, model_type=arguments.model_type)
     check_tokenizer_reloads(model, processor)
+    model.to(resolve_device(options.execution.device))  # type: ignore[arg-type]
     if vocabulary is not None:
         check_trimmable(model, processor)
     if flags.output.onnx:

@@ -82,6 +82,7 @@ def _prune(
     """Prunes members and writes the directory of each; returns the seconds of each stage."""
     model, processor = load(arguments.model, model_type=arguments.model_type)
     check_tokenizer_reloads(model, processor)
+    model.to(resolve_device(flags.run.execution.device))  # type: ignore[arg-type]
     check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.run)
     task, train, validation = load_task_data(
         flags.run.data, model, processor, flags.run.execution.seed, timed_length=flags.run.latency.seq_len

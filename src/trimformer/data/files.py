@@ -46,6 +46,11 @@ def is_data_file(path: Path) -> bool:
     return suffix in SUFFIXES and not (suffix == ".parquet" and path.suffix.lower() == ".gz")
 
 
+def names_split(name: str, splits: Sequence[str]) -> bool:
+    """Whether a name is that of a split or of a part of one, such as `validation_matched`; `testimonials` is none."""
+    return any(name.startswith(split) and not name[len(split) :][:1].isalpha() for split in splits)
+
+
 def read_rows(path: str | Path) -> Rows:
     """Reads the rows of one file: JSON lines (or one JSON list), CSV, TSV, text or Parquet.
 

@@ -14,11 +14,11 @@ from typing import Any, Self
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import IGNORED
+from trimformer.data.batches import IGNORED, sample_indices
 from trimformer.data.generated_answers import answer_prompts
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
-from trimformer.data.rows import NamedRows, Rows, TextLines, numbered
+from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, numbered
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import TEXT_COLUMNS
 from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
@@ -38,6 +38,7 @@ PROMPTS_AND_ANSWERS = (
 )  # fmt: skip
 # Columns of a text that belongs to the prompt of the same row, by the column of the prompt.
 CONTEXTS = {"instruction": ("input", "context"), "question": ("context", "passage"), "prompt": ("context",)}
+_PROMPTS = 4  # answered for each calibration sample: some are scored, and twice the samples judge a quality target
 _BATCH = 256  # documents that are tokenized at once
 _MOST_CHARACTERS = 2**26
 
@@ -101,13 +102,15 @@ class BlockOptions:
         columns: see `as_blocks`.
         length: see `as_blocks`.
         generate: "greedy" or "sample": the model answers prompts, and the answers count; None: rows stay as they are.
-        seed: of sampled answers.
+        seed: of sampled answers, and of the draw of prompts.
+        most_prompts: prompts that are answered, drawn at random if there are more; None: all.
     """
 
     columns: Sequence[str] | None = None
     length: int | None = None
     generate: str | None = None
     seed: int = 0
+    most_prompts: int | None = None
 
     @classmethod
     def of(cls, data: DataOptions, timed_length: int | None = None, task: Task | None = None, seed: int = 0) -> Self:
@@ -120,7 +123,8 @@ class BlockOptions:
             seed: of sampled answers.
         """
         task_length = None if task is None or task.max_length == NO_LIMIT else task.max_length
-        return cls(data.text_columns, data.max_length or timed_length or task_length, data.generate, seed)
+        most = _PROMPTS * data.samples_of("language")
+        return cls(data.text_columns, data.max_length or timed_length or task_length, data.generate, seed, most)
 
 
 def model_rows(model: PreTrainedModel, processor: Any, rows: Rows, options: BlockOptions) -> Rows:
@@ -140,6 +144,9 @@ def model_rows(model: PreTrainedModel, processor: Any, rows: Rows, options: Bloc
             raise missing_column("column of prompts", rows[0])
         check_columns(rows, columns)
         length = _block_length(model.config, options.length)
+        if options.most_prompts is not None and len(rows) > options.most_prompts:
+            logger.info("the model answers %d of %d prompts, drawn at random", options.most_prompts, len(rows))
+            rows = Selection(rows, sorted(sample_indices(len(rows), options.most_prompts, options.seed)))
         return answer_prompts(
             model, tokenizer, rows, columns[0], how=options.generate, length=length, seed=options.seed
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimformer.data.files import is_data_file, read_rows, stem_and_suffix
+from trimformer.data.files import is_data_file, names_split, read_rows, stem_and_suffix
 from trimformer.data.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, is_file
 from trimformer.data.rows import Rows
 from trimformer.errors import TrimformerError, quoted
@@ -31,7 +31,7 @@ def read_media(path: Path, split_names: tuple[str, ...]) -> dict[str, Rows]:
     with_media = [
         folder for folder in _folders(path) if _files(folder) or any(_files(inner) for inner in _folders(folder))
     ]
-    if with_media and all(folder.name.lower().startswith(split_names) for folder in with_media):
+    if with_media and all(names_split(folder.name.lower(), split_names) for folder in with_media):
         return {folder.name.lower(): _read(folder) for folder in with_media}
     return {"all": _read(path)} if with_media or _files(path) else {}
 

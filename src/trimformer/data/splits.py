@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trimformer.data.class_names import class_names_of
-from trimformer.data.files import SUFFIXES, is_data_file, read_rows, stem_and_suffix
+from trimformer.data.files import SUFFIXES, is_data_file, names_split, read_rows, stem_and_suffix
 from trimformer.data.media_folders import read_media
 from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, disable_decoding, shuffled_rows
 from trimformer.errors import TrimformerError, listed, one_sentence
@@ -46,7 +46,7 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
     files: dict[str, list[Path]] = {}
     for file in sorted(path.iterdir()):
         stem = stem_and_suffix(file)[0]
-        if file.is_file() and is_data_file(file) and stem.startswith(split_names):
+        if file.is_file() and is_data_file(file) and names_split(stem, split_names):
             split = _SHARD.sub("", stem)
             shards = files.setdefault(split, [])
             if shards and split == stem:
@@ -214,6 +214,22 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
     return chosen, [i for rows in others for i in rows]
 
 
+def used_splits(splits: Mapping[str, Rows], *, need_train: bool = True) -> dict[str, Rows]:
+    """Returns the splits that `find_splits` chooses from, or all if it finds none; others need no preparation."""
+    training, names = _used_names(splits)
+    if training is not None and (need_train or not names):
+        names = [training, *names]
+    return {name: splits[name] for name in names or splits}
+
+
+def _used_names(splits: Mapping[str, Rows]) -> tuple[str | None, list[str]]:
+    """Returns the name of the training split, if there is one, and those of the validation splits."""
+    train = next((name for name in (*_TRAIN_NAMES, "all") if name in splits), None)
+    prefix = next((p for p in _VALIDATION_NAMES if any(names_split(name, [p]) for name in splits)), None)
+    names = [name for name in splits if prefix and names_split(name, [prefix])]
+    return train, sorted(names, key=lambda name: name != prefix)
+
+
 def find_splits(
     splits: Mapping[str, Rows], seed: int = 0, *, held_out: float = 0.2, need_train: bool = True
 ) -> tuple[Rows, dict[str, Rows]]:
@@ -233,10 +249,9 @@ def find_splits(
     Raises:
         TrimformerError: there is no training split, or it has too few rows.
     """
-    train = next((splits[name] for name in (*_TRAIN_NAMES, "all") if name in splits), [])
-    prefix = next((p for p in _VALIDATION_NAMES if any(name.startswith(p) for name in splits)), None)
-    names = [name for name in splits if prefix and name.startswith(prefix)]
-    validation = {name: splits[name] for name in sorted(names, key=lambda name: name != prefix)}
+    training, names = _used_names(splits)
+    train: Rows = [] if training is None else splits[training]
+    validation = {name: splits[name] for name in names}
     if not need_train:
         return train, validation or {"all": train}
     if len(train) < (2 if validation else 4):

@@ -19,10 +19,17 @@ from trimformer.utils.distributed import add_up
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and mean square of each channel of a projection's input over non-padding tokens, [channels] in float64."""
+    """Statistics of each channel of a projection's input over non-padding tokens, in float64.
+
+    Attributes:
+        mean: [channels].
+        square: mean square, [channels].
+        tokens: their number, a scalar.
+    """
 
     mean: Tensor
     square: Tensor
+    tokens: Tensor
 
     @property
     def variance(self) -> Tensor:
@@ -39,8 +46,9 @@ def channel_statistics(model: PreTrainedModel, batches: Iterable[Batch]) -> list
             observer.batch = batch
             model_output(model, batch, problem)
     add_up(*observer.sums)
-    return [ChannelStatistics(total[0] / total[2].clamp(min=1), total[1] / total[2].clamp(min=1))
-            for total in observer.sums]  # fmt: skip
+    counts = [total[2].clamp(min=1) for total in observer.sums]
+    return [ChannelStatistics(total[0] / count, total[1] / count, total[2, 0])
+            for total, count in zip(observer.sums, counts, strict=True)]  # fmt: skip
 
 
 class _ChannelObserver(PaddingTracker):

@@ -81,8 +81,9 @@ def find_layers(model: nn.Module) -> list[nn.Module]:
 
 def max_positions(config: Any, default: int) -> int:
     """Returns the longest sequence, in tokens, that a model accepts; `default` if its config sets no limit."""
-    config = getattr(config, "text_config", config)
-    offset = 2 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    config = config.get_text_config()
+    pad = getattr(config, "pad_token_id", None)
+    offset = (2 if pad is None else pad + 1) if config.model_type in POSITIONS_AFTER_PADDING else 0
     return (getattr(config, "max_position_embeddings", None) or default + offset) - offset
 
 

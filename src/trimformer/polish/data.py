@@ -70,6 +70,7 @@ def draw_polish_inputs(
     options: PolishOptions | None = None,
     batch_size: int = 32,
     left_out: Sequence[Features] = (),
+    blocks: BlockOptions | None = None,
 ) -> PolishInputs:
     """Batches the calibration samples and more data; holds out every eighth sample and drops duplicates.
 
@@ -83,13 +84,14 @@ def draw_polish_inputs(
         options: more examples in any form that `as_rows` accepts, whose labels are ignored, and the budget.
         batch_size: number of samples in a batch, at most.
         left_out: encoded samples to score on or to test a target on; further samples that equal one are left out.
+        blocks: how a language model's rows become blocks; None: as the task and the usual names of columns tell.
 
     Raises:
         TrimformerError: the data do not fit the model's task, there are too few samples, or the budget is not valid.
     """
     options = options or PolishOptions()
     data, budget = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
-    encoded = [] if data is None else encode_unlabelled(model, processor, task, data)
+    encoded = [] if data is None else encode_unlabelled(model, processor, task, data, blocks)
     unseen = set(map(_digest, left_out if encoded else ()))
     more = [sample for sample in encoded if _digest(sample) not in unseen]
     if len(more) < len(encoded):
@@ -126,14 +128,27 @@ def draw_polish_inputs(
     )
 
 
-def encode_unlabelled(model: PreTrainedModel, processor: Any, task: Task, data: Any) -> list[Features]:
+def encode_unlabelled(
+    model: PreTrainedModel, processor: Any, task: Task, data: Any, blocks: BlockOptions | None = None
+) -> list[Features]:
     """Encodes examples for the model's task, without labels; guesses columns that have other names.
+
+    Args:
+        model: the model, for its configuration and device.
+        processor: its tokenizer or processor.
+        task: task of the calibration samples.
+        data: the examples.
+        blocks: see `draw_polish_inputs`.
 
     Raises:
         TrimformerError: the examples cannot be read or are of another task.
     """
     try:
-        rows = model_rows(model, processor, as_rows(data, "polish_data"), BlockOptions.of(DataOptions(), task=task))
+        blocks = blocks or BlockOptions.of(DataOptions(), task=task)
+        rows = as_rows(data, "polish_data")
+        if len(rows) and not all(column in rows[0] for column in blocks.columns or ()):
+            blocks = replace(blocks, columns=None)
+        rows = model_rows(model, processor, rows, blocks)
         if not len(rows):
             raise TrimformerError("it has no rows")
         unlabelled = _unlabelled(task)

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import Costs
 from trimformer.data.outputs import divergence, find_problem, predict
+from trimformer.importance.activations import channel_statistics
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.layer_calls import Batch, PaddingTracker, forward
+from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix, write_weights
-from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.reconstruct import refit
 from trimformer.refit.regression_moments import Moments
@@ -111,34 +111,15 @@ def _scores(
 
     grads = collect_mask_grads(student, batches, objective=loss)
     scores = []
-    for s, grad, squares, cost in zip(sublayers, grads, _square_sums(student, sublayers, batches), costs, strict=True):
+    statistics = channel_statistics(student, batches)
+    for s, grad, channels, cost in zip(sublayers, grads, statistics, costs, strict=True):
         fisher, samples = compute_fisher_info(grad), torch.tensor(float(len(grad)), device=grad.device)
-        add_up(fisher, samples, squares)
+        add_up(fisher, samples)
         predictive = 0.5 * fisher / samples
-        channel = squares * matrix(s.projection).detach().double().square().mean(0)
+        channel = channels.square * channels.tokens * matrix(s.projection).detach().double().square().mean(0)
         score = (predictive + REPRESENTATIONAL * channel.view(-1, s.unit_size).sum(1)) / cost
         scores.append(score * (HEAD_FACTOR if s.kind == "attention" else 1.0))
     return scores
-
-
-@torch.no_grad()
-def _square_sums(student: PreTrainedModel, sublayers: Sequence[Sublayer], batches: Sequence[Batch]) -> list[Tensor]:
-    """Returns, per sublayer, the sum over tokens of its squared channels, [channels]; padding is left out."""
-    sums = [torch.zeros(s.channels, dtype=torch.float64, device=s.device) for s in sublayers]
-    with frozen(student), PaddingTracker(student) as tracker:
-
-        def add(total: Tensor, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            total += inputs[0][tracker.mask].square().sum(0)
-
-        pairs = zip(sublayers, sums, strict=True)
-        handles = [s.projection.register_forward_pre_hook(partial(add, total)) for s, total in pairs]
-        try:
-            for tracker.batch in batches:
-                forward(student, tracker.batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return sums
 
 
 def _select_best(scores: Sequence[Tensor], costs: Sequence[float], budget: float) -> Tensor:

@@ -14,7 +14,7 @@ from trimformer.data.batches import Features, count_samples, make_batches, mean_
 from trimformer.data.language_blocks import BlockOptions, is_blocks, model_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, joined, shuffled_rows
-from trimformer.data.splits import check_evaluation_sets, divide, find_splits
+from trimformer.data.splits import check_evaluation_sets, divide, find_splits, used_splits
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
@@ -123,7 +123,8 @@ def draw_samples(
 
     if inputs.eval_dataset is None:
         splits = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
-        train, sets = find_splits({name: prepared(as_rows(rows)) for name, rows in splits.items()}, seed)
+        used = used_splits({name: as_rows(rows) for name, rows in splits.items()})
+        train, sets = find_splits({name: prepared(rows) for name, rows in used.items()}, seed)
     else:
         train = prepared(as_rows(inputs.dataset))
         named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}

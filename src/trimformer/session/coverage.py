@@ -17,7 +17,7 @@ from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import frozen
 from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
 from trimformer.session.calibration_data import Samples
-from trimformer.utils.distributed import add_up, is_main
+from trimformer.utils.distributed import add_up, gather_rows, is_main
 
 logger = logging.getLogger(__name__)
 
@@ -89,15 +89,16 @@ def count_labels(
         model: a model of any head.
         batches: samples; they are moved to the model's device.
         special: ids of special tokens, whose labels do not count.
-        shared: whether each process has a share of the batches; the counts are added up.
+        shared: whether each process has a share of the batches; the result is that of all of them.
 
     Returns:
-        The labels, and for regression the smallest and largest prediction of this process; None for other outputs.
+        The labels, and for regression the smallest and largest prediction; None for other outputs.
     """
     problem, names = find_problem(model), label_names(model.config)
     if problem == "regression":
         with frozen(model):
             values = torch.cat([model_output(model, _on(model, batch), problem)[:, 0].float() for batch in batches])
+        values = gather_rows(values[:, None]) if shared else values
         return None, (float(values.min()), float(values.max()))
     if not has_classes(model):
         return None, None

@@ -72,7 +72,7 @@ def report(
     """
     data, unit_costs = session.data, session.unit_costs
     stages = {stage: seconds[stage] / session.seconds_per_pass for stage in PRUNING if stage in seconds}
-    costs = pruned.cost or unit_costs.costs.of(units_left(pruned.masks))
+    costs = pruned.cost
     result = PruningResult(
         session.finish(pruned.model),
         pruned.masks,

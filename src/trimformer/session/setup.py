@@ -20,6 +20,7 @@ from trimformer.costs.lookup_tables import LatencyTable, check_table
 from trimformer.costs.memory import cache_tokens
 from trimformer.costs.pass_cost import forward_seconds
 from trimformer.costs.workloads import LlamaCppRun
+from trimformer.data.language_blocks import BlockOptions
 from trimformer.data.outputs import find_problem
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scored, score
@@ -169,7 +170,7 @@ def set_up(
     timer = StageTimer()
     transformers.set_seed(execution.seed)
     with timer("data"):
-        data = draw_samples(inputs, model, processor, options.data, execution.seed, target, options.latency.seq_len)
+        data = draw_samples(inputs, model, processor, options.data, execution.seed, target, latency.seq_len)
         for method in methods:
             _check_labels(method, data.features)
         polishing = None
@@ -183,6 +184,7 @@ def set_up(
                 options.polish,
                 options.data.batch_size,
                 [sample for scorer in tested for sample in scorer.features],
+                BlockOptions.of(options.data, latency.seq_len, data.task, execution.seed),
             )
         coverage = measure_coverage(model, processor, data)
         unjudged_labels = _unjudged_labels(model, processor, data)

@@ -9,11 +9,11 @@ import torch
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Restores the shared generators of Python, NumPy and PyTorch, on all devices, when the body ends."""
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Restores the shared generators of Python, NumPy and PyTorch, on the CPU and one device, when the body ends."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         random.setstate(python)

@@ -101,10 +101,10 @@ REFUSED_PARTS = {
     r"Moe|MoE|Experts|Router": "it is a mixture of experts",
 }
 
-# Model types that number positions from the padding index + 1: they accept two tokens fewer than they have positions.
+# Model types that number positions from the padding index + 1, so that the first positions are no token's.
 POSITIONS_AFTER_PADDING = {
-    "camembert", "data2vec-text", "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
-    "xlm-roberta-xl",
+    "altclip_text_model", "camembert", "data2vec-text", "esm", "markuplm", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl",
 }  # fmt: skip
 
 
