@@ -86,11 +86,11 @@ def test_the_front_is_what_no_other_beats():
 def test_lists_that_make_no_family_are_refused():
     for words, options in {
         "list of constraints is empty": {"constraints": []},
-        "in no order": {"constraints": [0.5, 0.9, 0.7]},
-        "or one comes twice": {"constraints": [0.5, 0.5]},
+        "are not sorted": {"constraints": [0.5, 0.9, 0.7]},
+        "name each once": {"constraints": [0.5, 0.5]},
         "outside \\(0, 1\\]": {"constraints": [1.5, 0.5]},
         "either constraints or latencies": {"constraints": [0.5], "latency_ms": [3.0]},
-        "must name each once": {"methods": ("obs", "obs")},
+        "method 'obs' is named twice": {"methods": ("obs", "obs")},
         "'no' is unknown": {"methods": ("no",)},
         "leaves no unit": {"constraints": [0.5, 1e-6]},
     }.items():

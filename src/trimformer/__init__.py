@@ -1,8 +1,8 @@
 """Post-training structured pruning for Hugging Face Transformers.
 
-Importing this package lets `AutoModel*.from_pretrained` load pruned directories. What only pruning needs is imported
-when it is asked for, so a service that loads pays for neither scipy nor scikit-learn; and the command line, which
-begins by importing this, for nothing at all before a run starts.
+Importing this package lets `AutoModel*.from_pretrained` load pruned directories. Other modules are imported on first
+use: a service that only loads models imports neither scipy nor scikit-learn, and `trimformer --help` imports neither
+torch nor transformers.
 """
 
 import sys
@@ -40,7 +40,7 @@ __all__ = [
     "shrink",
     "sweep",
     "trim_vocabulary",
-]  # fmt: skip  # fmt: skip
+]  # fmt: skip
 
 
 def _is_command() -> bool:

@@ -48,8 +48,8 @@ WHOLE_METHODS = {"kprune": kprune}
 
 MAX_CORRECTIONS = 4  # of a selection, each after a measurement of the shrunk model
 
-# A polish must lower the divergence to this share of it: an eighth more samples for the refit gain about as much.
-WORTH = 0.95
+# The polish is kept if it lowers the divergence to this share: a refit on the held-out eighth gains about as much.
+ACCEPT_BELOW = 0.95
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Pruner:
         model: the dense model, on its device; it is not changed.
         batches: calibration samples of this process, on the same device.
         method: a point of the grid, or a whole method such as kprune.
-        neuron_multiple: the "dp" allocation keeps neurons in multiples of this number.
+        neuron_multiple: the allocations "dp", "ffn" and "plain" keep neurons in multiples of this number.
         polishing: samples and budget of the polish; needed if the method polishes.
         run: memory, precision, seed, progress and timer.
 
@@ -305,7 +305,7 @@ class Pruner:
                 inputs.held_out,
                 budget=inputs.budget,
                 kept_layers=kept_layers,
-                accept_below=WORTH if self._needs_twins else 1.0,
+                accept_below=ACCEPT_BELOW if self._needs_twins else 1.0,
                 run=self._run,
             )
 

@@ -296,7 +296,7 @@ class LatencyReport:
 
     @property
     def unit(self) -> str:
-        """What was timed, behind "ms" in the label of a row."""
+        """What was timed, as a row's label states it: `32 x 128`, or `decode, q8_0, 512 tokens`."""
         if self.phase is None:
             return f"{self.batch_size} x {self.seq_len}"
         return f"{self.phase}, {self.quantize}, {self.seq_len:,} tokens"

@@ -106,7 +106,7 @@ def test_lists_of_budgets_are_parsed():
 def test_bad_sweeps_are_refused_before_anything_is_written(model_dir, data, tmp_path, capsys):
     for words, flags in {
         "list of constraints is empty": ["--constraints", ","],
-        "in no order": ["--constraints", "0.5,0.9,0.7"],
+        "are not sorted": ["--constraints", "0.5,0.9,0.7"],
         "give either constraints or latencies": ["--latency-ms", "5", "--constraints", "0.5"],
         "is no list of numbers": ["--constraints", "half"],
         "method 'no' is unknown": ["--constraints", "0.5", "--methods", "no"],

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from testing.language import byte_tokenizer, language_model
-from trimformer.data.language_blocks import as_blocks, is_blocks
-from trimformer.data.rows import as_rows, shuffled_rows
+from trimformer.data.language_blocks import as_blocks
+from trimformer.data.rows import as_rows, is_blocks, shuffled_rows
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import NEXT_TOKENS

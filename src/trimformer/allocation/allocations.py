@@ -59,22 +59,18 @@ def allocate_dp(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
     """Minimizes the predicted loss, by dynamic programming."""
-    return _select_units(sublayers, curves, costs, constraint, [unit_levels(s, neuron_multiple) for s in sublayers])
+    return _select_units(curves, costs, constraint, [unit_levels(s, neuron_multiple) for s in sublayers])
 
 
 def allocate_ffn(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
     """Keeps all heads and, in each feed-forward sublayer, some neurons, so that the predicted loss is least."""
-    return _select_units(sublayers, curves, costs, constraint, [ffn_levels(s, neuron_multiple) for s in sublayers])
+    return _select_units(curves, costs, constraint, [ffn_levels(s, neuron_multiple) for s in sublayers])
 
 
 def _select_units(
-    sublayers: Sequence[Sublayer],
-    curves: Sequence[Curve],
-    costs: Costs,
-    constraint: float,
-    levels: Sequence[np.ndarray],
+    curves: Sequence[Curve], costs: Costs, constraint: float, levels: Sequence[np.ndarray]
 ) -> list[Tensor]:
     """Selects units of least predicted loss among the levels of each sublayer, without query heads."""
     whole_units = [Curve(curve.order, curve.error) for curve in curves]

@@ -34,7 +34,7 @@ def predict_budget(
         if high[0] <= lowest or high[0] / low[0] <= TOLERANCE:
             return high[0], sorted(passed + failed)
         budget = _next_budget(low, high)
-    # Without a budget that misses the target, the next step would be a leap in the dark.
+    # If every budget that was tried meets the target, the smallest of them is returned: no smaller one was seen.
     return budget if failed else min(passed)[0], sorted(passed + failed)
 
 

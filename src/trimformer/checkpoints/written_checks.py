@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from trimformer.checkpoints.load_guard import is_pruned, weight_files
 from trimformer.checkpoints.shrink import resize_by
 from trimformer.checkpoints.standalone import FILE, dense_class
-from trimformer.data.processor import tokenize
+from trimformer.data.processor import find_tokenizer, tokenize
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.utils.temp_dirs import temporary_directory
 
@@ -123,8 +123,8 @@ def check_written_tokenizer(processor: Any, directory: Path) -> None:
     Raises:
         TrimformerError: the tokenizer does not load, or reads texts otherwise.
     """
-    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    tokenizer = find_tokenizer(processor)
+    if tokenizer is None:
         return
     with one_sentence("the tokenizer would not load again, so nothing is written"):
         loaded = AutoTokenizer.from_pretrained(directory)

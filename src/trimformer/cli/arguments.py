@@ -86,7 +86,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def add_latency_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Adds the flags of latency, or those of these names."""
-    group = parser.add_argument_group("latency", "what --metric latency keeps to, and what the report measures")
+    group = parser.add_argument_group("latency", "inputs and backend with which latency is measured")
     add_options(group, LatencyOptions, *names)
 
 

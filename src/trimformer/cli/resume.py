@@ -47,7 +47,7 @@ def _is_own(folder: Path) -> bool:
 
 
 def _foreign_entry(folder: Path) -> str | None:
-    """Returns what shows that trimformer did not make this folder or write all of it, in words; None if nothing does.
+    """Returns why the folder is not trimformer's alone, in words; None if it is.
 
     A link is never followed: it may lead to another's files.
     """

@@ -163,7 +163,7 @@ def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMem
     there = _results(output)
     for folder, result in there.items():
         _check_member(output / folder, result, identity, family)
-        check_weights(output / folder, f"remove '{output / folder}' to have the member written anew")
+        check_weights(output / folder, f"remove '{output / folder}', and the sweep prunes this member again")
     for member in members:
         if member.folder not in there:
             check_output(output / member.folder)
@@ -193,10 +193,11 @@ def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: M
         family_page(family)
     except Exception:  # whatever is missing, or is something else
         raise TrimformerError(
-            f"'{path / 'results.json'}' holds no results of a sweep's member; remove '{path}'; a member is made anew"
+            f"'{path / 'results.json'}' holds no results of a sweep's member; remove '{path}', and "
+            "the sweep prunes this member again"
         ) from None
     if not weight_files(path, "**/*.safetensors"):
-        raise TrimformerError(f"'{path}' has no weights; remove the folder, and its member is made again")
+        raise TrimformerError(f"'{path}' has no weights; remove it, and the sweep prunes this member again")
 
 
 def gather(

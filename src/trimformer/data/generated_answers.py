@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from trimformer.data.batches import IGNORED
 from trimformer.data.processor import tokenizer_of
 from trimformer.data.rows import NamedRows, Rows
 from trimformer.data.tasks.text_values import column_texts
@@ -67,5 +68,5 @@ def _answer(model: PreTrainedModel, prompt: Sequence[int], how: str, most: int) 
     ids = torch.tensor([prompt], device=model.device)
     options = {"do_sample": how == "sample", "max_new_tokens": most, "pad_token_id": 0}
     output = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0].tolist()  # type: ignore[operator]
-    targets = [-100] * (len(prompt) - 1) + output[len(prompt) :]
+    targets = [IGNORED] * (len(prompt) - 1) + output[len(prompt) :]
     return {"input_ids": output[:-1], NEXT_TOKENS: targets}

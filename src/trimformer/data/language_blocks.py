@@ -18,7 +18,7 @@ from trimformer.data.batches import IGNORED, sample_indices
 from trimformer.data.generated_answers import answer_prompts
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
-from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, numbered
+from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, is_blocks, numbered
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import TEXT_COLUMNS
 from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
@@ -44,11 +44,6 @@ _MOST_CHARACTERS = 2**26
 
 # A piece of text, and whether its tokens count.
 Piece = tuple[str, bool]
-
-
-def is_blocks(rows: Rows) -> bool:
-    """Returns whether the rows are blocks already."""
-    return bool(len(rows)) and isinstance(rows[0], Mapping) and NEXT_TOKENS in rows[0]
 
 
 def as_blocks(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import binomtest, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 Array = NDArray[np.generic]
@@ -39,8 +39,8 @@ def confidence_interval(per_sample: Array) -> float:
 
     That of shares is Wilson's, which is not 0 where all samples are alike; others have the normal approximation.
     """
-    values, z = np.asarray(per_sample, dtype=np.float64), 1.96
-    count, mean = len(values), float(values.mean()) if len(values) else 0.0
-    if np.isin(values, (0, 1)).all():
-        return z * math.sqrt(mean * (1 - mean) / count + (z / count / 2) ** 2) / (1 + z**2 / count) if count else 1.0
-    return float(z * values.std(ddof=1) / math.sqrt(count)) if count > 1 else 1.0
+    values = np.asarray(per_sample, dtype=np.float64)
+    if len(values) and np.isin(values, (0, 1)).all():
+        share = binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
+        return float(share.high - share.low) / 2
+    return float(1.96 * values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 1.0

@@ -24,14 +24,20 @@ _TOKENIZER_FILES = (
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
+def find_tokenizer(processor: Any) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer of a processor, or None if it has none."""
+    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+
+
 def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
     """Returns the tokenizer of a processor, or the processor itself if it is one.
 
     Raises:
         TrimformerError: the processor has no tokenizer.
     """
-    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    tokenizer = find_tokenizer(processor)
+    if tokenizer is None:
         raise TrimformerError(
             f"texts need the model's tokenizer, not {_type_name(processor)}; load it with AutoTokenizer.from_pretrained"
         )

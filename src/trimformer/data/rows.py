@@ -78,13 +78,18 @@ def row_numbers(rows: Rows) -> Sequence[int]:
     return rows.numbers if isinstance(rows, Selection) else range(1, len(rows) + 1)
 
 
+def is_blocks(rows: Rows) -> bool:
+    """Returns whether the rows are blocks of tokens, as language models read them."""
+    return bool(len(rows)) and isinstance(rows[0], Mapping) and NEXT_TOKENS in rows[0]
+
+
 def shuffled_rows(rows: Rows, generator: np.random.Generator) -> list[int]:
     """Returns the positions of the rows in random order.
 
     Consecutive blocks of tokens are often of one document, so these are shuffled in `_RUNS` runs: parts that are split
     off share at most the documents at the ends of runs.
     """
-    if not (len(rows) and isinstance(rows[0], Mapping) and NEXT_TOKENS in rows[0]):
+    if not is_blocks(rows):
         return generator.permutation(len(rows)).tolist()
     runs = np.array_split(np.arange(len(rows)), min(_RUNS, len(rows)))
     return np.concatenate([runs[i] for i in generator.permutation(len(runs))]).tolist()

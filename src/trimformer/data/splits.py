@@ -12,7 +12,7 @@ from trimformer.data.class_names import class_names_of
 from trimformer.data.files import SUFFIXES, is_data_file, names_split, read_rows, stem_and_suffix
 from trimformer.data.media_folders import read_media
 from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, disable_decoding, shuffled_rows
-from trimformer.errors import TrimformerError, listed, one_sentence
+from trimformer.errors import TrimformerError, flat, listed, one_sentence
 from trimformer.utils.input_paths import check_readable
 
 _TRAIN_NAMES = ("train", "training")
@@ -170,7 +170,7 @@ def load_hub(task: str, source: tuple[str, str | None] | None) -> dict[str, Rows
     try:
         splits = datasets.load_dataset(*source)
     except Exception as error:  # network, hub and cache raise many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = flat(error)[:200] or type(error).__name__
         raise TrimformerError(f"dataset '{source[0]}' cannot be loaded ({reason}); {advice}") from error
     return {name: disable_decoding(rows) for name, rows in splits.items()}
 
@@ -193,7 +193,7 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
 
     Args:
         order: positions of the rows.
-        cut: most rows of the first part; more if it would be less than half of that without one more cluster.
+        cut: largest size of the first part. If that would stay less than half full, the smallest cluster left is added.
         clusters: cluster of each row. If all rows are one cluster, they are divided singly.
     """
     members: dict[int, list[int]] = {}

@@ -8,17 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trimformer.data.batches import IGNORED
 from trimformer.data.outputs import Problem
 from trimformer.data.tasks import ScoredByQuery, SpanTask
-from trimformer.data.tasks.token_classification import UNLABELLED
 from trimformer.evaluation.bounds import jackknife, leave_out
-from trimformer.evaluation.changed_predictions import Change, ChangedReport, Prediction, SampleOutputs
+from trimformer.evaluation.changed_predictions import (
+    EXAMPLES,
+    Change,
+    ChangedReport,
+    Prediction,
+    SampleOutputs,
+    shorten_text,
+)
 from trimformer.evaluation.clusters import number_alike
 from trimformer.evaluation.scores import Scorer
 
 GROUPS = 20  # of the paired interval
-EXAMPLES = 20  # changed samples that are shown
-_CONTEXT = 300  # characters of a text that is shown
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def predicted_tokens(output: Tensor, feature: Mapping[str, Any], special_ids: Co
     if ids is None:
         return output.any(-1).nonzero().flatten()
     if labels is not None and np.ndim(labels) == 1 and len(labels) == len(ids):
-        return (torch.as_tensor(labels) != UNLABELLED).nonzero().flatten()
+        return (torch.as_tensor(labels) != IGNORED).nonzero().flatten()
     special = torch.tensor(sorted(special_ids), dtype=torch.long)
     chosen = ~torch.isin(torch.as_tensor(ids), special)
     if "attention_mask" in feature:
@@ -186,7 +191,7 @@ def find_changed_tokens(
         before, after = (
             Prediction(names[int(label)], float(p[k, label])) for p, label in ((a, first[k]), (b, second[k]))
         )
-        changes.append((float(drops.max()), Change(text[:_CONTEXT], None, before, after, word)))
+        changes.append((float(drops.max()), Change(shorten_text(text), None, before, after, word)))
     changes.sort(key=lambda change: -change[0])
     return ChangedReport(len(changes), total, [change for _, change in changes[:EXAMPLES]]) if total else None
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimformer.data.batches import Features
+from trimformer.data.batches import IGNORED, Features
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks import AudioTask, ChoiceTask, ImageTask, SpanTask, Task, TextTask, TokenTask
 from trimformer.data.tasks.squad_metrics import squad_f1
-from trimformer.data.tasks.token_classification import LABELLED_WORDS, UNLABELLED
+from trimformer.data.tasks.token_classification import LABELLED_WORDS
 
-EXAMPLES = 20
+EXAMPLES = 20  # changed samples that are shown
 LONGEST = 300  # characters of a text that is shown
 
 
@@ -110,7 +110,7 @@ def find_changed(
     changes.sort(key=lambda change: -change.size)
     row_numbers = [number for number, _ in numbered(rows)]
     examples = [
-        Change(_cut(_text(task, rows[c.index], row_numbers[c.index])), c.label, c.dense, c.pruned, c.word)
+        Change(shorten_text(_text(task, rows[c.index], row_numbers[c.index])), c.label, c.dense, c.pruned, c.word)
         for c in changes[:EXAMPLES]
     ]
     return ChangedReport(None if task.problem == "regression" else len(changes), len(rows), examples)
@@ -175,14 +175,14 @@ def _words(
             continue
         k = changed[0]
         p_dense, p_pruned = dense_logits[k].softmax(-1), pruned_logits[k].softmax(-1)
-        tags = [label for label in feature["labels"] if label != UNLABELLED]
+        tags = [label for label in feature["labels"] if label != IGNORED]
         yield _ChangedSample(
             float(p_dense[old[k]] - p_pruned[old[k]]),
             i,
             _name(names, int(tags[k]), len(p_dense)),
             _prediction(names, p_dense, int(old[k])),
             _prediction(names, p_pruned, int(new[k])),
-            word=_cut(str(_items(row[task.words_column])[feature[LABELLED_WORDS][k]])),
+            word=shorten_text(str(_items(row[task.words_column])[feature[LABELLED_WORDS][k]])),
         )
 
 
@@ -190,7 +190,7 @@ def _word_outputs(side: SampleOutputs) -> Iterator[Tensor]:
     """Yields each sample's outputs at the first token of each word, [words, classes]."""
     for output, feature in zip(side.outputs, side.features, strict=True):
         labels = torch.as_tensor(feature["labels"])
-        yield output[: len(labels)][labels != UNLABELLED].float()
+        yield output[: len(labels)][labels != IGNORED].float()
 
 
 def _spans(task: SpanTask, rows: Rows, dense: SampleOutputs, pruned: SampleOutputs) -> Iterator[_ChangedSample]:
@@ -204,7 +204,7 @@ def _spans(task: SpanTask, rows: Rows, dense: SampleOutputs, pruned: SampleOutpu
 
 
 def _answer(text: Any) -> str:
-    return _cut(str(text)) or "no answer"
+    return shorten_text(str(text)) or "no answer"
 
 
 def _prediction(names: Sequence[str], probabilities: Tensor, index: int) -> Prediction:
@@ -213,7 +213,7 @@ def _prediction(names: Sequence[str], probabilities: Tensor, index: int) -> Pred
 
 def _name(names: Sequence[str], index: int, count: int) -> str:
     """Returns the name of a class, or its number if the names do not match the classes."""
-    return _cut(names[index]) if len(names) == count else str(index)
+    return shorten_text(names[index]) if len(names) == count else str(index)
 
 
 def _text(task: Task, row: Mapping[str, Any], number: int) -> str:
@@ -236,5 +236,6 @@ def _items(value: Any) -> list[Any]:
     return value.split() if isinstance(value, str) else list(value)
 
 
-def _cut(text: str) -> str:
+def shorten_text(text: str) -> str:
+    """Returns a text as it is shown: cut at `LONGEST` characters."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

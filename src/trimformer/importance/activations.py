@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem, model_output
-from trimformer.models import Sublayer, find_sublayers
+from trimformer.models import Sublayer, find_layers, find_sublayers
 from trimformer.models.layer_calls import Batch, PaddingTracker, by_position, hidden_states
 from trimformer.models.linear import matrix
 from trimformer.models.masking import frozen
@@ -103,7 +103,7 @@ def layer_angles(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
     This is the block influence of Men et al. 2024, "ShortGPT: Layers in Large Language Models are More Redundant Than
     You Expect", equation 1.
     """
-    layers = list(dict.fromkeys(s.module for s in find_sublayers(model)))
+    layers = find_layers(model)
     problem = find_problem(model)
     sums = torch.zeros(len(layers), 2, dtype=torch.float64, device=model.device)
     with frozen(model), _AngleObserver(model, layers, sums) as observer:

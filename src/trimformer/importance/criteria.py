@@ -18,7 +18,7 @@ from trimformer.importance.activations import (
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.importance.obs import Curve, importance_curve, narrow_curves, obs_curve
 from trimformer.importance.second_moments import SublayerMoments, collect_moments, group_by_memory
-from trimformer.models import Sublayer, find_sublayers
+from trimformer.models import Sublayer, find_layers, find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
@@ -131,8 +131,8 @@ def angle(model: PreTrainedModel, batches: Sequence[Batch], objective: Objective
         angles = layer_angles(model, run.progress(batches, "calibrate"))
     with run.clock("curves"):
         sublayers = find_sublayers(model)
-        numbers = {id(s.module): i for i, s in enumerate({id(s.module): s for s in sublayers}.values())}
-        share = [float(angles[numbers[id(s.module)]]) / max(s.num_units, 1) for s in sublayers]
+        places = {layer: i for i, layer in enumerate(find_layers(model))}
+        share = [float(angles[places[s.module]]) / max(s.num_units, 1) for s in sublayers]
         return Ranking([importance_curve(torch.full((s.num_units,), v)) for s, v in zip(sublayers, share, strict=True)])
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.data.batches import IGNORED
 from trimformer.data.next_tokens import curvature_gradient, mean_token_losses
 from trimformer.data.outputs import Problem, find_problem, model_output, output_mask, span_log_probs
 from trimformer.errors import TrimformerError
@@ -58,8 +59,8 @@ def supervised_losses(output: Tensor, batch: Batch, problem: Problem) -> Tensor:
     if problem == "single_label":
         return F.cross_entropy(output, labels, reduction="none")
     if problem == "tokens":
-        losses = F.cross_entropy(output.transpose(1, 2), labels, ignore_index=-100, reduction="none")
-        return losses.sum(1) / (labels != -100).sum(1).clamp(min=1)
+        losses = F.cross_entropy(output.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        return losses.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
     target = labels.view_as(output).to(output.dtype)
     if problem == "regression":
         return F.mse_loss(output, target, reduction="none").mean(1)

@@ -212,7 +212,7 @@ class SweepBudgetOptions:
             check_budget(constraint, latency_ms, self.metric)
         if list(values) not in (sorted(set(values)), sorted(set(values), reverse=True)):
             raise TrimformerError(
-                f"the {kind} {', '.join(f'{v:g}' for v in values)} are in no order, or one comes twice"
+                f"the {kind} {', '.join(f'{v:g}' for v in values)} are not sorted; sort them, and name each once"
             )
         return [BudgetRequest(ms=v) if self.constraints is None else BudgetRequest(v) for v in values]
 

@@ -1,4 +1,4 @@
-"""Execution options: memory, precision, seed, device, and how progress is shown. They never change what is computed."""
+"""Execution options: memory, precision, seed, device, and how progress is shown."""
 
 import argparse
 import math
@@ -44,7 +44,7 @@ def _check_text(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """Execution options shared by every stage. They never change what is computed.
+    """Execution options shared by every stage. Only `bf16` and `seed` change the result, and `device` by rounding.
 
     Attributes:
         max_memory: bytes that the samples' hidden states and channels may take; beyond, channels are computed twice

@@ -172,10 +172,11 @@ def find_methods(names: Sequence[str], layout: Layout = "free") -> dict[str, Any
     """
     if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise TrimformerError(f"methods is {shorten(names)}; give a list of names")
-    if not names or len(set(names)) < len(names):
-        raise TrimformerError(
-            f"the list of methods ({shorten(', '.join(names)) if names else 'empty'}) must name each once, and one"
-        )
+    if not names:
+        raise TrimformerError("the list of methods is empty; name one")
+    for name in names:
+        if names.count(name) > 1:
+            raise TrimformerError(f"method {shorten(name)} is named twice; name each once")
     return {name: with_layout(find_method(name), layout) for name in names}
 
 

@@ -90,8 +90,8 @@ class RunOptions:
         multiples = any(isinstance(method, Method) and method.uses_neuron_multiple for method in methods)
         if self.model.neuron_multiple != NEURON_MULTIPLE and not multiples:
             raise TrimformerError(
-                "neuron_multiple (--neuron-multiple) has no effect on this method; only the allocations dp and plain "
-                "use it, so leave it out"
+                "neuron_multiple (--neuron-multiple) has no effect on this method; only the allocations dp, ffn and "
+                "plain use it; leave it out"
             )
 
     def _check_gguf(self, metric: Metric) -> None:

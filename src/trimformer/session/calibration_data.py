@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from trimformer.checkpoints.vocabulary import Vocabulary
 from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
-from trimformer.data.language_blocks import BlockOptions, is_blocks, model_rows
+from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
-from trimformer.data.rows import Rows, Selection, as_rows, joined, shuffled_rows
+from trimformer.data.rows import Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
 from trimformer.data.splits import check_evaluation_sets, divide, find_splits, used_splits
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.batches import INPUT_KEYS, Features, token_mask
 from trimformer.data.outputs import Problem, find_problem, has_classes, model_output
+from trimformer.data.processor import find_tokenizer
 from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.models.layer_calls import Batch, model_inputs
@@ -63,12 +64,6 @@ def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> C
         for line in warnings:
             logger.warning("%s", line)
     return CoverageReport(labels, predicted_range, texts, tokens, embeddings, warnings)
-
-
-def find_tokenizer(processor: Any) -> PreTrainedTokenizerBase | None:
-    """Returns the tokenizer of a processor, or None if it has none."""
-    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
-    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase | None) -> set[int]:

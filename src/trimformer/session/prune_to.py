@@ -79,7 +79,7 @@ def _check_reachable(
     """Checks that a constraint lies between the smallest model and the dense one.
 
     Raises:
-        TrimformerError: the smallest model, below which is left what `lost` says, does not fit, or the dense one does.
+        TrimformerError: the constraint is below the smallest model, which leaves `lost`, or above the dense model.
     """
     # Rounded up, so that the named constraint is itself reachable.
     dense, unit = unit_costs.costs.dense, {"latency": "ms", "memory": "MB"}.get(unit_costs.metric)

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trimformer.data.language_blocks import is_blocks
-from trimformer.data.rows import Rows, Selection
+from trimformer.data.rows import Rows, Selection, is_blocks
 from trimformer.data.tasks import Task
 from trimformer.errors import in_unicode
 from trimformer.evaluation.clusters import row_inputs

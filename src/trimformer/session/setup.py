@@ -22,6 +22,7 @@ from trimformer.costs.pass_cost import forward_seconds
 from trimformer.costs.workloads import LlamaCppRun
 from trimformer.data.language_blocks import BlockOptions
 from trimformer.data.outputs import find_problem
+from trimformer.data.processor import find_tokenizer
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scored, score
 from trimformer.export.gguf.architecture import check_graph, check_timed_graph
@@ -39,7 +40,7 @@ from trimformer.polish.data import PolishInputs, draw_polish_inputs
 from trimformer.pruner import Pruner
 from trimformer.results import CoverageReport
 from trimformer.session.calibration_data import Samples, draw_samples
-from trimformer.session.coverage import count_labels, find_tokenizer, list_labels, measure_coverage, special_ids
+from trimformer.session.coverage import count_labels, list_labels, measure_coverage, special_ids
 from trimformer.session.fewer_tokens import with_fewer_tokens
 from trimformer.session.inputs import Inputs
 from trimformer.session.memory_estimate import warn_of_memory
@@ -63,7 +64,7 @@ class Session:
         unit_costs: what budgets are counted in.
         target: the quality to keep, if one is asked for.
         polishing: samples to polish on, if a method polishes.
-        neuron_multiple: the "dp" allocation keeps neurons in multiples of this number.
+        neuron_multiple: the allocations "dp", "ffn" and "plain" keep neurons in multiples of this number.
         execution: memory, precision, seed, progress and timer.
         timer: seconds of each stage so far.
         setup_seconds: seconds of each stage of the set-up.

@@ -185,7 +185,7 @@ def _one_sentence_if_lost() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = flat(error)[:200]
         raise LostProcess(f"another process was lost, so the run ends and nothing is written: {reason}") from error
 
 

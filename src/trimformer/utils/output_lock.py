@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, flat
 from trimformer.options.checks import shorten
 from trimformer.utils.input_paths import is_unicode
 
@@ -360,7 +360,7 @@ def _reason(error: BaseException) -> str:
     """Returns the short reason of an error, for use within a sentence."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
-    return "no space left on the device" if is_full(error) else " ".join(str(error).split())[:200]
+    return "no space left on the device" if is_full(error) else flat(error)[:200]
 
 
 def hidden_name(name: str, suffix: str) -> str:

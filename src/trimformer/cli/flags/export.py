@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "DIR/onnx/model.onnx, DIR/openvino/openvino_model.xml, DIR/gguf/model-Q8_0.gguf "
                         "and the like")  # fmt: skip
     parser.add_argument("--format", choices=get_args(Format), default="onnx", help="of the files (default: onnx)")
-    parser.add_argument("--int8", action="store_true", help="a file in eight bits too; OpenVINO's has activations in "
-                        "them as well where there are --data to calibrate on")  # fmt: skip
+    parser.add_argument("--int8", action="store_true", help="also write an 8-bit file; for OpenVINO, --data also "
+                        "quantizes the activations")  # fmt: skip
     parser.add_argument("--quantize", metavar="TYPES", help="types of GGUF files, separated by commas: "
                         f"{', '.join(get_args(Quantization))} (default: {DEFAULT_QUANTIZATION})")  # fmt: skip
     parser.add_argument("--unverified", action="store_true", help="write GGUF files without comparing them with "

@@ -5,8 +5,8 @@ import argparse
 from trimformer.cli.record import parse_command, read_record
 from trimformer.utils.outputs import check_output
 
-EXAMPLES = """Run it in the folder where the command ran, as relative paths are of that. Exit code 0 says that masks and
-weights are the same bytes, 4 that they are not.
+EXAMPLES = """Run it in the folder where the recorded command ran, because its relative paths start there. Exit code 0:
+masks and weights are the same bytes; 4: they differ.
 
 examples:
   trimformer reproduce my-model-half/results.json

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, Features
+from trimformer.data.batches import AUDIO_KEYS, BOXES, IGNORED, IMAGE_KEYS, INPUT_KEYS, Features
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import NO_LIMIT, check_columns
 from trimformer.data.tasks.label_reader import LabelReader
-from trimformer.data.tasks.label_values import UNLABELLED
 from trimformer.data.tasks.multiple_choice import choice_scores
 from trimformer.data.tasks.sample_labels import LabelTask, label_fields, label_names
 from trimformer.data.tasks.token_classification import token_scores
@@ -76,7 +75,7 @@ class EncodedTask(LabelTask):
         if not np.ndim(value):
             raise TrimformerError(f"label {quoted(value)} in {where} is not a list; this model labels each token")
         labels = value.tolist() if hasattr(value, "tolist") else value
-        return [UNLABELLED if label == UNLABELLED else reader.class_id(label, where) for label in labels]
+        return [IGNORED if label == IGNORED else reader.class_id(label, where) for label in labels]
 
     def _check_token_ids(self, sample: Mapping[str, Any], limit: int, where: str) -> None:
         """Checks the number and nesting of a row's token ids; rows without token ids pass.

@@ -5,12 +5,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from trimformer.data.batches import IGNORED
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, row_numbers
 from trimformer.data.tasks.label_reading import LabelReading, decide_reading
 from trimformer.data.tasks.label_values import (
     TRUTH,
-    UNLABELLED,
     as_number,
     class_number,
     column_values,
@@ -44,7 +44,7 @@ class LabelReader:
         reading: LabelReading | None = None,
         encoded: bool = False,
     ) -> None:
-        self.problem, self.column, self.model = problem, column, ModelLabels(config)
+        self.problem, self.model = problem, ModelLabels(config)
         names = names_of(rows, column)
         self.reading = reading or decide_reading(problem, config, column, [rows], encoded=encoded)
         self.names = names or dict(self.reading.names)
@@ -161,7 +161,7 @@ def check_every_label(reader: LabelReader, rows: Rows, column: str) -> None:
     for number, value in zip(row_numbers(rows), column_values(rows, column), strict=True):
         for item in split_tags(value) if reader.problem == "tokens" else [value]:
             key = (type(item), item if isinstance(item, str | int | float) else repr(item))
-            if key in checked or item == UNLABELLED:
+            if key in checked or item == IGNORED:
                 continue
             checked.add(key)
             (reader.class_id if reader.problem == "tokens" else reader.read)(item, f"row {number}")

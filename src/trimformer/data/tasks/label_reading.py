@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from trimformer.data.batches import IGNORED
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.label_values import (
-    UNLABELLED,
     as_number,
     class_number,
     column_values,
@@ -109,7 +109,7 @@ def decide_reading(
 def _numbers(labels: Iterable[Any]) -> set[float]:
     """Returns the different numbers among labels, without truth values and the mark of unlabelled tokens."""
     numbers = {class_number(value) for value in labels if not is_truth(value)}
-    return {number for number in numbers if number is not None and number != UNLABELLED}
+    return {number for number in numbers if number is not None and number != IGNORED}
 
 
 def _of_regression(column: str, sets: Sequence[Rows]) -> LabelReading:

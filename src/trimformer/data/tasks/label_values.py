@@ -9,7 +9,6 @@ from trimformer.data.class_names import class_names_of
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.model_labels import ModelLabels, is_generic
 
-UNLABELLED = -100  # label of tokens that neither the loss nor the scores count
 TRUTH = {"true": 1, "false": 0}
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes class ids as 1.0 where some are missing

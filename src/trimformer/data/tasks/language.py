@@ -1,6 +1,6 @@
 """Next-token prediction of language models, on blocks of tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,10 +27,6 @@ class LanguageTask(Task):
         """See `Task.encode`."""
         check_columns(rows, ("input_ids", NEXT_TOKENS))
         return [{"input_ids": row["input_ids"], NEXT_TOKENS: row[NEXT_TOKENS]} for row in rows]
-
-    def is_blank(self, row: Mapping[str, Any]) -> bool:
-        """See `Task.is_blank`."""
-        return False
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Returns nothing: `trimformer.evaluation.language` scores outputs as a stream, as they are too large."""

@@ -12,14 +12,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from trimformer.data.batches import INPUT_KEYS, Features
+from trimformer.data.batches import IGNORED, INPUT_KEYS, Features
 from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.label_reader import LabelReader
-from trimformer.data.tasks.label_values import UNLABELLED as UNLABELLED
 from trimformer.data.tasks.question_answering import require_token_offsets
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import guess_text_columns
@@ -74,7 +73,7 @@ class TokenTask(Task):
                 tags = _items(row[self.tags_column], f"{quoted(self.tags_column)} of row {number}")
                 if len(tags) != len(words[i]):
                     raise TrimformerError(f"row {number} has {len(words[i])} words but {len(tags)} tags")
-                labels = [UNLABELLED if tag == UNLABELLED else reader.class_id(tag, f"row {number}") for tag in tags]
+                labels = [IGNORED if tag == IGNORED else reader.class_id(tag, f"row {number}") for tag in tags]
                 features[i]["labels"] = _first_token_labels(encoded.word_ids(i), labels)
                 features[i][LABELLED_WORDS] = _labelled_words(encoded.word_ids(i), labels)
         return features
@@ -110,8 +109,8 @@ def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names:
     labels, predictions = [], []
     for output, feature in zip(outputs, features, strict=True):
         target = np.array(feature["labels"])
-        labels.append(target[target != UNLABELLED])
-        predictions.append(output[: len(target)].argmax(-1).numpy()[target != UNLABELLED])
+        labels.append(target[target != IGNORED])
+        predictions.append(output[: len(target)].argmax(-1).numpy()[target != IGNORED])
     all_tokens = np.concatenate(predictions), np.concatenate(labels)
     if not len(all_tokens[1]):
         return {}
@@ -151,14 +150,14 @@ def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeni
 def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
     """Returns each word's label at its first token, and -100 at all other tokens."""
     return [
-        UNLABELLED if word is None or word == previous else labels[word]
+        IGNORED if word is None or word == previous else labels[word]
         for previous, word in zip([None, *word_ids], word_ids, strict=False)
     ]
 
 
 def _labelled_words(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
     """Returns the positions of the words whose first token has a label; others have no tokens, or the label -100."""
-    return [word for word in dict.fromkeys(word_ids) if word is not None and labels[word] != UNLABELLED]
+    return [word for word in dict.fromkeys(word_ids) if word is not None and labels[word] != IGNORED]
 
 
 def _are_entity_tags(names: Sequence[str]) -> bool:

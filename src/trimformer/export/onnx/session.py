@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, flat
 from trimformer.export.onnx.attention import OPSET
 from trimformer.export.onnx.graph import optimize
 from trimformer.export.onnx.int8 import quantize_weights
@@ -81,7 +81,7 @@ def _one_sentence(model: PreTrainedModel) -> Iterator[None]:
 
 def _reason(cause: BaseException) -> str:
     """Shortens an error of the exporter to its reason."""
-    text = " ".join(str(cause).split())
+    text = flat(cause)
     if constants := re.search(r"Constraints violated \((.*?)\)", text):
         return f"it computes for one size of {constants[1]} only"
     if "data-dependent" in text:

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, try_to_load_from_cache
 from transformers import PreTrainedModel
 
-from trimformer.errors import one_line
+from trimformer.errors import flat, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _read(card: Path) -> dict[str, Any]:
     try:
         return ModelCard.load(card).data.to_dict()
     except Exception as error:  # of YAML, of encodings, of the hub's own checks
-        reason = " ".join(str(error).split())[:200]
+        reason = flat(error)[:200]
         logger.warning(
             "the model card of '%s' cannot be read; its metadata is ignored: %s", card.resolve().parent.name, reason
         )
