@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.allocation.allocations import Selection, select_masks, select_queries
+from trimformer.allocation.allocations import UnitSelection, select_masks, select_queries
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import Costs
 from trimformer.errors import TrimformerError
@@ -200,16 +200,16 @@ class Pruner:
         masks = [selection.masks for selection in selections]
         reached = [budget for _, _, budget in shrunk]
         predicted = [selection.predicted if self._ranking.predicts_loss else [] for selection in selections]
-        twins = [copy.deepcopy(student) for student in students] if self._needs_twins else []
+        polish_students = [copy.deepcopy(student) for student in students] if self._needs_polish_students else []
         inputs = UpdateInputs(
             self.model,
-            [*students, *twins],
+            [*students, *polish_students],
             self.batches[::every],
-            masks + masks[: len(twins)],
+            masks + masks[: len(polish_students)],
             [norms[::every] for norms in self._ranking.token_norms],
             teacher_masks_of=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
             run=self._run,
-            without_held_out=range(len(students), len(students) + len(twins)),
+            without_held_out=range(len(students), len(students) + len(polish_students)),
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
             refits = UPDATES[self.method.update](inputs)[: len(students)]
@@ -218,20 +218,29 @@ class Pruner:
                     make_plain(student, self.model, self.batches)
         reports: list[PolishReport | None] = [None] * len(students)
         if self._polishing is not None:
-            for k, candidate in enumerate(twins or students):
+            for k, candidate in enumerate(polish_students or students):
                 reports[k] = report = self._polish(self._polishing, candidate, masks[k])
                 students[k] = candidate if report.accepted else students[k]
-        queries, costs = [s.queries for s in selections], [s.cost for s in selections]
-        fields = zip(students, masks, refits, predicted, reports, queries, costs, strict=True)
-        return [Pruned(*values) for values in fields]
+        return [
+            Pruned(
+                students[k],
+                masks[k],
+                refits[k],
+                predicted=predicted[k],
+                polish=reports[k],
+                queries=selection.queries,
+                cost=selection.cost,
+            )
+            for k, selection in enumerate(selections)
+        ]
 
     @property
-    def _needs_twins(self) -> bool:
+    def _needs_polish_students(self) -> bool:
         """Whether the polished model has a refit of its own, because held-out samples must not be used by the refit."""
         polishing, method = self._polishing, self.method
         return polishing is not None and polishing.only_calibration and method.update == "full"  # type: ignore[union-attr]
 
-    def _shrink_to(self, budget: Budget) -> tuple[PreTrainedModel, Selection, Budget]:
+    def _shrink_to(self, budget: Budget) -> tuple[PreTrainedModel, UnitSelection, Budget]:
         """Returns a shrunk copy, its units, and the budget that they keep, which may be a corrected one."""
         selection, student = self._shrink(budget.costs, budget.constraint)
         correct = budget.correct
@@ -269,7 +278,7 @@ class Pruner:
             )
         )
 
-    def _select_units(self, costs: Costs, constraint: float) -> Selection:
+    def _select_units(self, costs: Costs, constraint: float) -> UnitSelection:
         """Selects units, and query heads if the method removes some and the costs tell what they save."""
         method = self.method
         assert isinstance(method, Method)
@@ -279,9 +288,9 @@ class Pruner:
         masks = self.select(costs, constraint)
         units = units_left(masks)
         predicted = [float(curve.error[k]) for curve, k in zip(self.curves, units, strict=True)]
-        return Selection(masks, [None] * len(masks), costs.of(units), predicted)
+        return UnitSelection(masks, [None] * len(masks), costs.of(units), predicted)
 
-    def _shrink(self, costs: Costs, constraint: float) -> tuple[Selection, PreTrainedModel]:
+    def _shrink(self, costs: Costs, constraint: float) -> tuple[UnitSelection, PreTrainedModel]:
         with self._run.clock("search"):
             selection = self._select_units(costs, constraint)
         with self._run.clock("shrink"):
@@ -305,7 +314,7 @@ class Pruner:
                 inputs.held_out,
                 budget=inputs.budget,
                 kept_layers=kept_layers,
-                accept_below=ACCEPT_BELOW if self._needs_twins else 1.0,
+                accept_below=ACCEPT_BELOW if self._needs_polish_students else 1.0,
                 run=self._run,
             )
 

@@ -12,14 +12,12 @@ from trimformer.allocation.plain_layout import search_plain, smallest_plain
 from trimformer.allocation.rearrange import rearrange_mask
 from trimformer.allocation.search_latency import search_latency
 from trimformer.allocation.search_mac import search_units, top_units
-from trimformer.costs.cost_tables import Costs, Floats
+from trimformer.costs.cost_tables import ROUNDED_UP, Costs, Floats
 from trimformer.errors import TrimformerError
 from trimformer.importance.obs import Curve
 from trimformer.models import KINDS, Kind, Sublayer
 from trimformer.options.choices import NEURON_MULTIPLE
 from trimformer.options.methods import Allocation
-
-_ROUNDED_UP = 1 + 1e-12  # costs of units are compared by twelve digits
 
 # (sublayers, their curves, unit costs, constraint, neuron multiple) -> one mask per sublayer.
 Allocate = Callable[[Sequence[Sublayer], Sequence[Curve], Costs, float, int], list[Tensor]]
@@ -78,7 +76,7 @@ def _select_units(
 
 
 @dataclass(frozen=True)
-class Selection:
+class UnitSelection:
     """Selected units, and selected query heads of grouped-query attention.
 
     Attributes:
@@ -96,7 +94,7 @@ class Selection:
 
 def select_queries(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
-) -> Selection:
+) -> UnitSelection:
     """Selects units and query heads of least predicted loss, by dynamic programming.
 
     A level of grouped-query attention is a number of key-value heads and a number of query heads of each.
@@ -107,7 +105,7 @@ def select_queries(
     return _select(curves, costs, constraint, [unit_levels(s, neuron_multiple) for s in sublayers])
 
 
-def _select(curves: Sequence[Curve], costs: Costs, constraint: float, units: Sequence[np.ndarray]) -> Selection:
+def _select(curves: Sequence[Curve], costs: Costs, constraint: float, units: Sequence[np.ndarray]) -> UnitSelection:
     """Selects, for each sublayer, one of its numbers of units, and query heads where its curve has them."""
     variants: list[list[tuple[Curve, Floats, Tensor | None]]] = []
     for curve, level, narrow in zip(curves, costs.levels, costs.narrow or [[]] * len(curves), strict=True):
@@ -128,7 +126,7 @@ def _select(curves: Sequence[Curve], costs: Costs, constraint: float, units: Seq
         masks.append(each[variant][0].mask(int(kept[place])))
         queries.append(each[variant][2] if kept[place] else None)
     cost = costs.fixed + sum(float(level[i]) for level, i in zip(level_costs, chosen, strict=True))
-    return Selection(masks, queries, cost, [float(error[i]) for error, i in zip(errors, chosen, strict=True)])
+    return UnitSelection(masks, queries, cost, [float(error[i]) for error, i in zip(errors, chosen, strict=True)])
 
 
 def allocate_uniform(
@@ -146,7 +144,7 @@ def _shares(costs: Costs, share: float) -> list[int]:
 
 def _uniform_units(costs: Costs, constraint: float) -> list[int]:
     """Returns the units kept by the largest uniform share within the budget."""
-    budget = constraint * costs.dense * (1 + 1e-12)
+    budget = costs.budget(constraint)
     widths = {len(level) - 1 for level in costs.levels}
     for share in sorted({kept / width for width in widths if width for kept in range(width + 1)}, reverse=True):
         units = _shares(costs, share)
@@ -207,9 +205,9 @@ def _search_classes(
     for (_, cost), members in classes.items():
         scores = torch.cat([importance[i] for i in members]).double().sort().values
         errors.append(torch.cat([scores.new_zeros(1), scores.cumsum(0)]).flip(0).numpy())
-        level_costs.append(np.arange(len(scores) + 1, dtype=np.float64) * (cost * _ROUNDED_UP))
+        level_costs.append(np.arange(len(scores) + 1, dtype=np.float64) * (cost * ROUNDED_UP))
     masks = [torch.zeros(len(scores)) for scores in importance]
-    for members, count in zip(classes.values(), allocate(errors, level_costs, budget * _ROUNDED_UP), strict=True):
+    for members, count in zip(classes.values(), allocate(errors, level_costs, budget * ROUNDED_UP), strict=True):
         for i, mask in zip(members, top_units([importance[i] for i in members], count), strict=True):
             masks[i] = mask.float()
     return masks
@@ -222,7 +220,7 @@ def allocate_threshold(
     increments = [-curve.error.diff().flip(0).numpy() for curve in curves]  # [units], in order of removal
     owners = np.concatenate([np.full(len(values), i) for i, values in enumerate(increments)])
     order = np.argsort(np.concatenate(increments), kind="stable")
-    units, budget = [s.num_units for s in sublayers], constraint * costs.dense * (1 + 1e-12)
+    units, budget = [s.num_units for s in sublayers], costs.budget(constraint)
     for owner in owners[order]:
         if costs.of(units) <= budget:
             break
@@ -238,7 +236,7 @@ def allocate_layers(
     """Removes whole layers of least importance until the budget is kept (ShortGPT)."""
     layers = sorted({s.layer for s in sublayers})
     loss = {n: sum(float(c.error[0]) for s, c in zip(sublayers, curves, strict=True) if s.layer == n) for n in layers}
-    units, budget = [s.num_units for s in sublayers], constraint * costs.dense * (1 + 1e-12)
+    units, budget = [s.num_units for s in sublayers], costs.budget(constraint)
     for layer in sorted(layers, key=lambda n: loss[n])[:-1]:
         if costs.of(units) <= budget:
             break

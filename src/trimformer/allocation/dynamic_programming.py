@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trimformer.costs.cost_tables import Floats
+from trimformer.costs.cost_tables import ROUNDED_UP, Floats
 from trimformer.errors import TrimformerError
 
 BUCKETS = 20_000
@@ -29,13 +29,13 @@ def allocate(errors: Sequence[Floats], costs: Sequence[Floats], budget: float, b
         TrimformerError: the cheapest levels together exceed the budget.
     """
     smallest = sum(float(cost.min()) for cost in costs)
-    if smallest > budget * (1 + 1e-12) or budget <= 0:
+    if smallest > budget * ROUNDED_UP or budget <= 0:
         # Rounded up: the value in the message must be reachable.
         raise TrimformerError(
             f"budget {budget:.4g} cannot be reached; the smallest reachable is {smallest * 1.0005:.4g}"
         )
     least_errors = [int(np.lexsort((cost, error))[0]) for error, cost in zip(errors, costs, strict=True)]
-    if sum(float(cost[level]) for cost, level in zip(costs, least_errors, strict=True)) <= budget * (1 + 1e-12):
+    if sum(float(cost[level]) for cost, level in zip(costs, least_errors, strict=True)) <= budget * ROUNDED_UP:
         return least_errors
     # Rounding must not exclude a level that meets the budget exactly, nor charge one that costs nothing.
     scale = buckets * (1 - 1e-12) / max(budget - smallest, 1e-12 * budget)

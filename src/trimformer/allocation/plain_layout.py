@@ -23,7 +23,7 @@ def search_plain(
         TrimformerError: the constraint cannot be reached.
     """
     errors = [curve.error.cpu().numpy() for curve in curves]
-    budget = constraint * costs.dense * (1 + 1e-12)
+    budget = costs.budget(constraint)
     best, least = None, np.inf
     for removed in _removed_layers(sublayers, errors):
         loss, cost, sizes = _grid(sublayers, errors, costs, removed, neuron_multiple)

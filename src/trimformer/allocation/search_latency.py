@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimformer.costs.cost_tables import Floats
+from trimformer.costs.cost_tables import ROUNDED_UP, Floats
 from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
 from trimformer.errors import TrimformerError
 
@@ -48,9 +48,9 @@ def search_latency(
     functions = fit_latency_fn(mha_lut), fit_latency_fn(ffn_lut)
     ones = [[torch.ones_like(scores) for scores in importance] for importance in (heads, neurons)]
     dense = estimate_latency(mha_lut, ffn_lut, *ones)
-    allowed = constraint * dense * (1 + 1e-12)
+    allowed = constraint * dense * ROUNDED_UP
     modelled = sum(f(len(scores)) for f, rows in zip(functions, (heads, neurons), strict=True) for scores in rows)
-    budget = constraint * modelled * (1 + 1e-12)
+    budget = constraint * modelled * ROUNDED_UP
     for _ in range(_MAX_ROUNDS):
         masks = _search(heads, neurons, *functions, budget)
         if masks is None:
@@ -62,7 +62,7 @@ def search_latency(
     # The smallest selection is one sublayer with its `threshold` units. The budget shrinks in steps and may have
     # passed below it, so it is tried once more.
     least = min(f(1) for f, rows in zip(functions, (heads, neurons), strict=True) if any(map(len, rows)))
-    masks = _search(heads, neurons, *functions, least * (1 + 1e-12))
+    masks = _search(heads, neurons, *functions, least * ROUNDED_UP)
     assert masks is not None
     estimate = estimate_latency(mha_lut, ffn_lut, *masks)
     if estimate <= allowed:

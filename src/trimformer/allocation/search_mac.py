@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from trimformer.costs.cost_tables import ROUNDED_UP
 from trimformer.errors import TrimformerError
 
 
@@ -36,7 +37,7 @@ def search_units(
     num_heads, num_neurons = sum(map(len, heads)), sum(map(len, neurons))
     dense = num_heads * head_cost + num_neurons * neuron_cost
     # Rounding must not exclude the last unit where the constraint is met exactly, as at 1.0.
-    budget = constraint * dense * (1 + 1e-12)
+    budget = constraint * dense * ROUNDED_UP
     unit = min((cost for cost, count in ((head_cost, num_heads), (neuron_cost, num_neurons)) if count), default=0.0)
     if budget < unit:
         smallest = unit / dense

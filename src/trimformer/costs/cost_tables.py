@@ -12,6 +12,8 @@ from trimformer.options.choices import Metric as Metric
 
 Floats = NDArray[np.float64]
 
+ROUNDED_UP = 1 + 1e-12  # costs are compared by twelve digits, so that rounding refuses no model that fits
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -34,6 +36,10 @@ class Costs:
     def dense(self) -> float:
         """Cost of the dense model."""
         return self.fixed + sum(float(level[-1]) for level in self.levels)
+
+    def budget(self, constraint: float) -> float:
+        """Returns the largest cost that a constraint allows, rounded up."""
+        return constraint * self.dense * ROUNDED_UP
 
     def of(self, units: Iterable[int]) -> float:
         """Returns the cost of a model with the given number of units per sublayer."""

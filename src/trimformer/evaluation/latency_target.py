@@ -15,7 +15,7 @@ from trimformer.models.masking import frozen
 
 logger = logging.getLogger(__name__)
 
-WORTH = 0.02  # fraction of the requested latency; less is not worth another selection
+WORTHWHILE = 0.02  # fraction of the requested latency; less is not worth another selection
 BUSY = 0.1  # relative slowdown of the dense model that is reported
 
 
@@ -97,7 +97,7 @@ class LatencyTarget:
                 self.costs = interpolated_costs(self.costs, smaller, measured)
             else:
                 self.costs = corrected_costs(self.costs, *measured)
-        elif not self.corrected and latency.ratio.high < (1 - WORTH) * requested and self._can_grow(units):
+        elif not self.corrected and latency.ratio.high < (1 - WORTHWHILE) * requested and self._can_grow(units):
             dense_units = [s.num_units for s in find_sublayers(self._model)]
             self.costs = interpolated_costs(self.costs, measured, (dense_units, dense_ms))
             self._faster = units, latency.ratio.high
@@ -127,7 +127,7 @@ class LatencyTarget:
     def log(self, latency: Comparison) -> None:
         """Logs what is left over of the request, and a changed speed of the machine."""
         requested = self._requested(latency)
-        if latency.ratio.high < (1 - WORTH) * requested:
+        if latency.ratio.high < (1 - WORTHWHILE) * requested:
             logger.warning(
                 "the latency is %.0f %% below what was requested; the next larger selection would exceed it, or the "
                 "machine was busier when the model was selected",

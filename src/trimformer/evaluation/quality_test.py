@@ -183,7 +183,7 @@ class QualityTest:
         return sorted({*list(firsts.values())[:_PROBED_LABELS], *others})
 
 
-class Prediction(QualityTest):
+class PredictedTest(QualityTest):
     """Predicts the verdicts of a test from samples that the test does not use.
 
     Without labels, a drop is predicted from the divergence, which limits the share of changed predictions. A

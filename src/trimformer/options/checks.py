@@ -87,7 +87,7 @@ def check_flag(name: str, value: Any) -> None:
         raise TrimformerError(f"{name} is {shorten(value)}; give True or False")
 
 
-def check_columns(name: str, value: Any) -> None:
+def check_column_names(name: str, value: Any) -> None:
     """Checks that a value is a column name or a list of column names.
 
     Raises:

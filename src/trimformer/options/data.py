@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimformer.errors import TrimformerError
-from trimformer.options.checks import POSITIVE, check_column, check_columns, check_name
+from trimformer.options.checks import POSITIVE, check_column, check_column_names, check_name
 from trimformer.options.option import check_options, option
 
 NUM_SAMPLES = 2048  # the paper's
@@ -36,7 +36,7 @@ class DataOptions:
         None,
         "one text column, or two for pairs",
         python_help="the column of texts, or two for pairs; None guesses it from the usual names.",
-        check=check_columns,
+        check=check_column_names,
         metavar="NAME",
         several=True,
     )

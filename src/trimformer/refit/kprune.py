@@ -62,7 +62,7 @@ def kprune(
     """
     sublayers = find_sublayers(student)
     references = dict(zip(map(id, batches), predict(teacher, batches), strict=True))
-    unit_costs, budget = costs.per_unit, constraint * costs.dense * (1 + 1e-12)
+    unit_costs, budget = costs.per_unit, costs.budget(constraint)
     masks: list[Tensor] = []
     refits: list[Refit] = []
     for step in walk(teacher, student, batches, run=run, desc="kprune"):

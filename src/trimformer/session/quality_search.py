@@ -14,7 +14,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import LOOKS
 from trimformer.evaluation.language import LanguageScorer, make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer
-from trimformer.evaluation.quality_test import Prediction, QualityTest, Verdict, rows_to_promise
+from trimformer.evaluation.quality_test import PredictedTest, QualityTest, Verdict, rows_to_promise
 from trimformer.evaluation.scores import rows_of_features
 from trimformer.options.budgets import BudgetRequest
 from trimformer.options.methods import AnyMethod
@@ -130,7 +130,7 @@ def _screen(session: Session, test_samples: int, indices: list[int]) -> Callable
     pruned_scorer = None
     if isinstance(scorer, LanguageScorer) and data.vocabulary is not None:
         pruned_scorer = LanguageVocabularyScorer(scorer, data.vocabulary, session.model)
-    screen = Prediction(session.target, scorer, session.model, test_samples, LOOKS[0][1], pruned_scorer)
+    screen = PredictedTest(session.target, scorer, session.model, test_samples, LOOKS[0][1], pruned_scorer)
     return lambda pruned, constraint: screen(pruned.model, constraint)
 
 

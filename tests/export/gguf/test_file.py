@@ -14,7 +14,7 @@ from tests.export.gguf.tokenizers import KINDS, bpe, wrapped
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.architecture import choose_architecture
 from trimformer.export.gguf.export import export_gguf
-from trimformer.export.gguf.tokenizer import read_vocabulary
+from trimformer.export.gguf.tokenizer import describe_tokenizer
 
 gguf = pytest.importorskip("gguf")
 
@@ -123,7 +123,7 @@ def test_token_types_special_tokens_and_chat_template_are_those_of_the_tokenizer
 
 def test_the_split_into_words_is_recognized():
     for name in ("gpt-2", "smollm", "llama-bpe", "qwen2", "tekken"):
-        assert read_vocabulary(wrapped(bpe(name)), make(vocab_size=350)).pre == name
+        assert describe_tokenizer(wrapped(bpe(name)), make(vocab_size=350)).pre == name
 
 
 def refused_tokenizer(kind: str) -> Any:
@@ -159,12 +159,12 @@ def test_a_tokenizer_that_gguf_cannot_hold_is_refused(kind, message):
     if kind == "end":
         model.config.eos_token_id = model.generation_config.eos_token_id = None
     with pytest.raises(TrimformerError, match=f"cannot be written to a GGUF file: .*{message}"):
-        read_vocabulary(refused_tokenizer(kind), model)
+        describe_tokenizer(refused_tokenizer(kind), model)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused():
     with pytest.raises(TrimformerError, match="340 tokens, but the model 320 embeddings"):
-        read_vocabulary(wrapped(KINDS["gpt-2"]()), make())
+        describe_tokenizer(wrapped(KINDS["gpt-2"]()), make())
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.export.gguf.architecture import Architecture, choose_architecture
 from trimformer.export.gguf.tensors import list_tensors
-from trimformer.export.gguf.tokenizer import read_vocabulary
-from trimformer.export.gguf.verify import Comparison, check_exact, compare, runtime_name
+from trimformer.export.gguf.tokenizer import describe_tokenizer
+from trimformer.export.gguf.verify import FileComparison, check_exact, compare, runtime_name
 from trimformer.export.gguf.write import write_file
 from trimformer.export.onnx.files import check_packages
 from trimformer.options.choices import Quantization
@@ -29,7 +29,7 @@ class GgufFile:
 
     path: Path
     size: int
-    comparison: Comparison | None
+    comparison: FileComparison | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class GgufExport:
     files: tuple[GgufFile, ...]
     architecture: Architecture
     tokenizer: str
-    exact: Comparison | None
+    exact: FileComparison | None
 
     def __str__(self) -> str:
         """Returns the table of the files, and what was compared."""
@@ -116,7 +116,7 @@ def export_gguf(
     """
     check_gguf(verified)
     architecture = choose_architecture(model)
-    vocabulary = read_vocabulary(tokenizer, model)
+    vocabulary = describe_tokenizer(tokenizer, model)
     tensors = list(list_tensors(model, architecture))
 
     def write(path: Path, quantization: Quantization) -> None:

@@ -14,7 +14,7 @@ from trimformer.errors import TrimformerError, one_sentence
 from trimformer.export.gguf.architecture import choose_architecture
 from trimformer.export.gguf.runtime_process import ANSWER
 from trimformer.export.gguf.tensors import list_tensors
-from trimformer.export.gguf.tokenizer import Vocabulary
+from trimformer.export.gguf.tokenizer import GgufVocabulary
 from trimformer.export.gguf.verify import failure_reason, runtime_name
 from trimformer.export.gguf.write import write_file
 from trimformer.options.choices import Quantization
@@ -32,7 +32,7 @@ def write_timed_file(path: Path, model: PreTrainedModel, quantization: Quantizat
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
     # Its loader wants one merge at the least. Requests consist of token ids, so nothing is ever split into tokens.
-    vocabulary = Vocabulary(
+    vocabulary = GgufVocabulary(
         "gpt2", [f"t{i}" for i in range(rows)], [int(gguf.TokenType.NORMAL)] * rows, pre="gpt-2", merges=["t 0"]
     )
     tensors = list(list_tensors(model, architecture))

@@ -31,7 +31,7 @@ _SPLITS = {
 
 
 @dataclass
-class Vocabulary:
+class GgufVocabulary:
     """A tokenizer as GGUF describes it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Vocabulary:
             writer.add_chat_template(templates)
 
 
-def read_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Vocabulary:
+def describe_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> GgufVocabulary:
     """Describes a tokenizer in the terms of GGUF.
 
     Args:
@@ -138,7 +138,7 @@ def _steps(part: Any) -> list[dict[str, Any]]:
     return [step for each in inner for step in _steps(each)] if inner else [part]
 
 
-def _byte_level(spec: dict[str, Any], steps: list[dict[str, Any]]) -> Vocabulary:
+def _byte_level(spec: dict[str, Any], steps: list[dict[str, Any]]) -> GgufVocabulary:
     """Describes byte-level BPE.
 
     Raises:
@@ -165,10 +165,10 @@ def _byte_level(spec: dict[str, Any], steps: list[dict[str, Any]]) -> Vocabulary
             f"{', '.join(_SPLITS.values())}"
         )
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in spec["model"]["merges"]]
-    return Vocabulary("gpt2", [], [], pre=_SPLITS[tuple(key)], merges=merges)
+    return GgufVocabulary("gpt2", [], [], pre=_SPLITS[tuple(key)], merges=merges)
 
 
-def _sentencepiece(spec: dict[str, Any], steps: list[dict[str, Any]]) -> Vocabulary:
+def _sentencepiece(spec: dict[str, Any], steps: list[dict[str, Any]]) -> GgufVocabulary:
     """Describes SentencePiece's BPE: llama.cpp merges by the score of the result instead of by a list of pairs."""
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(spec["model"]["merges"]):
@@ -177,12 +177,12 @@ def _sentencepiece(spec: dict[str, Any], steps: list[dict[str, Any]]) -> Vocabul
     scores = {token: -float(ranks[token]) if token in ranks else last for token in spec["model"]["vocab"]}
     tokens = sorted(spec["model"]["vocab"], key=spec["model"]["vocab"].__getitem__)
     prefix = _space_prefix(steps) or any(step["type"] == "Prepend" for step in _steps(spec["normalizer"]))
-    return Vocabulary(
+    return GgufVocabulary(
         "llama", [], [], scores=[scores[token] for token in tokens], space_prefix=prefix, single_spaces=False
     )
 
 
-def _unigram(spec: dict[str, Any], steps: list[dict[str, Any]]) -> Vocabulary:
+def _unigram(spec: dict[str, Any], steps: list[dict[str, Any]]) -> GgufVocabulary:
     """Describes Unigram.
 
     Raises:
@@ -199,7 +199,7 @@ def _unigram(spec: dict[str, Any], steps: list[dict[str, Any]]) -> Vocabulary:
         else:
             raise _refused(f"llama.cpp has no normalizer {step['type']} before Unigram")
     scores = [score for _, score in spec["model"]["vocab"]]
-    return Vocabulary(
+    return GgufVocabulary(
         "t5", [], [], scores=scores, space_prefix=_space_prefix(steps), single_spaces=single, charsmap=charsmap
     )
 
@@ -209,7 +209,7 @@ def _space_prefix(steps: list[dict[str, Any]]) -> bool:
     return any(step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never" for step in steps)
 
 
-def _add_tokens(vocabulary: Vocabulary, spec: dict[str, Any], backend: Any, rows: int) -> None:
+def _add_tokens(vocabulary: GgufVocabulary, spec: dict[str, Any], backend: Any, rows: int) -> None:
     """Adds tokens and their types; rows of the embeddings without a token get one that no text contains."""
     import gguf
 
@@ -228,7 +228,7 @@ def _add_tokens(vocabulary: Vocabulary, spec: dict[str, Any], backend: Any, rows
         vocabulary.types[token["id"]] = kinds.CONTROL if token["special"] else kinds.USER_DEFINED
 
 
-def _add_special(vocabulary: Vocabulary, tokenizer: Any, model: PreTrainedModel) -> None:
+def _add_special(vocabulary: GgufVocabulary, tokenizer: Any, model: PreTrainedModel) -> None:
     """Adds the ids of special tokens, and which of them the tokenizer puts around a text.
 
     Raises:

@@ -40,7 +40,7 @@ _LARGEST_DIVERGENCE = 1e-5  # nats; of a file in float32
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FileComparison:
     """How a file in llama.cpp compares with the model in PyTorch.
 
     Attributes:
@@ -74,7 +74,7 @@ def compare(
     tokens: int | None = None,
     check_tokenizer: bool = False,
     dense: PreTrainedModel | None = None,
-) -> Comparison:
+) -> FileComparison:
     """Runs a file in llama.cpp and compares its greedy continuations with PyTorch's predictions.
 
     Models with sliding windows continue one prompt more, which is longer than a window.
@@ -129,7 +129,7 @@ def compare(
     return result
 
 
-def check_exact(comparison: Comparison, path: Path) -> None:
+def check_exact(comparison: FileComparison, path: Path) -> None:
     """Checks that a file in float32 predicts what the model predicts.
 
     Raises:
@@ -196,7 +196,7 @@ def _conversation(tokenizer: Any, chat: list[dict[str, str]]) -> str | None:
 @torch.no_grad()
 def _compare_tokens(
     model: PreTrainedModel, prompts: Sequence[list[int]], generated: Sequence[dict[str, Any]]
-) -> Comparison:
+) -> FileComparison:
     """Compares each token of llama.cpp's continuations with PyTorch's prediction from the same tokens before it."""
     equal, count, divergences = 0, 0, list[float]()
     with frozen(model):
@@ -208,7 +208,7 @@ def _compare_tokens(
                 equal += bool(row.max() - row[token] < _TIE)
                 divergences += [_divergence(row, top)] if top else []
             count += len(answer["tokens"])
-    return Comparison(equal, count, sum(divergences) / max(1, len(divergences)))
+    return FileComparison(equal, count, sum(divergences) / max(1, len(divergences)))
 
 
 def _divergence(row: Tensor, top: list[tuple[int, float]]) -> float:

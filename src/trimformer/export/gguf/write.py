@@ -12,7 +12,7 @@ from trimformer.export.gguf.architecture import FREE, Architecture
 from trimformer.export.gguf.families import family_of, head_size, rotary
 from trimformer.export.gguf.quantize import encode, file_type, tensor_type
 from trimformer.export.gguf.tensors import NamedTensor
-from trimformer.export.gguf.tokenizer import Vocabulary
+from trimformer.export.gguf.tokenizer import GgufVocabulary
 from trimformer.options.choices import Quantization
 
 _LAYER_NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon")
@@ -23,7 +23,7 @@ def write_file(
     model: PreTrainedModel,
     architecture: Architecture,
     tensors: Sequence[NamedTensor],
-    vocabulary: Vocabulary,
+    vocabulary: GgufVocabulary,
     quantization: Quantization,
     name: str,
 ) -> None:

@@ -12,8 +12,8 @@ from trimformer.export.onnx.files import (
     TOLERANCE,
     Runtime,
     Written,
+    check_export_arguments,
     check_packages,
-    check_written,
     of_two_shapes,
     write,
 )
@@ -137,4 +137,4 @@ def _check(model: PreTrainedModel, batches: Sequence[Batch], opset: int, path: s
     """
     if opset not in OPSETS:
         raise TrimformerError(f"opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
-    check_written(model, batches, path, "ONNX")
+    check_export_arguments(model, batches, path, "ONNX")

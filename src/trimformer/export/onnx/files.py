@@ -78,7 +78,7 @@ def check_packages(kind: str, names: Sequence[str], extra: str) -> None:
         raise TrimformerError(f"{kind} files need {' and '.join(missing)}: pip install 'trimformer[{extra}]'")
 
 
-def check_written(model: PreTrainedModel, batches: Sequence[Batch], path: str | Path, kind: str) -> None:
+def check_export_arguments(model: PreTrainedModel, batches: Sequence[Batch], path: str | Path, kind: str) -> None:
     """Checks the arguments of an export before any work.
 
     Raises:

@@ -13,8 +13,8 @@ from trimformer.export.onnx.files import (
     TOLERANCE,
     Runtime,
     Written,
+    check_export_arguments,
     check_packages,
-    check_written,
     of_two_shapes,
     write,
 )
@@ -69,7 +69,7 @@ def export_openvino(model: PreTrainedModel, path: str | Path, example_batches: S
 
     from trimformer.export.onnx.session import model_bytes
 
-    check_written(model, example_batches, path, "OpenVINO")
+    check_export_arguments(model, example_batches, path, "OpenVINO")
     graph = model_bytes(model, example_batches[0])
     with one_sentence(f"OpenVINO {openvino.__version__} cannot convert {type(model).__name__}"):
         converted = openvino.Core().read_model(graph)
@@ -102,7 +102,7 @@ def quantize(
 
     from trimformer.export.openvino.int8 import static, weights_only
 
-    check_written(model, example_batches, path, "OpenVINO")
+    check_export_arguments(model, example_batches, path, "OpenVINO")
     if not Path(source).is_file():
         raise TrimformerError(f"OpenVINO file '{source}' does not exist; write it with export_openvino")
     with one_sentence(f"'{source}' is not an OpenVINO file"):
