@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -213,14 +214,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/accuracy"), help="without suffix")
     options = parser.parse_args()
     set_up_logging()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
-    for task in options.tasks:
-        for record in tqdm(run_task(task, options), desc=task, disable=None):
-            records.append(record)
-            result = {"device": describe_device(torch.device(options.device)), **versions(), "records": records}
-            options.output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-            options.output.with_suffix(".md").write_text(to_markdown(records))
+    keep_records(
+        options.tasks, partial(run_task, options=options), to_markdown, options.output, options.device, records
+    )
     print(to_markdown(records))
 
 
