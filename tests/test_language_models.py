@@ -11,9 +11,12 @@ from transformers import AutoModelForCausalLM
 
 import trimformer
 from testing.language import byte_tokenizer, language_model
+from tests.allocation.test_queries import batch_of
 from tests.commands import error_line, run
 from tests.conftest import make_model, make_tokenizer
+from trimformer import METHODS
 from trimformer.cli.main import main
+from trimformer.costs.cost_tables import linear_costs
 from trimformer.data.batches import make_batches
 from trimformer.data.language_blocks import BlockOptions, as_blocks, model_rows
 from trimformer.data.tasks import LanguageTask
@@ -21,6 +24,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
 from trimformer.options.data import DataOptions
+from trimformer.pruner import Pruner
 
 TOKENIZER = byte_tokenizer()
 OPTIONS: dict[str, Any] = {"num_samples": 24, "task": LanguageTask(name="language", max_length=32)}
@@ -200,3 +204,21 @@ def test_a_polish_reads_the_column_that_is_named(monkeypatch):
 def test_encoders_write_no_answers():
     with pytest.raises(TrimformerError, match="writes no answers"):
         model_rows(make_model(), make_tokenizer(), [{"prompt": "a"}], BlockOptions(generate="greedy"))
+
+
+def test_evaluate_lets_the_dense_model_answer(tmp_path, capsys):
+    model = language_model()
+    trimformer.save(model, TOKENIZER, tmp_path / "dense")
+    pruned = Pruner(model, [batch_of(model)], METHODS["obs"], neuron_multiple=8)
+    student = pruned(linear_costs(find_sublayers(model), "mac", 14), 0.5).model
+    trimformer.save(student, TOKENIZER, tmp_path / "pruned")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": text[:16]}) + "\n" for text in documents(6)))
+    flags = ["--data", tmp_path / "rows.jsonl", "--generate", "greedy", "--max-length", "48"]
+    assert run(main, "evaluate", tmp_path / "pruned", *flags) == 2
+    assert "name it with --reference" in error_line(capsys.readouterr().err)
+    scores = {}
+    for name in ("pruned", "dense"):
+        assert run(main, "evaluate", tmp_path / name, *flags, "--reference", tmp_path / "dense") == 0
+        (scores[name],) = json.loads(capsys.readouterr().out).values()
+    assert scores["dense"]["divergence"] == pytest.approx(0, abs=1e-6)
+    assert scores["dense"]["perplexity"] < scores["pruned"]["perplexity"]  # of the dense model's own words

@@ -175,3 +175,14 @@ def test_a_quality_target_is_kept_with_the_tokens_that_are_left() -> None:
     whole = prune(model, tokenizer, texts, loose.budget.kept, **options)
     assert whole.scores is not None
     assert whole.scores.divergence < loose.target.measured
+
+
+def test_tokens_with_line_ends_stay_if_the_texts_have_the_lines() -> None:
+    tokenizer = wrapped(KINDS["llama-bpe"]())
+    model = model_for(tokenizer)
+    lines = ["abcab cabba", "", "The quick fox"]
+    _, fewer = trim_vocabulary(model, tokenizer, [line for line in lines if line])
+    for text in ("\n".join(lines), lines[0] + "\n" + lines[2]):
+        assert fewer.convert_ids_to_tokens(fewer(text)["input_ids"]) == tokenizer.convert_ids_to_tokens(
+            tokenizer(text)["input_ids"]
+        )

@@ -102,6 +102,9 @@ def vocabulary_of_texts(
 ) -> Vocabulary:
     """Returns the vocabulary that texts need; see `read_vocabulary` and `check_trimmable` for the requirements.
 
+    A language model writes several lines, so the tokens that hold line ends are those of the texts with one or two
+    line ends between them.
+
     Args:
         model: the dense model.
         tokenizer: its tokenizer.
@@ -117,6 +120,8 @@ def vocabulary_of_texts(
         chunks = (list(texts[i : i + CHUNK_SIZE]) for i in range(0, len(texts), CHUNK_SIZE))
         return flat_ids(ids for chunk in chunks for ids in tokenize(reader, chunk, **only_ids)["input_ids"])
 
+    if writes_text(model) and not ids:
+        texts = [*texts, "\n".join(texts), "\n\n".join(texts)]
     return _find_vocabulary(model, tokenizer, encode, texts, ids)
 
 

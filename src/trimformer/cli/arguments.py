@@ -42,6 +42,7 @@ def load_task_data(
     seed: int = 0,
     need_train: bool = True,
     timed_length: int | None = None,
+    author: Any = None,
 ) -> "tuple[Task, Rows, dict[str, Rows]]":
     """Reads the task, the training rows, and the validation rows by split.
 
@@ -52,6 +53,7 @@ def load_task_data(
         seed: of the split where there is but one set of rows.
         need_train: whether there must be training rows.
         timed_length: see `BlockOptions.of`.
+        author: see `model_rows`.
 
     Raises:
         TrimformerError: there is no data, or it does not fit the model.
@@ -72,7 +74,7 @@ def load_task_data(
         splits = {"train": train, "validation": read_evaluation_rows(options.eval_data)}
     blocks = BlockOptions.of(options, timed_length, seed=seed)
     used = used_splits(splits, need_train=need_train)
-    splits = {name: model_rows(model, processor, rows, blocks) for name, rows in used.items()}
+    splits = {name: model_rows(model, processor, rows, blocks, author) for name, rows in used.items()}
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
     return resolve_task(task, options, model, sets), train, validation

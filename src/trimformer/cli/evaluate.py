@@ -37,7 +37,10 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     for moved in (model, reference):
         if moved is not None:
             moved.to(device)  # type: ignore[arg-type]
-    task, _, validation = load_task_data(read_options(DataOptions, arguments), model, processor, need_train=False)
+    options = read_options(DataOptions, arguments)
+    if options.generate and reference is None:
+        raise TrimformerError("--generate lets the dense model answer the prompts; name it with --reference")
+    task, _, validation = load_task_data(options, model, processor, need_train=False, author=reference)
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
     report: dict[str, Any] = {}

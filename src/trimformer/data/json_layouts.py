@@ -6,6 +6,8 @@ from typing import Any
 
 from trimformer.errors import listed
 
+MESSAGES = ("messages", "conversations", "conversation")  # columns of conversations
+
 _INDEX = re.compile(r"-?\d+")
 _ADVICE = "write one object a line, or a list of objects"
 
@@ -43,7 +45,8 @@ def _rows_of_object(table: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
             raise ValueError(f"it is one JSON object whose 'data' is not a list of objects; {_ADVICE}")
         return data
     values = list(table.values())
-    if values and all(map(_is_list_of_objects, values)):
+    is_conversation = len(table) == 1 and next(iter(table)).lower() in MESSAGES
+    if values and all(map(_is_list_of_objects, values)) and not is_conversation:
         raise ValueError(f"it is one JSON object with several tables, {listed(table)}; write each to a file of its own")
     if values and all(isinstance(value, Mapping) and value for value in values):
         if all(map(_INDEX.fullmatch, table)):  # pandas, orient="index"

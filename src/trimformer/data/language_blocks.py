@@ -1,8 +1,8 @@
 """Turns documents, conversations, and prompts with answers into blocks of tokens for language models.
 
 A block is a row with `input_ids` and, for each position, the next token, or -100 where it does not count. Documents are
-joined, each followed by the tokenizer's end token, and cut into blocks of equal length, so that every token is
-predicted once. Conversations are not joined: each gives blocks of its own, in which only the answers count.
+joined, each followed by the tokenizer's end token, and cut into blocks of equal length, so that every token but start
+tokens is predicted once. Conversations are not joined: each gives blocks of its own, in which only the answers count.
 """
 
 import logging
@@ -15,14 +15,26 @@ import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.batches import IGNORED, sample_indices
+from trimformer.data.conversations import (
+    MESSAGES,
+    PROMPTS,
+    Piece,
+    PromptColumns,
+    answer_pieces,
+    conversation_pieces,
+    encode_pieces,
+    find_pair,
+    holds_messages,
+    prompt_messages,
+)
 from trimformer.data.generated_answers import answer_prompts
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, is_blocks, numbered
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import TEXT_COLUMNS
-from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
-from trimformer.errors import TrimformerError, one_sentence, quoted
+from trimformer.data.tasks.text_values import column_texts
+from trimformer.errors import TrimformerError, listed, one_sentence, quoted
 from trimformer.models import max_positions
 from trimformer.models.layer_calls import NEXT_TOKENS
 from trimformer.options.data import DataOptions
@@ -31,19 +43,9 @@ logger = logging.getLogger(__name__)
 
 BLOCK_LENGTH = 512  # tokens, if nothing else is asked for and the model takes as many
 
-MESSAGES = ("messages", "conversations", "conversation")
-PROMPTS_AND_ANSWERS = (
-    ("prompt", "completion"), ("prompt", "response"), ("prompt", "answer"), ("instruction", "output"),
-    ("instruction", "response"), ("question", "answer"), ("input", "output"),
-)  # fmt: skip
-# Columns of a text that belongs to the prompt of the same row, by the column of the prompt.
-CONTEXTS = {"instruction": ("input", "context"), "question": ("context", "passage"), "prompt": ("context",)}
 _PROMPTS = 4  # answered for each calibration sample: some are scored, and twice the samples judge a quality target
 _BATCH = 256  # documents that are tokenized at once
 _MOST_CHARACTERS = 2**26
-
-# A piece of text, and whether its tokens count.
-Piece = tuple[str, bool]
 
 
 def as_blocks(
@@ -77,13 +79,16 @@ def as_blocks(
     kind, names = _find_columns(rows, columns)
     check_columns(rows, names)
     if kind == "text":
+        others = [name for name, value in rows[0].items() if name != names[0] and isinstance(value, str)]
+        if others:
+            logger.info("documents are the texts of column %s; not read: %s", quoted(names[0]), listed(others))
         return _joined_documents(_documents(rows, names[0]), tokenizer, length)
-    if kind == "messages":
-        pieces = [_conversation(row[names[0]], tokenizer, f"row {number}") for number, row in numbered(rows)]
-    else:
-        context = None if columns else _find_context(rows, names)
-        pieces = list(_prompts_and_answers(rows, names, context, tokenizer))
-    blocks = [block for sample in pieces for block in _answer_blocks(sample, tokenizer, length)]
+    found = PromptColumns(*names) if columns else PromptColumns.around(rows, *names)
+    samples = list((conversation_pieces if kind == "messages" else answer_pieces)(rows, found, tokenizer))
+    silent = sum(not any(counts for _, counts in pieces) for pieces in samples)
+    blocks = [block for pieces in samples for block in _answer_blocks(pieces, tokenizer, length)]
+    if silent and blocks:
+        logger.warning("%d of %d conversations hold no answer that counts; they are left out", silent, len(samples))
     if not blocks:
         raise TrimformerError("the conversations hold no answer; give messages of the role 'assistant'")
     return NamedRows(blocks, {})
@@ -122,8 +127,21 @@ class BlockOptions:
         return cls(data.text_columns, data.max_length or timed_length or task_length, data.generate, seed, most)
 
 
-def model_rows(model: PreTrainedModel, processor: Any, rows: Rows, options: BlockOptions) -> Rows:
+def model_rows(
+    model: PreTrainedModel,
+    processor: Any,
+    rows: Rows,
+    options: BlockOptions,
+    author: PreTrainedModel | None = None,
+) -> Rows:
     """Returns the rows that a model's task reads: blocks for language models, else the rows as they are.
+
+    Args:
+        model: the model, for its task and its longest input.
+        processor: its tokenizer or processor.
+        rows: the rows as they were read.
+        options: how rows become blocks.
+        author: the model that answers prompts; None: `model`.
 
     Raises:
         TrimformerError: see `as_blocks`; or answers are wanted of a model that writes none, or of rows without prompts.
@@ -134,16 +152,14 @@ def model_rows(model: PreTrainedModel, processor: Any, rows: Rows, options: Bloc
         return rows
     tokenizer = tokenizer_of(processor)
     if options.generate and len(rows) and not is_blocks(rows):
-        columns = options.columns or [name for name in (guess_column(TEXT_COLUMNS, rows[0]),) if name]
-        if len(columns) != 1:
-            raise missing_column("column of prompts", rows[0])
-        check_columns(rows, columns)
+        prompts = _find_prompts(rows, options.columns)
         length = _block_length(model.config, options.length)
         if options.most_prompts is not None and len(rows) > options.most_prompts:
             logger.info("the model answers %d of %d prompts, drawn at random", options.most_prompts, len(rows))
             rows = Selection(rows, sorted(sample_indices(len(rows), options.most_prompts, options.seed)))
+        messages = [prompt_messages(row, prompts, f"row {number}") for number, row in numbered(rows)]
         return answer_prompts(
-            model, tokenizer, rows, columns[0], how=options.generate, length=length, seed=options.seed
+            author or model, tokenizer, messages, how=options.generate, length=length, seed=options.seed
         )
     return as_blocks(rows, tokenizer, model.config, columns=options.columns, length=options.length)
 
@@ -171,34 +187,31 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
     if columns:
         if len(columns) == 2:
             return "answers", tuple(columns)
-        return ("messages" if _holds_messages(row[columns[0]]) else "text"), (columns[0],)
+        return ("messages" if holds_messages(row[columns[0]]) else "text"), (columns[0],)
     messages = guess_column(MESSAGES, row)
-    if messages is not None and any(_holds_messages(row.get(messages)) for row in rows):
+    if messages is not None and any(holds_messages(row.get(messages)) for row in rows):
         return "messages", (messages,)
-    for pair in PROMPTS_AND_ANSWERS:
-        names = [guess_column((name,), row) for name in pair]
-        if all(names):
-            return "answers", tuple(name for name in names if name)
+    pair = find_pair(list(row))
+    if pair is not None:
+        return "answers", pair
     text = guess_column(TEXT_COLUMNS, row)
     if text is None:
         raise missing_column("text column", row)
     return "text", (text,)
 
 
-def _find_context(rows: Rows, names: Sequence[str]) -> str | None:
-    """Returns the column of texts that belong to the prompts in column `names[0]`; None if there is none."""
-    present = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
-    context = guess_column(CONTEXTS.get(names[0].strip().lower(), ()), present, names)
-    if context is None or any(isinstance(row.get(context), str | int | float) for row in rows):
-        return context
-    logger.warning("column %s holds no texts, so it is no part of the prompts", quoted(context))
-    return None
+def _find_prompts(rows: Rows, columns: Sequence[str] | None) -> PromptColumns:
+    """Returns the columns of the prompts that a model is to answer.
 
-
-def _holds_messages(value: Any) -> bool:
-    """Whether a value is a list of mappings, or the array that pandas makes of one."""
-    is_list = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
-    return is_list and len(value) > 0 and isinstance(value[0], Mapping)
+    Raises:
+        TrimformerError: there is none, or several are named.
+    """
+    usual = guess_column((*MESSAGES, *PROMPTS, *TEXT_COLUMNS), rows[0])
+    names = columns or [name for name in (usual,) if name]
+    if len(names) != 1:
+        raise missing_column("column of prompts", rows[0])
+    check_columns(rows, names)
+    return PromptColumns(*names) if columns else PromptColumns.around(rows, names[0])
 
 
 def _documents(rows: Rows, column: str) -> Iterable[str]:
@@ -225,7 +238,8 @@ def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBa
             f"the texts have {len(ids):,} tokens in all, less than a block of {length:,} and the next token; give more "
             "text, or shorter blocks with --seq-len"
         )
-    return NamedRows(_cut(ids, [True] * len(ids), length), {})
+    first = None if tokenizer.bos_token_id == end else tokenizer.bos_token_id  # nobody asks a model to begin a document
+    return NamedRows(_cut(ids, [token != first for token in ids], length), {})
 
 
 def _first_characters(documents: Iterable[str]) -> list[str]:
@@ -260,92 +274,31 @@ def _answer_blocks(
     pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> Iterator[dict[str, list[int]]]:
     """Yields the blocks of a conversation in which any token counts."""
-    encoded = [(tokenize(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"], counts)
-               for text, counts in pieces if text]  # fmt: skip
-    ids = [token for tokens, _ in encoded for token in tokens]
-    counted = [counts for tokens, counts in encoded for _ in tokens]
+    ids, counted = encode_pieces(pieces, tokenizer) if pieces else ([], [])
     if len(ids) > 1:
         yield from (block for block in _cut(ids, counted, length) if any(t != IGNORED for t in block[NEXT_TOKENS]))
-
-
-def _conversation(messages: Any, tokenizer: PreTrainedTokenizerBase, where: str) -> list[Piece]:
-    """Returns the pieces of a conversation in the tokenizer's chat template; only the assistant's answers count.
-
-    Raises:
-        TrimformerError: there is no chat template, or it does not take these messages.
-    """
-    if not tokenizer.chat_template:
-        raise TrimformerError(
-            "the tokenizer has no chat template, which 'messages' need; give texts, or a tokenizer with a template"
-        )
-    if not _holds_messages(messages):
-        raise TrimformerError(f"the conversation in {where} is not a list of messages with 'role' and 'content'")
-    messages = [_message(message, where) for message in messages]
-    pieces: list[Piece] = []
-    text = ""
-    with one_sentence(f"the chat template does not take the messages of {where}"):
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = str(tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True))
-            after = str(tokenizer.apply_chat_template(messages[: number + 1], tokenize=False))
-            if not before.startswith(text) or not after.startswith(before):
-                raise TrimformerError("it changes earlier messages when one is added; give texts instead")
-            pieces += [(before[len(text) :], False), (after[len(before) :], True)]
-            text = after
-    return pieces
-
-
-def _message(message: Any, where: str) -> dict[str, Any]:
-    """Returns a message with the keys `role` and `content`, also from ShareGPT's `from` and `value`."""
-    if isinstance(message, Mapping):
-        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
-        if isinstance(role, str) and isinstance(content, str):
-            return {**message, "role": role, "content": content}
-    raise TrimformerError(f"a message in {where} has no 'role' and 'content' in text")
-
-
-def _prompts_and_answers(
-    rows: Rows, columns: Sequence[str], context: str | None, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[list[Piece]]:
-    """Yields the pieces of each row: in the chat template if there is one, else the prompt, a line end, the answer.
-
-    Args:
-        rows: prompts and answers.
-        columns: column of the prompts and column of the answers.
-        context: column of texts that belong to the prompts, where a row has one; an empty line is put between them.
-        tokenizer: gives the template, or the start and end tokens.
-    """
-    if context is not None:
-        logger.info("the texts of column %s are part of the prompts", quoted(context))
-    if tokenizer.chat_template:
-        logger.info("prompts and answers are put into the tokenizer's chat template; answers count")
-    start, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
-    for number, row in numbered(rows):
-        prompt, answer = (as_text(row[column], f"column {quoted(column)} in row {number}") for column in columns)
-        if context is not None and row.get(context) is not None and not is_blank(row[context]):
-            extra = as_text(row[context], f"column {quoted(context)} in row {number}")
-            prompt = f"{prompt}\n\n{extra}" if columns[0].strip().lower() == "instruction" else f"{extra}\n\n{prompt}"
-        if tokenizer.chat_template:
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            yield _conversation(messages, tokenizer, f"row {number}")
-        else:
-            yield [(start + prompt + ("" if prompt[-1:].isspace() else "\n"), False), (answer + end, True)]
 
 
 def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator[dict[str, list[int]]]:
     """Yields the blocks of a row that another program encoded, without padding.
 
     Raises:
-        TrimformerError: the tokens are not a list of numbers, or labels differ in number.
+        TrimformerError: the tokens are not a list of numbers, or labels are not these tokens.
     """
+    masks = [name for name in ("assistant_masks", "completion_mask") if name in row]
     with one_sentence(f"'input_ids' of {where} is not a list of token ids"):
-        ids, labels, mask = (
-            np.asarray(row.get(key, row["input_ids"])) for key in ("input_ids", "labels", "attention_mask")
+        ids, labels, mask, *counted = (
+            np.asarray(row.get(key, row["input_ids"])) for key in ("input_ids", "labels", "attention_mask", *masks)
         )
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.shape != labels.shape or ids.shape != mask.shape:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or any(ids.shape != v.shape for v in (labels, mask, *counted)):
         raise TrimformerError(f"'input_ids' of {where} is not a list of token ids with as many labels")
+    for each in counted:  # of TRL and of chat templates: 1 for the tokens of an answer
+        labels = np.where(each.astype(bool), labels, IGNORED)
+    if ((labels != ids) & (labels != IGNORED)).any():
+        raise TrimformerError(
+            f"'labels' of {where} differ from its 'input_ids'; give labels as Transformers' language models take them, "
+            f"not shifted, and {IGNORED} where a token does not count"
+        )
     if "attention_mask" in row:
         ids, labels = ids[mask.astype(bool)], labels[mask.astype(bool)]
     counts = (labels != IGNORED).tolist()

@@ -10,14 +10,14 @@ from transformers import PreTrainedModel
 
 from trimformer.data.processor import tokenizer_of
 from trimformer.errors import TrimformerError
-from trimformer.models.layer_calls import Batch
+from trimformer.models.layer_calls import NEXT_TOKENS, Batch
 
 
 def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     """Checks that the model has an embedding for every id in the batches.
 
     Raises:
-        TrimformerError: an id is negative or beyond the embedding table.
+        TrimformerError: an id is negative or beyond the embedding table, or a token to predict is beyond the outputs.
     """
     for key, name, table in _embedding_tables(model):
         ids = [batch[key] for batch in batches if key in batch and batch[key].numel()]
@@ -30,6 +30,14 @@ def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
             )
         if smallest < 0:
             raise TrimformerError(f"the samples hold {name} id {smallest}; use ids from 0")
+    head: Any = model.get_output_embeddings()
+    targets = [batch[NEXT_TOKENS] for batch in batches if NEXT_TOKENS in batch]
+    largest = max((int(t.max()) for t in targets), default=0)
+    if targets and head is not None and largest >= len(head.weight):  # the last token of a row is only predicted
+        raise TrimformerError(
+            f"the samples hold token id {largest} to predict, but the model predicts only {len(head.weight)} tokens; "
+            "use the model's own tokenizer"
+        )
 
 
 def check_padding_token(model: PreTrainedModel, processor: Any, batches: Sequence[Batch]) -> None:

@@ -51,7 +51,7 @@ def unseen(values: Floats, samples: int, alpha: float) -> float:
         samples: number of samples that are drawn.
         alpha: allowed probability of error.
     """
-    return UNSEEN * float(values.max()) * -math.log(alpha) / samples
+    return UNSEEN * max(float(values.max()), 0.0) * -math.log(alpha) / samples
 
 
 def drop_bound(drop: float, error: float, largest_change: float, alpha: float = 1 - CONFIDENCE) -> float:

@@ -48,8 +48,8 @@ class LanguageScorer(Scorer):
         sums = [token_losses(outputs[i], batch) for i, batch in enumerate(progress(self.batches, desc))]
         outputs.losses = self._per_token(sums)
         perplexity = _exp(float(outputs.losses.mean()))
-        half = _half_interval(outputs.losses)
-        return {"perplexity": perplexity, "perplexity_ci95": perplexity * half}, outputs
+        half = self._half_interval(outputs.losses)
+        return {"perplexity": perplexity, **({} if half is None else {"perplexity_ci95": perplexity * half})}, outputs
 
     @cached_property
     def token_counts(self) -> Tensor:
@@ -60,6 +60,23 @@ class LanguageScorer(Scorer):
     def _per_token(self, sums: Sequence[Tensor]) -> Tensor:
         """Divides sums per block by the mean number of counted tokens; takes one tensor [blocks, ...] per batch."""
         return torch.stack(unbatch(sums, self.batches)).double() / self.token_counts.mean()
+
+    def without_lengths(self, values: Tensor) -> Tensor:
+        """Returns independent values [blocks] with the same mean, whose spread is that of the mean per token.
+
+        The mean over tokens is a ratio of two sums, so a block deviates by its sum less its tokens times the mean. The
+        values themselves would count the lengths of conversations as noise.
+
+        Args:
+            values: sums per block, divided by the mean number of counted tokens, [blocks].
+        """
+        return values + values.mean() * (1 - self.token_counts / self.token_counts.mean())
+
+    def _half_interval(self, values: Tensor) -> float | None:
+        """Returns half the 95 % interval of the mean of such values; None for a single block."""
+        if len(values) < 2:
+            return None
+        return 1.96 * float(self.without_lengths(values).std()) / math.sqrt(len(values))
 
     def _compare(self, outputs: Outputs, references: Outputs) -> Tensor:
         """Returns each block's KL divergence and share of kept predictions, [blocks, 2]."""
@@ -87,10 +104,11 @@ class LanguageScorer(Scorer):
         assert isinstance(references, LanguageOutputs)
         return outputs.losses - references.losses
 
-    def change_interval(self, outputs: Outputs, references: Outputs) -> float:
+    def change_interval(self, outputs: Outputs, references: Outputs) -> float | None:
         """Returns half the 95 % interval of the perplexity's change, from the paired difference of the losses."""
         assert isinstance(outputs, LanguageOutputs)
-        return _exp(float(outputs.losses.mean())) * _half_interval(self.loss_changes(outputs, references))
+        half = self._half_interval(self.loss_changes(outputs, references))
+        return None if half is None else _exp(float(outputs.losses.mean())) * half
 
 
 def make_scorer(
@@ -103,8 +121,3 @@ def make_scorer(
 
 def _exp(loss: float) -> float:
     return math.exp(min(loss, _LARGEST))
-
-
-def _half_interval(values: Tensor) -> float:
-    """Returns half the 95 % interval of the mean of independent values."""
-    return 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0

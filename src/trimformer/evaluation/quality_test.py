@@ -125,16 +125,18 @@ class QualityTest:
 
     def _divergences(self, outputs: Outputs) -> Floats:
         """Returns one divergence per cluster of rows."""
-        values = self._pruned_scorer.divergences(outputs, self._references).numpy()
-        return cluster_means(values, [self._scorer.clusters[row] for row in self._pruned_scorer.divergence_rows])
+        scorer = self._pruned_scorer
+        values = scorer.divergences(outputs, self._references)
+        values = scorer.without_lengths(values) if isinstance(scorer, LanguageScorer) else values
+        return cluster_means(values.numpy(), [self._scorer.clusters[row] for row in scorer.divergence_rows])
 
     def _values(self, outputs: Outputs) -> Floats:
         """Returns values whose mean is bounded, one per cluster: divergences, or for a perplexity loss changes."""
         if self.target.kind == "divergence":
             return self._divergences(outputs)
         assert isinstance(self._scorer, LanguageScorer)
-        changes: Floats = self._scorer.loss_changes(outputs, self._references).numpy()
-        return cluster_means(changes, self._scorer.clusters)
+        changes = self._scorer.without_lengths(self._scorer.loss_changes(outputs, self._references))
+        return cluster_means(changes.numpy(), self._scorer.clusters)
 
     def _in_target_unit(self, *means: float) -> tuple[float, ...]:
         """Returns means of `_values` as the target counts them: changes of the loss as ratios of perplexities."""

@@ -213,7 +213,8 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
     references = session.dense_scores[0][1]
     if isinstance(pruned_scorer, LanguageScorer):
         result.agreement = pruned_scorer.agreement(pruned, references)
-        result.change_ci95 = {"perplexity": pruned_scorer.change_interval(pruned, references)}
+        change = pruned_scorer.change_interval(pruned, references)
+        result.change_ci95 = {} if change is None else {"perplexity": change}
         return
     if any(isinstance(outputs, RerunOutputs) for outputs in (references, pruned)):
         return  # too large to be kept

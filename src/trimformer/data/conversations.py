@@ -1,0 +1,236 @@
+"""Reads conversations, and prompts with answers, as pieces of text of which the answers count."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from trimformer.data.json_layouts import MESSAGES as MESSAGES
+from trimformer.data.processor import tokenize
+from trimformer.data.rows import Rows, numbered
+from trimformer.data.tasks.base import guess_column
+from trimformer.data.tasks.text_values import as_text, is_blank
+from trimformer.errors import TrimformerError, listed, one_sentence, quoted
+
+logger = logging.getLogger(__name__)
+
+PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input")
+ANSWERS = ("completion", "response", "answer", "output", "solution", "chosen")
+# Columns of a text that belongs to the prompt of the same row, by the column of the prompt.
+CONTEXTS = {"instruction": ("input", "context"), "question": ("context", "passage"), "prompt": ("context",)}
+SYSTEMS = ("system", "system_prompt")
+TOOLS = ("tools",)
+# Names of roles in other notations than that of chat templates.
+_ROLES = {"human": "user"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model"), "assistant")
+
+# A piece of text, and whether its tokens count.
+Piece = tuple[str, bool]
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PromptColumns:
+    """The columns of prompts or conversations.
+
+    Attributes:
+        prompt: of prompts, or of conversations.
+        answer: of answers; None for conversations, and where the model writes the answers.
+        context: of texts that belong to the prompts, with an empty line between them.
+        system: of system messages.
+        tools: of the tools that a chat template describes.
+    """
+
+    prompt: str
+    answer: str | None = None
+    context: str | None = None
+    system: str | None = None
+    tools: str | None = None
+
+    @classmethod
+    def around(cls, rows: Rows, prompt: str, answer: str | None = None) -> "PromptColumns":
+        """Returns these columns and those that belong to them by their usual names, and logs what is not read."""
+        present = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
+        context = guess_column(CONTEXTS.get(prompt.strip().lower(), ()), present, [answer or ""])
+        if context is not None and not any(isinstance(row.get(context), str | int | float) for row in rows):
+            logger.warning("column %s holds no texts, so it is no part of the prompts", quoted(context))
+            context = None
+        found = cls(prompt, answer, context, guess_column(SYSTEMS, present), guess_column(TOOLS, present))
+        read = [name for name in (found.prompt, answer, context, found.system, found.tools) if name]
+        others = [name for name in present if name not in read]
+        ending = f"; not {listed(others)}" if others else ""
+        logger.info("of the columns, %s %s read%s", listed(read), "is" if len(read) == 1 else "are", ending)
+        return found
+
+
+def find_pair(columns: Sequence[str]) -> tuple[str, str] | None:
+    """Returns the columns of prompts and answers by their usual names; None if there are none."""
+    prompt = guess_column(PROMPTS, columns)
+    answer = guess_column(ANSWERS, columns, [prompt or ""])
+    return None if prompt is None or answer is None else (prompt, answer)
+
+
+def holds_messages(value: Any) -> bool:
+    """Whether a value is a list of mappings, or the array that pandas makes of one."""
+    is_list = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    return is_list and len(value) > 0 and isinstance(value[0], Mapping)
+
+
+def conversation_pieces(
+    rows: Rows, columns: PromptColumns, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[list[Piece]]:
+    """Yields the pieces of each conversation in the tokenizer's chat template; only the assistant's answers count.
+
+    Raises:
+        TrimformerError: there is no chat template, or it does not take these messages.
+    """
+    for number, row in numbered(rows):
+        where = f"row {number}"
+        messages = [*_system(row, columns, where), *_messages(row[columns.prompt], where)]
+        if len(messages) > 1 and messages[0]["role"] == messages[1]["role"] == "system":
+            messages = messages[1:]  # the conversation has its own
+        yield _pieces(messages, tokenizer, where, _tools(row, columns, where))
+
+
+def answer_pieces(rows: Rows, columns: PromptColumns, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[Piece]]:
+    """Yields the pieces of each row: in the chat template if there is one, else the prompt, a line end, the answer.
+
+    Answers may be messages, as TRL writes them: those after the prompt, or a whole conversation.
+
+    Raises:
+        TrimformerError: a value is neither a text nor messages, or the chat template does not take the messages.
+    """
+    assert columns.answer is not None
+    if tokenizer.chat_template:
+        logger.info("prompts and answers are put into the tokenizer's chat template; answers count")
+    start, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    for number, row in numbered(rows):
+        where = f"row {number}"
+        answer = row[columns.answer]
+        if holds_messages(answer):
+            answers = _messages(answer, where)
+            before = prompt_messages(row, columns, where) if answers[0]["role"] == "assistant" else []
+            yield _pieces([*before, *answers], tokenizer, where, _tools(row, columns, where))
+            continue
+        text = as_text(answer, f"column {quoted(columns.answer)} in {where}")
+        messages = prompt_messages(row, columns, where)
+        if tokenizer.chat_template:
+            messages.append({"role": "assistant", "content": text})
+            yield _pieces(messages, tokenizer, where, _tools(row, columns, where))
+        else:
+            prompt = without_template(messages)
+            yield [(start + prompt + ("" if prompt[-1:].isspace() else "\n"), False), (text + end, True)]
+
+
+def prompt_messages(row: Mapping[str, Any], columns: PromptColumns, where: str) -> Messages:
+    """Returns the messages before an answer: the system's, and the user's with the text that belongs to it.
+
+    A conversation ends before the assistant's last answer.
+
+    Raises:
+        TrimformerError: a value is neither a text nor messages.
+    """
+    system = _system(row, columns, where)
+    value = row[columns.prompt]
+    if holds_messages(value):
+        messages = _messages(value, where)
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        return [*(system if not messages or messages[0]["role"] != "system" else []), *messages]
+    prompt = as_text(value, f"column {quoted(columns.prompt)} in {where}")
+    if columns.context is not None and row.get(columns.context) is not None and not is_blank(row[columns.context]):
+        extra = as_text(row[columns.context], f"column {quoted(columns.context)} in {where}")
+        is_instruction = columns.prompt.strip().lower() == "instruction"
+        prompt = f"{prompt}\n\n{extra}" if is_instruction else f"{extra}\n\n{prompt}"
+    return [*system, {"role": "user", "content": prompt}]
+
+
+def without_template(messages: Messages) -> str:
+    """Returns the texts of messages for a model without a chat template, with an empty line between them."""
+    return "\n\n".join(message["content"] for message in messages)
+
+
+def _system(row: Mapping[str, Any], columns: PromptColumns, where: str) -> Messages:
+    """Returns the system message of a row, if it has one."""
+    value = None if columns.system is None else row.get(columns.system)
+    if value is None or is_blank(value):
+        return []
+    return [{"role": "system", "content": as_text(value, f"column {quoted(columns.system)} in {where}")}]
+
+
+def _tools(row: Mapping[str, Any], columns: PromptColumns, where: str) -> list[Any] | None:
+    """Returns the tools of a row, which many data sets hold as JSON."""
+    value = None if columns.tools is None else row.get(columns.tools)
+    if isinstance(value, str):
+        with one_sentence(f"column {quoted(columns.tools)} in {where} is no list in JSON"):
+            value = json.loads(value) if value.strip() else None
+    return list(value) if value is not None and len(value) else None
+
+
+def _messages(value: Any, where: str) -> Messages:
+    """Returns messages with the keys `role` and `content`, also from ShareGPT's `from` and `value`.
+
+    Raises:
+        TrimformerError: the value is no list of messages.
+    """
+    if not holds_messages(value):
+        raise TrimformerError(f"the conversation in {where} is not a list of messages with 'role' and 'content'")
+    return [_message(message, where) for message in value]
+
+
+def _message(message: Any, where: str) -> dict[str, Any]:
+    if isinstance(message, Mapping):
+        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        role = _ROLES.get(str(role), role)
+        if isinstance(role, str) and isinstance(content, str):
+            return {**message, "role": role, "content": content}
+    raise TrimformerError(f"a message in {where} has no 'role' and 'content' in text")
+
+
+def _pieces(messages: Messages, tokenizer: PreTrainedTokenizerBase, where: str, tools: list[Any] | None) -> list[Piece]:
+    """Returns the pieces of a conversation; an answer of `weight` 0 does not count.
+
+    Raises:
+        TrimformerError: there is no chat template, or it does not take these messages.
+    """
+    if not tokenizer.chat_template:
+        raise TrimformerError(
+            "the tokenizer has no chat template, which 'messages' need; give texts, or a tokenizer with a template"
+        )
+    pieces: list[Piece] = []
+    text = ""
+    with one_sentence(f"the chat template does not take the messages of {where}"):
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = _templated(tokenizer, messages[:number], tools, add_generation_prompt=True)
+            after = _templated(tokenizer, messages[: number + 1], tools)
+            if not before.startswith(text) or not after.startswith(before):
+                raise TrimformerError("it changes earlier messages when one is added; give texts instead")
+            pieces += [(before[len(text) :], False), (after[len(before) :], message.get("weight") != 0)]
+            text = after
+    return pieces
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Any, **options: Any) -> str:
+    return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))
+
+
+def encode_pieces(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
+    """Encodes pieces as the one text that they make; a token counts if its last character is in a piece that counts.
+
+    Tokenizers that put a space before a text would put one before every piece. Those without offsets do.
+    """
+    if not tokenizer.is_fast:
+        encoded = [(tokenize(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"], counts)
+                   for text, counts in pieces if text]  # fmt: skip
+        return [i for ids, _ in encoded for i in ids], [counts for ids, counts in encoded for _ in ids]
+    options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    whole = tokenize(tokenizer, "".join(text for text, _ in pieces), **options)
+    ends = np.cumsum([len(text) for text, _ in pieces])  # one character after each piece
+    last = np.asarray([max(end - 1, start) for start, end in whole["offset_mapping"]], dtype=np.int64)
+    places = np.minimum(np.searchsorted(ends, last, side="right"), len(pieces) - 1)
+    return list(whole["input_ids"]), [pieces[place][1] for place in places.tolist()]

@@ -1,0 +1,161 @@
+"""Prompts, answers and conversations in the notations of common data sets."""
+
+import json
+
+import pytest
+
+from testing.language import byte_tokenizer, language_model
+from tests.export.gguf.tokenizers import KINDS, wrapped
+from trimformer.data.conversations import PromptColumns, encode_pieces, find_pair
+from trimformer.data.language_blocks import BlockOptions, as_blocks, model_rows
+from trimformer.data.rows import as_rows
+from trimformer.data.splits import read_splits
+from trimformer.errors import TrimformerError
+from trimformer.models.layer_calls import NEXT_TOKENS
+
+TOKENIZER, MODEL = byte_tokenizer(), language_model()
+HI, YO = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}
+
+
+def read(*rows):
+    """The text of all blocks, and what counts of it."""
+    blocks = as_blocks(as_rows(list(rows)), TOKENIZER, MODEL.config, length=120)
+    ids = [token for block in blocks for token in [*block["input_ids"], block[NEXT_TOKENS][-1]]]
+    counted = [token for block in blocks for token in block[NEXT_TOKENS] if token != -100]
+    return TOKENIZER.decode(ids), TOKENIZER.decode(counted)
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "counted"),
+    [
+        ({"system_prompt": "Be terse.", "question": "why?", "response": "so"},
+         "<s>system: Be terse.</s><s>user: why?</s><s>assistant: so</s>", "so</s>"),  # OpenOrca
+        ({"query": "2 + 2?", "response": "4", "type": "sum"}, "<s>user: 2 + 2?</s><s>assistant: 4</s>", "4</s>"),
+        ({"prompt": "hi", "chosen": "yo", "rejected": "no"}, "<s>user: hi</s><s>assistant: yo</s>", "yo</s>"),
+        ({"prompt": [HI], "completion": [YO]}, "<s>user: hi</s><s>assistant: yo</s>", "yo</s>"),
+        ({"prompt": "hi", "chosen": [HI, YO], "rejected": [HI]}, "<s>user: hi</s><s>assistant: yo</s>", "yo</s>"),
+        ({"system": "A", "messages": [HI, YO]}, "<s>system: A</s><s>user: hi</s><s>assistant: yo</s>", "yo</s>"),
+        ({"system": "A", "messages": [{"role": "system", "content": "B"}, HI, YO]},
+         "<s>system: B</s><s>user: hi</s><s>assistant: yo</s>", "yo</s>"),
+        ({"conversations": [{"from": "human", "value": "hi"}, {"from": "chatgpt", "value": "yo"}]},
+         "<s>user: hi</s><s>assistant: yo</s>", "yo</s>"),
+        ({"messages": [HI, {**YO, "weight": 0}, HI, YO]},
+         "<s>user: hi</s><s>assistant: yo</s><s>user: hi</s><s>assistant: yo</s>", "yo</s>"),
+    ],
+)  # fmt: skip
+def test_rows_of_common_data_sets_are_read_whole(row, text, counted):
+    assert read(row) == (text, counted)
+
+
+def test_what_is_not_read_is_named(caplog):
+    caplog.set_level("INFO")
+    read({"question": "2 + 2?", "choices": ["3", "4"], "answer": 1})
+    assert "question, answer are read; not choices" in caplog.text
+    as_blocks([{"text": "x" * 40, "title": "A"}], TOKENIZER, MODEL.config, length=8)
+    assert "the texts of column 'text'; not read: title" in caplog.text
+
+
+def test_conversations_without_an_answer_are_counted(caplog):
+    read({"messages": [HI, YO]}, {"messages": [HI]})
+    assert "1 of 2 conversations hold no answer that counts" in caplog.text
+
+
+@pytest.mark.parametrize("tools", [[{"name": "weather"}], json.dumps([{"name": "weather"}])])
+def test_tools_reach_the_template(tools):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for tool in tools or [] %}[{{ tool.name }}]{% endfor %}" + tokenizer.chat_template
+    (block,) = as_blocks([{"messages": [HI, YO], "tools": tools}], tokenizer, MODEL.config, length=120)
+    assert tokenizer.decode(block["input_ids"]).startswith("[weather]<s>user: hi")
+    with pytest.raises(TrimformerError, match="'tools' in row 1 is no list in JSON"):
+        as_blocks([{"messages": [HI, YO], "tools": "{"}], tokenizer, MODEL.config, length=120)
+
+
+def test_a_conversation_has_the_tokens_of_its_text():
+    tokenizer = wrapped(KINDS["llama"]())  # puts a space before every text
+    tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}" + (
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    messages = [HI, {"role": "assistant", "content": "the capital"}, HI, {"role": "assistant", "content": "small"}]
+    (block,) = as_blocks([{"messages": messages}], tokenizer, MODEL.config, length=120)
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert [*block["input_ids"], block[NEXT_TOKENS][-1]] == whole[: len(block["input_ids"]) + 1]
+    answers = tokenizer.decode([token for token in block[NEXT_TOKENS] if token != -100])
+    assert answers.replace(" ", "").replace("\n", "") == "thecapital</s>small</s>"
+
+
+def test_a_token_across_two_pieces_counts_by_its_last_character():
+    tokenizer = wrapped(KINDS["gpt-2"]())
+    text = "the cat sat"
+    for cut in range(len(text) + 1):
+        ids, counts = encode_pieces([(text[:cut], False), (text[cut:], True)], tokenizer)
+        assert ids == tokenizer(text)["input_ids"]
+        ends = [end for _, end in tokenizer(text, return_offsets_mapping=True)["offset_mapping"]]
+        assert counts == [end > cut for end in ends]
+
+
+def test_usual_names_make_a_pair():
+    assert find_pair(["Question", "id", "Answer"]) == ("Question", "Answer")
+    assert find_pair(["instruction", "input", "output"]) == ("instruction", "output")
+    assert find_pair(["text", "label"]) is None
+    assert PromptColumns.around([{"question": "a", "context": "b", "answer": "c"}], "question", "answer").context
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"instruction": "Add.", "input": "2, 2"}, "<s>user: Add.\n\n2, 2</s><s>assistant: "),
+        ({"instruction": "Add.", "input": ""}, "<s>user: Add.</s><s>assistant: "),
+        ({"question": "how many?", "context": "2 and 2"}, "<s>user: 2 and 2\n\nhow many?</s><s>assistant: "),
+        ({"system": "A", "prompt": "hi"}, "<s>system: A</s><s>user: hi</s><s>assistant: "),
+        ({"messages": [HI, YO]}, "<s>user: hi</s><s>assistant: "),
+    ],
+)
+def test_the_dense_model_is_asked_the_whole_prompt(row, prompt):
+    (block,) = model_rows(MODEL, TOKENIZER, [row], BlockOptions(length=100, generate="greedy"))
+    assert TOKENIZER.decode(block["input_ids"]).startswith(prompt)
+    assert block[NEXT_TOKENS].count(-100) == len(TOKENIZER(prompt)["input_ids"]) - 1
+
+
+def test_long_prompts_are_counted(caplog):
+    rows = [{"prompt": "hi"}, {"prompt": "x" * 200}]
+    assert len(model_rows(MODEL, TOKENIZER, rows, BlockOptions(length=60, generate="greedy"))) == 1
+    assert "1 of 2 prompts are empty or leave no room" in caplog.text
+
+
+def test_greedy_is_greedy_whatever_the_generation_config_says():
+    rows, options = [{"prompt": "hi"}], BlockOptions(length=100, generate="greedy")
+    expected = list(model_rows(MODEL, TOKENIZER, rows, options))
+    model = language_model()
+    own = model.generation_config
+    own.repetition_penalty, own.num_beams, own.max_time, own.return_dict_in_generate = 3.0, 2, 1e-6, True
+    assert list(model_rows(model, TOKENIZER, rows, options)) == expected
+    assert model.generation_config is own
+
+
+def test_a_file_of_one_conversation_is_read(tmp_path):
+    file = tmp_path / "chat.jsonl"
+    file.write_text(json.dumps({"messages": [HI, YO]}))
+    assert list(read_splits(file)["all"]) == [{"messages": [HI, YO]}]
+
+
+@pytest.mark.parametrize("name", ["assistant_masks", "completion_mask"])
+def test_masks_of_encoded_rows_say_what_counts(name):
+    (block,) = as_blocks([{"input_ids": [5, 6, 7, 8], name: [0, 0, 1, 1]}], TOKENIZER, MODEL.config)
+    assert block == {"input_ids": [5, 6, 7], NEXT_TOKENS: [-100, 7, 8]}
+
+
+def test_labels_of_other_tokens_are_refused():
+    for labels in ([6, 7, 8, -100], [9, 9, 9, 9]):
+        with pytest.raises(TrimformerError, match="'labels' of row 1 differ from its 'input_ids'"):
+            as_blocks([{"input_ids": [5, 6, 7, 8], "labels": labels}], TOKENIZER, MODEL.config)
+
+
+def test_start_tokens_between_documents_do_not_count():
+    tokenizer = wrapped(KINDS["llama"]())
+    assert tokenizer("ab")["input_ids"][0] == tokenizer.bos_token_id != tokenizer.eos_token_id
+    blocks = as_blocks(as_rows(["the cat"] * 6), tokenizer, MODEL.config, length=10)
+    counted = [token for block in blocks for token in block[NEXT_TOKENS]]
+    assert tokenizer.bos_token_id not in counted
+    assert counted.count(-100) == 5
+    assert counted.count(tokenizer.eos_token_id) == 6

@@ -1,0 +1,62 @@
+"""Intervals of language models' scores: over blocks of different lengths, of one block, and of targets beyond."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from testing.language import byte_tokenizer, language_model
+from trimformer.data.tasks import LanguageTask
+from trimformer.errors import TrimformerError
+from trimformer.evaluation.bounds import mean_bound, unseen
+from trimformer.evaluation.language import LanguageScorer
+from trimformer.models.layer_calls import NEXT_TOKENS
+
+TASK = LanguageTask(name="language", max_length=64)
+
+
+def scorer_of(model, lengths):
+    rows = [{"input_ids": [2 + i % 200 for i in range(n)], NEXT_TOKENS: [3 + i % 200 for i in range(n)]}
+            for n in lengths]  # fmt: skip
+    return LanguageScorer("validation", rows, TASK, model, byte_tokenizer())
+
+
+def test_lengths_of_blocks_are_no_noise():
+    model = language_model()
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)  # every token costs the same
+    scores, _ = scorer_of(model, [4, 60, 5, 31])(model)
+    assert scores["perplexity"] == pytest.approx(model.config.vocab_size)
+    assert scores["perplexity_ci95"] < 1e-3
+
+
+def test_the_interval_of_a_mean_per_token_is_that_of_a_ratio():
+    scorer = scorer_of(language_model(), [4, 60, 5, 31])
+    counts, sums = np.array([4, 60, 5, 31.0]), torch.tensor([9.0, 100, 3, 70], dtype=torch.float64)
+    values = scorer.without_lengths(sums / counts.mean())
+    ratio = float(sums.sum()) / counts.sum()
+    assert float(values.mean()) == pytest.approx(ratio)
+    residuals = sums.numpy() - ratio * counts  # the delta method
+    assert float(values.std()) == pytest.approx(residuals.std(ddof=1) / counts.mean())
+
+
+def test_one_block_has_no_interval():
+    model = language_model()
+    scorer = scorer_of(model, [20])
+    scores, outputs = scorer(model)
+    assert scores.keys() == {"perplexity"}
+    assert scorer.change_interval(outputs, outputs) is None
+
+
+def test_a_bound_is_never_below_what_was_measured():
+    values = -np.abs(np.random.default_rng(0).standard_normal(200)) - 1
+    assert unseen(values, 200, 0.05) == 0
+    assert mean_bound(values) > values.mean()
+    assert math.isfinite(mean_bound(values))
+
+
+def test_a_token_to_predict_that_the_model_does_not_have_is_refused():
+    model = language_model()
+    rows = [{"input_ids": [2, 3], NEXT_TOKENS: [3, model.config.vocab_size]}]
+    with pytest.raises(TrimformerError, match="token id 258 to predict, but the model predicts only 258 tokens"):
+        LanguageScorer("validation", rows, TASK, model, byte_tokenizer())
