@@ -1,11 +1,15 @@
 """Loads a language model from a GGUF file, with its tokenizer, as a plain model of Transformers."""
 
+import copy
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.errors import TrimformerError, one_sentence
@@ -13,6 +17,8 @@ from trimformer.models import find_sublayers
 from trimformer.utils.input_paths import check_readable
 
 SUFFIX = ".gguf"
+_ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies
+_LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def is_gguf(name: str | Path) -> bool:
@@ -24,7 +30,8 @@ def load_gguf(path: str | Path) -> tuple[PreTrainedModel, Any]:
     """Loads model and tokenizer; packed weights become float32, with the precision that the file has.
 
     Raises:
-        TrimformerError: the package gguf is missing, the file cannot be read, or the model cannot be pruned.
+        TrimformerError: the package gguf is missing, the file cannot be read, Transformers leaves a part of it out, or
+            the model cannot be pruned.
     """
     if find_spec("gguf") is None:
         raise TrimformerError(f"reading '{path}' needs the package gguf; pip install 'trimformer[gguf]'")
@@ -34,12 +41,81 @@ def load_gguf(path: str | Path) -> tuple[PreTrainedModel, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
         packed = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype="float32")
     vars(packed.config).pop("quantization_config", None)  # of the file; the weights in memory are plain
+    file = _open(path)
+    _read_rope(file, packed.config, path)
     model_class = getattr(transformers, type(packed).__name__)
     model: PreTrainedModel = model_class(packed.config).eval()
     model.load_state_dict(packed.state_dict())
     model.generation_config = packed.generation_config
     model.config.architectures = [model_class.__name__]
     model.config._name_or_path = str(path)
+    _check_whole(file, model, path)
     find_sublayers(model)
     check_finite(model, f"the weights in '{path}'")
     return model, tokenizer
+
+
+def _open(path: str | Path) -> Any:
+    """Opens a GGUF file for its tensors and settings."""
+    from gguf import GGUFReader
+
+    return GGUFReader(str(path))
+
+
+def _setting(file: Any, name: str) -> Any:
+    """Returns a setting of the file's architecture; None if it has none of this name."""
+    architecture = file.get_field("general.architecture").contents()
+    field = file.get_field(f"{architecture}.{name}")
+    return None if field is None else field.contents()
+
+
+def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
+    """Checks that Transformers has read all of a file: it skips tensors and settings that it does not know.
+
+    Raises:
+        TrimformerError: values of the file are not in the model, or it has its sliding windows elsewhere.
+    """
+    stored = sum(math.prod(map(int, tensor.shape)) for tensor in file.tensors if tensor.name != _ROPE_FACTORS)
+    held = sum({id(p): p.numel() for p in model.parameters()}.values())
+    if stored != held:
+        raise TrimformerError(
+            f"'{path}' holds {stored:,} values, but the {type(model).__name__} that Transformers makes of it {held:,}; "
+            "it leaves out what it does not know, such as biases; give the original checkpoint"
+        )
+    pattern, kinds = _setting(file, "attention.sliding_window_pattern"), getattr(model.config, "layer_types", None)
+    if pattern is None or kinds is None:
+        return
+    slides = [bool((i + 1) % pattern) for i in range(len(kinds))] if isinstance(pattern, int) else list(pattern)
+    if slides[: len(kinds)] != [kind == "sliding_attention" for kind in kinds]:
+        raise TrimformerError(
+            f"'{path}' has sliding windows in other layers than Transformers gives them; give the original checkpoint"
+        )
+
+
+def _read_rope(file: Any, config: PreTrainedConfig, path: str | Path) -> None:
+    """Writes the file's scaling of rotary frequencies into the config, which Transformers does not read.
+
+    A file holds the divisors of the frequencies and not the settings. Those of Llama 3.1 to 3.3 are tried.
+
+    Raises:
+        TrimformerError: no settings that are known here give this scaling.
+    """
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    divisors = next((torch.tensor(t.data.copy()) for t in file.tensors if t.name == _ROPE_FACTORS), None)
+    kind = _setting(file, "rope.scaling.type")
+    refusal = TrimformerError(
+        f"'{path}' scales its rotary frequencies in a way that Transformers does not read from it; give the original "
+        "checkpoint"
+    )
+    if kind not in (None, "none") and rope.get("rope_type", "default") == "default":
+        raise refusal
+    if divisors is None or bool((divisors == 1).all()):
+        return
+    theta = rope.get("rope_theta", 10_000.0)
+    tried = copy.deepcopy(config)
+    tried.rope_parameters = {"rope_type": "llama3", "rope_theta": theta, "factor": float(divisors.max())} | _LLAMA_3
+    inverse, _ = ROPE_INIT_FUNCTIONS["llama3"](tried, torch.device("cpu"))
+    plain = theta ** -(torch.arange(len(inverse), dtype=torch.float64) / len(inverse))
+    if inverse.shape != divisors.shape or not torch.allclose(plain / inverse.double(), divisors.double(), rtol=1e-3):
+        raise refusal
+    config.rope_parameters = tried.rope_parameters

@@ -1,0 +1,60 @@
+"""What Transformers does not read of a GGUF file is read here, or refused."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from testing.language import language_model
+from tests.export.gguf.tokenizers import KINDS, wrapped
+from trimformer import load
+from trimformer.errors import TrimformerError
+from trimformer.export.gguf.export import export_gguf
+
+TOKENIZER = wrapped(KINDS["llama"]())
+LLAMA_3 = {"rope_type": "llama3", "rope_theta": 10_000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def written(folder: Any, family: str, **overrides: Any) -> Any:
+    sizes = {"vocab_size": len(TOKENIZER), "bos_token_id": 1, "eos_token_id": 2, **overrides}
+    model = language_model(family, **sizes)
+    return model, export_gguf(model, TOKENIZER, folder, ["f32"], verified=False).files[0].path
+
+
+def difference(model: Any, other: Any) -> float:
+    ids = torch.arange(3, 83).unsqueeze(0) % model.config.vocab_size
+    with torch.no_grad():
+        return float((model(ids).logits - other(ids).logits).abs().max())
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_rotary_scaling_of_llama_3_is_found_in_its_divisors(tmp_path: Any, factor: float) -> None:
+    rope = {**LLAMA_3, "factor": factor, "original_max_position_embeddings": 8192}
+    model, path = written(tmp_path, "Llama", rope_parameters=rope, max_position_embeddings=131_072, head_dim=16)
+    loaded, _ = load(path)
+    assert difference(model, loaded) < 1e-4
+    plain = language_model("Llama", vocab_size=len(TOKENIZER), head_dim=16)
+    plain.load_state_dict(model.state_dict())
+    assert difference(model, plain) > 1e-3  # without the scaling
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2"])
+def test_a_file_without_scaling_is_read_as_it_is(tmp_path: Any, family: str) -> None:
+    model, path = written(tmp_path, family)
+    assert difference(model, load(path)[0]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"rope_parameters": {**LLAMA_3, "factor": 8.0, "original_max_position_embeddings": 64},
+          "max_position_embeddings": 512}, "scales its rotary frequencies"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+          "max_position_embeddings": 512}, "scales its rotary frequencies"),
+        ({"attention_bias": True}, "leaves out what it does not know, such as biases"),
+    ],
+)  # fmt: skip
+def test_what_is_lost_on_the_way_is_refused(tmp_path: Any, overrides: dict[str, Any], message: str) -> None:
+    _, path = written(tmp_path, "Llama", **overrides)
+    with pytest.raises(TrimformerError, match=message):
+        load(path)
