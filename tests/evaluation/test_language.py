@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertLMHeadModel
 
 from testing.language import byte_tokenizer, language_model
+from testing.models import enlarged
 from trimformer.data.tasks import LanguageTask
+from trimformer.data.token_ids import check_causal
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import mean_bound, unseen
 from trimformer.evaluation.language import LanguageScorer
@@ -60,3 +63,16 @@ def test_a_token_to_predict_that_the_model_does_not_have_is_refused():
     rows = [{"input_ids": [2, 3], NEXT_TOKENS: [3, model.config.vocab_size]}]
     with pytest.raises(TrimformerError, match="token id 258 to predict, but the model predicts only 258 tokens"):
         LanguageScorer("validation", rows, TASK, model, byte_tokenizer())
+
+
+def test_a_model_that_sees_the_next_token_is_refused():
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    batches = [{"input_ids": torch.arange(2, 22).view(2, 10), NEXT_TOKENS: torch.arange(3, 23).view(2, 10)}]
+    for is_decoder in (True, False):
+        config = BertConfig(vocab_size=30, is_decoder=is_decoder, **sizes)
+        model = enlarged(BertLMHeadModel(config).eval())
+        if is_decoder:
+            check_causal(model, batches)
+        else:
+            with pytest.raises(TrimformerError, match="BertLMHeadModel sees the tokens that it is to predict"):
+                check_causal(model, batches)

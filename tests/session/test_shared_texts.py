@@ -14,6 +14,8 @@ from tests.commands import prune, write_jsonl
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError
 from trimformer import prune as pruned
+from trimformer.data.language_blocks import as_blocks
+from trimformer.data.rows import as_rows
 from trimformer.data.splits import divide
 from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
@@ -22,6 +24,7 @@ from trimformer.options.quality_target import QualityTarget
 from trimformer.session.calibration_data import draw_samples
 from trimformer.session.inputs import Inputs
 from trimformer.session.scored_rows import describe_copies
+from trimformer.session.shared_passages import hold_passages
 
 TEXTS = [f"{row['sentence']} {i}" for i, row in enumerate(make_rows(600, seed=5))]
 TARGET = QualityTarget("divergence", 1.0)
@@ -96,7 +99,7 @@ def test_rows_that_are_judged_are_not_calibrated_on():
     model, tokenizer = make_model(num_labels=2), make_tokenizer()
     others = [{"sentence": text} for text in TEXTS[400:500]]
     assert_apart(drawn(model, tokenizer, rows, eval_dataset=others, judge_dataset=rows[100:260]))
-    with pytest.raises(TrimformerError, match="every row to calibrate on is also in judge_dataset"):
+    with pytest.raises(TrimformerError, match="every row to calibrate on holds text of the rows to judge by"):
         drawn(model, tokenizer, rows[:200], eval_dataset=rows[200:], judge_dataset=rows)
 
 
@@ -105,7 +108,9 @@ def test_scored_rows_that_are_calibrated_on_are_warned_of(shared, warned):
     rows = [{"sentence": text} for text in TEXTS[:250]]
     scored = [*rows[:shared], *({"sentence": text} for text in TEXTS[300 + shared : 400])]
     warnings = describe_copies(rows, {"validation": scored}, TASK)
-    line = "30 of 100 rows to score on are calibrated on, too, so their scores may be too high; give other rows"
+    line = (
+        "30 of 100 rows to score on hold text that is calibrated on, so their scores may be too high; give other rows"
+    )
     assert warnings == ([line] if warned else [])
 
 
@@ -125,7 +130,7 @@ def test_the_command_line_divides_rows_alike(tmp_path, model_dir):
     assert figures["samples"]["scored_on"] == "40 rows set aside from 'train.jsonl'"
     warnings = figures["coverage"]["warnings"]
     assert any("if the model was trained on these rows" in line for line in warnings)
-    assert not any("are calibrated on, too" in line for line in warnings)
+    assert not any("hold text that is calibrated on" in line for line in warnings)
 
 
 def test_judged_rows_choose_no_tokens():
@@ -136,3 +141,42 @@ def test_judged_rows_choose_no_tokens():
     tokens = result.processor.get_vocab()
     assert "film" in tokens
     assert not {"hate", "love"} & tokens.keys()
+
+
+def language_blocks(texts, length=48):
+    return as_blocks(as_rows(texts), byte_tokenizer(), language_model().config, length=length)
+
+
+def test_blocks_of_the_same_documents_are_found_wherever_they_are_cut():
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcdefgh "), 150)) for _ in range(30)]
+    train = language_blocks(texts[:20])
+    shared = hold_passages(train, language_blocks(["another beginning", *texts[10:]]))
+    assert sum(shared) == pytest.approx(len(train) / 2, abs=2)
+    assert shared == sorted(shared)
+    assert not any(hold_passages(language_blocks(texts[:10]), language_blocks(texts[10:])))
+
+
+def test_conversations_that_begin_alike_are_no_copies():
+    prompt = {"role": "system", "content": "Follow these rules, all of them, at any time, in any place."}
+    chats = [
+        {"messages": [prompt, {"role": "user", "content": "?"}, {"role": "assistant", "content": f"{i}!" * 20}]}
+        for i in range(20)
+    ]
+    assert not any(hold_passages(language_blocks(chats[:10], 128), language_blocks(chats[10:], 128)))
+
+
+def test_documents_that_are_judged_are_not_calibrated_on(caplog):
+    rng = np.random.default_rng(1)
+    texts = ["".join(rng.choice(list("abcdefgh "), 150)) for _ in range(160)]
+    options = DataOptions(num_samples=20, max_length=48)
+    inputs = Inputs(language_model(), byte_tokenizer(), texts, judge_dataset=["a preface", *texts[40:]])
+    samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
+    assert not any(hold_passages(samples.calibration_rows, samples.judged.rows))
+    same = Inputs(language_model(), byte_tokenizer(), texts, judge_dataset=["a preface", *texts])
+    with pytest.raises(TrimformerError, match="holds text of the rows to judge by"):
+        draw_samples(same, inputs.model, inputs.processor, options, 0, TARGET)
+    scored = Inputs(language_model(), byte_tokenizer(), texts[:80], eval_dataset=["a preface", *texts[:30]])
+    everything = DataOptions(num_samples=500, max_length=48)
+    samples = draw_samples(scored, inputs.model, inputs.processor, everything, 0, None)
+    assert any("rows to score on hold text that is calibrated on" in line for line in samples.scored_warnings)

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.data.processor import tokenizer_of
 from trimformer.errors import TrimformerError
-from trimformer.models.layer_calls import NEXT_TOKENS, Batch
+from trimformer.models.layer_calls import NEXT_TOKENS, Batch, forward
+from trimformer.models.masking import frozen
 
 
 def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
@@ -37,6 +39,29 @@ def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
         raise TrimformerError(
             f"the samples hold token id {largest} to predict, but the model predicts only {len(head.weight)} tokens; "
             "use the model's own tokenizer"
+        )
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    """Checks that a language model does not see the token that it predicts.
+
+    Raises:
+        TrimformerError: a token changes the outputs of the positions before it.
+    """
+    if not batches or NEXT_TOKENS not in batches[0]:
+        return
+    ids = batches[0]["input_ids"][:1, :8].to(model.device)
+    other = ids.clone()
+    other[:, -1] = (ids[:, -1] + 1) % len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    with frozen(model):
+        mask = torch.ones_like(ids)
+        before, after = (forward(model, {"input_ids": i, "attention_mask": mask}).logits[:, :-1] for i in (ids, other))
+    close = 1e-2 * before.float().std()
+    if before.numel() and bool(((before - after).float().abs() > close).any()):
+        raise TrimformerError(
+            f"{type(model).__name__} sees the tokens that it is to predict; set is_decoder to True in its config if it "
+            "is a decoder, or load it with its own head"
         )
 
 

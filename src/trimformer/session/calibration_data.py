@@ -18,7 +18,7 @@ from trimformer.data.splits import check_evaluation_sets, divide, find_splits, u
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
-from trimformer.data.token_ids import check_padding_token, check_token_ids
+from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.clusters import row_clusters, row_inputs
 from trimformer.evaluation.language import make_scorer
@@ -32,6 +32,7 @@ from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
 from trimformer.session.scored_rows import describe_copies, describe_scored_rows, is_set_aside
+from trimformer.session.shared_passages import hold_passages
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
@@ -150,7 +151,7 @@ def draw_samples(
     if target is not None:
         if judged is None:
             train, judged = _set_aside(train, num_samples, seed, task)
-        else:
+        if inputs.judge_dataset is not None or is_blocks(train):
             train = _without(train, judged, task)
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
@@ -169,6 +170,7 @@ def draw_samples(
     check_padding_token(model, processor, all_batches)
     batches = _share(all_batches)
     check_token_ids(model, batches)
+    check_causal(model, batches)
     seq_len = task.average_length or mean_length(features)
     lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
     judges = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
@@ -230,21 +232,24 @@ def _keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
 
 
 def _without(train: Rows, judged: Rows, task: Task) -> Rows:
-    """Returns the training rows that are no copies of rows that a target is tested on.
+    """Returns the training rows that are no copies of rows that a target is tested on, and share no passage with them.
 
     Raises:
         TrimformerError: all of them are.
     """
     copies = set(row_inputs(judged, task))
     kept = [i for i, row in enumerate(row_inputs(train, task)) if row not in copies] if copies else range(len(train))
+    if is_blocks(train):
+        shared = hold_passages(train, judged)
+        kept = [i for i in kept if not shared[i]]
     if len(kept) == len(train):
         return train
     if len(kept) < 2:
         raise TrimformerError(
-            "every row to calibrate on is also in judge_dataset (--judge-data), so nothing is left to calibrate on; "
-            "give other rows to judge by, or leave it out and rows are set aside"
+            "every row to calibrate on holds text of the rows to judge by (--judge-data), so none is left; give other "
+            "rows to judge by, or leave it out and rows are set aside"
         )
-    logger.info("%d rows that judge_dataset holds, too, are not calibrated on", len(train) - len(kept))
+    logger.info("%d rows hold text of the rows to judge by and are not calibrated on", len(train) - len(kept))
     return Selection(train, kept)
 
 
