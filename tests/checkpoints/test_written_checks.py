@@ -2,6 +2,7 @@
 
 import pytest
 from torch import nn
+from transformers import BertTokenizer, ByT5Tokenizer, CLIPImageProcessor
 
 from testing import families
 from testing.language import language_model
@@ -98,3 +99,17 @@ def test_a_tokenizer_that_loads_as_one_that_reads_otherwise_is_refused(tmp_path)
             check()
     assert list(tmp_path.iterdir()) == []
     check_tokenizer_reloads(language_model("Llama", vocab_size=len(tokenizer)), tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["added token", "no lower case", "CLIP", "ByT5"])
+def test_tokenizers_as_people_have_them_pass(kind):
+    model, tokenizer = make_model(), make_tokenizer()
+    if kind == "added token":
+        tokenizer.add_tokens(["<new>"])
+    if kind == "no lower case":
+        tokenizer = BertTokenizer(vocab=dict(tokenizer.get_vocab()), do_lower_case=False)
+    if kind == "CLIP":
+        model, tokenizer = families.make("CLIP", "Model"), CLIPImageProcessor()  # without a tokenizer
+    if kind == "ByT5":
+        model, tokenizer = families.make("T5", "EncoderModel"), ByT5Tokenizer()
+    check_tokenizer_reloads(model, tokenizer)

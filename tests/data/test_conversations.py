@@ -66,8 +66,12 @@ def test_tools_reach_the_template(tools):
     tokenizer.chat_template = "{% for tool in tools or [] %}[{{ tool.name }}]{% endfor %}" + tokenizer.chat_template
     (block,) = as_blocks([{"messages": [HI, YO], "tools": tools}], tokenizer, MODEL.config, length=120)
     assert tokenizer.decode(block["input_ids"]).startswith("[weather]<s>user: hi")
-    with pytest.raises(TrimformerError, match="'tools' in row 1 is no list in JSON"):
-        as_blocks([{"messages": [HI, YO], "tools": "{"}], tokenizer, MODEL.config, length=120)
+    with pytest.raises(TrimformerError, match="'tools' in row 2 holds no list of tools"):
+        as_blocks([{"messages": [HI, YO], "tools": t} for t in (tools, "{")], tokenizer, MODEL.config, length=120)
+    (block,) = model_rows(
+        MODEL, tokenizer, [{"messages": [HI], "tools": tools}], BlockOptions(length=100, generate="greedy")
+    )
+    assert tokenizer.decode(block["input_ids"]).startswith("[weather]<s>user: hi</s><s>assistant: ")
 
 
 def test_a_conversation_has_the_tokens_of_its_text():
@@ -94,11 +98,28 @@ def test_a_token_across_two_pieces_counts_by_its_last_character():
         assert counts == [end > cut for end in ends]
 
 
+@pytest.mark.parametrize("value", ["calculator", 3, [], "[]", '{"name": "f"}'])
+def test_a_column_of_tools_that_describes_none_is_named_and_left_out(value, caplog):
+    assert read({"messages": [HI, YO], "tools": value})[1] == "yo</s>"
+    assert "'tools' holds no descriptions of tools" in caplog.text
+
+
+def test_only_named_columns_are_read(caplog):
+    caplog.set_level("INFO")
+    row = {"system": "A", "question": "why?", "context": "B", "answer": "so"}
+    blocks = as_blocks([row], TOKENIZER, MODEL.config, length=120, columns=["question", "answer"])
+    assert TOKENIZER.decode(blocks[0]["input_ids"]) == "<s>user: why?</s><s>assistant: so"
+    assert "question, answer are read; not system, context" in caplog.text
+
+
 def test_usual_names_make_a_pair():
+    assert find_pair(["instruction", "input", "output", "prompt"]) == ("instruction", "output")  # the prompt holds all
+    assert find_pair(["problem", "answer", "solution"]) == ("problem", "solution")
+    assert find_pair(["input", "chosen"]) == ("input", "chosen")
     assert find_pair(["Question", "id", "Answer"]) == ("Question", "Answer")
     assert find_pair(["instruction", "input", "output"]) == ("instruction", "output")
     assert find_pair(["text", "label"]) is None
-    assert PromptColumns.around([{"question": "a", "context": "b", "answer": "c"}], "question", "answer").context
+    assert PromptColumns.find([{"question": "a", "context": "b", "answer": "c"}], "question", "answer").context
 
 
 @pytest.mark.parametrize(

@@ -220,9 +220,21 @@ def test_a_file_whose_name_only_begins_like_a_split_is_none(tmp_path):
     assert find_splits({"train": ROWS * 2, "testimonials": ROWS})[1].keys() == {"validation"}
 
 
+@pytest.mark.parametrize(
+    "name", ["validation_matched", "test-00000-of-00001", "evaluation", "testing", "val.a"]
+)
+def test_parts_and_other_names_of_a_split_are_found(tmp_path, name):
+    for stem in ("train", name):
+        write(tmp_path / f"{stem}.csv")
+    _, sets = find_splits(read_splits(tmp_path))
+    assert list(sets) == [name.partition("-")[0]]
+
+
 def test_only_the_splits_that_are_chosen_are_used():
     splits = {"test": ROWS, "train": ROWS, "dev_b": ROWS, "dev": ROWS, "more": ROWS}
     assert list(used_splits(splits)) == ["train", "dev", "dev_b"]
     assert list(used_splits(splits, need_train=False)) == ["dev", "dev_b"]
     assert list(used_splits({"all": ROWS, "more": ROWS}, need_train=False)) == ["all"]
-    assert list(used_splits({"more": ROWS})) == ["more"]
+    assert list(used_splits({"more": ROWS, "test": ROWS})) == ["more", "test"]
+    with pytest.raises(TrimformerError, match=r"no 'train' split, only more \(2\), test \(2\)"):
+        find_splits(used_splits({"more": ROWS, "test": ROWS}))

@@ -2,11 +2,13 @@
 
 import pytest
 
+from testing.language import byte_tokenizer, language_model
 from tests.commands import PROBLEMS, problem_model, problem_rows, write_jsonl
 from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.data.batches import count_samples
-from trimformer.data.tasks import TASKS, task_of
+from trimformer.data.language_blocks import BlockOptions
+from trimformer.data.tasks import TASKS, LanguageTask, task_of
 from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
 from trimformer.polish.data import draw_polish_inputs, encode_unlabelled, read_polish_data
@@ -159,3 +161,16 @@ def test_samples_that_are_scored_or_judged_are_not_trained_on():
     calibrated = {tuple(sample["input_ids"]) for sample in features[:40]}
     assert not (used - calibrated) & {tuple(sample["input_ids"]) for sample in features[100:]}
     assert {tuple(sample["input_ids"]) for sample in features[:40]} <= used
+
+
+def test_polish_data_keep_their_own_answers_where_prompts_are_answered():
+    model, tokenizer = language_model(), byte_tokenizer()
+    task = LanguageTask(name="language", max_length=64)
+    blocks = BlockOptions(length=64, generate="greedy", most_prompts=2)
+    rows = [{"prompt": f"{i}", "response": "own"} for i in range(9)]
+    samples = encode_unlabelled(model, tokenizer, task, rows, blocks)
+    assert all("own" in tokenizer.decode(sample["input_ids"]) for sample in samples)
+    texts = encode_unlabelled(model, tokenizer, task, ["a document of some length, with more words"] * 9, blocks)
+    assert len(texts) > 2
+    prompts = encode_unlabelled(model, tokenizer, task, [{"prompt": f"{i}"} for i in range(9)], blocks)
+    assert len(prompts) == 9  # all of them

@@ -180,3 +180,27 @@ def test_documents_that_are_judged_are_not_calibrated_on(caplog):
     everything = DataOptions(num_samples=500, max_length=48)
     samples = draw_samples(scored, inputs.model, inputs.processor, everything, 0, None)
     assert any("rows to score on hold text that is calibrated on" in line for line in samples.scored_warnings)
+
+
+def test_a_form_in_every_document_makes_no_copies():
+    rng = np.random.default_rng(2)
+    form = "Licensed under the terms of the file LICENSE; all rights reserved. "
+    texts = [form + "".join(rng.choice(list("abcdefgh "), 60)) for _ in range(60)]
+    assert not any(hold_passages(language_blocks(texts[:30], 128), language_blocks(texts[30:], 128)))
+
+
+def test_data_that_repeat_themselves_are_judged_with_a_warning(caplog):
+    rng = np.random.default_rng(3)
+    texts = ["".join(rng.choice(list("abcdefgh "), 200)) for _ in range(60)] * 2
+    options = DataOptions(num_samples=60, max_length=48)
+    inputs = Inputs(language_model(), byte_tokenizer(), texts)
+    samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
+    dropped = "hold text of the rows to judge by and are not calibrated on" in caplog.text
+    assert dropped != ("as the data repeat themselves" in caplog.text)
+    assert dropped != any(hold_passages(samples.calibration_rows, samples.judged.rows))
+
+
+def test_many_blocks_are_compared_at_once():
+    rng = np.random.default_rng(4)
+    blocks = [{"next_tokens": rng.integers(0, 50_000, 512).tolist()} for _ in range(600)]
+    assert sum(hold_passages(blocks, blocks[:300])) == 300

@@ -75,7 +75,8 @@ def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
     Raises:
         TrimformerError: values of the file are not in the model, or it has its sliding windows elsewhere.
     """
-    stored = sum(math.prod(map(int, tensor.shape)) for tensor in file.tensors if tensor.name != _ROPE_FACTORS)
+    unread = {_ROPE_FACTORS, *(["output.weight"] if _is_tied(file, model) else [])}
+    stored = sum(math.prod(map(int, tensor.shape)) for tensor in file.tensors if tensor.name not in unread)
     held = sum({id(p): p.numel() for p in model.parameters()}.values())
     if stored != held:
         raise TrimformerError(
@@ -90,6 +91,17 @@ def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
         raise TrimformerError(
             f"'{path}' has sliding windows in other layers than Transformers gives them; give the original checkpoint"
         )
+
+
+def _is_tied(file: Any, model: PreTrainedModel) -> bool:
+    """Whether the model ties its output matrix to the embeddings and the file holds the same matrix twice (Falcon)."""
+    from gguf.quants import dequantize
+
+    tables = {t.name: t for t in file.tensors if t.name in ("output.weight", "token_embd.weight")}
+    if not getattr(model.config, "tie_word_embeddings", False) or len(tables) < 2:
+        return False
+    output, words = (dequantize(t.data, t.tensor_type) for _, t in sorted(tables.items()))
+    return output.shape == words.shape and bool(abs(output - words).mean() < 0.1 * abs(words).mean())
 
 
 def _read_rope(file: Any, config: PreTrainedConfig, path: str | Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ from trimformer.errors import TrimformerError, listed, one_sentence, quoted
 
 logger = logging.getLogger(__name__)
 
+# Usual pairs, tried first; then any other prompt with any other answer.
+_PAIRS = (
+    ("prompt", "completion"), ("prompt", "response"), ("prompt", "answer"), ("instruction", "output"),
+    ("instruction", "response"), ("question", "response"), ("question", "answer"), ("problem", "solution"),
+    ("query", "response"), ("input", "output"),
+)  # fmt: skip
 PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input")
 ANSWERS = ("completion", "response", "answer", "output", "solution", "chosen")
 # Columns of a text that belongs to the prompt of the same row, by the column of the prompt.
@@ -51,26 +58,51 @@ class PromptColumns:
     tools: str | None = None
 
     @classmethod
-    def around(cls, rows: Rows, prompt: str, answer: str | None = None) -> "PromptColumns":
-        """Returns these columns and those that belong to them by their usual names, and logs what is not read."""
+    def find(cls, rows: Rows, prompt: str, answer: str | None = None, *, alone: bool = False) -> "PromptColumns":
+        """Returns these columns and those that belong to them by their usual names, and logs what is not read.
+
+        Args:
+            rows: the rows.
+            prompt: see `PromptColumns`.
+            answer: see `PromptColumns`.
+            alone: whether only these columns are read, as the user names them.
+        """
         present = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
-        context = guess_column(CONTEXTS.get(prompt.strip().lower(), ()), present, [answer or ""])
+        others = [name for name in present if name not in (prompt, answer)]
+        context, system, tools = (
+            None if alone else guess_column(names, others)
+            for names in (CONTEXTS.get(prompt.strip().lower(), ()), SYSTEMS, TOOLS)
+        )
         if context is not None and not any(isinstance(row.get(context), str | int | float) for row in rows):
             logger.warning("column %s holds no texts, so it is no part of the prompts", quoted(context))
             context = None
-        found = cls(prompt, answer, context, guess_column(SYSTEMS, present), guess_column(TOOLS, present))
-        read = [name for name in (found.prompt, answer, context, found.system, found.tools) if name]
-        others = [name for name in present if name not in read]
-        ending = f"; not {listed(others)}" if others else ""
+        if tools is not None and not any(map(_is_tools, (row.get(tools) for row in rows))):
+            logger.warning("column %s holds no descriptions of tools, so it is no part of the prompts", quoted(tools))
+            tools = None
+        read = [name for name in (prompt, answer, context, system, tools) if name]
+        unread = [name for name in others if name not in read]
+        ending = f"; not {listed(unread)}" if unread else ""
         logger.info("of the columns, %s %s read%s", listed(read), "is" if len(read) == 1 else "are", ending)
-        return found
+        return cls(prompt, answer, context, system, tools)
 
 
 def find_pair(columns: Sequence[str]) -> tuple[str, str] | None:
     """Returns the columns of prompts and answers by their usual names; None if there are none."""
+    for pair in _PAIRS:
+        found = [guess_column((name,), columns) for name in pair]
+        if found[0] and found[1]:
+            return found[0], found[1]
     prompt = guess_column(PROMPTS, columns)
     answer = guess_column(ANSWERS, columns, [prompt or ""])
     return None if prompt is None or answer is None else (prompt, answer)
+
+
+def needs_answers(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds a prompt, by the usual names, and no answer to it."""
+    messages = guess_column(MESSAGES, row)
+    if messages is not None:
+        return holds_messages(row[messages]) and _message(row[messages][-1], "row 1")["role"] != "assistant"
+    return guess_column(PROMPTS, row) is not None and find_pair(list(row)) is None
 
 
 def holds_messages(value: Any) -> bool:
@@ -92,7 +124,7 @@ def conversation_pieces(
         messages = [*_system(row, columns, where), *_messages(row[columns.prompt], where)]
         if len(messages) > 1 and messages[0]["role"] == messages[1]["role"] == "system":
             messages = messages[1:]  # the conversation has its own
-        yield _pieces(messages, tokenizer, where, _tools(row, columns, where))
+        yield _pieces(messages, tokenizer, where, row_tools(row, columns, where))
 
 
 def answer_pieces(rows: Rows, columns: PromptColumns, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[Piece]]:
@@ -113,13 +145,13 @@ def answer_pieces(rows: Rows, columns: PromptColumns, tokenizer: PreTrainedToken
         if holds_messages(answer):
             answers = _messages(answer, where)
             before = prompt_messages(row, columns, where) if answers[0]["role"] == "assistant" else []
-            yield _pieces([*before, *answers], tokenizer, where, _tools(row, columns, where))
+            yield _pieces([*before, *answers], tokenizer, where, row_tools(row, columns, where))
             continue
         text = as_text(answer, f"column {quoted(columns.answer)} in {where}")
         messages = prompt_messages(row, columns, where)
         if tokenizer.chat_template:
             messages.append({"role": "assistant", "content": text})
-            yield _pieces(messages, tokenizer, where, _tools(row, columns, where))
+            yield _pieces(messages, tokenizer, where, row_tools(row, columns, where))
         else:
             prompt = without_template(messages)
             yield [(start + prompt + ("" if prompt[-1:].isspace() else "\n"), False), (text + end, True)]
@@ -161,13 +193,26 @@ def _system(row: Mapping[str, Any], columns: PromptColumns, where: str) -> Messa
     return [{"role": "system", "content": as_text(value, f"column {quoted(columns.system)} in {where}")}]
 
 
-def _tools(row: Mapping[str, Any], columns: PromptColumns, where: str) -> list[Any] | None:
-    """Returns the tools of a row, which many data sets hold as JSON."""
+def row_tools(row: Mapping[str, Any], columns: PromptColumns, where: str) -> list[Any] | None:
+    """Returns the tools of a row, which many data sets hold as JSON; None if it has none.
+
+    Raises:
+        TrimformerError: the value is neither a list of tools nor one in JSON.
+    """
     value = None if columns.tools is None else row.get(columns.tools)
+    if value is None or (isinstance(value, str | Sequence | np.ndarray) and not len(value)):
+        return None
+    if not _is_tools(value):
+        raise TrimformerError(f"column {quoted(columns.tools)} in {where} holds no list of tools, nor one in JSON")
+    return list(json.loads(value) if isinstance(value, str) else value)
+
+
+def _is_tools(value: Any) -> bool:
+    """Whether a value is a list of mappings, or one in JSON."""
     if isinstance(value, str):
-        with one_sentence(f"column {quoted(columns.tools)} in {where} is no list in JSON"):
-            value = json.loads(value) if value.strip() else None
-    return list(value) if value is not None and len(value) else None
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return holds_messages(value)
 
 
 def _messages(value: Any, where: str) -> Messages:

@@ -24,7 +24,13 @@ MOST_TOKENS = 256  # of an answer
 
 @torch.no_grad()
 def answer_prompts(
-    model: PreTrainedModel, processor: Any, prompts: Sequence[Messages], *, how: str, length: int, seed: int
+    model: PreTrainedModel,
+    processor: Any,
+    prompts: Sequence[tuple[Messages, list[Any] | None]],
+    *,
+    how: str,
+    length: int,
+    seed: int,
 ) -> Rows:
     """Returns rows of encoded prompts with the model's answers, of which only the answers count.
 
@@ -33,7 +39,7 @@ def answer_prompts(
     Args:
         model: the dense model, on its device.
         processor: its tokenizer.
-        prompts: the messages before each answer.
+        prompts: the messages before each answer, with the tools that a chat template describes.
         how: "greedy" takes the most likely tokens, "sample" draws them as the model's generation config says.
         length: most tokens of a prompt with its answer; longer prompts are left out.
         seed: of the draws.
@@ -44,7 +50,7 @@ def answer_prompts(
     tokenizer = tokenizer_of(processor)
     generator = torch.random.fork_rng([model.device] if model.device.type == "cuda" else [])
     blocks: list[dict[str, list[int]]] = []
-    encoded = [_encode(tokenizer, messages) for messages in prompts if messages]
+    encoded = [_encode(tokenizer, messages, tools) for messages, tools in prompts if messages]
     fitting = [ids for ids in encoded if 0 < len(ids) < length]
     if not fitting:
         raise TrimformerError(f"no prompt leaves room for an answer in {length:,} tokens; raise --seq-len")
@@ -76,12 +82,12 @@ def _only(model: PreTrainedModel, how: str) -> Iterator[None]:
         model.generation_config = own
 
 
-def _encode(tokenizer: Any, messages: Messages) -> list[int]:
+def _encode(tokenizer: Any, messages: Messages, tools: list[Any] | None) -> list[int]:
     """Returns the tokens of a prompt."""
     if not tokenizer.chat_template:
         return list(tokenizer(without_template(messages))["input_ids"])
     with one_sentence("the chat template does not take a prompt of the user"):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

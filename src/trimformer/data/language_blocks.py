@@ -26,6 +26,7 @@ from trimformer.data.conversations import (
     find_pair,
     holds_messages,
     prompt_messages,
+    row_tools,
 )
 from trimformer.data.generated_answers import answer_prompts
 from trimformer.data.outputs import find_problem
@@ -83,7 +84,7 @@ def as_blocks(
         if others:
             logger.info("documents are the texts of column %s; not read: %s", quoted(names[0]), listed(others))
         return _joined_documents(_documents(rows, names[0]), tokenizer, length)
-    found = PromptColumns(*names) if columns else PromptColumns.around(rows, *names)
+    found = PromptColumns.find(rows, *names, alone=bool(columns))
     samples = list((conversation_pieces if kind == "messages" else answer_pieces)(rows, found, tokenizer))
     silent = sum(not any(counts for _, counts in pieces) for pieces in samples)
     blocks = [block for pieces in samples for block in _answer_blocks(pieces, tokenizer, length)]
@@ -157,10 +158,9 @@ def model_rows(
         if options.most_prompts is not None and len(rows) > options.most_prompts:
             logger.info("the model answers %d of %d prompts, drawn at random", options.most_prompts, len(rows))
             rows = Selection(rows, sorted(sample_indices(len(rows), options.most_prompts, options.seed)))
-        messages = [prompt_messages(row, prompts, f"row {number}") for number, row in numbered(rows)]
-        return answer_prompts(
-            author or model, tokenizer, messages, how=options.generate, length=length, seed=options.seed
-        )
+        asked = [(prompt_messages(row, prompts, f"row {number}"), row_tools(row, prompts, f"row {number}"))
+                 for number, row in numbered(rows)]  # fmt: skip
+        return answer_prompts(author or model, tokenizer, asked, how=options.generate, length=length, seed=options.seed)
     return as_blocks(rows, tokenizer, model.config, columns=options.columns, length=options.length)
 
 
@@ -211,7 +211,7 @@ def _find_prompts(rows: Rows, columns: Sequence[str] | None) -> PromptColumns:
     if len(names) != 1:
         raise missing_column("column of prompts", rows[0])
     check_columns(rows, names)
-    return PromptColumns(*names) if columns else PromptColumns.around(rows, names[0])
+    return PromptColumns.find(rows, names[0], alone=bool(columns))
 
 
 def _documents(rows: Rows, column: str) -> Iterable[str]:

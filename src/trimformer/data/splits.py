@@ -18,7 +18,7 @@ from trimformer.utils.input_paths import check_readable
 _TRAIN_NAMES = ("train", "training")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)$")  # suffix of sharded files on the hub
 _ARROW_ENDS = (b"\xff\xff\xff\xff\x00\x00\x00\x00", b"ARROW1")  # of a stream, of a file
-_VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "test")
+_VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "evaluation", "test", "testing", "tests")
 
 
 def read_splits(path: str | Path) -> dict[str, Rows]:
@@ -215,8 +215,10 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
 
 
 def used_splits(splits: Mapping[str, Rows], *, need_train: bool = True) -> dict[str, Rows]:
-    """Returns the splits that `find_splits` chooses from, or all if it finds none; others need no preparation."""
+    """Returns the splits that `find_splits` chooses from; all if it finds no training split, which its error lists."""
     training, names = _used_names(splits)
+    if training is None and need_train:
+        return dict(splits)
     if training is not None and (need_train or not names):
         names = [training, *names]
     return {name: splits[name] for name in names or splits}

@@ -52,16 +52,18 @@ def check_causal(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     if not batches or NEXT_TOKENS not in batches[0]:
         return
     ids = batches[0]["input_ids"][:1, :8].to(model.device)
+    if ids.shape[1] < 2:
+        return
     other = ids.clone()
     other[:, -1] = (ids[:, -1] + 1) % len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     with frozen(model):
         mask = torch.ones_like(ids)
         before, after = (forward(model, {"input_ids": i, "attention_mask": mask}).logits[:, :-1] for i in (ids, other))
     close = 1e-2 * before.float().std()
-    if before.numel() and bool(((before - after).float().abs() > close).any()):
+    if bool(((before - after).float().abs() > close).any()):
         raise TrimformerError(
-            f"{type(model).__name__} sees the tokens that it is to predict; set is_decoder to True in its config if it "
-            "is a decoder, or load it with its own head"
+            f"{type(model).__name__} sees the tokens that it is to predict; make it causal in its config "
+            "(is_decoder, or causal for XLM), or load it with another head"
         )
 
 

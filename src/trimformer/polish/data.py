@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, Features, make_batches
+from trimformer.data.conversations import needs_answers
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import max_batch_tokens
 from trimformer.data.rows import as_rows
@@ -146,8 +147,11 @@ def encode_unlabelled(
     try:
         blocks = blocks or BlockOptions.of(DataOptions(), task=task)
         rows = as_rows(data, "polish_data")
+        blocks = replace(blocks, most_prompts=None)
         if len(rows) and not all(column in rows[0] for column in blocks.columns or ()):
             blocks = replace(blocks, columns=None)
+        if blocks.generate and len(rows) and not blocks.columns and not needs_answers(rows[0]):
+            blocks = replace(blocks, generate=None)
         rows = model_rows(model, processor, rows, blocks)
         if not len(rows):
             raise TrimformerError("it has no rows")

@@ -119,8 +119,8 @@ def draw_samples(
     if find_problem(model) == "language":
         options = replace(options, max_length=blocks.length)
 
-    def prepared(rows: Rows) -> Rows:
-        return model_rows(model, processor, rows, blocks)
+    def prepared(rows: Rows, options: BlockOptions = blocks) -> Rows:
+        return model_rows(model, processor, rows, options)
 
     if inputs.eval_dataset is None:
         splits = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
@@ -134,7 +134,7 @@ def draw_samples(
     are_set_aside = is_set_aside(sets)
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
-        judged = prepared(as_rows(inputs.judge_dataset, "judge_dataset"))
+        judged = prepared(as_rows(inputs.judge_dataset, "judge_dataset"), replace(blocks, most_prompts=None))
     is_drop = target is not None and target.kind == "drop"
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
     if are_set_aside:
@@ -152,7 +152,7 @@ def draw_samples(
         if judged is None:
             train, judged = _set_aside(train, num_samples, seed, task)
         if inputs.judge_dataset is not None or is_blocks(train):
-            train = _without(train, judged, task)
+            train = _without(train, judged, task, is_given=inputs.judge_dataset is not None)
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
         count_blank_rows("judged", judged, task)
@@ -231,25 +231,41 @@ def _keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
     return Selection(rows, kept), Selection(rows, chosen)
 
 
-def _without(train: Rows, judged: Rows, task: Task) -> Rows:
+def _without(train: Rows, judged: Rows, task: Task, *, is_given: bool) -> Rows:
     """Returns the training rows that are no copies of rows that a target is tested on, and share no passage with them.
 
+    Args:
+        train: rows to calibrate on.
+        judged: rows to test on.
+        task: what their columns mean.
+        is_given: whether they were given for this purpose, rather than set aside.
+
     Raises:
-        TrimformerError: all of them are.
+        TrimformerError: all of them are, and the rows to test on were given.
     """
     copies = set(row_inputs(judged, task))
-    kept = [i for i, row in enumerate(row_inputs(train, task)) if row not in copies] if copies else range(len(train))
+    are_copies = [row in copies for row in row_inputs(train, task)] if copies else [False] * len(train)
     if is_blocks(train):
-        shared = hold_passages(train, judged)
-        kept = [i for i in kept if not shared[i]]
+        are_copies = [a or b for a, b in zip(are_copies, hold_passages(train, judged), strict=True)]
+    kept = [i for i, is_copy in enumerate(are_copies) if not is_copy]
     if len(kept) == len(train):
         return train
-    if len(kept) < 2:
+    if is_given and len(kept) < 2:
         raise TrimformerError(
             "every row to calibrate on holds text of the rows to judge by (--judge-data), so none is left; give other "
             "rows to judge by, or leave it out and rows are set aside"
         )
-    logger.info("%d rows hold text of the rows to judge by and are not calibrated on", len(train) - len(kept))
+    lost = len(train) - len(kept)
+    if not is_given and 2 * lost > len(train):
+        logger.warning(
+            "%d of %d blocks to calibrate on hold text of those to judge by, as the data repeat themselves; they stay, "
+            "so the promise may be too good for other text",
+            lost,
+            len(train),
+        )
+        return train
+    log = logger.warning if 2 * lost > len(train) else logger.info
+    log("%d of %d rows hold text of the rows to judge by and are not calibrated on", lost, len(train))
     return Selection(train, kept)
 
 
