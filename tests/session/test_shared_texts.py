@@ -191,8 +191,8 @@ def test_a_form_in_every_document_makes_no_copies():
 
 def test_data_that_repeat_themselves_are_judged_with_a_warning(caplog):
     rng = np.random.default_rng(3)
-    texts = ["".join(rng.choice(list("abcdefgh "), 200)) for _ in range(60)] * 2
-    options = DataOptions(num_samples=60, max_length=48)
+    texts = ["".join(rng.choice(list("abcdefgh "), 500)) for _ in range(60)] * 2
+    options = DataOptions(num_samples=60, max_length=96)
     inputs = Inputs(language_model(), byte_tokenizer(), texts)
     samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
     dropped = "hold text of the rows to judge by and are not calibrated on" in caplog.text
