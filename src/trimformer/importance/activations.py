@@ -24,7 +24,7 @@ class ChannelStatistics:
     Attributes:
         mean: [channels].
         square: mean square, [channels].
-        tokens: their number, a scalar.
+        tokens: number of tokens, [channels], the same for all.
     """
 
     mean: Tensor
@@ -47,7 +47,7 @@ def channel_statistics(model: PreTrainedModel, batches: Iterable[Batch]) -> list
             model_output(model, batch, problem)
     add_up(*observer.sums)
     counts = [total[2].clamp(min=1) for total in observer.sums]
-    return [ChannelStatistics(total[0] / count, total[1] / count, total[2, 0])
+    return [ChannelStatistics(total[0] / count, total[1] / count, total[2])
             for total, count in zip(observer.sums, counts, strict=True)]  # fmt: skip
 
 
