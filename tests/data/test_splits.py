@@ -220,9 +220,7 @@ def test_a_file_whose_name_only_begins_like_a_split_is_none(tmp_path):
     assert find_splits({"train": ROWS * 2, "testimonials": ROWS})[1].keys() == {"validation"}
 
 
-@pytest.mark.parametrize(
-    "name", ["validation_matched", "test-00000-of-00001", "evaluation", "testing", "val.a"]
-)
+@pytest.mark.parametrize("name", ["validation_matched", "test-00000-of-00001", "evaluation", "testing", "val.a"])
 def test_parts_and_other_names_of_a_split_are_found(tmp_path, name):
     for stem in ("train", name):
         write(tmp_path / f"{stem}.csv")
