@@ -116,6 +116,7 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
                     "method": method,
                     "constraint": constraint,
                     "seed": seed,
+                    "samples": len(chosen),
                     **scored(student),
                     "seconds_shared": shared,
                     "seconds": seconds,
