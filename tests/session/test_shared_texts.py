@@ -190,6 +190,7 @@ def test_a_form_in_every_document_makes_no_copies():
 
 
 def test_data_that_repeat_themselves_are_judged_with_a_warning(caplog):
+    caplog.set_level("INFO")
     rng = np.random.default_rng(3)
     texts = ["".join(rng.choice(list("abcdefgh "), 500)) for _ in range(60)] * 2
     options = DataOptions(num_samples=60, max_length=96)

@@ -121,10 +121,8 @@ def conversation_pieces(
     """
     for number, row in numbered(rows):
         where = f"row {number}"
-        messages = [*_system(row, columns, where), *_messages(row[columns.prompt], where)]
-        if len(messages) > 1 and messages[0]["role"] == messages[1]["role"] == "system":
-            messages = messages[1:]  # the conversation has its own
-        yield _pieces(messages, tokenizer, where, row_tools(row, columns, where))
+        messages = _messages(row[columns.prompt], where)
+        yield _pieces(_with_system(messages, row, columns, where), tokenizer, where, row_tools(row, columns, where))
 
 
 def answer_pieces(rows: Rows, columns: PromptColumns, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[Piece]]:
@@ -165,19 +163,18 @@ def prompt_messages(row: Mapping[str, Any], columns: PromptColumns, where: str) 
     Raises:
         TrimformerError: a value is neither a text nor messages.
     """
-    system = _system(row, columns, where)
     value = row[columns.prompt]
     if holds_messages(value):
         messages = _messages(value, where)
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
-        return [*(system if not messages or messages[0]["role"] != "system" else []), *messages]
+        return _with_system(messages, row, columns, where)
     prompt = as_text(value, f"column {quoted(columns.prompt)} in {where}")
     if columns.context is not None and row.get(columns.context) is not None and not is_blank(row[columns.context]):
         extra = as_text(row[columns.context], f"column {quoted(columns.context)} in {where}")
         is_instruction = columns.prompt.strip().lower() == "instruction"
         prompt = f"{prompt}\n\n{extra}" if is_instruction else f"{extra}\n\n{prompt}"
-    return [*system, {"role": "user", "content": prompt}]
+    return _with_system([{"role": "user", "content": prompt}], row, columns, where)
 
 
 def without_template(messages: Messages) -> str:
@@ -185,12 +182,12 @@ def without_template(messages: Messages) -> str:
     return "\n\n".join(message["content"] for message in messages)
 
 
-def _system(row: Mapping[str, Any], columns: PromptColumns, where: str) -> Messages:
-    """Returns the system message of a row, if it has one."""
+def _with_system(messages: Messages, row: Mapping[str, Any], columns: PromptColumns, where: str) -> Messages:
+    """Returns messages with the row's system message before them, unless they begin with one."""
     value = None if columns.system is None else row.get(columns.system)
-    if value is None or is_blank(value):
-        return []
-    return [{"role": "system", "content": as_text(value, f"column {quoted(columns.system)} in {where}")}]
+    if value is None or is_blank(value) or (messages and messages[0]["role"] == "system"):
+        return messages
+    return [{"role": "system", "content": as_text(value, f"column {quoted(columns.system)} in {where}")}, *messages]
 
 
 def row_tools(row: Mapping[str, Any], columns: PromptColumns, where: str) -> list[Any] | None:

@@ -32,10 +32,12 @@ def check_token_ids(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
             )
         if smallest < 0:
             raise TrimformerError(f"the samples hold {name} id {smallest}; use ids from 0")
-    head: Any = model.get_output_embeddings()
     targets = [batch[NEXT_TOKENS] for batch in batches if NEXT_TOKENS in batch]
-    largest = max((int(t.max()) for t in targets), default=0)
-    if targets and head is not None and largest >= len(head.weight):  # the last token of a row is only predicted
+    if not targets:
+        return
+    head: Any = model.get_output_embeddings()
+    largest = max(int(t.max()) for t in targets)
+    if head is not None and largest >= len(head.weight):  # the last token of a row is only predicted
         raise TrimformerError(
             f"the samples hold token id {largest} to predict, but the model predicts only {len(head.weight)} tokens; "
             "use the model's own tokenizer"

@@ -20,7 +20,7 @@ from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.clusters import row_clusters, row_inputs
+from trimformer.evaluation.clusters import row_clusters
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
@@ -32,7 +32,7 @@ from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
 from trimformer.session.scored_rows import describe_copies, describe_scored_rows, is_set_aside
-from trimformer.session.shared_passages import hold_passages
+from trimformer.session.shared_passages import hold_text
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
@@ -243,11 +243,7 @@ def _without(train: Rows, judged: Rows, task: Task, *, is_given: bool) -> Rows:
     Raises:
         TrimformerError: all of them are, and the rows to test on were given.
     """
-    copies = set(row_inputs(judged, task))
-    are_copies = [row in copies for row in row_inputs(train, task)] if copies else [False] * len(train)
-    if is_blocks(train):
-        are_copies = [a or b for a, b in zip(are_copies, hold_passages(train, judged), strict=True)]
-    kept = [i for i, is_copy in enumerate(are_copies) if not is_copy]
+    kept = [i for i, is_copy in enumerate(hold_text(train, judged, task)) if not is_copy]
     if len(kept) == len(train):
         return train
     if is_given and len(kept) < 2:

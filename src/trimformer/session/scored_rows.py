@@ -7,8 +7,7 @@ from typing import Any
 from trimformer.data.rows import Rows, Selection, is_blocks
 from trimformer.data.tasks import Task
 from trimformer.errors import in_unicode
-from trimformer.evaluation.clusters import row_inputs
-from trimformer.session.shared_passages import hold_passages
+from trimformer.session.shared_passages import hold_text
 
 _TRAIN = "train"
 _FEW = 0.05  # share of scored rows that may be calibrated on, too: short texts occur twice by themselves
@@ -49,13 +48,8 @@ def describe_scored_rows(
 
 def describe_copies(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
     """Returns a warning if many of the rows to score on are copies of calibration rows, or share passages with them."""
-    copies = set(row_inputs(calibration, task))
-    scored = [row for rows in sets.values() for row in row_inputs(rows, task)]
-    are_copies = [row in copies for row in scored]
-    if is_blocks(calibration):
-        shared = [flag for rows in sets.values() for flag in hold_passages(rows, calibration)]
-        are_copies = [a or b for a, b in zip(are_copies, shared, strict=True)]
-    count = sum(are_copies)
+    scored = [flag for rows in sets.values() for flag in hold_text(rows, calibration, task)]
+    count = sum(scored)
     if count <= _FEW * len(scored):
         return []
     return [

@@ -1,22 +1,35 @@
-"""Finds blocks of tokens that hold passages of other blocks, wherever the text was cut."""
+"""Finds rows that hold the text of other rows: copies, and blocks of tokens with passages of other blocks."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimformer.data.rows import Rows
+from trimformer.data.rows import Rows, is_blocks
+from trimformer.data.tasks import Task
+from trimformer.evaluation.clusters import row_inputs
 from trimformer.models.layer_calls import NEXT_TOKENS
 
 PASSAGE = 32  # tokens
 _STRIDE = 8  # a passage of this many more is always found
 _COMMON = 0.01  # share of the blocks in which a passage is no copy but a form, such as a licence at the head of files
 
+_FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, PASSAGE) * 2 + 1  # of a passage's tokens in its hash
+
 Hashes = NDArray[np.int64]
 
 
+def hold_text(rows: Rows, others: Rows, task: Task) -> list[bool]:
+    """Returns for each row whether it is a copy of another row, or a block of tokens that holds a passage of one."""
+    known = set(row_inputs(others, task))
+    flags = [row in known for row in row_inputs(rows, task)] if known else [False] * len(rows)
+    if is_blocks(rows):
+        flags = [a or b for a, b in zip(flags, hold_passages(rows, others), strict=True)]
+    return flags
+
+
 def hold_passages(blocks: Rows, others: Rows) -> list[bool]:
-    """Returns for each block whether it holds a passage of other blocks, among the tokens that count.
+    """Returns for each block whether it holds a passage of other blocks, wherever they are cut, in tokens that count.
 
     Prompts do not count, as many conversations begin alike, nor do passages that more than three of the other blocks,
     and more than a hundredth of them, have in common.
@@ -44,6 +57,3 @@ def _hashes(block: Any, every: int = 1) -> Hashes:
     windows = np.lib.stride_tricks.sliding_window_view(tokens, PASSAGE)[::every]  # [passages, PASSAGE]
     hashed: Hashes = (windows * _FACTORS).sum(1)[(windows >= 0).all(1)]  # wraps around
     return hashed
-
-
-_FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, PASSAGE) * 2 + 1
