@@ -93,12 +93,15 @@ def test_conversations_calibrate_on_their_answers():
 
 
 @pytest.mark.parametrize(("target", "most"), [("max_perplexity", 1.05), ("max_divergence", 0.02)])
-def test_a_quality_target_is_kept(target, most):
-    result = trimformer.prune(
-        language_model(), TOKENIZER, documents(400), **{target: most}, **{**OPTIONS, "num_samples": 64}
-    )
+@pytest.mark.parametrize("texts", [1, 400])
+def test_a_quality_target_is_kept(target, most, texts):
+    rows = documents(400) if texts == 400 else ["\n".join(documents(400))]
+    result = trimformer.prune(language_model(), TOKENIZER, rows, **{target: most}, **{**OPTIONS, "num_samples": 64})
     assert result.target.measured <= result.target.bound <= most
-    assert result.target.samples >= 40
+    assert result.target.samples >= 30
+    scope = "it holds for text of these, too few to tell of others" if texts == 1 else "it holds for data like these"
+    assert scope in str(result)
+    assert ("of 1 document set aside" in str(result)) == (texts == 1)
 
 
 def test_the_command_line_prunes_a_text_file(tmp_path):

@@ -98,13 +98,20 @@ class BudgetReport:
 
 @dataclass(frozen=True)
 class MoreRows:
-    """Advice: with about this many `rows` to test on, this smaller `constraint` could have been promised."""
+    """Advice: with about this many `rows` to test on, this smaller `constraint` could have been promised.
+
+    Attributes:
+        rows: number of rows, or of documents if the promise rests on documents.
+        constraint: fraction of the dense cost.
+        unit: what is counted.
+    """
 
     rows: int
     constraint: float
+    unit: str = "rows"
 
     def __str__(self) -> str:
-        return f"with about {self.rows:,} test rows, {self.constraint:.2f} of the cost could have been promised"
+        return f"with about {self.rows:,} test {self.unit}, {self.constraint:.2f} of the cost could have been promised"
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ class QualityTargetReport:
         judged_on: the held-out samples that the value was measured on, in words.
         unjudged_labels: labels that the dense model hardly or never predicts on them; the target does not cover these.
         more_rows: a smaller budget that more test rows could promise; None if none looks good enough.
+        few_documents: number of documents that the samples are blocks of, if too few to tell of others; else None.
     """
 
     kind: str
@@ -136,6 +144,7 @@ class QualityTargetReport:
     judged_on: str = ""
     unjudged_labels: list[str] = field(default_factory=list)
     more_rows: MoreRows | None = None
+    few_documents: int | None = None
 
     @classmethod
     def of(
@@ -147,11 +156,12 @@ class QualityTargetReport:
         judged_on: str = "",
         unjudged_labels: Sequence[str] = (),
         more_rows: MoreRows | None = None,
+        few_documents: int | None = None,
     ) -> "QualityTargetReport":
         """Builds the report of the last model tried."""
         last, unjudged = tried[-1], list(unjudged_labels)
         measured = (last.measured, last.bound, CONFIDENCE, samples)
-        return cls(target.kind, target.most, *measured, metric, tried, judged_on, unjudged, more_rows)
+        return cls(target.kind, target.most, *measured, metric, tried, judged_on, unjudged, more_rows, few_documents)
 
 
 @dataclass(frozen=True)

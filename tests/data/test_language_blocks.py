@@ -8,7 +8,7 @@ import pytest
 
 from testing.language import byte_tokenizer, language_model
 from trimformer.data.language_blocks import as_blocks
-from trimformer.data.rows import as_rows, is_blocks, shuffled_rows
+from trimformer.data.rows import DOCUMENT, as_rows, is_blocks, number_alike, shuffled_rows
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import NEXT_TOKENS
@@ -23,6 +23,31 @@ def blocks_of(data, length=16, **columns):
 
 def counted_text(blocks):
     return TOKENIZER.decode([token for block in blocks for token in block[NEXT_TOKENS] if token != -100])
+
+
+def documents_of(blocks):
+    return number_alike(block[DOCUMENT] for block in blocks)
+
+
+def test_a_block_tells_the_document_that_is_in_its_middle():
+    texts = ["a" * 30, "b" * 30, "a" * 30, *"cde", "f" * 40]
+    for block in (blocks := blocks_of(texts)):
+        middle = block["input_ids"][len(block["input_ids"]) // 2]
+        same = {other[DOCUMENT] for other in blocks if middle in other["input_ids"] and middle != END}
+        assert middle == END or block[DOCUMENT] in same
+    assert documents_of(blocks) == [0, 0, 1, 1, 0, 0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_blocks_of_one_conversation_and_of_its_copies_are_one_document(encoded):
+    texts = ["a longer answer than one block", "another", "a longer answer than one block"]
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": text}]} for text in texts]
+    if encoded:
+        rows = [{"input_ids": TOKENIZER(text)["input_ids"]} for text in texts]
+    documents = documents_of(blocks_of(rows))
+    half = (len(documents) - documents.count(1)) // 2
+    assert documents == [0] * half + [1] * documents.count(1) + [0] * half
+    assert half > 1
 
 
 @pytest.mark.parametrize("texts", [["a longer text than a block, in bytes"], ["ab", "c", "defg" * 9], ["x" * 17]])
@@ -112,7 +137,7 @@ def test_blocks_without_a_counted_token_are_left_out():
 def test_encoded_rows_lose_padding_and_keep_their_labels():
     row = {"input_ids": [5, 6, 7, 8, 1], "attention_mask": [1, 1, 1, 1, 0], "labels": [-100, -100, 7, 8, -100]}
     (block,) = blocks_of([row])
-    assert block == {"input_ids": [5, 6, 7], NEXT_TOKENS: [-100, 7, 8]}
+    assert (block["input_ids"], block[NEXT_TOKENS]) == ([5, 6, 7], [-100, 7, 8])
 
 
 @pytest.mark.parametrize(

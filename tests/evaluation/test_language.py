@@ -9,10 +9,12 @@ from transformers import BertConfig, BertLMHeadModel
 
 from testing.language import byte_tokenizer, language_model
 from testing.models import enlarged
+from trimformer.data.rows import DOCUMENT
 from trimformer.data.tasks import LanguageTask
 from trimformer.data.token_ids import check_causal
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import mean_bound, unseen
+from trimformer.evaluation.clusters import FEWEST_DOCUMENTS
 from trimformer.evaluation.language import LanguageScorer
 from trimformer.models.layer_calls import NEXT_TOKENS
 
@@ -36,11 +38,27 @@ def test_lengths_of_blocks_are_no_noise():
 def test_the_interval_of_a_mean_per_token_is_that_of_a_ratio():
     scorer = scorer_of(language_model(), [4, 60, 5, 31])
     counts, sums = np.array([4, 60, 5, 31.0]), torch.tensor([9.0, 100, 3, 70], dtype=torch.float64)
-    values = scorer.without_lengths(sums / counts.mean())
+    values = scorer.independent_values(sums / counts.mean())
     ratio = float(sums.sum()) / counts.sum()
     assert float(values.mean()) == pytest.approx(ratio)
     residuals = sums.numpy() - ratio * counts  # the delta method
-    assert float(values.std()) == pytest.approx(residuals.std(ddof=1) / counts.mean())
+    assert float(values.std(ddof=1)) == pytest.approx(residuals.std(ddof=1) / counts.mean())
+
+
+@pytest.mark.parametrize(("documents", "independent"), [(FEWEST_DOCUMENTS, FEWEST_DOCUMENTS), (29, 29 * 4)])
+def test_blocks_of_one_document_are_one_value_unless_documents_are_few(documents, independent):
+    scorer = scorer_of(language_model(), [8 + i % 5 for i in range(4 * documents)])
+    noise = np.random.default_rng(0)
+    for i, row in enumerate(scorer.rows):
+        row |= {DOCUMENT: i // 4, "input_ids": noise.integers(2, 200, len(row["input_ids"])).tolist()}
+    counts = np.array([len(row["input_ids"]) for row in scorer.rows])
+    sums = counts * np.repeat(noise.random(documents), 4)
+    values = scorer.independent_values(torch.tensor(sums / counts.mean()))
+    assert len(values) == independent
+    assert values.mean() == pytest.approx(sums.sum() / counts.sum())
+    if documents == independent:  # the delta method, of a ratio of sums over documents
+        residuals = (sums - sums.sum() / counts.sum() * counts).reshape(documents, 4).sum(1)
+        assert values.std(ddof=1) == pytest.approx(residuals.std(ddof=1) / counts.mean() / 4)
 
 
 def test_one_block_has_no_interval():

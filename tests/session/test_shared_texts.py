@@ -15,7 +15,7 @@ from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError
 from trimformer import prune as pruned
 from trimformer.data.language_blocks import as_blocks
-from trimformer.data.rows import as_rows
+from trimformer.data.rows import DOCUMENT, as_rows
 from trimformer.data.splits import divide
 from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
@@ -86,6 +86,15 @@ def test_copies_of_a_conversation_are_not_judged_where_they_are_calibrated_on():
     samples = drawn(language_model(), byte_tokenizer(), rows)
     assert_apart(samples)
     assert samples.judged.independent < len(samples.judged.rows)
+
+
+@pytest.mark.parametrize(("documents", "is_apart"), [(90, True), (9, False)])
+def test_blocks_of_one_document_are_judged_together_unless_documents_are_few(documents, is_apart):
+    letters = np.random.default_rng(0).choice(list("abcdef "), size=(documents, 100_000 // documents))
+    samples = drawn(language_model(), byte_tokenizer(), [{"text": "".join(text)} for text in letters])
+    judged, calibrated = ({row[DOCUMENT] for row in part} for part in (samples.judged.rows, samples.calibration_rows))
+    assert is_apart == (not judged & calibrated)
+    assert samples.judged.independent == (len(judged) if is_apart else len(samples.judged.rows))
 
 
 def test_few_conversations_in_many_copies_promise_nothing():

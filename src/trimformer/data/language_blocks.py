@@ -1,12 +1,14 @@
 """Turns documents, conversations, and prompts with answers into blocks of tokens for language models.
 
-A block is a row with `input_ids` and, for each position, the next token, or -100 where it does not count. Documents are
-joined, each followed by the tokenizer's end token, and cut into blocks of equal length, so that every token but start
-tokens is predicted once. Conversations are not joined: each gives blocks of its own, in which only the answers count.
+A block is a row with `input_ids`, the number of its document, and, for each position, the next token, or -100 where it
+does not count. Documents are joined, each followed by the tokenizer's end token, and cut into blocks of equal length,
+so that every token but start tokens is predicted once. Conversations are not joined: each gives blocks of its own, in
+which only the answers count.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Self
@@ -31,7 +33,7 @@ from trimformer.data.conversations import (
 from trimformer.data.generated_answers import answer_prompts
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
-from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, is_blocks, numbered
+from trimformer.data.rows import DOCUMENT, NamedRows, Rows, Selection, TextLines, is_blocks, number_alike, numbered
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import TEXT_COLUMNS
 from trimformer.data.tasks.text_values import column_texts
@@ -76,7 +78,8 @@ def as_blocks(
     length = _block_length(config, length)
     if not columns and "input_ids" in rows[0]:
         check_columns(rows, ["input_ids"])
-        return NamedRows(chain.from_iterable(_encoded_blocks(row, f"row {n}", length) for n, row in numbered(rows)), {})
+        encoded = (_encoded_blocks(row, f"row {n}", length) for n, row in numbered(rows))
+        return NamedRows(chain.from_iterable(encoded), {})
     kind, names = _find_columns(rows, columns)
     check_columns(rows, names)
     if kind == "text":
@@ -87,7 +90,9 @@ def as_blocks(
     found = PromptColumns.find(rows, *names, alone=bool(columns))
     samples = list((conversation_pieces if kind == "messages" else answer_pieces)(rows, found, tokenizer))
     silent = sum(not any(counts for _, counts in pieces) for pieces in samples)
-    blocks = [block for pieces in samples for block in _answer_blocks(pieces, tokenizer, length)]
+    numbers = number_alike(map(tuple, samples))
+    answers = zip(samples, numbers, strict=True)
+    blocks = [block for pieces, number in answers for block in _answer_blocks(pieces, tokenizer, length, number)]
     if silent and blocks:
         logger.warning("%d of %d conversations hold no answer that counts; they are left out", silent, len(samples))
     if not blocks:
@@ -230,8 +235,10 @@ def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBa
         raise TrimformerError("the data holds no text; give documents to calibrate on")
     end = tokenizer.eos_token_id
     ids: list[int] = []
+    starts: list[int] = []  # of the documents
     for start in range(0, len(texts), _BATCH):
         for encoded in tokenize(tokenizer, texts[start : start + _BATCH], verbose=False)["input_ids"]:
+            starts.append(len(ids))
             ids += encoded if end is None or (encoded and encoded[-1] == end) else [*encoded, end]
     if len(ids) <= length:
         raise TrimformerError(
@@ -239,7 +246,9 @@ def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBa
             "text, or shorter blocks with --seq-len"
         )
     first = None if tokenizer.bos_token_id == end else tokenizer.bos_token_id  # nobody asks a model to begin a document
-    return NamedRows(_cut(ids, [token != first for token in ids], length), {})
+    numbers = number_alike(texts)
+    counts = [token != first for token in ids]
+    return NamedRows(_cut(ids, counts, length, lambda position: numbers[bisect_right(starts, position) - 1]), {})
 
 
 def _first_characters(documents: Iterable[str]) -> list[str]:
@@ -255,32 +264,41 @@ def _first_characters(documents: Iterable[str]) -> list[str]:
     return texts
 
 
-def _cut(ids: Sequence[int], counts: Sequence[bool], length: int) -> Iterator[dict[str, list[int]]]:
+def _cut(
+    ids: Sequence[int], counts: Sequence[bool], length: int, document_at: Callable[[int], int]
+) -> Iterator[dict[str, Any]]:
     """Cuts a stream into blocks of equal length; the last token of a block predicts the first of the next.
 
     Args:
         ids: tokens of the stream.
         counts: whether each token counts as a prediction.
         length: most tokens of a block.
+        document_at: returns the number of the document at a position of the stream.
     """
     targets = [token if counted else IGNORED for token, counted in zip(ids, counts, strict=True)]
     positions = len(ids) - 1
     edges = np.linspace(0, positions, max(1, -(-positions // length)) + 1).round().astype(int).tolist()
     for start, stop in pairwise(edges):
-        yield {"input_ids": list(ids[start:stop]), NEXT_TOKENS: targets[start + 1 : stop + 1]}
+        block = {"input_ids": list(ids[start:stop]), NEXT_TOKENS: targets[start + 1 : stop + 1]}
+        yield {**block, DOCUMENT: document_at((start + stop) // 2)}
 
 
 def _answer_blocks(
-    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, length: int
-) -> Iterator[dict[str, list[int]]]:
-    """Yields the blocks of a conversation in which any token counts."""
+    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, length: int, number: int
+) -> Iterator[dict[str, Any]]:
+    """Yields the blocks of a conversation, the document of this number, in which any token counts."""
     ids, counted = encode_pieces(pieces, tokenizer) if pieces else ([], [])
     if len(ids) > 1:
-        yield from (block for block in _cut(ids, counted, length) if any(t != IGNORED for t in block[NEXT_TOKENS]))
+        yield from _counted(_cut(ids, counted, length, lambda _: number))
 
 
-def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator[dict[str, list[int]]]:
-    """Yields the blocks of a row that another program encoded, without padding.
+def _counted(blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the blocks in which any token counts."""
+    yield from (block for block in blocks if any(target != IGNORED for target in block[NEXT_TOKENS]))
+
+
+def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator[dict[str, Any]]:
+    """Yields the blocks of a row that another program encoded, without padding; each row is a document.
 
     Raises:
         TrimformerError: the tokens are not a list of numbers, or labels are not these tokens.
@@ -301,6 +319,7 @@ def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator
         )
     if "attention_mask" in row:
         ids, labels = ids[mask.astype(bool)], labels[mask.astype(bool)]
-    counts = (labels != IGNORED).tolist()
+    counts, tokens = (labels != IGNORED).tolist(), ids.tolist()
     if len(ids) > 1:
-        yield from (b for b in _cut(ids.tolist(), counts, length) if any(t != IGNORED for t in b[NEXT_TOKENS]))
+        number = hash(tuple(tokens))  # the same for copies
+        yield from _counted(_cut(tokens, counts, length, lambda _: number))

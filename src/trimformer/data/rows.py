@@ -1,7 +1,7 @@
 """Converts Python data (lists, data frames, datasets, loaders) into rows: one mapping of columns per example."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from trimformer.errors import TrimformerError, listed, quoted
 from trimformer.models.layer_calls import NEXT_TOKENS
 
 Rows = Sequence[Mapping[str, Any]]
+
+DOCUMENT = "document"  # key of a block of tokens: number of the document or conversation that most of it is from
 
 _RUNS = 20  # of consecutive blocks of tokens
 
@@ -76,6 +78,12 @@ def numbered(rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def row_numbers(rows: Rows) -> Sequence[int]:
     """Returns the number of each row in the user's data, from 1."""
     return rows.numbers if isinstance(rows, Selection) else range(1, len(rows) + 1)
+
+
+def number_alike(values: Iterable[Hashable]) -> list[int]:
+    """Numbers equal values alike, from 0 by first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(value, len(numbers)) for value in values]
 
 
 def is_blocks(rows: Rows) -> bool:

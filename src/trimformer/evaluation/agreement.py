@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trimformer.data.batches import IGNORED
 from trimformer.data.outputs import Problem
+from trimformer.data.rows import number_alike
 from trimformer.data.tasks import ScoredByQuery, SpanTask
 from trimformer.evaluation.bounds import jackknife, leave_out
 from trimformer.evaluation.changed_predictions import (
@@ -20,7 +21,6 @@ from trimformer.evaluation.changed_predictions import (
     SampleOutputs,
     shorten_text,
 )
-from trimformer.evaluation.clusters import number_alike
 from trimformer.evaluation.scores import Scorer
 
 GROUPS = 20  # of the paired interval

@@ -1,10 +1,8 @@
 """Finds rows that are not independent because they share a text, such as questions on one paragraph."""
 
-from collections.abc import Hashable, Iterable
-
 import numpy as np
 
-from trimformer.data.rows import Rows
+from trimformer.data.rows import DOCUMENT, Rows, number_alike
 from trimformer.data.tasks import (
     ChoiceTask,
     EmbeddingTask,
@@ -19,13 +17,18 @@ from trimformer.data.tasks import (
 )
 from trimformer.data.tasks.label_values import column_values
 
+FEWEST_DOCUMENTS = 30  # from which the spread among others can be told
+
 
 def row_clusters(rows: Rows, task: Task) -> list[int]:
     """Returns the cluster of each row, numbered from 0 by first appearance.
 
     Rows of one cluster have the same text in the column with the longest texts, the same passage if they are searched,
-    the same query if its candidates are ordered, or the same tokens. Images and sounds are all different.
+    the same query if its candidates are ordered, or the same tokens. Blocks of tokens are of one document, unless there
+    are fewer than `FEWEST_DOCUMENTS`. Images and sounds are all different.
     """
+    if isinstance(task, LanguageTask) and count_documents(rows) >= FEWEST_DOCUMENTS:
+        return number_alike(row[DOCUMENT] for row in rows)
     if isinstance(task, RetrievalTask) and not task.is_symmetric:  # a row may lack its passage
         queries, passages = (column_values(rows, column) for column in task.text_columns[:2])
         texts = [str(passage or query) for query, passage in zip(queries, passages, strict=True)]
@@ -37,10 +40,9 @@ def row_clusters(rows: Rows, task: Task) -> list[int]:
     return number_alike(texts) if texts else list(range(len(rows)))
 
 
-def number_alike(values: Iterable[Hashable]) -> list[int]:
-    """Numbers equal values alike, from 0 by first appearance."""
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(value, len(numbers)) for value in values]
+def count_documents(blocks: Rows) -> int:
+    """Returns the number of documents that blocks are of; 0 if it is not known."""
+    return len({block[DOCUMENT] for block in blocks}) if all(DOCUMENT in block for block in blocks) else 0
 
 
 def row_inputs(rows: Rows, task: Task) -> list[tuple[str, ...]]:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.costs.cost_tables import Floats
 from trimformer.data.batches import IGNORED
 from trimformer.data.next_tokens import compare_tokens, token_losses
 from trimformer.data.rows import Rows
 from trimformer.data.tasks import LanguageTask, Task
 from trimformer.evaluation.agreement import AgreementReport
+from trimformer.evaluation.bounds import cluster_means
 from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, unbatch
 from trimformer.evaluation.scores import Scorer
 from trimformer.models.layer_calls import NEXT_TOKENS, Batch
@@ -61,8 +63,8 @@ class LanguageScorer(Scorer):
         """Divides sums per block by the mean number of counted tokens; takes one tensor [blocks, ...] per batch."""
         return torch.stack(unbatch(sums, self.batches)).double() / self.token_counts.mean()
 
-    def without_lengths(self, values: Tensor) -> Tensor:
-        """Returns independent values [blocks] with the same mean, whose spread is that of the mean per token.
+    def independent_values(self, values: Tensor) -> Floats:
+        """Returns one independent value per document, or per block of few documents; their mean is the mean per token.
 
         The mean over tokens is a ratio of two sums, so a block deviates by its sum less its tokens times the mean. The
         values themselves would count the lengths of conversations as noise.
@@ -70,13 +72,15 @@ class LanguageScorer(Scorer):
         Args:
             values: sums per block, divided by the mean number of counted tokens, [blocks].
         """
-        return values + values.mean() * (1 - self.token_counts / self.token_counts.mean())
+        without_lengths = values + values.mean() * (1 - self.token_counts / self.token_counts.mean())
+        return cluster_means(without_lengths.numpy(), self.clusters)
 
     def _half_interval(self, values: Tensor) -> float | None:
-        """Returns half the 95 % interval of the mean of such values; None for a single block."""
-        if len(values) < 2:
+        """Returns half the 95 % interval of the mean of such values; None for a single one."""
+        independent = self.independent_values(values)
+        if len(independent) < 2:
             return None
-        return 1.96 * float(self.without_lengths(values).std()) / math.sqrt(len(values))
+        return 1.96 * float(independent.std(ddof=1)) / math.sqrt(len(independent))
 
     def _compare(self, outputs: Outputs, references: Outputs) -> Tensor:
         """Returns each block's KL divergence and share of kept predictions, [blocks, 2]."""

@@ -127,7 +127,8 @@ class QualityTest:
         """Returns one divergence per cluster of rows."""
         scorer = self._pruned_scorer
         values = scorer.divergences(outputs, self._references)
-        values = scorer.without_lengths(values) if isinstance(scorer, LanguageScorer) else values
+        if isinstance(scorer, LanguageScorer):
+            return scorer.independent_values(values)
         return cluster_means(values.numpy(), [self._scorer.clusters[row] for row in scorer.divergence_rows])
 
     def _values(self, outputs: Outputs) -> Floats:
@@ -135,8 +136,7 @@ class QualityTest:
         if self.target.kind == "divergence":
             return self._divergences(outputs)
         assert isinstance(self._scorer, LanguageScorer)
-        changes = self._scorer.without_lengths(self._scorer.loss_changes(outputs, self._references))
-        return cluster_means(changes.numpy(), self._scorer.clusters)
+        return self._scorer.independent_values(self._scorer.loss_changes(outputs, self._references))
 
     def _in_target_unit(self, *means: float) -> tuple[float, ...]:
         """Returns means of `_values` as the target counts them: changes of the loss as ratios of perplexities."""
@@ -270,7 +270,8 @@ def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
         raise TrimformerError("a language model has no score in points; give max_perplexity or max_divergence instead")
     if target.kind == "drop" and not scorer.is_labelled:
         raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
-    samples, rows = scorer.independent, len(scorer.scored_rows)
+    rows = len(scorer.scored_rows)
+    samples = len(scorer.distinct) if isinstance(scorer, LanguageScorer) else scorer.independent
     if samples < min_samples(target):
         promise = f"a drop of {target.most:g} points" if target.kind == "drop" else f"a {target.kind}"
         texts = "" if samples == rows else f" of {rows} rows, those that share a text counted once,"

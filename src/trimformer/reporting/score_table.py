@@ -288,6 +288,8 @@ def target_scope(target: "QualityTargetReport") -> list[str]:
     advice = [str(target.more_rows)] if target.more_rows is not None else []
     labels = target.unjudged_labels
     scope = f"judged on {target.judged_on}; it holds for data like these"
+    if target.few_documents is not None:
+        scope = f"judged on {target.judged_on}; it holds for text of these, too few to tell of others"
     if labels:
         scope += f", and not for the labels that hardly or never occur there: {', '.join(labels)}"
     return [scope, *advice]

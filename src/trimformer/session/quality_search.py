@@ -12,6 +12,7 @@ from trimformer.allocation.smallest_budget import predict_budget
 from trimformer.data.rows import Selection
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import LOOKS
+from trimformer.evaluation.clusters import FEWEST_DOCUMENTS, count_documents
 from trimformer.evaluation.language import LanguageScorer, make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer
 from trimformer.evaluation.quality_test import PredictedTest, QualityTest, Verdict, rows_to_promise
@@ -58,15 +59,16 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
         lower = [*([] if tried[-1].keeps else [tried[-1]]), *lower]
         if tried[-1].keeps:
             result = report(session, method, budget, pruned, BudgetRequest(constraint), seconds_since(session, start))
-            advice = _more_rows(session, lower)
+            advice, documents = _more_rows(session, lower), _documents(session)
             result.target = QualityTargetReport.of(
                 target,
                 tried,
-                _tested_samples(session),
+                _independent_samples(session),
                 result.task.score,
-                f"{_tested_samples(session):,} samples {_source(session)}",
+                f"{_describe_samples(session)} {_source(session)}",
                 session.unjudged_labels,
                 advice,
+                few_documents=documents if 0 < documents < FEWEST_DOCUMENTS else None,
             )
             if advice is not None:
                 logger.info("%s", advice)
@@ -77,7 +79,7 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
     raise TrimformerError(
         f"no model was found that keeps the {target.kind} within {target.most:g}: at {best.constraint:.3f} of the "
         f"cost it is {best.measured:.3g}, and below {best.bound:.3g} with 95 % confidence on "
-        f"{_tested_samples(session):,} samples; allow more, or give more test rows{f' ({advice})' if advice else ''}"
+        f"{_describe_samples(session)}; allow more, or give more test rows{f' ({advice})' if advice else ''}"
     )
 
 
@@ -150,11 +152,12 @@ def _whole_rows(data: Samples, indices: list[int]) -> list[int]:
 def _more_rows(session: Session, smaller: list[Verdict]) -> MoreRows | None:
     """Returns how many test rows could promise the smallest budget that looks good enough; None if no budget does."""
     assert session.target is not None
-    rows = _tested_samples(session)
+    rows, documents = _independent_samples(session), _documents(session)
+    unit = "documents" if documents >= FEWEST_DOCUMENTS else "rows"
     for verdict in sorted(smaller, key=lambda verdict: verdict.constraint):
         needed = rows_to_promise(session.target, verdict, rows)
         if needed is not None and rows < needed <= _MOST_ROWS * rows:
-            return MoreRows(needed, verdict.constraint)
+            return MoreRows(needed, verdict.constraint, unit)
     return None
 
 
@@ -166,9 +169,23 @@ def _quality_test(session: Session) -> QualityTest:
     return QualityTest(session.target, data.judged, session.model, backend, data.small_vocabulary_judged)
 
 
-def _tested_samples(session: Session) -> int:
+def _independent_samples(session: Session) -> int:
     """Returns the number of independent samples that the target is tested on."""
     return session.data.judged.independent if session.data.judged else 0
+
+
+def _documents(session: Session) -> int:
+    """Returns the number of documents that the tested blocks of tokens are of; 0 if it is not known."""
+    judged = session.data.judged
+    return count_documents(judged.rows) if isinstance(judged, LanguageScorer) else 0
+
+
+def _describe_samples(session: Session) -> str:
+    """Names the samples that the target is tested on, with their documents where they are blocks of tokens."""
+    judged, documents = session.data.judged, _documents(session)
+    if judged is None or not documents:
+        return f"{_independent_samples(session):,} samples"
+    return f"{len(judged.rows):,} blocks of {documents:,} document{'s' * (documents > 1)}"
 
 
 def _source(session: Session) -> str:
