@@ -1,6 +1,5 @@
 """Fine-tuning with the Hugging Face Trainer, before or after pruning."""
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +10,18 @@ from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.data.batches import Features, collate
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models.layer_calls import LABEL_KEYS
+from trimformer.utils.packages import check_packages
 
 logger = logging.getLogger(__name__)
 
 
-def require_train_extra() -> None:
+def check_train_extra() -> None:
     """Checks that the packages that the Trainer needs are installed.
 
     Raises:
         TrimformerError: the `train` extra is not installed.
     """
-    if importlib.util.find_spec("accelerate") is None:
-        raise TrimformerError("fine-tuning needs the 'train' extra: pip install 'trimformer[train]'")
+    check_packages("fine-tuning needs", ("accelerate",), "train")
 
 
 class _LogCallback(TrainerCallback):
@@ -53,7 +52,7 @@ def finetune(
         TrimformerError: the samples have no labels, the Trainer rejects the arguments, the training diverged, or the
             `train` extra is not installed.
     """
-    require_train_extra()
+    check_train_extra()
     from transformers import PrinterCallback, Trainer
 
     if not any(key in features[0] for key in LABEL_KEYS):

@@ -9,7 +9,6 @@ import soundfile
 from PIL import Image
 
 from tests.data.media_fixtures import RATE, make_pixels, make_wave, save_image, save_sound
-from trimformer.data import media
 from trimformer.data.media import open_image, open_sound
 from trimformer.errors import TrimformerError
 
@@ -115,7 +114,7 @@ def test_a_truncated_image_is_named_with_its_file(tmp_path):
 @pytest.mark.parametrize(("package", "extra"), [("PIL", "vision"), ("soundfile", "audio")])
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, package, extra):
     monkeypatch.delitem(sys.modules, package, raising=False)
-    monkeypatch.setattr(media, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     opener = {"PIL": lambda: open_image(b"", "row 1"), "soundfile": lambda: open_sound(b"", "row 1", RATE)}[package]
     with pytest.raises(TrimformerError, match=rf"pip install 'trimformer\[{extra}\]'"):
         opener()

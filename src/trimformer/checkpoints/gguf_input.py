@@ -2,7 +2,6 @@
 
 import copy
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import find_sublayers
 from trimformer.utils.input_paths import check_readable
+from trimformer.utils.packages import check_packages
 
 SUFFIX = ".gguf"
 _ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies
@@ -33,8 +33,7 @@ def load_gguf(path: str | Path) -> tuple[PreTrainedModel, Any]:
         TrimformerError: the package gguf is missing, the file cannot be read, Transformers leaves a part of it out, or
             the model cannot be pruned.
     """
-    if find_spec("gguf") is None:
-        raise TrimformerError(f"reading '{path}' needs the package gguf; pip install 'trimformer[gguf]'")
+    check_packages("GGUF files need", ("gguf",), "gguf")
     check_readable(path, "model file")
     folder, name = Path(path).parent, Path(path).name
     with one_sentence(f"the model file '{path}' cannot be loaded"):

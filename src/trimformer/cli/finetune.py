@@ -23,7 +23,7 @@ from trimformer.data.tasks.all_rows import check_labelled, sample_row, settle_la
 from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation.scores import Scorer
-from trimformer.finetuning import finetune, require_train_extra
+from trimformer.finetuning import check_train_extra, finetune
 from trimformer.options.checks import POSITIVE
 from trimformer.utils.distributed import is_main
 from trimformer.utils.input_paths import check_model_path
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         TrimformerError: a flag, the model or the data cannot be used.
     """
-    require_train_extra()
+    check_train_extra()
     defaults = {"output_dir": "", "save_strategy": "no", "report_to": "none", "disable_tqdm": not sys.stderr.isatty()}
     parser = HfArgumentParser([FinetuneArguments, TrainingArguments], prog="trimformer finetune")  # type: ignore[list-item]
     parser.set_defaults(**defaults)

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.export.onnx.export import check_onnx
-from trimformer.export.onnx.files import check_packages
 from trimformer.options.choices import LLAMA_CPP, AnyBackend
 from trimformer.options.choices import ONNX as ONNX
 from trimformer.options.choices import Backend as Backend
+from trimformer.utils.packages import check_packages
 
 
 def check_backend(backend: str, device: torch.device) -> None:
@@ -32,7 +32,7 @@ def check_backend(backend: str, device: torch.device) -> None:
     if backend in ONNX:
         check_onnx()
     if backend == LLAMA_CPP:
-        check_packages("GGUF", ("gguf", "xllamacpp"), "gguf")
+        check_packages("GGUF files need", ("gguf", "xllamacpp"), "gguf")
     if backend in (*ONNX, LLAMA_CPP) and device.type != "cpu":
         raise TrimformerError(f"backend '{backend}' is timed on the CPU only, not on '{device}'; give --device cpu")
 

@@ -4,7 +4,6 @@ import io
 import math
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimformer.errors import TrimformerError, one_sentence, quoted
+from trimformer.utils.packages import check_packages
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -23,18 +23,15 @@ _LOWEST_RATE, _HIGHEST_RATE = 100, 1_000_000
 _SHORT = re.compile(r"\b(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
 _UNKNOWN_LENGTH = 2**31 - 2**16
 
-_PACKAGES = {"PIL": ("images need Pillow", "vision"), "soundfile": ("sounds need soundfile", "audio")}
+
+def check_image_package() -> None:
+    """Checks that Pillow, which decodes images, is installed; raises `TrimformerError` if not."""
+    check_packages("images need", ("PIL",), "vision")
 
 
-def require_decoder(package: str) -> None:
-    """Checks that the package that decodes images (PIL) or sounds (soundfile) is installed.
-
-    Raises:
-        TrimformerError: the package is not installed.
-    """
-    if find_spec(package) is None:
-        need, extra = _PACKAGES[package]
-        raise TrimformerError(f"{need}; install it with: pip install 'trimformer[{extra}]'")
+def check_sound_package() -> None:
+    """Checks that soundfile, which decodes sounds, is installed; raises `TrimformerError` if not."""
+    check_packages("sounds need", ("soundfile",), "audio")
 
 
 def is_image(value: Any) -> bool:
@@ -55,7 +52,7 @@ def open_image(value: Any, where: str) -> Any:
     Raises:
         TrimformerError: the image cannot be read, or Pillow is not installed.
     """
-    require_decoder("PIL")
+    check_image_package()
     from PIL import Image, ImageOps
 
     value, where = _source(value, f"the image of {where}")
@@ -120,7 +117,7 @@ def _decode_sound(value: io.BytesIO | Path, where: str) -> tuple[NDArray[np.floa
     Raises:
         TrimformerError: the file cannot be read, is cut short, or soundfile is not installed.
     """
-    require_decoder("soundfile")
+    check_sound_package()
     import soundfile  # type: ignore[import-untyped]
 
     with one_sentence(f"{where} cannot be read"), soundfile.SoundFile(value) as file:

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trimformer.data.media import require_decoder
+from trimformer.data.media import check_image_package, check_sound_package
 from trimformer.errors import TrimformerError, one_sentence
 
 _TOKENIZER_FILES = (
@@ -125,16 +125,16 @@ def load_processor(path: str | Path, config: PreTrainedConfig, fallback: str | P
     model_class = getattr(transformers, architecture_of(config), None)
     main_input = getattr(model_class, "main_input_name", "input_ids")
     if is_dual_encoder(config, main_input):
-        require_decoder("PIL")
+        check_image_package()
         processor = _load(AutoProcessor.from_pretrained, path, fallback, _PROCESSOR_FILES, "processor")
         image_processor_of(processor)
         check_vocabulary(tokenizer_of(processor), path)
         return processor
     if main_input == "pixel_values":
-        require_decoder("PIL")
+        check_image_package()
         return _load(_load_image_processor, path, fallback, _PROCESSOR_FILES, "image processor")
     if main_input in ("input_values", "input_features"):
-        require_decoder("soundfile")
+        check_sound_package()
         return _load(AutoFeatureExtractor.from_pretrained, path, fallback, _PROCESSOR_FILES, "feature extractor")
 
     def load_tokenizer(source: Any) -> Any:  # a config without a model type would not be read again

@@ -100,15 +100,25 @@ def check_padding_token(model: PreTrainedModel, processor: Any, batches: Sequenc
         )
 
 
+def token_table(model: PreTrainedModel) -> nn.Embedding | None:
+    """Returns the table of token embeddings; None for models of images or sounds."""
+    try:
+        table = _text_tower(model).get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return table if isinstance(table, nn.Embedding) else None
+
+
+def _text_tower(model: PreTrainedModel) -> Any:
+    """Returns the text tower of a dual encoder, which has the embeddings of tokens, or else the model."""
+    return getattr(model, "text_model", model)
+
+
 def _embedding_tables(model: PreTrainedModel) -> Iterator[tuple[str, str, nn.Embedding]]:
     """Yields the input key, the name of its ids and its embedding table."""
-    tower = getattr(model, "text_model", model)  # a dual encoder has its embeddings in its text tower
-    try:
-        tokens = tower.get_input_embeddings()
-    except NotImplementedError:  # models of images or sounds
-        return
-    if isinstance(tokens, nn.Embedding):
+    tokens = token_table(model)
+    if tokens is not None:
         yield "input_ids", "token", tokens
-    for name, module in tower.named_modules():
+    for name, module in _text_tower(model).named_modules():
         if name.endswith("token_type_embeddings") and isinstance(module, nn.Embedding):
             yield "token_type_ids", "token type", module

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.batches import INPUT_KEYS, Features, token_mask
@@ -14,6 +14,7 @@ from trimformer.data.outputs import Problem, find_problem, has_classes, model_ou
 from trimformer.data.processor import find_tokenizer
 from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask
 from trimformer.data.tasks.sample_labels import label_names
+from trimformer.data.token_ids import token_table
 from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import frozen
 from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
@@ -51,7 +52,8 @@ def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> C
         if data.judged is not None:
             sets.setdefault(data.judged.name, data.judged.features)
         texts = {name: text_coverage(features, tokenizer, limit) for name, features in sets.items()}
-        tokens, embeddings = len(tokenizer), _count_embeddings(model)
+        table = token_table(model)
+        tokens, embeddings = len(tokenizer), None if table is None else table.num_embeddings
     warnings = [
         *_label_warnings(labels, len(data.features)),
         *_vocabulary_warnings(tokens, embeddings),
@@ -164,15 +166,6 @@ def text_coverage(features: Sequence[Features], tokenizer: PreTrainedTokenizerBa
         full=float(np.mean([length >= limit for length in lengths])) if limit and lengths else 0.0,
         empty=empty,
     )
-
-
-def _count_embeddings(model: PreTrainedModel) -> int | None:
-    """Returns the number of token embeddings; None if the model has no table of them."""
-    try:
-        table = getattr(model, "text_model", model).get_input_embeddings()
-    except NotImplementedError:
-        return None
-    return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
 def list_labels(names: Sequence[str]) -> str:

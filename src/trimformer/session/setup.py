@@ -26,7 +26,6 @@ from trimformer.data.processor import find_tokenizer
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scored, score
 from trimformer.export.gguf.architecture import check_graph, check_timed_graph
-from trimformer.export.onnx.files import check_packages
 from trimformer.importance.calibration_cache import check_calibration_dir
 from trimformer.models.layer_calls import LABEL_KEYS
 from trimformer.models.model_checks import check_model, check_query_heads
@@ -47,6 +46,7 @@ from trimformer.session.memory_estimate import warn_of_memory
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
 from trimformer.utils.distributed import decide, is_main, world_size
 from trimformer.utils.environment import resolve_device
+from trimformer.utils.packages import check_packages
 from trimformer.utils.progress import progress
 from trimformer.utils.stage_timer import StageTimer
 
@@ -236,7 +236,7 @@ def check_llama_cpp(model: PreTrainedModel, methods: Sequence[AnyMethod], metric
     is_timed = options.latency.backend == LLAMA_CPP
     if metric != "memory" and not is_timed:
         return
-    check_packages("GGUF", ("gguf",), "gguf")
+    check_packages("GGUF files need", ("gguf",), "gguf")
     check_graph(model, same_sizes=all(isinstance(method, Method) and method.keeps_one_size for method in methods))
     if metric == "memory":
         cache_tokens(model, options.gguf)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trimformer.errors import LostProcess, RemoteError, TrimformerError, flat
+from trimformer.utils.packages import check_packages
 
 # Long, because the other processes wait while the main one measures a latency table.
 TIMEOUT = timedelta(hours=2)
@@ -57,10 +58,9 @@ def join(device: str) -> str:
             raise TrimformerError(f"WORLD_SIZE is set, but {name} is not; unset it, or start with torchrun")
         if name != "MASTER_ADDR" and not os.environ[name].isdecimal():
             raise TrimformerError(f"{name} is '{os.environ[name]}', not a number; start with torchrun")
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise TrimformerError("several processes need accelerate: pip install 'trimformer[train]'") from error
+    check_packages("several processes need", ("accelerate",), "train")
+    from accelerate import PartialState
+
     cpu = device == "cpu" or not torch.cuda.is_available()
     process_device = str(PartialState(cpu=cpu, timeout=TIMEOUT).device)
     if not is_main():

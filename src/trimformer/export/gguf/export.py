@@ -13,8 +13,8 @@ from trimformer.export.gguf.tensors import list_tensors
 from trimformer.export.gguf.tokenizer import describe_tokenizer
 from trimformer.export.gguf.verify import FileComparison, check_exact, compare, runtime_name
 from trimformer.export.gguf.write import write_file
-from trimformer.export.onnx.files import check_packages
 from trimformer.options.choices import Quantization
+from trimformer.utils.packages import check_packages
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def check_gguf(verified: bool = True) -> None:
     Raises:
         TrimformerError: a package is missing.
     """
-    check_packages("GGUF", ("gguf",), "gguf")
+    check_packages("GGUF files need", ("gguf",), "gguf")
     if verified:
         try:
-            check_packages("GGUF", ("xllamacpp",), "gguf")
+            check_packages("GGUF files need", ("xllamacpp",), "gguf")
         except TrimformerError as error:
             raise TrimformerError(
                 f"{error}; it runs llama.cpp, in which files are compared with PyTorch, or write them uncompared with "

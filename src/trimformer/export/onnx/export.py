@@ -13,13 +13,13 @@ from trimformer.export.onnx.files import (
     Runtime,
     Written,
     check_export_arguments,
-    check_packages,
     of_two_shapes,
     write,
 )
 from trimformer.export.onnx.serve import open_session
 from trimformer.models.layer_calls import Batch
 from trimformer.options.choices import OPSETS as OPSETS
+from trimformer.utils.packages import check_packages
 
 # File names that Transformers.js, Optimum and sentence-transformers look for in a folder `onnx`.
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
@@ -33,7 +33,7 @@ def check_onnx() -> None:
     Raises:
         TrimformerError: a package is missing.
     """
-    check_packages("ONNX", ("onnxruntime", "onnxscript", "onnx_ir"), "onnx")
+    check_packages("ONNX files need", ("onnxruntime", "onnxscript", "onnx_ir"), "onnx")
 
 
 def check_exportable(model: PreTrainedModel) -> None:

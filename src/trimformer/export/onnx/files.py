@@ -1,6 +1,5 @@
 """Writes exported files under a temporary name, compares them with PyTorch, and renames them."""
 
-import importlib.util
 import math
 import os
 import sys
@@ -60,22 +59,6 @@ class Runtime:
     name: str
     kind: str
     open: Callable[[Path], Any]
-
-
-def check_packages(kind: str, names: Sequence[str], extra: str) -> None:
-    """Checks that packages are installed.
-
-    Args:
-        kind: of the files, for the message.
-        names: of the packages.
-        extra: of trimformer that installs them.
-
-    Raises:
-        TrimformerError: a package is missing.
-    """
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrimformerError(f"{kind} files need {' and '.join(missing)}: pip install 'trimformer[{extra}]'")
 
 
 def check_export_arguments(model: PreTrainedModel, batches: Sequence[Batch], path: str | Path, kind: str) -> None:

@@ -14,12 +14,12 @@ from trimformer.export.onnx.files import (
     Runtime,
     Written,
     check_export_arguments,
-    check_packages,
     of_two_shapes,
     write,
 )
 from trimformer.export.openvino.serve import open_session
 from trimformer.models.layer_calls import Batch
+from trimformer.utils.packages import check_packages
 
 # File names that Optimum and sentence-transformers look for in a folder `openvino`.
 MODEL, QUANTIZED = "openvino_model.xml", "openvino_model_qint8_quantized.xml"
@@ -35,7 +35,7 @@ def check_openvino() -> None:
     Raises:
         TrimformerError: a package is missing.
     """
-    check_packages("OpenVINO", _NEEDED, "openvino")
+    check_packages("OpenVINO files need", _NEEDED, "openvino")
 
 
 def write_openvino(
