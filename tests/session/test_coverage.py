@@ -206,7 +206,8 @@ def test_the_rows_that_a_smaller_budget_would_take_are_in_log_results_table_and_
     assert advice is not None
     assert advice.rows == 2 * result.target.samples
     assert advice.constraint < result.budget.constraint
-    assert result.figures()["target"]["more_rows"] == {"rows": advice.rows, "constraint": advice.constraint}
+    figures = {"rows": advice.rows, "constraint": advice.constraint, "unit": "rows"}
+    assert result.figures()["target"]["more_rows"] == figures
     sentence = f"with about {advice.rows:,} test rows, {advice.constraint:.2f} of the cost could have been promised"
     assert sentence in caplog.text
     assert sentence in str(result)

@@ -32,6 +32,7 @@ from trimformer.models.model_checks import check_model, check_query_heads
 from trimformer.options.budgets import BudgetRequest
 from trimformer.options.choices import LLAMA_CPP, Metric
 from trimformer.options.execution import ExecutionOptions
+from trimformer.options.latency import LatencyOptions
 from trimformer.options.methods import AnyMethod, Method, polishes
 from trimformer.options.quality_target import QualityTarget
 from trimformer.options.run import RunOptions
@@ -137,36 +138,9 @@ def set_up(
         TrimformerError: the inputs or options cannot be used.
     """
     options = options or RunOptions()
+    model, processor, latency, texts = _checked_inputs(inputs, methods, metric, options)
     execution = options.execution
-    options.check(methods, metric)
-    if options.polish.polish_stoppable and world_size() > 1:
-        raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
     calibration_dir = check_calibration_dir(execution.calibration_dir)
-    model, processor = unwrap(inputs.model, inputs.processor)
-    check_model(model)
-    check_finite(model, "the weights")
-    find_problem(model)
-    if any(isinstance(method, Method) and method.query_heads for method in methods):
-        check_query_heads(model)
-    check_llama_cpp(model, methods, metric, options)
-    latency = resolve_latency(options.latency)
-    if latency.batch_size is None and find_problem(model) == "language":
-        latency = replace(latency, batch_size=1)  # the logits of 32 long prompts would need gigabytes
-    device = resolve_device(execution.device)
-    check_backend(latency.backend, device)
-    if execution.bf16 and model.dtype != torch.float32:
-        raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
-    vocabulary = options.model.vocabulary
-    if vocabulary is not None and metric == "memory":
-        raise TrimformerError(
-            "a budget in memory counts all tokens of a language model; leave out vocabulary, or give a constraint"
-        )
-    texts = None if vocabulary is None else read_vocabulary(vocabulary)
-    if vocabulary is not None:
-        check_trimmable(model, processor)
-    model.to(device)  # type: ignore[arg-type]
-    if isinstance(latency.table, LatencyTable):
-        check_table(latency.table, model, any_setting=latency.any_table)
 
     timer = StageTimer()
     transformers.set_seed(execution.seed)
@@ -174,22 +148,10 @@ def set_up(
         data = draw_samples(inputs, model, processor, options.data, execution.seed, target, latency.seq_len)
         for method in methods:
             _check_labels(method, data.features)
-        polishing = None
-        if any(map(polishes, methods)):
-            tested = [*data.scorers, *([data.judged] if data.judged else [])]
-            polishing = draw_polish_inputs(
-                model,
-                processor,
-                data.task,
-                data.features,
-                options.polish,
-                options.data.batch_size,
-                [sample for scorer in tested for sample in scorer.features],
-                BlockOptions.of(options.data, latency.seq_len, data.task, execution.seed),
-            )
+        polishing = _polish_inputs(model, processor, data, options, latency) if any(map(polishes, methods)) else None
         coverage = measure_coverage(model, processor, data)
         unjudged_labels = _unjudged_labels(model, processor, data)
-    if vocabulary is not None:
+    if options.model.vocabulary is not None:
         with timer("vocabulary"):
             data = with_fewer_tokens(model, processor, data, texts, target)
         if data.lost is not None and data.lost.warning:
@@ -197,8 +159,8 @@ def set_up(
     unit_costs = find_unit_costs(model, data, metric, latency, timer, requests, options.gguf)
     setup_seconds = dict(timer.seconds)
     max_memory = execution.max_memory
-    if device.type == "cuda" and math.isinf(max_memory):
-        max_memory = torch.cuda.mem_get_info(device)[0] / 2  # temporary files are better than running out of memory
+    if model.device.type == "cuda" and math.isinf(max_memory):
+        max_memory = torch.cuda.mem_get_info(model.device)[0] / 2  # files are better than running out of memory
     execution = replace(
         execution, max_memory=max_memory, calibration_dir=calibration_dir, progress=progress, clock=timer
     )
@@ -218,6 +180,66 @@ def set_up(
         coverage,
         find_tokenizer(processor),
         unjudged_labels,
+    )
+
+
+def _checked_inputs(
+    inputs: Inputs, methods: Sequence[AnyMethod], metric: Metric, options: RunOptions
+) -> tuple[PreTrainedModel, Any, LatencyOptions, list[str] | None]:
+    """Checks model and options against each other and moves the model to its device.
+
+    Returns:
+        The model and its processor, how latencies are measured, and the texts whose tokens stay, if some are dropped.
+
+    Raises:
+        TrimformerError: the inputs or options cannot be used.
+    """
+    execution = options.execution
+    options.check(methods, metric)
+    if options.polish.polish_stoppable and world_size() > 1:
+        raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
+    model, processor = unwrap(inputs.model, inputs.processor)
+    check_model(model)
+    check_finite(model, "the weights")
+    find_problem(model)
+    if any(isinstance(method, Method) and method.query_heads for method in methods):
+        check_query_heads(model)
+    check_llama_cpp(model, methods, metric, options)
+    latency = resolve_latency(options.latency)
+    if latency.batch_size is None and find_problem(model) == "language":
+        latency = replace(latency, batch_size=1)  # the logits of 32 long prompts would need gigabytes
+    device = resolve_device(execution.device)
+    check_backend(latency.backend, device)
+    if execution.bf16 and model.dtype != torch.float32:
+        raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
+    vocabulary, texts = options.model.vocabulary, None
+    if vocabulary is not None:
+        if metric == "memory":
+            raise TrimformerError(
+                "a budget in memory counts all tokens of a language model; leave out vocabulary, or give a constraint"
+            )
+        texts = read_vocabulary(vocabulary)
+        check_trimmable(model, processor)
+    model.to(device)  # type: ignore[arg-type]
+    if isinstance(latency.table, LatencyTable):
+        check_table(latency.table, model, any_setting=latency.any_table)
+    return model, processor, latency, texts
+
+
+def _polish_inputs(
+    model: PreTrainedModel, processor: Any, data: Samples, options: RunOptions, latency: LatencyOptions
+) -> PolishInputs:
+    """Draws the samples to polish on, which are none of those that score or test a model."""
+    tested = [*data.scorers, *([data.judged] if data.judged else [])]
+    return draw_polish_inputs(
+        model,
+        processor,
+        data.task,
+        data.features,
+        options.polish,
+        options.data.batch_size,
+        [sample for scorer in tested for sample in scorer.features],
+        BlockOptions.of(options.data, latency.seq_len, data.task, options.execution.seed),
     )
 
 
