@@ -18,7 +18,7 @@ from trimformer.costs.macs import model_macs
 from trimformer.costs.timing import Timing
 from trimformer.data.batches import make_batches
 from trimformer.data.tasks import task_of
-from trimformer.evaluation.latency_target import Comparison
+from trimformer.evaluation.latency_target import ComparedLatency
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
 from trimformer.models.masking import MaskUnits
@@ -264,7 +264,7 @@ def test_milliseconds_are_kept_to_by_every_allocation(allocation):
 
 def test_a_table_measured_on_this_machine_is_checked_by_measuring(monkeypatch):
     seen = Timing(8.0, 7.9, 8.1, 9)
-    comparison = Comparison(Timing(10.0, 9.9, 10.1, 9), seen, Timing(0.8, 0.79, 0.81, 9))
+    comparison = ComparedLatency(Timing(10.0, 9.9, 10.1, 9), seen, Timing(0.8, 0.79, 0.81, 9))
     see(monkeypatch, comparison)
     model = problem_model("single_label")
     kept = prune_to_latency(make_table(model), model=model, constraint=0.806)
@@ -279,7 +279,7 @@ def test_a_table_measured_on_this_machine_is_checked_by_measuring(monkeypatch):
 def test_a_missed_latency_target_is_logged_and_the_first_selection_stays(monkeypatch, caplog):
     # Nothing is gained by pruning: all is overhead.
     dense = Timing(10.0, 9.9, 10.1, 9)
-    comparison = Comparison(dense, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
+    comparison = ComparedLatency(dense, Timing(9.99, 9.9, 10.1, 9), Timing(0.999, 0.99, 1.0, 9))
     see(monkeypatch, comparison)
     model = problem_model("single_label")
     first = prune_to_latency(make_table(model, elsewhere=True), model=model, constraint=0.3)

@@ -14,7 +14,7 @@ from trimformer.costs.timing import Timing
 from trimformer.costs.workloads import ForwardPass
 from trimformer.evaluation import latency_target
 from trimformer.evaluation.latency_target import (
-    Comparison,
+    ComparedLatency,
     LatencyTarget,
     compare_latency,
     corrected_costs,
@@ -48,7 +48,7 @@ def timing(median, noise=0.01):
 
 def ask(monkeypatch, dense_ms, pruned_ms, constraint, latency_ms=None):
     """What the promise answers to these measurements."""
-    seen = Comparison(timing(dense_ms), timing(pruned_ms), timing(pruned_ms / dense_ms))
+    seen = ComparedLatency(timing(dense_ms), timing(pruned_ms), timing(pruned_ms / dense_ms))
     monkeypatch.setattr(latency_target, "compare_latency", lambda *_: seen)
     asked = LatencyTarget(MODEL, COSTS, constraint, latency_ms, ForwardPass({}))
     answer = asked(STUDENT)
@@ -68,7 +68,7 @@ def test_a_promise_kept_or_little_better_is_left_alone(monkeypatch, pruned_ms):
 def test_after_a_correction_the_estimated_share_is_the_measured_one_however_busy_the_machine(
     monkeypatch, dense_ms, ratio
 ):
-    seen = Comparison(timing(dense_ms), timing(ratio * dense_ms), timing(ratio, noise=0.0))
+    seen = ComparedLatency(timing(dense_ms), timing(ratio * dense_ms), timing(ratio, noise=0.0))
     monkeypatch.setattr(latency_target, "compare_latency", lambda *_: seen)
     asked = LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))
     assert asked.share(UNITS) == COSTS.of(UNITS) / COSTS.dense
@@ -120,15 +120,17 @@ def test_the_latency_of_the_dense_model_takes_nothing_away(monkeypatch):
 def test_what_is_left_over_is_a_share_of_the_request():
     target = LatencyTarget(MODEL, COSTS, 0.5, 0.5 * COSTS.dense, ForwardPass({}))
     half = COSTS.dense / 2
-    assert target.left_over(Comparison(timing(2 * half), timing(half), timing(0.5))) == pytest.approx(0)
-    assert target.left_over(Comparison(timing(6 * half), timing(2.7 * half), timing(0.45))) == pytest.approx(0.1)
+    assert target.left_over(ComparedLatency(timing(2 * half), timing(half), timing(0.5))) == pytest.approx(0)
+    assert target.left_over(ComparedLatency(timing(6 * half), timing(2.7 * half), timing(0.45))) == pytest.approx(0.1)
     assert target.reference_ms == COSTS.dense
-    assert target.left_over(Comparison(timing(1.5 * half), timing(0.75 * half), timing(0.5))) == pytest.approx(0.25)
+    assert target.left_over(ComparedLatency(timing(1.5 * half), timing(0.75 * half), timing(0.5))) == pytest.approx(
+        0.25
+    )
     assert target.reference_ms == pytest.approx(1.5 * half)
 
 
 def test_a_model_grows_once_and_the_dense_model_cannot_grow(monkeypatch):
-    seen = Comparison(timing(10.0), timing(2.0), timing(0.2))
+    seen = ComparedLatency(timing(10.0), timing(2.0), timing(0.2))
     monkeypatch.setattr(latency_target, "compare_latency", lambda *_: seen)
     target = LatencyTarget(MODEL, COSTS, 0.5, None, ForwardPass({}))
     assert target(STUDENT) is not None
@@ -149,7 +151,7 @@ def test_interpolated_costs_agree_with_both_models(few, smaller, more):
 def test_a_model_that_grew_too_much_is_followed_by_one_between_the_two(monkeypatch):
     def measured(_, student, __):
         ratio = 0.5 + 0.5 * (find_sublayers(student)[1].num_units / 40) ** 0.25  # a line to the dense model is below it
-        return Comparison(timing(10.0, 0.0), timing(10 * ratio, 0.0), timing(ratio, 0.0))
+        return ComparedLatency(timing(10.0, 0.0), timing(10 * ratio, 0.0), timing(ratio, 0.0))
 
     monkeypatch.setattr(latency_target, "compare_latency", measured)
     target, widths = LatencyTarget(MODEL, COSTS, 0.88, None, ForwardPass({})), [8]

@@ -20,7 +20,7 @@ BUSY = 0.1  # relative slowdown of the dense model that is reported
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedLatency:
     """Latency of two models, timed in turns.
 
     Attributes:
@@ -34,12 +34,12 @@ class Comparison:
     ratio: Timing
 
 
-def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload) -> Comparison:
+def compare_latency(dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload) -> ComparedLatency:
     """Times two models in turns."""
     with frozen(dense), frozen(pruned):
         laps = workload.time([dense, pruned])
     ratio = np.divide(laps[1], laps[0]).tolist()
-    return Comparison(Timing.of(laps[0]), Timing.of(laps[1]), Timing.of(ratio))
+    return ComparedLatency(Timing.of(laps[0]), Timing.of(laps[1]), Timing.of(ratio))
 
 
 class LatencyTarget:
@@ -116,15 +116,15 @@ class LatencyTarget:
         """Returns the fraction of the dense latency that the costs, as last corrected, give a model."""
         return self.costs.of(units) / self._dense_ms
 
-    def misses(self, latency: Comparison) -> bool:
+    def misses(self, latency: ComparedLatency) -> bool:
         """Returns whether the pruned model is slower than requested by more than the noise."""
         return latency.ratio.low > self._requested(latency)
 
-    def left_over(self, latency: Comparison) -> float:
+    def left_over(self, latency: ComparedLatency) -> float:
         """Returns the unused fraction of the requested latency; negative if the pruned model is slower."""
         return 1 - latency.ratio.median / self._requested(latency)
 
-    def log(self, latency: Comparison) -> None:
+    def log(self, latency: ComparedLatency) -> None:
         """Logs what is left over of the request, and a changed speed of the machine."""
         requested = self._requested(latency)
         if latency.ratio.high < (1 - WORTHWHILE) * requested:
@@ -142,7 +142,7 @@ class LatencyTarget:
                 self._latency_ms,
             )
 
-    def _requested(self, latency: Comparison) -> float:
+    def _requested(self, latency: ComparedLatency) -> float:
         """Returns the requested fraction of the dense latency."""
         if self._latency_ms is None or self.reference_ms is None:
             return self._constraint

@@ -16,7 +16,7 @@ from trimformer.costs.workloads import ForwardPass, LlamaCppRun
 from trimformer.data.outputs import find_problem, has_classes
 from trimformer.evaluation.agreement import find_agreement, find_changed_tokens, paired_interval
 from trimformer.evaluation.language import LanguageScorer
-from trimformer.evaluation.latency_target import LatencyTarget, compare_latency
+from trimformer.evaluation.latency_target import ComparedLatency, LatencyTarget, compare_latency
 from trimformer.evaluation.model_outputs import RerunOutputs
 from trimformer.evaluation.scores import compare, score
 from trimformer.models import find_sublayers
@@ -133,13 +133,24 @@ def _measure(
         budget: the budget that it keeps.
         requested_ms: the latency that was asked for.
     """
-    data, unit_costs, model = session.data, session.unit_costs, session.model
-    batch_size = unit_costs.latency.batch_size or DEFAULT_BATCH_SIZE
+    data = session.data
     with session.timer("evaluate"):
         scored = result.model if data.lost is None else with_all  # see `evaluation.language_vocabulary`
         pruned = score(data.small_vocabulary_scorers or data.scorers, scored, "pruned")
         result.scores = compare(data.scorers, session.dense_scores, pruned, data.small_vocabulary_scorers)
         _compare_predictions(session, result, pruned[0][1])
+    result.vocabulary = _vocabulary_report(data)
+    with session.timer("timing"):
+        latency = _measure_latency(session, result)
+    result.sizes = _sizes(session, result)
+    if session.unit_costs.metric == "latency":
+        result.budget = _latency_budget(session, result, budget, requested_ms, latency)
+
+
+def _measure_latency(session: Session, result: PruningResult) -> ComparedLatency:
+    """Times both models in turn, adds the latencies to the result and returns them."""
+    data, unit_costs = session.data, session.unit_costs
+    batch_size = unit_costs.latency.batch_size or DEFAULT_BATCH_SIZE
     workload = unit_costs.workload
     if data.vocabulary is not None and isinstance(workload, ForwardPass):
         # The pruned model has other token ids than the dense one, but the same number of texts.
@@ -147,47 +158,58 @@ def _measure(
         example = {"input_ids": data.vocabulary.new_ids[first_ids].clip(0).tolist()}
         pruned_inputs = random_inputs(result.model, batch_size, unit_costs.length, example)
         workload = replace(workload, pruned_inputs=pruned_inputs)
-    result.vocabulary = _vocabulary_report(data)
-    with session.timer("timing"):
-        latency = compare_latency(model, result.model, workload)
+    latency = compare_latency(session.model, result.model, workload)
     result.latency = LatencyReport(
         batch_size, unit_costs.length, unit_costs.latency.backend, latency.dense, latency.pruned, latency.ratio
     )
     if isinstance(workload, LlamaCppRun):
         result.latency = replace(result.latency, quantize=workload.quantize, phase=workload.phase)
+    return latency
+
+
+def _sizes(session: Session, result: PruningResult) -> dict[str, Size]:
+    """Returns MACs, parameters and bytes of both models."""
+    model, lengths = session.model, session.data.lengths
     kept_layers = {s.layer for s, mask in zip(find_sublayers(model), result.masks, strict=True) if mask.any()}
-    pruned_lengths = data.lengths
-    if len(find_sublayers(result.model)) < len(pruned_lengths):  # a plain layout leaves layers out
-        pruned_lengths = [
-            length for s, length in zip(find_sublayers(model), data.lengths, strict=True) if s.layer in kept_layers
-        ]
-    result.sizes = {
+    pruned_lengths = lengths
+    if len(find_sublayers(result.model)) < len(lengths):  # a plain layout leaves layers out
+        pairs = zip(find_sublayers(model), lengths, strict=True)
+        pruned_lengths = [length for sublayer, length in pairs if sublayer.layer in kept_layers]
+    return {
         name: Size(
-            model_macs(find_sublayers(candidate), lengths),
+            model_macs(find_sublayers(candidate), positions),
             sum(p.numel() for p in candidate.parameters()),
             file_size(candidate),
         )
-        for name, candidate, lengths in (("dense", model, data.lengths), ("pruned", result.model, pruned_lengths))
+        for name, candidate, positions in (("dense", model, lengths), ("pruned", result.model, pruned_lengths))
     }
-    if unit_costs.metric == "latency":
-        corrected = budget.correct if isinstance(budget.correct, LatencyTarget) else None
-        units = units_left(result.masks)
-        kept, estimated_ms = result.budget.kept, unit_costs.costs.of(units)
-        if corrected is not None:  # the machine may be faster or slower than when the table was measured
-            kept = corrected.share(units)
-            estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
-        result.budget = replace(
-            result.budget,
-            kept=kept,
-            asked_ms=requested_ms or budget.constraint * latency.dense.median,
-            estimated_ms=estimated_ms,
-            corrected=bool(corrected and corrected.corrected),
-            missed=corrected is not None and corrected.misses(latency),
-            left_over=corrected.left_over(latency) if corrected else None,
-            reference_ms=corrected.reference_ms if corrected else None,
-        )
-        if corrected is not None:
-            corrected.log(latency)
+
+
+def _latency_budget(
+    session: Session,
+    result: PruningResult,
+    budget: Budget,
+    requested_ms: float | None,
+    latency: ComparedLatency,
+) -> BudgetReport:
+    """Returns the report of a latency budget; see `_measure` for the arguments."""
+    corrected = budget.correct if isinstance(budget.correct, LatencyTarget) else None
+    units = units_left(result.masks)
+    kept, estimated_ms = result.budget.kept, session.unit_costs.costs.of(units)
+    if corrected is not None:  # the machine may be faster or slower than when the table was measured
+        kept = corrected.share(units)
+        estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
+        corrected.log(latency)
+    return replace(
+        result.budget,
+        kept=kept,
+        asked_ms=requested_ms or budget.constraint * latency.dense.median,
+        estimated_ms=estimated_ms,
+        corrected=bool(corrected and corrected.corrected),
+        missed=corrected is not None and corrected.misses(latency),
+        left_over=corrected.left_over(latency) if corrected else None,
+        reference_ms=corrected.reference_ms if corrected else None,
+    )
 
 
 def _vocabulary_report(data: Samples) -> VocabularyReport | None:
