@@ -123,7 +123,8 @@ def test_what_is_left_over_is_a_share_of_the_request():
     assert target.left_over(ComparedLatency(timing(2 * half), timing(half), timing(0.5))) == pytest.approx(0)
     assert target.left_over(ComparedLatency(timing(6 * half), timing(2.7 * half), timing(0.45))) == pytest.approx(0.1)
     assert target.reference_ms == COSTS.dense
-    assert target.left_over(ComparedLatency(timing(1.5 * half), timing(0.75 * half), timing(0.5))) == pytest.approx(
+    slow = ComparedLatency(timing(1.5 * half), timing(0.75 * half), timing(0.5))
+    assert target.left_over(slow) == pytest.approx(0.25)
         0.25
     )
     assert target.reference_ms == pytest.approx(1.5 * half)
