@@ -125,8 +125,6 @@ def test_what_is_left_over_is_a_share_of_the_request():
     assert target.reference_ms == COSTS.dense
     slow = ComparedLatency(timing(1.5 * half), timing(0.75 * half), timing(0.5))
     assert target.left_over(slow) == pytest.approx(0.25)
-        0.25
-    )
     assert target.reference_ms == pytest.approx(1.5 * half)
 
 
