@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, SwinConfig, SwinModel, pipeline
 
+from testing.language import byte_tokenizer, language_model
 from tests.conftest import FAMILIES, HEADS, make_batch, make_model, make_tokenizer
 from trimformer.checkpoints.save_load import file_size, load, read_masks, save, unwrap
 from trimformer.checkpoints.shrink import shrink
@@ -117,6 +118,15 @@ def test_saved_again_and_reloaded_it_is_the_same(saved, model, tmp_path):
     assert same(twice, model)
     configs = [json.loads((path / "config.json").read_text()) for path in (saved, tmp_path / "again")]
     assert configs[0] == configs[1]
+
+
+def test_a_generation_config_that_transformers_would_not_write_stays_as_it_is(tmp_path):
+    model = language_model()
+    model.generation_config.temperature = 0.5  # without sampling, as in many published checkpoints
+    save(model, byte_tokenizer(), tmp_path / "saved")
+    assert model.generation_config.temperature == 0.5
+    loaded, _ = load(tmp_path / "saved")
+    assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
 
 
 def test_a_moved_directory_loads(saved, model, tmp_path):

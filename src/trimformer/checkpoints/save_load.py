@@ -18,9 +18,10 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from trimformer.checkpoints.checkpoint_checks import (
@@ -294,7 +295,7 @@ def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, stan
                 f"the tokenizer has {len(processor)} tokens, the model {words.num_embeddings}, as it lost some; save "
                 "it with the tokenizer that lost them too (the result's `processor`)"
             )
-    model.save_pretrained(directory)
+    _save_weights(model, directory)
     processor.save_pretrained(directory)
     copy_companions(model, directory)
     if dense_class(model) is type(model):
@@ -304,6 +305,23 @@ def write_model(model: PreTrainedModel, processor: Any, directory: Path, *, stan
     check_written(model, directory, standalone=standalone)
     check_written_tokenizer(processor, directory)
     write_guard_files(directory)
+
+
+def _save_weights(model: PreTrainedModel, directory: Path) -> None:
+    """Writes configs and weights; a generation config that Transformers reads but does not write stays as it is."""
+    generation: Any = getattr(model, "generation_config", None)
+    try:
+        if generation is not None:
+            generation.validate(strict=True)
+    except ValueError:  # such as a temperature without sampling, as in many published checkpoints
+        model.generation_config = GenerationConfig()
+        try:
+            model.save_pretrained(directory)
+        finally:
+            model.generation_config = generation
+        generation.to_json_file(directory / GENERATION_CONFIG_NAME)
+    else:
+        model.save_pretrained(directory)
 
 
 def _drop_code_references(directory: Path) -> None:
