@@ -27,7 +27,8 @@ def embed(model, tokenizer):
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
 @pytest.mark.parametrize("more", [False, True])
 def test_our_embedding_is_theirs_before_and_after(tmp_path, pooling, more):
-    after = [Dense(24, 8, activation_function=torch.nn.Tanh()), Normalize()] if more else []
+    dense = [Dense(24, 24, use_residual=True), Dense(24, 8, use_residual=True, activation_function=torch.nn.GELU())]
+    after = [Dense(24, 24), *dense, Normalize()] if more else []
     folder = sentence_model(tmp_path, *after, pooling=pooling)
     model, tokenizer = load(folder)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
@@ -109,6 +110,46 @@ REFUSED = {
     "two transformers": (lambda m: m.append({**m[0], "idx": 9}), "whose first module is its only Transformer"),
     "a way out": (lambda m: m[1].update(path="../elsewhere"), "leads out of the directory"),
 }
+
+
+def test_a_dense_module_that_names_no_activation_has_that_of_sentence_transformers(tmp_path):
+    folder = sentence_model(tmp_path, Dense(24, 8))
+    config = json.loads((folder / "2_Dense" / "config.json").read_text())
+    del config["activation_function"]
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config))
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(embed(*load(folder)), theirs, atol=1e-5, rtol=1e-4)
+
+
+OTHER_MODELS = {
+    "it reads or writes another tensor": lambda model: model[2].__dict__.update(module_output_name="scores"),
+    "has the module Dense before the Pooling": lambda model: model.__setattr__("_modules", reordered(model, 0, 2, 1)),
+    "an embedder without the module Pooling": lambda model: model.__setattr__("_modules", reordered(model, 0)),
+}
+
+
+def reordered(model, *order):
+    return {str(new): model[old] for new, old in enumerate(order)}
+
+
+@pytest.mark.parametrize("words", OTHER_MODELS)
+def test_an_embedding_that_is_computed_otherwise_is_refused(tmp_path, words):
+    model = SentenceTransformer(str(sentence_model(tmp_path, Dense(24, 8))), device="cpu")
+    OTHER_MODELS[words](model)
+    model.save_pretrained(str(tmp_path / "other"))
+    with pytest.raises(TrimformerError, match=words):
+        load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("CrossEncoder", "scores pairs by its modules Pooling"), ("ColBERT", "is a ColBERT of")]
+)
+def test_another_kind_of_model_is_refused(tmp_path, kind, words):
+    folder = sentence_model(tmp_path)
+    settings = json.loads((folder / "config_sentence_transformers.json").read_text())
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({**settings, "model_type": kind}))
+    with pytest.raises(TrimformerError, match=words):
+        load(folder)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -86,9 +86,18 @@ def test_queries_and_passages_get_the_prompts_of_their_names(folder, default):
     same(ours[len(ROWS) :], theirs[1])
 
 
-def test_without_prompts_for_roles_every_column_gets_the_default_prompt():
-    settings = SentenceSettings(prompts={"query": "", "document": "", "topic": "t: "}, default_prompt="topic")
-    assert settings.prompts_of(["query", "passage"]) == ("t: ", "t: ")
+@pytest.mark.parametrize("prompts", [{"topic": "t: "}, {"query": "", "document": "", "topic": "t: "}])
+def test_queries_and_documents_never_get_the_default_prompt(folder, prompts):
+    edit_model(folder, prompts=prompts, default_prompt_name="topic")
+    held = SentenceTransformer(str(folder), device="cpu")
+    queries, passages = [f"{text} one" for text in TEXTS], [f"{text} two" for text in TEXTS]
+    ours = embed(folder, [{"query": a, "passage": b} for a, b in zip(queries, passages, strict=True)])
+    same(ours[: len(TEXTS)], held.encode_query(queries))
+    same(ours[len(TEXTS) :], held.encode_document(passages))
+    same(embed(folder, [{"text": text} for text in TEXTS]), held.encode(TEXTS))
+
+
+def test_columns_without_a_role_get_no_prompt_of_a_role():
     assert SentenceSettings(prompts={"query": "q: "}).prompts_of(["sentence1", "sentence2"]) == ()
 
 

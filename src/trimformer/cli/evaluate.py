@@ -11,6 +11,7 @@ from trimformer.checkpoints.save_load import load, load_model, read_masks
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.option_flags import read_options
 from trimformer.data.outputs import find_problem
+from trimformer.data.tasks import ScoredByQuery
 from trimformer.data.tasks.blank_rows import count_blank_rows
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
@@ -44,9 +45,14 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
     report: dict[str, Any] = {}
+    if isinstance(task, ScoredByQuery) and task.needs_dense_outputs and reference is None and masks is None:
+        raise TrimformerError(
+            "no passage is known to be right for a query, so the one that the dense model finds first counts; name the "
+            "dense model with --reference"
+        )
     for name, rows in validation.items():
         count_blank_rows(name, rows, task)
-        scorer = make_scorer(name, rows, task, model, processor, arguments.batch_size)
+        scorer = make_scorer(name, rows, task, reference or model, processor, arguments.batch_size)
         with masking:
             scores, outputs = scorer(model)
             report[name] = {"samples": len(rows), **scores}

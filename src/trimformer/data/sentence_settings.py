@@ -28,7 +28,7 @@ TRANSFORMER_SETTINGS = tuple(
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 # Names of prompts for queries and for documents, in the order in which sentence-transformers looks for them.
-_QUERY_PROMPTS = ("query",)
+_QUERY_PROMPT = "query"
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 # Columns whose texts are queries; the other columns beside them hold documents.
@@ -58,22 +58,23 @@ class SentenceSettings:
     similarity: str = "cosine"
     truncate_dim: int | None = None
 
-    def prompts_of(self, columns: Sequence[str]) -> tuple[str, ...]:
+    def prompts_of(self, columns: Sequence[str], *, has_roles: bool = True) -> tuple[str, ...]:
         """Returns the prompt of each text column; an empty tuple if no column has one.
 
-        Texts get the default prompt, as from `encode`. If the model has a prompt for queries or documents, a column
-        named query, question or anchor gets the former, and the columns beside it get the latter.
+        Texts get the default prompt, as from `encode`. A column named query, question or anchor gets the prompt for
+        queries, as from `encode_query`, and the columns beside it get that for documents; neither gets the default.
+
+        Args:
+            columns: names of the columns.
+            has_roles: whether queries and documents have prompts of their own; a CrossEncoder has only the default one.
         """
-        default = self.prompts.get(self.default_prompt or "", "")
-        query, document = (
-            next((self.prompts[name] for name in names if self.prompts.get(name)), "")
-            for names in (_QUERY_PROMPTS, _DOCUMENT_PROMPTS)
-        )
         is_query = [column.strip().lower() in QUERY_COLUMNS for column in columns]
-        if (query or document) and any(is_query):
+        if has_roles and any(is_query):
+            query = self.prompts.get(_QUERY_PROMPT, "")
+            document = next((self.prompts[name] for name in _DOCUMENT_PROMPTS if self.prompts.get(name)), "")
             prompts = tuple(query if flag else document for flag in is_query)
         else:
-            prompts = (default,) * len(columns)
+            prompts = (self.prompts.get(self.default_prompt or "", ""),) * len(columns)
         return prompts if any(prompts) else ()
 
     def prepare(self, processor: Any) -> Any:
@@ -116,7 +117,7 @@ def read_settings(path: Path, transformer: Path) -> SentenceSettings:
     """
     files = [folder / name for name in TRANSFORMER_SETTINGS for folder in (transformer, path)]
     file = next((file for file in files if file.is_file()), files[0])
-    module, model = _read(file), _read(path / MODEL_SETTINGS)
+    module, model = _read(file), read_model_settings(path)
     _check_followed(module, file)
     lengths = [module.get("max_seq_length"), _options(module, file).get("model_max_length")]
     lengths += [_option(_option(module, "processing_kwargs", file), "text", file).get("max_length")]
@@ -124,10 +125,15 @@ def read_settings(path: Path, transformer: Path) -> SentenceSettings:
     lower_case = module.get("do_lower_case") or False
     if not isinstance(lower_case, bool):
         raise TrimformerError(f"do_lower_case in '{file}' is {lower_case!r}; set it to true or false")
-    return SentenceSettings(min(limits, default=None), lower_case, **_read_model_settings(model, path / MODEL_SETTINGS))
+    return SentenceSettings(min(limits, default=None), lower_case, **_named_settings(model, path / MODEL_SETTINGS))
 
 
-def _read_model_settings(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def read_model_settings(path: Path) -> Mapping[str, Any]:
+    """Reads `config_sentence_transformers.json` of a directory; an empty mapping if there is none."""
+    return _read(path / MODEL_SETTINGS)
+
+
+def _named_settings(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
     prompts = {name: prompt for name, prompt in _option(model, "prompts", file).items() if prompt is not None}
     wrong = next((name for name, prompt in prompts.items() if not isinstance(prompt, str)), None)
     if wrong is not None:
@@ -159,8 +165,12 @@ def _check_followed(module: Mapping[str, Any], file: Path) -> None:
     ignored += [f"processing_kwargs.{name}" for name, value in kwargs.items() if name != "text" and value]
     ignored += [f"processing_kwargs.text.{name}" for name in text if name not in ("max_length", "padding")]
     ignored += [name for name in _options(module, file) if name not in ("model_max_length", "trust_remote_code")]
-    if "message" in _option(module, "modality_config", file):
+    modalities = _option(module, "modality_config", file)
+    if "message" in modalities:
         ignored.append("modality_config.message")
+    output = _option(modalities, "text", file).get("method_output_name", "last_hidden_state")
+    if output not in ("last_hidden_state", "logits"):  # the latter of a CrossEncoder's own head
+        ignored.append(f"modality_config.text.method_output_name {str(output)[:100]!r}")
     if module.get("transformer_task") not in (None, *_TASKS):
         ignored.append(f"transformer_task {str(module['transformer_task'])[:100]}")
     if ignored:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,6 +23,7 @@ from trimformer.data.sentence_settings import (
     MODEL_SETTINGS,
     TRANSFORMER_SETTINGS,
     SentenceSettings,
+    read_model_settings,
     read_settings,
 )
 from trimformer.errors import TrimformerError, one_sentence
@@ -45,6 +46,8 @@ _OWN_FILES = (
     "neuron_mask.pt", "results.json", "sweep.json", "family.json", "report.html", "log.txt", "modeling_trimformer.py",
     "*import-trimformer*.safetensors", "onnx", "openvino", *_TOKENIZER_FILES, *_FILES,
 )  # fmt: skip
+
+_EMBEDDING = "sentence_embedding"  # the name of what a Dense module reads and writes
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Identity": lambda x: x,
@@ -207,7 +210,8 @@ def read_sentence_head(path: Path) -> SentenceHead | None:
         return None
     pooling: tuple[str, ...] | None = None
     steps: list[Callable[[Tensor], Tensor]] = []
-    for module in _read_modules(path)[1:]:
+    modules = _read_modules(path)[1:]
+    for module in modules:
         folder, kind = path / module["path"], module["kind"]
         if kind == "Pooling" and pooling is None:
             pooling = _read_pooling(folder)
@@ -220,8 +224,34 @@ def read_sentence_head(path: Path) -> SentenceHead | None:
                 f"'{path}' has the sentence-transformers module {kind}, which is not supported; supported are "
                 "Pooling, Dense, Normalize and Dropout"
             )
+    _check_kind(path, [module["kind"] for module in modules])
     settings = read_settings(path, transformer_folder(path))
     return SentenceHead(path.absolute(), pooling or (), tuple(steps), pooling is None, settings)
+
+
+def _check_kind(path: Path, kinds: Sequence[str]) -> None:
+    """Checks that a directory is a SentenceTransformer that pools first, or a CrossEncoder with its model's own head.
+
+    Args:
+        path: the directory.
+        kinds: of the modules after the Transformer.
+
+    Raises:
+        TrimformerError: it is of another kind.
+    """
+    owner = read_model_settings(path).get("model_type")
+    changing = [kind for kind in kinds if kind != "Dropout"]
+    if owner not in (None, "SentenceTransformer", "CrossEncoder"):
+        raise TrimformerError(f"'{path}' is a {str(owner)[:100]} of sentence-transformers, which is not supported")
+    if owner == "CrossEncoder" and changing:
+        raise TrimformerError(
+            f"'{path}' is a CrossEncoder that scores pairs by its modules {', '.join(changing)}; supported are those "
+            "that score them by the head of their model"
+        )
+    if "Pooling" in changing and changing[0] != "Pooling":
+        raise TrimformerError(f"'{path}' has the module {changing[0]} before the Pooling, which is not supported")
+    if "Pooling" not in changing and (changing or owner == "SentenceTransformer"):
+        raise TrimformerError(f"'{path}' is an embedder without the module Pooling, which is not supported")
 
 
 def _read_pooling(folder: Path) -> tuple[str, ...]:
@@ -254,10 +284,17 @@ def _read_dense(folder: Path) -> Callable[[Tensor], Tensor]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "model.safetensors")
         weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
-        activation = _ACTIVATIONS[str(config.get("activation_function", "Identity")).rsplit(".", 1)[-1]]
+        activation = _ACTIVATIONS[str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]]
+        names = {config.get(f"module_{side}_name") for side in ("input", "output")}
+        if not names <= {None, _EMBEDDING}:
+            raise ValueError(f"it reads or writes another tensor than {_EMBEDDING}, which is not supported")
+        has_residual, residual = bool(config.get("use_residual")), tensors.get("residual.weight")
 
     def dense(x: Tensor) -> Tensor:
-        return activation(F.linear(x, weight.to(x), None if bias is None else bias.to(x)))
+        output = activation(F.linear(x, weight.to(x), None if bias is None else bias.to(x)))
+        if has_residual:
+            output = output + (x if residual is None else F.linear(x, residual.to(x)))
+        return output
 
     return dense
 

@@ -118,7 +118,8 @@ def follow_settings(task: Task, model: PreTrainedModel) -> Task:
         return task
     columns = task.text_columns if isinstance(task, EmbeddingTask) else task.text_columns[:1]
     if not task.prompts:
-        task = replace(task, prompts=head.settings.prompts_of(columns))
+        prompts = head.settings.prompts_of(columns, has_roles=isinstance(task, EmbeddingTask))
+        task = replace(task, prompts=prompts)
         for column, prompt in zip(columns, task.prompts, strict=False):
             logger.info("texts of column '%s' get the prompt %r, as in sentence-transformers", column, prompt)
     return replace(task, similarity=head.settings.similarity) if isinstance(task, EmbeddingTask) else task
