@@ -59,6 +59,19 @@ def problem_rows(problem: str, count: int = 40) -> list[dict[str, Any]]:
     return rows
 
 
+def fitting_rows(model: PreTrainedModel, problem: str, count: int = 40) -> list[dict[str, Any]]:
+    """Such rows; classes are what the model predicts but for every fifth, numbers are what it predicts."""
+    rows, tokenizer = problem_rows(problem, count), make_tokenizer()
+    if problem not in ("single_label", "regression"):
+        return rows
+    for i, row in enumerate(rows):
+        with torch.no_grad():
+            logits = model(**tokenizer(row["sentence"], return_tensors="pt")).logits[0]
+        right = float(logits[0]) if problem == "regression" else int(logits.argmax())
+        row["label"] = right if problem == "regression" or i % 5 else 1 - right
+    return rows
+
+
 def save_model(path: Path, problem: str = "single_label", family: str = "Bert", **overrides: Any) -> Path:
     """A model directory; progress bars off, as they write to standard error."""
     transformers.utils.logging.disable_progress_bar()

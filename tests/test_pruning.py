@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import trimformer
-from tests.commands import PROBLEMS, outputs, problem_model, problem_rows, small_steps
+from tests.commands import PROBLEMS, fitting_rows, outputs, problem_model, problem_rows, small_steps
 from tests.conftest import make_batch, make_model, make_rows, make_table, make_tokenizer, without_intervals
 from trimformer import METHODS, LatencyOptions, Method, TrimformerError
 from trimformer.checkpoints.shrink import shrink
@@ -411,8 +411,8 @@ def test_a_device_that_is_not_there_is_an_error():
 
 
 def prune_to_quality(problem="single_label", count=400, **options):
-    rows, options = problem_rows(problem, count), {"num_samples": 60, **options}
-    return prune(problem_model(problem), rows, None, **options)
+    model = problem_model(problem)
+    return prune(model, fitting_rows(model, problem, count), None, **{"num_samples": 60, **options})
 
 
 @pytest.mark.parametrize(("problem", "target"), [

@@ -1,4 +1,4 @@
-"""`trimformer evaluate` where no passage is known to be right: the dense model's first passages are, not the model's."""
+"""`trimformer evaluate` where no passage is known to be right: those are that the dense model finds first."""
 
 import random
 
@@ -20,9 +20,7 @@ ROWS = {
 def test_a_model_is_not_scored_by_its_own_first_passages(problem, tmp_path, capsys):
     dense, data = save_model(tmp_path / "dense", problem), write_jsonl(tmp_path / "rows.jsonl", ROWS[problem])
     other = save_model(tmp_path / "other", problem, seed=5)
-    scores = {
-        path.name: evaluate(capsys, path, "--data", data, "--reference", dense)["all"] for path in (dense, other)
-    }
+    scores = {path.name: evaluate(capsys, path, "--data", data, "--reference", dense)["all"] for path in (dense, other)}
     assert scores["dense"]["dense_top_mrr@10"] == 1
     assert scores["other"]["dense_top_mrr@10"] < 1
     assert run(main, "evaluate", other, "--data", data) == 2

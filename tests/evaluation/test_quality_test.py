@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from tests.commands import PROBLEMS, problem_model, problem_rows
+from tests.commands import PROBLEMS, fitting_rows, problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.data.tasks import task_of
 from trimformer.errors import TrimformerError
@@ -23,7 +23,7 @@ from trimformer.options.quality_target import QualityTarget
 
 def judge(target, problem="single_label", rows=300, seed=0):
     model = problem_model(problem, seed=seed)
-    examples = problem_rows(problem, rows)
+    examples = fitting_rows(model, problem, rows)
     return QualityTest(
         target, Scorer("judged", examples, task_of(model, examples), model, make_tokenizer()), model
     ), model
@@ -68,6 +68,17 @@ def test_a_model_of_other_answers_is_found_out():
     assert not verdict.keeps
 
 
+@pytest.mark.parametrize("problem", ["single_label", "regression"])
+def test_a_drop_from_a_score_that_guessing_reaches_is_refused(problem):
+    model, rows = problem_model(problem), fitting_rows(problem_model(problem), problem, 300)
+    for row in rows:
+        row["label"] = 1 - row["label"] if problem == "single_label" else -row["label"]
+    scorer = Scorer("judged", rows, task_of(model, rows), model, make_tokenizer())
+    with pytest.raises(TrimformerError, match="no better than guessing, so a drop says nothing"):
+        QualityTest(QualityTarget("drop", 2.0), scorer, model)
+    QualityTest(QualityTarget("divergence", 2.0), scorer, model)
+
+
 def test_a_divergence_needs_no_labels():
     model = problem_model("embedding")
     rows = problem_rows("embedding", 120)
@@ -105,7 +116,7 @@ def scored_pairs(count=300):
 @pytest.mark.parametrize("problem", [*PROBLEMS, "pairs"])
 def test_every_task_is_tested_or_refused(problem, labelled, kind):
     model = problem_model("embedding" if problem == "pairs" else problem)
-    rows = scored_pairs(120) if problem == "pairs" else problem_rows(problem, 120)
+    rows = scored_pairs(120) if problem == "pairs" else fitting_rows(model, problem, 120)
     if not labelled:
         rows = [{k: v for k, v in row.items() if k != "score"} for row in without_labels(rows)]
     task = task_of(model, rows)

@@ -127,6 +127,16 @@ class Scorer:
         has_labels = any(key in self.features[0] for key in LABEL_KEYS) or self._problem == "embedding"
         return self.task.metric is not None and has_labels
 
+    @property
+    def guessed_score(self) -> float | None:
+        """The main score of guessing: 0 for a correlation, an equal share for the accuracy of classes; else None."""
+        if self.task.metric in ("spearman", "pearson", "matthews"):
+            return 0.0
+        if self.task.metric != "accuracy" or self._problem != "single_label":
+            return None
+        classes = {float(sample["labels"]) for sample in self.features if "labels" in sample}
+        return 1 / len(classes) if len(classes) > 1 else None
+
     @cached_property
     def clusters(self) -> list[int]:
         """Cluster of each row; see `row_clusters`."""

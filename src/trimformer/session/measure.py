@@ -18,7 +18,7 @@ from trimformer.evaluation.agreement import find_agreement, find_changed_tokens,
 from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.latency_target import ComparedLatency, LatencyTarget, compare_latency
 from trimformer.evaluation.model_outputs import RerunOutputs
-from trimformer.evaluation.scores import compare, score
+from trimformer.evaluation.scores import Scorer, compare, score
 from trimformer.models import find_sublayers
 from trimformer.models.masking import units_left
 from trimformer.options.budgets import BudgetRequest
@@ -250,6 +250,20 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
         half = paired_interval(scorer, before.outputs, pruned_scorer, after.outputs, metric)
         result.change_ci95 = {} if half is None else {metric: half}
     _warn_of_range(result, before.outputs)
+    _warn_of_guessing(result, scorer)
+
+
+def _warn_of_guessing(result: PruningResult, scorer: Scorer) -> None:
+    """Warns where the dense model scores no better than guessing, as then a pruned model cannot lose either."""
+    guessed, metric, scores = scorer.guessed_score, str(scorer.task.metric), result.scores
+    if guessed is None or scores is None or scores.dense.get(metric, 1.0) > guessed or result.coverage is None:
+        return
+    line = (
+        f"the dense model's {metric} is {100 * scores.dense[metric]:.1f}, no better than guessing, so its change says "
+        "nothing; do the labels mean what the model's outputs mean (order of classes, direction of scores)?"
+    )
+    logger.warning("%s", line)
+    result.coverage = replace(result.coverage, warnings=[*result.coverage.warnings, line])
 
 
 def _warn_of_range(result: PruningResult, outputs: Sequence[Tensor]) -> None:
