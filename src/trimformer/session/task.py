@@ -1,6 +1,7 @@
 """The task of a run: the named one, or the one inferred from the model and the rows."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,14 +16,18 @@ from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks import EmbeddingTask, Task, TextTask, find_task, follow_settings, task_of
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
+from trimformer.data.tasks.embedding import without_classes
+from trimformer.data.tasks.label_values import as_number
 from trimformer.data.tasks.multiple_choice import settle_choices
 from trimformer.data.tasks.reranking import settle_candidates
-from trimformer.data.tasks.retrieval import settle_answers
+from trimformer.data.tasks.retrieval import RetrievalTask, settle_answers
 from trimformer.data.tasks.text import PASSAGE_COLUMNS, TEXT_COLUMNS
 from trimformer.errors import TrimformerError, listed
 from trimformer.options.data import DataOptions
 
 logger = logging.getLogger(__name__)
+
+_ID = re.compile(r"(^|_)(id|ids|idx|index)$|id$")  # names of columns that number rows
 
 
 def named_task(options: DataOptions, model: PreTrainedModel) -> Task | None:
@@ -76,6 +81,7 @@ def _infer(options: DataOptions, model: PreTrainedModel, sets: Sequence[Rows], e
     # Any set may have questions without an answer.
     rows = [*row, *chain.from_iterable(every_set)] if find_problem(model) == "span" else row
     task = task_of(model, rows, text_columns=options.text_columns, label_column=options.label_column)
+    task = task if options.label_column else without_classes(task, every_set)
     if not options.text_columns:
         _name_columns(task, rows[0])
     if options.text_columns or options.label_column:
@@ -89,6 +95,14 @@ def _name_columns(task: Task, row: Mapping[str, Any]) -> None:
         return
     usual = {*TEXT_COLUMNS, *QUERY_COLUMNS, *PASSAGE_COLUMNS}
     read = {*task.text_columns, *task.label_columns}
+    numbers = [name for name, value in row.items()
+               if name not in read and not _ID.search(str(name).lower()) and as_number(value) is not None]  # fmt: skip
+    if isinstance(task, RetrievalTask) and numbers:
+        logger.warning(
+            "every row counts as a query with its right passage, as %s is not read; if it says which passages are "
+            "right, name it with --label-column (label_column)",
+            listed(numbers),
+        )
     others = [name for name, value in row.items()
               if name not in read and str(name).strip().lower() in usual and isinstance(value, str)]  # fmt: skip
     if others:

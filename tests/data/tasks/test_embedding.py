@@ -8,8 +8,10 @@ from transformers import BertConfig
 
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError, prune
+from trimformer.data.rows import NamedRows
 from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks import infer_task
+from trimformer.data.tasks.embedding import without_classes
 from trimformer.data.tasks.text import ALIKE_COLUMNS, PASSAGE_COLUMNS
 
 CONFIG = BertConfig()
@@ -48,8 +50,24 @@ def test_text_columns_are_guessed_from_the_usual_names(columns):
 def test_the_classes_of_premise_and_hypothesis_are_no_similarities():
     inferred = task([{"premise": "the film", "hypothesis": "it", "label": 2}])
     assert (inferred.text_columns, inferred.score_column) == (("premise", "hypothesis"), None)
-    assert task([{"premise": "the film", "hypothesis": "it", "label": "1"}]).score_column is None
+    for label in ("1", -1, 1.0, 0):
+        assert task([{"premise": "the film", "hypothesis": "it", "label": label}]).score_column is None
     assert task([{"premise": "the film", "hypothesis": "it", "score": 0.5}]).score_column == "score"
+
+
+def test_numbers_with_names_of_classes_are_no_similarities():
+    rows = NamedRows(({**row, "label": i % 2} for i, row in enumerate(PAIRS)), {"label": ("entailment", "none")})
+    inferred = task([{key: value for key, value in rows[0].items() if key != "score"}])
+    assert inferred.score_column == "label"
+    assert without_classes(inferred, [rows]).metric is None
+    numbers = NamedRows(rows, {"label": ("0", "1")})
+    assert without_classes(inferred, [numbers]) is inferred
+
+
+@pytest.mark.parametrize("name", ["relevance", "is_selected", "similarity_score"])
+def test_a_relevance_beside_a_query_and_its_passage_is_a_score(name):
+    rows = [{"query": "the film", "passage": "it is good", name: i % 2} for i in range(4)]
+    assert task(rows).score_column == name
 
 
 def test_the_score_is_the_rank_correlation_of_cosines():

@@ -343,6 +343,15 @@ class TestTuples:
 
     def test_several_labels_numbers_and_tags(self):
         assert read(model_of(SPAM, **MULTI), [("a", "spam,ham"), ("b", "ham")])[0] == [[[1, 1, 0], [0, 1, 0]]]
+
+    @pytest.mark.parametrize("write_list", [
+        lambda hot: ",".join(f"{x:.1f}" for x in hot), lambda hot: [f"{x:.1f}" for x in hot],
+        lambda hot: ",".join(str(bool(x)) for x in hot), lambda hot: ";".join(map(str, hot)),
+    ])  # fmt: skip
+    def test_a_0_or_1_for_each_class_may_be_written_in_many_ways(self, write_list):
+        lists = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1]]
+        rows = [{"text": "good film", "label": write_list(hot)} for hot in lists]
+        assert read(model_of(SPAM, **MULTI), rows)[0] == [lists]
         assert read(make_model(num_labels=1), [("a", "0.5"), ("b", "-2")])[0] == [[0.5, -2.0]]
         labels, task = read(model_of(TAGS, "ForTokenClassification"), [("we saw", "B-PER O")])
         assert labels == [[[-100, 0, 1, -100]]]

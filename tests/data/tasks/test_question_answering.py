@@ -299,11 +299,11 @@ def test_padding_on_the_left_is_an_error(tokenizer):
         SMALL.encode([row("good")], tokenizer, CONFIG)
 
 
-@pytest.mark.parametrize("answer", [None, "good"])
+@pytest.mark.parametrize("answer", [None, "", "good"])
 def test_inferred_from_the_problem_and_the_answers(answer):
     task = infer_task("span", CONFIG, [row("good"), row(answer)])
     assert isinstance(task, SpanTask)
-    assert task.with_unanswerable == (answer is None)
+    assert task.with_unanswerable == (not answer)
     assert (task.metric, task.max_length) == ("f1", 384)
 
 

@@ -44,6 +44,12 @@ def test_the_first_token_of_a_word_carries_its_label(tokenizer, tags):
     assert TASK.encode(rows, tokenizer, CONFIG)[0]["labels"] == [-100, 1, 2, -100, -100, 0, -100]
 
 
+@pytest.mark.parametrize("words", ["['good', 'old film']", "['good' 'old film']", str(["good", "old film"])])
+def test_a_list_of_words_as_pandas_writes_it_is_a_list(tokenizer, words):
+    listed = TASK.encode([{"tokens": ["good", "old film"], "ner_tags": [1, 2]}], tokenizer, CONFIG)
+    assert TASK.encode([{"tokens": words, "ner_tags": "1 2"}], tokenizer, CONFIG) == listed
+
+
 def test_labels_are_truncated_with_the_tokens(tokenizer):
     task = TokenTask(name="ner", max_length=4)
     feature = task.encode([{"tokens": ["good", "old", "film"], "ner_tags": [1, 2, 3]}], tokenizer, CONFIG)[0]
@@ -98,6 +104,18 @@ def test_entities_do_not_span_rows():
 
 def test_no_entities_score_0():
     assert TASK.score(one_hot([0]), [{"labels": [0]}], [{}]) == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 1}
+
+
+@pytest.mark.parametrize(
+    "names", [("O", "B-PER", "I-PER", "L-PER", "U-PER"), ("O", "B-PER", "I-PER", "[PAD]", "U-PER")]
+)
+def test_entities_of_bilou_tags_and_beside_other_labels_are_scored_by_entity(names):
+    task = TokenTask(name="ner", label_names=names)
+    first = [1, 2, 3, 0] if "L-PER" in names else [1, 2, 2, 0]  # one entity, then one of a single word
+    labels = [{"labels": first}, {"labels": [4, 0]}]
+    assert task.score(one_hot(first, [4, 0]), labels, [{}, {}])["f1"] == 1
+    lost = task.score(one_hot(first, [3 if "[PAD]" in names else 0, 0]), labels, [{}, {}])
+    assert (lost["precision"], lost["recall"]) == (1, 0.5)
 
 
 def test_plain_tags_are_scored_by_class():

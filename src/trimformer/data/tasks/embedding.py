@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from trimformer.data.batches import Features
+from trimformer.data.class_names import class_names_of
 from trimformer.data.metrics import METRICS
 from trimformer.data.outputs import Problem
 from trimformer.data.rows import Rows, numbered
@@ -22,7 +23,7 @@ from trimformer.data.tasks.label_values import as_number
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import ALIKE_COLUMNS, PASSAGE_COLUMNS, TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
-from trimformer.errors import TrimformerError, quoted
+from trimformer.errors import TrimformerError, listed, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +100,10 @@ def embedding_task(
     if score_column is None and len(texts) == 2:
         column = guess_column(LABEL_COLUMNS, rows[0], texts)
         value = None if column is None else rows[0][column]
-        # Whole numbers beside a premise are classes: entailment, neutral, contradiction.
-        is_class = texts[0].strip().lower() == "premise" and str(value).strip().isdecimal()
-        score_column = column if as_number(value) is not None and not is_class else None
+        number = as_number(value)
+        # Whole numbers beside a premise are classes: entailment, neutral, contradiction; -1: none.
+        is_class = texts[0].strip().lower() == "premise" and number is not None and number.is_integer()
+        score_column = column if number is not None and not is_class else None
     return EmbeddingTask(
         name="embedding",
         text_columns=texts,
@@ -109,6 +111,17 @@ def embedding_task(
         metric="spearman" if score_column and len(texts) == 2 else None,
         max_length=max_length,
     )
+
+
+def without_classes(task: Task, sets: Sequence[Rows]) -> Task:
+    """Returns an embedding task without a score column whose numbers have names that are no numbers: classes."""
+    if not isinstance(task, EmbeddingTask) or task.score_column is None:
+        return task
+    names = next(filter(None, (class_names_of(rows).get(task.score_column, ()) for rows in sets)), ())
+    if not names or all(as_number(name) is not None for name in names):
+        return task
+    logger.info("column %s holds classes (%s), no similarity", quoted(task.score_column), listed(names))
+    return replace(task, score_column=None, metric=None)
 
 
 def follow_settings(task: Task, model: PreTrainedModel) -> Task:

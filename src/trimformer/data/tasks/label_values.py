@@ -27,14 +27,24 @@ def column_values(rows: Rows, column: str) -> list[Any]:
 def split_labels(value: Any, model: ModelLabels) -> Any:
     """Splits a string into labels, with numbers for digits; one of the model's labels is not split.
 
-    A list is returned with numbers for digits that are no label; any other value unchanged.
+    A list is returned with 0 and 1 for such numbers and truth values; any other value unchanged.
     """
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         value = _split(value.strip(), model)
     if not isinstance(value, list | tuple):
         return value
-    return [int(item) if isinstance(item, str) and re.fullmatch("[01]", item.strip()) else item for item in value]
+    return [_indicator(item, model) for item in value]
+
+
+def _indicator(item: Any, model: ModelLabels) -> Any:
+    """Returns 0 or 1 for a string of this number or of a truth value that is no label; any other item unchanged."""
+    if not isinstance(item, str):
+        return item
+    text = item.strip().lower()
+    if re.fullmatch(r"[01](\.0*)?", text):
+        return int(float(text))
+    return int(text == "true") if text in ("true", "false") and model.find(item.strip()) is None else item
 
 
 def _split(text: str, model: ModelLabels) -> Any:

@@ -161,7 +161,7 @@ class SpanTask(Task):
         if not _has_answers(rows):
             return {}
         predictions = self.predict_answers(outputs, features, rows)
-        golds = [list(row["answers"]["text"]) for row in rows]
+        golds = [_texts(row["answers"]) for row in rows]
         pairs = list(zip(predictions, golds, strict=True))
         exact = np.array([squad_exact(*pair) for pair in pairs])
         f1 = np.array([squad_f1(*pair) for pair in pairs])
@@ -188,9 +188,9 @@ def require_token_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _texts(answer: Mapping[str, Any]) -> list[Any]:
-    """The texts of an answer; a value that is no list is left to the check of the answers."""
+    """The texts of an answer that are not empty; a value that is no list is left to the check of the answers."""
     texts = answer.get("text", ())
-    return list(texts) if isinstance(texts, list | tuple | np.ndarray) else [texts]
+    return [text for text in texts if text != ""] if isinstance(texts, list | tuple | np.ndarray) else [texts]
 
 
 def _has_answers(rows: Rows) -> bool:

@@ -21,6 +21,8 @@ from trimformer.errors import TrimformerError, quoted
 LABEL_COLUMNS = (
     "label", "labels", "score", "target", "class", "category", "sentiment", "answer", "intent", "emotion", "emotions",
     "topic", "stars", "rating", "genre", "tag", "language", "similarity", "label_text", "fine_label", "y",
+    "relevance", "relevance_score", "relevance_label", "relevant", "is_relevant", "is_selected", "similarity_score",
+    "gold_label", "is_duplicate",
 )  # fmt: skip
 
 

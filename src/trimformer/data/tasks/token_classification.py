@@ -1,8 +1,10 @@
 """Token classification tasks, such as named entities and parts of speech: one label per word."""
 
+import ast
 import copy
 import re
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,7 +32,8 @@ TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags")
 
 LABELLED_WORDS = "labelled_words"  # positions of the words that have a label, beside the labels of a sample
 
-_ENTITY_TAG = re.compile(r"O|[BIES]-.+")
+_ENTITY_TAG = re.compile(r"[BIESLU]-.+")
+_BILOU = {"L-": "E-", "U-": "S-"}  # as seqeval names the last token of an entity, and an entity of one token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class TokenTask(Task):
     Attributes:
         words_column: column of lists of words, or of texts with spaces between the words.
         tags_column: column of lists of class ids or names; None: the rows are unlabelled.
-        label_names: the model's classes, ordered by id; BIO and IOBES tags are scored by entity.
+        label_names: the model's classes, ordered by id; BIO, IOBES and BILOU tags are scored by entity.
     """
 
     problem: Problem = "tokens"
@@ -94,7 +97,7 @@ class TokenTask(Task):
 
 
 def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names: Sequence[str]) -> dict[str, float]:
-    """Scores token labels: by entity if the class names are BIO or IOBES tags, else by class.
+    """Scores token labels: by entity if the class names are BIO, IOBES or BILOU tags, else by class.
 
     Args:
         outputs: logits [length, labels] per sample; positions beyond the sample's labels are padding.
@@ -117,21 +120,33 @@ def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names:
     accuracy = METRICS["accuracy"](*all_tokens)
     if not _are_entity_tags(names):
         return {"f1": METRICS["macro_f1"](*all_tokens), "accuracy": accuracy}
+    names = [_entity_tag(name) for name in names]
     tags = [[[names[i] for i in sample] for sample in samples] for samples in (labels, predictions)]
     precision, recall, f1, _ = precision_recall_fscore_support(*tags, average="micro", zero_division=0)
     return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "accuracy": accuracy}
 
 
 def _items(value: Any, where: str) -> list[Any]:
-    """Returns the list in a cell; a string, as in a CSV file, is split at white space."""
+    """Returns the list in a cell; a string is a list as pandas writes it to CSV, or split at white space."""
     if isinstance(value, str):
-        return value.split()
+        return _written_list(value.strip()) or value.split()
     try:
         if isinstance(value, bytes | Mapping | Set):
             raise TypeError
         return list(value)
     except TypeError:
         raise TrimformerError(f"{where} is {quoted(value)}, not a list") from None
+
+
+def _written_list(text: str) -> list[str]:
+    """Returns the strings of a list or an array that is written in Python's syntax; empty if it is none."""
+    if not text.startswith("["):
+        return []
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        items = ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))  # NumPy writes no commas
+        if isinstance(items, list) and all(isinstance(item, str) for item in items):
+            return items
+    return []
 
 
 def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -161,7 +176,13 @@ def _labelled_words(word_ids: Sequence[int | None], labels: Sequence[int]) -> li
 
 
 def _are_entity_tags(names: Sequence[str]) -> bool:
-    return all(_ENTITY_TAG.fullmatch(name) for name in names) and any(name != "O" for name in names)
+    """Whether most classes are tags of entities; others, such as O, [PAD] and X, are outside of all."""
+    return 2 * sum(_ENTITY_TAG.fullmatch(name) is not None for name in names) > len(names) - names.count("O")
+
+
+def _entity_tag(name: str) -> str:
+    """Returns a class name as seqeval reads it."""
+    return _BILOU.get(name[:2], name[:2]) + name[2:] if _ENTITY_TAG.fullmatch(name) else "O"
 
 
 def token_task(
