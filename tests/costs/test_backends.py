@@ -1,4 +1,6 @@
+import copy
 import importlib.util
+from itertools import product
 from typing import get_args
 
 import numpy as np
@@ -39,6 +41,15 @@ def test_onnx_computes_what_pytorch_does(onnx):
     assert_computes_the_same(make_model(), "onnx")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_onnx_runs_checkpoints_of_half_precision_as_it_exports_them(onnx, dtype):
+    model = make_model().to(dtype)
+    expected = run(copy.deepcopy(model).float(), "eager")
+    torch.testing.assert_close(run(model, "onnx"), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(run(model, "onnx-int8"), expected, atol=1e-5)  # its weights are quantized
+    assert model.dtype == dtype
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), [*((f, "Model") for f in FAMILIES), *(("Bert", h) for h in HEADS[:-1])])
 def test_onnx_runs_every_family_and_head_dense_and_pruned(onnx, family, head):
@@ -63,9 +74,11 @@ def test_compiled_models_of_all_widths_compute_what_eager_ones_do():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["compile", *ONNX])
-def test_tables_are_measured_in_every_backend(onnx, backend):
-    model = make_model(num_hidden_layers=1)
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [*product(["compile", *ONNX], [torch.float32]), ("onnx", torch.bfloat16)]
+)
+def test_tables_are_measured_in_every_backend(onnx, backend, dtype):
+    model = make_model(num_hidden_layers=1).to(dtype)
     table = measure_table(model, 2, 8, backend=backend, seconds=0.5)
     assert table.setting["backend"] == backend
     assert [len(levels) for levels in table.levels.values()] == [5, 41]

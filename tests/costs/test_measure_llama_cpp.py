@@ -20,6 +20,7 @@ from trimformer.cli.prune import MISSED
 from trimformer.costs import measure_llama_cpp
 from trimformer.costs.latency_bench import resized
 from trimformer.costs.measure_llama_cpp import measure_llama_cpp_table, timed_layers
+from trimformer.costs.random_inputs import Prompt
 from trimformer.costs.token_speed import GENERATED
 from trimformer.costs.workloads import LlamaCppRun
 from trimformer.data.tasks import LanguageTask
@@ -168,6 +169,16 @@ def test_a_sweep_keeps_every_latency(monkeypatch):
     ratios = [result.latency.ratio.median for result in family.results]
     assert 0.6 >= ratios[1] > 0.5
     assert 0.8 >= ratios[0] > 0.7
+
+
+def test_models_with_fewer_tokens_are_timed_on_a_prompt_that_all_have():
+    prompt = Prompt(100)
+    prompt.fit(language_model(vocab_size=320))
+    assert max(prompt.ids) > 200
+    for rows in (200, 320):
+        prompt.fit(language_model(vocab_size=rows))
+        assert len(prompt.ids) == 100
+        assert max(prompt.ids) < 200
 
 
 def test_by_default_a_token_after_512_or_all_the_model_takes_is_decoded():

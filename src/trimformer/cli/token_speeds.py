@@ -9,7 +9,7 @@ import torch
 
 from trimformer.checkpoints.save_load import load
 from trimformer.cli.flags.export import quantizations
-from trimformer.costs.random_inputs import random_inputs
+from trimformer.costs.random_inputs import Prompt
 from trimformer.costs.token_speed import GENERATED, time_files
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.architecture import choose_architecture
@@ -26,7 +26,7 @@ def gguf_records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         TrimformerError: llama.cpp cannot run a model, or a length is longer than a model takes.
     """
     types = quantizations(arguments.quantize)
-    prompts: dict[int, list[int]] = {}
+    prompts = {length: Prompt(length) for length in arguments.seq_len}
     files: list[tuple[str, str, GgufFile]] = []
     with temporary_directory() as folder:
         for i, name in enumerate(arguments.models):
@@ -39,14 +39,14 @@ def gguf_records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                         f"'{name}' takes {longest} tokens, fewer than a prompt of {length} and {GENERATED} generated; "
                         "give a smaller --seq-len"
                     )
-                prompts.setdefault(length, random_inputs(model, 1, length)["input_ids"][0].tolist())
+                prompts[length].fit(model)
             (folder / str(i)).mkdir()
             written = export_gguf(model.float().eval(), tokenizer, Path(folder) / str(i), types, verified=False)
             files += [(name, kind, file) for kind, file in zip(types, written.files, strict=True)]
         return [
             record
             for length in progress(arguments.seq_len, "lengths")
-            for record in _records(files, prompts[length], arguments.seconds)
+            for record in _records(files, prompts[length].ids, arguments.seconds)
         ]
 
 

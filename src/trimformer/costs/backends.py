@@ -1,5 +1,6 @@
 """Runs a forward pass with eager PyTorch, torch.compile or ONNX Runtime."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -67,11 +68,21 @@ def prepare(
         TrimformerError: the backend cannot run the module.
     """
     if backend in ONNX:
-        return _onnx(module, inputs, model or cast(PreTrainedModel, module), backend)
+        if model is None:
+            model, inputs = in_float32(cast(PreTrainedModel, module), inputs)
+            module = model
+        return _onnx(module, inputs, model, backend)
     if backend == "compile":
         return _compiled(module, inputs)
     assert backend == "eager"
     return lambda: module(**inputs)
+
+
+def in_float32(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[PreTrainedModel, Mapping[str, Tensor]]:
+    """Returns a model and its inputs as ONNX files have them, in float32; a model in another type is copied."""
+    if model.dtype != torch.float32:
+        model = copy.deepcopy(model).float()
+    return model, {name: value.float() if value.is_floating_point() else value for name, value in inputs.items()}
 
 
 def _compiled(module: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:

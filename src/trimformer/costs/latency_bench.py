@@ -4,7 +4,7 @@ The dense model is timed before and after every pass. A load of the machine slow
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.costs import timing
-from trimformer.costs.backends import Backend, prepare
+from trimformer.costs.backends import ONNX, Backend, in_float32, prepare
 from trimformer.costs.cost_tables import Floats
 from trimformer.costs.latency_fits import PASSES, first_grid, fit_line, monotone
 from trimformer.costs.lookup_tables import widest
@@ -77,7 +77,8 @@ class LatencyBench:
         dense_ms: milliseconds of the dense model, before and after each pass.
     """
 
-    def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor], backend: Backend, seed: int) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], backend: Backend, seed: int) -> None:
+        model, inputs = in_float32(model, inputs) if backend in ONNX else (model, inputs)
         self.model, self.inputs, self.backend = model, inputs, backend
         self.sublayers = find_sublayers(model)
         batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}

@@ -75,6 +75,27 @@ def random_inputs(
     return {name: value.to(model.device) for name, value in inputs.items()}
 
 
+class Prompt:
+    """A prompt of random tokens that several models are timed on, all of which have its tokens.
+
+    Args:
+        tokens: number of tokens.
+
+    Attributes:
+        ids: the tokens; empty before the first model.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.ids: list[int] = []
+        self._tokens, self._rows = tokens, 0
+
+    def fit(self, model: PreTrainedModel) -> None:
+        """Draws the prompt again if the model has fewer tokens than those before."""
+        rows = int(model.config.vocab_size)
+        if not self.ids or rows < self._rows:
+            self.ids, self._rows = random_inputs(model, 1, self._tokens)["input_ids"][0].tolist(), rows
+
+
 def _texts(
     model: PreTrainedModel, batch_size: int, seq_len: int, example: Features | None, generator: torch.Generator
 ) -> dict[str, Tensor]:

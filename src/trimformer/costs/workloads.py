@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.backends import Backend, prepare
-from trimformer.costs.random_inputs import random_inputs
+from trimformer.costs.random_inputs import Prompt
 from trimformer.costs.timing import MIN_TURNS, interleaved
 from trimformer.costs.token_speed import GENERATED, time_in_turns
 from trimformer.errors import TrimformerError
@@ -97,16 +97,16 @@ class LlamaCppRun:
 
     def time(self, models: Iterable[PreTrainedModel], seconds: float | None = None) -> list[list[float]]:
         """See `Workload`; one model at a time is in memory, if `models` makes them one by one."""
-        prompt: list[int] = []
+        prompt = Prompt(self.tokens)
         with temporary_directory() as folder:
             files = []
             for i, model in enumerate(models):
-                prompt = prompt or random_inputs(model, 1, self.tokens)["input_ids"][0].tolist()
+                prompt.fit(model)
                 files.append(folder / f"{i}.gguf")
                 write_timed_file(files[-1], model, self.quantize)
             laps = time_in_turns(
                 files,
-                prompt,
+                prompt.ids,
                 _generated(self.phase),
                 threads=torch.get_num_threads(),
                 seconds=30.0 if seconds is None else seconds,  # a prompt takes a second
