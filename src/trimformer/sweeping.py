@@ -144,6 +144,7 @@ def member_entry(folder: str, name: str, figures: Mapping[str, Any], dense_ms: f
         "constraint": budget["constraint"],
         "asked_ms": budget["asked_ms"],
         "kept": budget["kept"],
+        "missed": budget.get("missed", False),
         "scores": scores["pruned"],
         "divergence": scores["divergence"],
         "sizes": figures["sizes"]["pruned"],

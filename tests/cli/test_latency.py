@@ -13,6 +13,9 @@ from transformers import AutoModelForSequenceClassification
 import trimformer
 from tests.commands import error_line, prune, run, save_model, tree
 from tests.conftest import make_table
+from tests.data.media_fixtures import image_model, image_processor, save_image
+from trimformer import LatencyOptions, TrimformerError
+from trimformer.checkpoints.save_load import load
 from trimformer.cli.main import main
 from trimformer.cli.prune import MISSED
 from trimformer.costs.lookup_tables import write_table
@@ -249,6 +252,21 @@ def test_bench_prints_a_line_for_each_shape_and_model_and_writes_json(model_dir,
     assert all(r["speedup"] == 1.0 for r in records[::2])
     assert "CPU" in found["device"]
     assert {"torch", "python"} <= found.keys()
+
+
+def test_images_have_one_length_whatever_is_asked_for_texts(tmp_path, capsys):
+    trimformer.save(image_model(), image_processor(), tmp_path / "vit")
+    assert bench(tmp_path / "vit", "--bs", "1,2", "--output", tmp_path / "bench.json") == 0
+    records = json.loads((tmp_path / "bench.json").read_text())["records"]
+    assert [(record["batch_size"], record["seq_len"]) for record in records] == [(1, None), (2, None)]
+    capsys.readouterr()
+    assert bench(tmp_path / "vit", "--seq-len", "512") == 2
+    assert "--seq-len is the number of tokens" in error_line(capsys.readouterr().err)
+    rows = [{"image": str(save_image(tmp_path / f"{i}.png", i))} for i in range(12)]
+    result = trimformer.prune(*load(tmp_path / "vit"), rows, 0.6, batch_size=4)
+    assert result.latency.seq_len == result.samples.seq_len
+    with pytest.raises(TrimformerError, match="seq_len is the number of tokens"):
+        trimformer.prune(*load(tmp_path / "vit"), rows, 0.6, batch_size=4, latency=LatencyOptions(seq_len=512))
 
 
 BAD_BENCH = {

@@ -13,6 +13,7 @@ import pytest
 from tests.commands import error_line, problem_rows, run, save_model, tree, write_jsonl
 from trimformer.cli.flags.sweep import read_numbers
 from trimformer.cli.main import build_parser, main
+from trimformer.cli.prune import MISSED
 from trimformer.cli.resume import calibration_dir, forget_calibration
 from trimformer.cli.sweep import gather, identify
 from trimformer.errors import TrimformerError
@@ -216,6 +217,21 @@ def test_the_calibration_folder_of_another_is_neither_read_nor_removed(model_dir
 )
 def test_different_budgets_have_folders_of_different_names(request_, name):
     assert request_.name == name
+
+
+def test_a_member_that_misses_its_latency_is_named_and_has_its_own_exit_code(model_dir, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert sweep(model_dir, data, out, "--constraints", "0.5,0.8") == 0
+    file = out / "obs-0.5" / "results.json"
+    results = json.loads(file.read_text())
+    file.write_text(json.dumps({**results, "budget": {**results["budget"], "missed": True}}))
+    capsys.readouterr()
+    assert sweep(model_dir, data, out, "--constraints", "0.5,0.8") == MISSED == 3
+    printed = capsys.readouterr()
+    assert "obs-0.5: the latency budget is missed" in printed.err
+    assert next(line.split("  ")[0] for line in printed.out.splitlines() if "!" in line).endswith("!")
+    members = json.loads((out / "family.json").read_text())["members"]
+    assert {member["directory"]: member["missed"] for member in members} == {"obs-0.5": True, "obs-0.8": False}
 
 
 def test_milliseconds_are_those_of_the_first_members_machine(model_dir, data, tmp_path, caplog):

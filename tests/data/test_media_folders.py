@@ -50,6 +50,13 @@ def test_a_metadata_file_adds_its_columns(tmp_path):
     assert read_splits(tmp_path) == {"train": [{"image": file, "caption": "a cat"}]}
 
 
+def test_a_metadata_file_above_the_splits_is_refused(tmp_path):
+    fill(tmp_path, "image", "train/0", "validation/0")
+    (tmp_path / "metadata.csv").write_text("file_name,label\ntrain/0.png,cat\nvalidation/0.png,dog\n")
+    with pytest.raises(TrimformerError, match="lies above the folders of the splits, where it is not read"):
+        read_splits(tmp_path)
+
+
 def test_a_saved_dataset_is_not_decoded(tmp_path):
     (file,) = fill(tmp_path, "audio", "0")
     dataset = datasets.Dataset.from_dict({"audio": [file]}).cast_column("audio", datasets.Audio())

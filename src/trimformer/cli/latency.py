@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.save_load import load_model
-from trimformer.cli.flags.latency import BATCH_SIZES
+from trimformer.cli.flags.latency import BATCH_SIZES, SEQ_LENS
 from trimformer.cli.flags.latency import add_lut_arguments as add_lut_arguments
 from trimformer.cli.token_speeds import format_token_speeds, gguf_records
 from trimformer.costs.backends import check_backend, prepare
@@ -17,6 +17,7 @@ from trimformer.costs.lookup_tables import write_table
 from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
+from trimformer.errors import TrimformerError
 from trimformer.export.gguf.export import check_gguf
 from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import describe_device, resolve_device, versions
@@ -81,6 +82,10 @@ def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[s
     models = [_load(name, arguments) for name in arguments.models]
     shapes = [(batch, length) for length in arguments.seq_len for batch in arguments.bs or BATCH_SIZES]
     inputs = {shape: [random_inputs(model, *shape) for model in models] for shape in shapes}  # checks all shapes
+    if not any("input_ids" in batch for batches in inputs.values() for batch in batches):
+        if arguments.seq_len != SEQ_LENS:
+            raise TrimformerError("--seq-len is the number of tokens, and these models read images or sounds")
+        shapes = [(batch, length) for batch, length in shapes if length == SEQ_LENS[0]]  # all lengths are the same
     records: list[dict[str, Any]] = []
     for shape in progress(shapes, "shapes"):
         calls = [prepare(model, batch, arguments.backend) for model, batch in zip(models, inputs[shape], strict=True)]
@@ -92,7 +97,7 @@ def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[s
                 {
                     "model": name,
                     "batch_size": batch,
-                    "seq_len": length,
+                    "seq_len": length if "input_ids" in inputs[shape][0] else None,
                     "ms": timing.median,
                     "low": timing.low,
                     "high": timing.high,
@@ -108,7 +113,7 @@ def format_bench(records: list[dict[str, Any]]) -> str:
     width = max(len(record["model"]) for record in records)
     lines = [f"{'shape':>10}  {'model':{width}}  {'ms':>10}  {'±':>7}  {'samples/s':>10}  {'speed-up':>8}"]
     for r in records:
-        shape = f"{r['batch_size']} x {r['seq_len']}"
+        shape = str(r["batch_size"]) if r["seq_len"] is None else f"{r['batch_size']} x {r['seq_len']}"
         spread = (r["high"] - r["low"]) / 2
         lines.append(
             f"{shape:>10}  {r['model']:{width}}  {r['ms']:10.2f}  {spread:7.2f}  {r['samples_per_second']:10.1f}"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from trimformer.checkpoints.written_checks import check_tokenizer_reloads
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log
+from trimformer.cli.prune import MISSED
 from trimformer.cli.resume import forget_calibration
 from trimformer.costs.backends import check_backend
 from trimformer.errors import TrimformerError
@@ -28,7 +30,7 @@ from trimformer.reporting import figures
 from trimformer.reporting.page.sweep import family_page
 from trimformer.reporting.result_files import write_result
 from trimformer.reporting.score_table import format_columns
-from trimformer.results import PruningResult
+from trimformer.results import MISSED_LATENCY, PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp, set_up
 from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_entry, prune_members, sweep_members
@@ -46,8 +48,8 @@ _FILES = ("data", "polish_data", "eval_data")  # flags of files, which count by 
 _FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "device", "max_memory", "resume"}
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Runs the command."""
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns 0, or `MISSED` where a model misses its latency budget."""
     arguments.device = join(arguments.device)
     flags = read(arguments)
     arguments.metric = flags.budgets.counted
@@ -70,6 +72,11 @@ def run(arguments: argparse.Namespace) -> None:
             forget_calibration(output)
     if is_main():
         print(f"\n{format_family(record)}\n\nwritten to {arguments.output}")
+        missed = [entry["directory"] for entry in record["members"] if entry["missed"]]
+        if missed:
+            print(f"{', '.join(missed)}: {MISSED_LATENCY}", file=sys.stderr)
+            return MISSED
+    return 0
 
 
 def _prune(
@@ -272,8 +279,9 @@ def format_family(family: Mapping[str, Any]) -> str:
 
     rows.append(row("dense", dense, "", ""))
     for entry in family["members"]:
-        name = entry["directory"] + " *" * entry["pareto"]
+        name = entry["directory"] + " *" * entry["pareto"] + " !" * entry.get("missed", False)
         rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
     seconds = sum(family["cost"]["seconds"].values())
     legend = "* on the Pareto front: none is both cheaper and nearer to the dense model"
-    return "\n".join([*format_columns(rows), "", legend, f"{seconds:.1f} seconds in all"])
+    missed = [f"! {MISSED_LATENCY}"] if any(entry.get("missed") for entry in family["members"]) else []
+    return "\n".join([*format_columns(rows), "", legend, *missed, f"{seconds:.1f} seconds in all"])

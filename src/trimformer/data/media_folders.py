@@ -32,6 +32,11 @@ def read_media(path: Path, split_names: tuple[str, ...]) -> dict[str, Rows]:
         folder for folder in _folders(path) if _files(folder) or any(_files(inner) for inner in _folders(folder))
     ]
     if with_media and all(names_split(folder.name.lower(), split_names) for folder in with_media):
+        if above := _metadata(path):
+            raise TrimformerError(
+                f"'{above[0]}' lies above the folders of the splits, where it is not read; put one into each of them, "
+                "with the names of its files"
+            )
         return {folder.name.lower(): _read(folder) for folder in with_media}
     return {"all": _read(path)} if with_media or _files(path) else {}
 
@@ -39,10 +44,7 @@ def read_media(path: Path, split_names: tuple[str, ...]) -> dict[str, Rows]:
 def _read(path: Path) -> Rows:
     """Reads the rows of one split."""
     files, classes = _files(path), list(_folders(path))
-    metadata = [
-        file for file in sorted(path.iterdir()) if stem_and_suffix(file)[0] == "metadata" and is_data_file(file)
-    ]
-    if metadata:
+    if metadata := _metadata(path):
         return _with_metadata(metadata[0])
     if files and any(_files(folder) for folder in classes):
         raise TrimformerError(
@@ -61,6 +63,11 @@ def _read(path: Path) -> Rows:
     if len(columns) > 1:
         raise TrimformerError(f"folder '{path}' mixes images and sounds; keep them in separate folders")
     return rows
+
+
+def _metadata(path: Path) -> list[Path]:
+    """Returns the files of a folder that hold labels of its images or sounds."""
+    return [file for file in sorted(path.iterdir()) if stem_and_suffix(file)[0] == "metadata" and is_data_file(file)]
 
 
 def _with_metadata(file: Path) -> Rows:

@@ -63,8 +63,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise TrimformerError("--quantize and --unverified are of GGUF files; give them with --format gguf")
     if has_data(arguments):
         check_data(read_options(DataOptions, arguments))
-    elif arguments.text_column or arguments.label_column or arguments.max_length:
-        raise TrimformerError("--text-column, --label-column and --max-length are of data; give it with --data")
+    elif arguments.text_column or arguments.label_column or arguments.max_length or arguments.generate:
+        raise TrimformerError(
+            "--text-column, --label-column, --max-length and --generate are of data; give it with --data"
+        )
     check_output(arguments.output)
 
 

@@ -15,6 +15,7 @@ from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import check_file, check_output
 
 BATCH_SIZES = (1, 8, 32)
+SEQ_LENS = [32, 128]
 
 LUT_EXAMPLES = """examples:
   trimformer lut my-model --bs 8 --seq-len 128 --output my-luts
@@ -47,7 +48,7 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `trimformer bench`."""
     parser.add_argument("models", metavar="MODEL_DIR", nargs="+")
     parser.add_argument("--bs", type=_positive_ints, help="batch sizes (default: 1,8,32; llama.cpp runs 1)")
-    parser.add_argument("--seq-len", type=_positive_ints, default=[32, 128], help="tokens (default: 32,128)")
+    parser.add_argument("--seq-len", type=_positive_ints, default=SEQ_LENS, help="tokens (default: 32,128)")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each shape (default: %(default)s)")
     parser.add_argument("--output", metavar="FILE", help="write the figures to this JSON file; it must not exist")
     parser.add_argument("--backend", default="eager", choices=get_args(AnyBackend), help="what runs the "
