@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import error_line, problem_rows, run, save_model, tree, write_jsonl
+from tests.data.media_fixtures import save_image
 from trimformer.cli.flags.sweep import read_numbers
 from trimformer.cli.main import build_parser, main
 from trimformer.cli.prune import MISSED
@@ -138,6 +139,7 @@ def test_another_models_family_is_left_alone(model_dir, data, tmp_path, capsys):
 
 def test_the_identity_of_a_sweep_is_in_contents_and_not_in_paths(model_dir, data, tmp_path):
     def identity(data=data, **polish_rows):
+        polish_rows = polish_rows or {"count": 8}
         write_jsonl(tmp_path / "polish.jsonl", problem_rows("single_label", **polish_rows))
         words = command(model_dir, data, "out", "--constraints", "0.5", "--methods", "obs-polish")
         return identify(build_parser().parse_args([*words, "--polish-data", str(tmp_path / "polish.jsonl")]))
@@ -145,6 +147,11 @@ def test_the_identity_of_a_sweep_is_in_contents_and_not_in_paths(model_dir, data
     first = identity(count=8)
     assert identity(count=9) != first
     assert identity(count=8) == first
+    image = save_image(tmp_path / "a.png", seed=0)
+    images = write_jsonl(tmp_path / "images.jsonl", [{"image": str(image)}])
+    of_image = identity(images)
+    save_image(image, seed=1)
+    assert identity(images) != of_image
     moved = shutil.copy(data, tmp_path / "moved.jsonl")
     assert identity(moved, count=8) == first
 

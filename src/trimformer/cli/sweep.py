@@ -22,6 +22,8 @@ from trimformer.cli.logs import kept_log
 from trimformer.cli.prune import MISSED
 from trimformer.cli.resume import forget_calibration
 from trimformer.costs.backends import check_backend
+from trimformer.data.files import is_data_file, read_rows
+from trimformer.data.media import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
@@ -129,16 +131,36 @@ def identify(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _digest(path: Path, output: Path) -> str:
-    """Returns the SHA-256 digest of a file, or of a folder's files and their names, without those of the output."""
+    """Returns the SHA-256 digest of a file or of a folder's files, and of images and sounds that data files name.
+
+    Files of the output are left out. Names of a folder's files count too.
+    """
     total, written = hashlib.sha256(), output.resolve()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
     for file in files:
         if file.resolve().is_relative_to(written):
             continue
         total.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        for content in (file, *_named_media(file)):
+            with content.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
+
+
+def _named_media(file: Path) -> list[Path]:
+    """Returns the images and sounds that the rows of a data file name, in the order of the rows."""
+    if not is_data_file(file):
+        return []
+    with file.open("rb") as stream:
+        beginning = stream.read(2**16).lower()
+    suffixes = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES)
+    if not any(suffix.encode() in beginning for suffix in suffixes):
+        return []
+    with suppress(TrimformerError):  # files that cannot be read are refused later
+        values = (value for row in read_rows(file) for value in row.values() if isinstance(value, str))
+        named = (Path(value) for value in values if value.lower().endswith(suffixes))
+        return [path for path in named if path.is_file()]
+    return []
 
 
 def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMember]) -> Mapping[str, Any]:
