@@ -52,6 +52,8 @@ def test_a_metadata_file_adds_its_columns(tmp_path):
 
 def test_a_metadata_file_above_the_splits_is_refused(tmp_path):
     fill(tmp_path, "image", "train/0", "validation/0")
+    (tmp_path / "metadata.json").write_text('[{"license": "CC"}]')
+    assert set(read_splits(tmp_path)) == {"train", "validation"}
     (tmp_path / "metadata.csv").write_text("file_name,label\ntrain/0.png,cat\nvalidation/0.png,dog\n")
     with pytest.raises(TrimformerError, match="lies above the folders of the splits, where it is not read"):
         read_splits(tmp_path)

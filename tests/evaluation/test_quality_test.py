@@ -16,7 +16,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import LOOKS, cluster_means, drop_bound, jackknife, leave_out, mean_bound
 from trimformer.evaluation.clusters import row_clusters
 from trimformer.evaluation.model_outputs import unbatch
-from trimformer.evaluation.quality_test import QualityTest, Verdict, rows_to_promise
+from trimformer.evaluation.quality_test import PredictedTest, QualityTest, Verdict, rows_to_promise
 from trimformer.evaluation.scores import Scorer
 from trimformer.options.quality_target import QualityTarget
 
@@ -77,6 +77,15 @@ def test_a_drop_from_a_score_that_guessing_reaches_is_refused(problem):
     with pytest.raises(TrimformerError, match="no better than guessing, so a drop says nothing"):
         QualityTest(QualityTarget("drop", 2.0), scorer, model)
     QualityTest(QualityTarget("divergence", 2.0), scorer, model)
+    PredictedTest(QualityTarget("drop", 2.0), scorer, model, 300, 0.05)
+
+
+@pytest.mark.parametrize("labels", ["few", "alike"])
+def test_few_rows_and_labels_that_are_all_alike_tell_nothing_of_guessing(labels):
+    model = problem_model("regression")
+    rows = [{**row, "label": 1.0} for row in problem_rows("regression", 40)]
+    rows = problem_rows("regression", 20) if labels == "few" else rows
+    assert Scorer("judged", rows, task_of(model, rows), model, make_tokenizer()).guessed_score is None
 
 
 def test_a_divergence_needs_no_labels():

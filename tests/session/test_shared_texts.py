@@ -21,7 +21,7 @@ from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
-from trimformer.session.calibration_data import draw_samples
+from trimformer.session.calibration_data import divide_documents, draw_samples
 from trimformer.session.inputs import Inputs
 from trimformer.session.scored_rows import describe_copies
 from trimformer.session.shared_passages import hold_passages
@@ -95,6 +95,22 @@ def test_blocks_of_one_document_are_judged_together_unless_documents_are_few(doc
     judged, calibrated = ({row[DOCUMENT] for row in part} for part in (samples.judged.rows, samples.calibration_rows))
     assert is_apart == (not judged & calibrated)
     assert samples.judged.independent == (len(judged) if is_apart else len(samples.judged.rows))
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=400), st.integers(2, 200))
+def test_judged_documents_give_no_block_to_the_calibration(documents, most):
+    judged, kept = divide_documents(range(len(documents)), most, documents)
+    assert len(judged) <= most
+    assert not {documents[i] for i in judged} & {documents[i] for i in kept}
+    assert len({*judged, *kept}) == len(judged) + len(kept)
+    assert sum(documents.count(document) for document in {documents[i] for i in judged}) <= len(documents) // 2
+    assert {documents[i] for i in [*judged, *kept]} == set(documents)
+
+
+def test_of_long_documents_many_are_judged():
+    letters = np.random.default_rng(0).choice(list("abcdef "), size=(200, 3000))
+    samples = drawn(language_model(), byte_tokenizer(), [{"text": "".join(text)} for text in letters])
+    assert 30 <= samples.judged.independent <= len(samples.judged.rows) / 5
 
 
 def test_few_conversations_in_many_copies_promise_nothing():

@@ -90,14 +90,14 @@ def _records(arguments: argparse.Namespace, device: torch.device) -> list[dict[s
     for shape in progress(shapes, "shapes"):
         calls = [prepare(model, batch, arguments.backend) for model, batch in zip(models, inputs[shape], strict=True)]
         laps = interleaved(calls, device, seconds=arguments.seconds)
-        for name, times in zip(arguments.models, laps, strict=True):
+        for name, batch_inputs, times in zip(arguments.models, inputs[shape], laps, strict=True):
             timing, ratio = Timing.of(times), Timing.of([a / b for a, b in zip(laps[0], times, strict=True)])
             batch, length = shape
             records.append(
                 {
                     "model": name,
                     "batch_size": batch,
-                    "seq_len": length if "input_ids" in inputs[shape][0] else None,
+                    "seq_len": length if "input_ids" in batch_inputs else None,
                     "ms": timing.median,
                     "low": timing.low,
                     "high": timing.high,

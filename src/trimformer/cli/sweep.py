@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             forget_calibration(output)
     if is_main():
         print(f"\n{format_family(record)}\n\nwritten to {arguments.output}")
-        missed = [entry["directory"] for entry in record["members"] if entry["missed"]]
+        missed = [entry["directory"] for entry in record["members"] if entry.get("missed")]
         if missed:
             print(f"{', '.join(missed)}: {MISSED_LATENCY}", file=sys.stderr)
             return MISSED
@@ -151,16 +151,14 @@ def _named_media(file: Path) -> list[Path]:
     """Returns the images and sounds that the rows of a data file name, in the order of the rows."""
     if not is_data_file(file):
         return []
-    with file.open("rb") as stream:
-        beginning = stream.read(2**16).lower()
-    suffixes = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES)
-    if not any(suffix.encode() in beginning for suffix in suffixes):
-        return []
+    suffixes, named = (*IMAGE_SUFFIXES, *SOUND_SUFFIXES), list[Path]()
     with suppress(TrimformerError):  # files that cannot be read are refused later
-        values = (value for row in read_rows(file) for value in row.values() if isinstance(value, str))
-        named = (Path(value) for value in values if value.lower().endswith(suffixes))
-        return [path for path in named if path.is_file()]
-    return []
+        for row in read_rows(file):
+            for value in row.values():
+                path = value.get("path") if isinstance(value, Mapping) else value
+                if isinstance(path, str) and path.lower().endswith(suffixes) and os.path.isfile(path):  # any text
+                    named.append(Path(path))
+    return named
 
 
 def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMember]) -> Mapping[str, Any]:
@@ -301,7 +299,7 @@ def format_family(family: Mapping[str, Any]) -> str:
 
     rows.append(row("dense", dense, "", ""))
     for entry in family["members"]:
-        name = entry["directory"] + " *" * entry["pareto"] + " !" * entry.get("missed", False)
+        name = entry["directory"] + " *" * entry["pareto"] + " !" * bool(entry.get("missed"))
         rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
     seconds = sum(family["cost"]["seconds"].values())
     legend = "* on the Pareto front: none is both cheaper and nearer to the dense model"

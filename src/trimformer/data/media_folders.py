@@ -32,7 +32,8 @@ def read_media(path: Path, split_names: tuple[str, ...]) -> dict[str, Rows]:
         folder for folder in _folders(path) if _files(folder) or any(_files(inner) for inner in _folders(folder))
     ]
     if with_media and all(names_split(folder.name.lower(), split_names) for folder in with_media):
-        if above := _metadata(path):
+        above = [file for file in _metadata(path) if "file_name" in next(iter(read_rows(file)), ())]
+        if above and not all(map(_metadata, with_media)):
             raise TrimformerError(
                 f"'{above[0]}' lies above the folders of the splits, where it is not read; put one into each of them, "
                 "with the names of its files"

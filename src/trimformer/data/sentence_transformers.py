@@ -47,7 +47,7 @@ _OWN_FILES = (
     "*import-trimformer*.safetensors", "onnx", "openvino", *_TOKENIZER_FILES, *_FILES,
 )  # fmt: skip
 
-_EMBEDDING = "sentence_embedding"  # the name of what a Dense module reads and writes
+_EMBEDDING_KEY = "sentence_embedding"  # of what a Dense module reads and writes
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Identity": lambda x: x,
@@ -285,9 +285,9 @@ def _read_dense(folder: Path) -> Callable[[Tensor], Tensor]:
         tensors = load_file(folder / "model.safetensors")
         weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
         activation = _ACTIVATIONS[str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]]
-        names = {config.get(f"module_{side}_name") for side in ("input", "output")}
-        if not names <= {None, _EMBEDDING}:
-            raise ValueError(f"it reads or writes another tensor than {_EMBEDDING}, which is not supported")
+        keys = {config.get(f"module_{side}_name") for side in ("input", "output")}
+        if not keys <= {None, _EMBEDDING_KEY}:
+            raise ValueError(f"it reads or writes another tensor than {_EMBEDDING_KEY}, which is not supported")
         has_residual, residual = bool(config.get("use_residual")), tensors.get("residual.weight")
 
     def dense(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from trimformer.data.batches import IGNORED, Features
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks import AudioTask, ChoiceTask, ImageTask, SpanTask, Task, TextTask, TokenTask
+from trimformer.data.tasks.label_values import split_items
 from trimformer.data.tasks.squad_metrics import squad_f1
 from trimformer.data.tasks.token_classification import LABELLED_WORDS
 
@@ -182,7 +183,7 @@ def _words(
             _name(names, int(tags[k]), len(p_dense)),
             _prediction(names, p_dense, int(old[k])),
             _prediction(names, p_pruned, int(new[k])),
-            word=shorten_text(str(_items(row[task.words_column])[feature[LABELLED_WORDS][k]])),
+            word=shorten_text(str(split_items(row[task.words_column])[feature[LABELLED_WORDS][k]])),
         )
 
 
@@ -223,17 +224,13 @@ def _text(task: Task, row: Mapping[str, Any], number: int) -> str:
     if isinstance(task, SpanTask):
         return str(row[task.pair_columns[0]])
     if isinstance(task, TokenTask):
-        return " ".join(map(str, _items(row[task.words_column])))
+        return " ".join(map(str, split_items(row[task.words_column])))
     if isinstance(task, ChoiceTask):
         return " ".join(str(row[name]) for name in (task.context_column, task.question_column) if name)
     media = row[task.image_column] if isinstance(task, ImageTask) else None
     media = row[task.audio_column] if isinstance(task, AudioTask) else media
     path = media.get("path") if isinstance(media, Mapping) else media
     return Path(path).name if isinstance(path, str | Path) and path else f"row {number}"
-
-
-def _items(value: Any) -> list[Any]:
-    return value.split() if isinstance(value, str) else list(value)
 
 
 def shorten_text(text: str) -> str:

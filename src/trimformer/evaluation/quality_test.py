@@ -87,11 +87,25 @@ class QualityTest:
         self._dense = np.zeros(1)
         if target.kind == "drop" and scorer.is_labelled:
             self._dense = self._scores(scorer, self._references)
-            _check_above_guessing(scorer, float(self._dense[0]))
+            self._check_above_guessing()
 
     def _check(self) -> None:
         """Checks that the samples can test the target; see `check_test_samples`."""
         check_test_samples(self.target, self._scorer)
+
+    def _check_above_guessing(self) -> None:
+        """Checks that the dense model's score can drop.
+
+        Raises:
+            TrimformerError: it is no better than guessing: the labels do not fit the model, or it does not know them.
+        """
+        guessed, dense = self._scorer.guessed_score, float(self._dense[0])
+        if guessed is not None and dense <= guessed:
+            raise TrimformerError(
+                f"the dense model's {self.metric} is {100 * dense:.1f}, no better than guessing, so a drop says "
+                "nothing; do the labels mean what the model's outputs mean (order of classes, direction of scores)? If "
+                "the model is to stay as it is, give max_divergence"
+            )
 
     def __call__(
         self, model: PreTrainedModel, constraint: float, *, as_served: bool = True, alpha: float = 1 - CONFIDENCE
@@ -216,6 +230,9 @@ class PredictedTest(QualityTest):
     def _check(self) -> None:
         """Accepts any samples."""
 
+    def _check_above_guessing(self) -> None:
+        """Accepts any score, of few samples."""
+
     def __call__(self, model: PreTrainedModel, constraint: float, **_: object) -> Verdict:
         """Predicts the verdict on a model at a constraint."""
         outputs, share = self._outputs(model, as_served=False), self.samples / self._test_samples
@@ -236,21 +253,6 @@ class PredictedTest(QualityTest):
     def _drop(self, drop: float, error: float, largest_change: float) -> tuple[float, float]:
         """Returns a predicted drop and its bound, in points."""
         return 100 * drop, 100 * (drop_bound(drop, error, largest_change, self._alpha) + POWER * error)
-
-
-def _check_above_guessing(scorer: Scorer, dense: float) -> None:
-    """Checks that the dense model's score can drop.
-
-    Raises:
-        TrimformerError: it is no better than guessing, so the labels do not fit the model, or it knows nothing of them.
-    """
-    guessed = scorer.guessed_score
-    if guessed is not None and dense <= guessed:
-        raise TrimformerError(
-            f"the dense model's {scorer.task.metric} is {100 * dense:.1f}, no better than guessing, so a drop says "
-            "nothing; do the labels mean what the model's outputs mean (order of classes, direction of scores)? If the "
-            "model is to stay as it is, give max_divergence"
-        )
 
 
 def rows_to_promise(target: QualityTarget, verdict: Verdict, rows: int) -> int | None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from trimformer.data.batches import Features, make_batches
 from trimformer.data.outputs import Problem, divergence, find_problem, max_batch_tokens
 from trimformer.data.rows import Rows
-from trimformer.data.tasks import ScoredByQuery, Task
+from trimformer.data.tasks import EmbeddingTask, ScoredByQuery, Task
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_padding_token, check_token_ids
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
@@ -35,6 +35,9 @@ def divergences(outputs: Outputs, references: Outputs, batches: Sequence[Batch],
 def rows_of_features(features: Sequence[Features], num_rows: int) -> list[int]:
     """Returns the index of each feature's row; a row may have several windows of a long text, or several texts."""
     return [feature.get("example", i % num_rows) for i, feature in enumerate(features)]
+
+
+FEWEST_TO_JUDGE = 30  # rows from which a score no better than guessing is no accident
 
 
 class Scorer:
@@ -129,13 +132,21 @@ class Scorer:
 
     @property
     def guessed_score(self) -> float | None:
-        """The main score of guessing: 0 for a correlation, an equal share for the accuracy of classes; else None."""
+        """The main score of guessing: 0 for a correlation, an equal share for the accuracy of classes; else None.
+
+        It is None for fewer than `FEWEST_TO_JUDGE` rows, and for labels that are all the same.
+        """
+        if len(self.rows) < FEWEST_TO_JUDGE or not self.is_labelled:
+            return None
+        if isinstance(self.task, EmbeddingTask):
+            labels = {float(row[column]) for row in self.rows for column in self.task.label_columns}
+        else:
+            labels = {float(sample["labels"]) for sample in self.features if np.ndim(sample.get("labels", ())) == 0}
+        if len(labels) < 2:
+            return None
         if self.task.metric in ("spearman", "pearson", "matthews"):
             return 0.0
-        if self.task.metric != "accuracy" or self._problem != "single_label":
-            return None
-        classes = {float(sample["labels"]) for sample in self.features if "labels" in sample}
-        return 1 / len(classes) if len(classes) > 1 else None
+        return 1 / max(len(labels), len(self.names)) if self.task.metric == "accuracy" else None
 
     @cached_property
     def clusters(self) -> list[int]:

@@ -20,7 +20,7 @@ from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.clusters import row_clusters
+from trimformer.evaluation.clusters import FEWEST_DOCUMENTS, row_clusters
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
@@ -210,9 +210,41 @@ def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Ro
 
     Rows that share a text stay together.
     """
-    order = shuffled_rows(train, np.random.default_rng([seed, JUDGED]))
-    judged, kept = divide(order, min(2 * num_samples, len(train) // 2), row_clusters(train, task))
+    order, clusters = shuffled_rows(train, np.random.default_rng([seed, JUDGED])), row_clusters(train, task)
+    if is_blocks(train):
+        judged, kept = divide_documents(order, 2 * num_samples, clusters)
+    else:
+        judged, kept = divide(order, min(2 * num_samples, len(train) // 2), clusters)
     return Selection(train, sorted(kept)), Selection(train, judged)
+
+
+def divide_documents(order: Sequence[int], most: int, documents: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Divides blocks of tokens into some to judge by and those to calibrate on, which are of other documents.
+
+    So that many documents are judged, each gives at most a `FEWEST_DOCUMENTS`-th of `most` blocks; its others fill up
+    what is missing then, or are left out of both. Judged documents hold at most half of all blocks.
+
+    Args:
+        order: positions of the blocks.
+        most: largest number of blocks to judge by.
+        documents: document of each block.
+    """
+    members: dict[int, list[int]] = {}
+    for i in order:
+        members.setdefault(documents[i], []).append(i)
+    share, held = max(1, most // FEWEST_DOCUMENTS), 0
+    judged: list[int] = []
+    others: list[int] = []
+    kept: list[int] = []
+    for blocks in members.values():
+        part = blocks[:share]
+        if len(judged) + len(part) <= most and held + len(blocks) <= len(order) // 2:
+            judged += part
+            others += blocks[share:]
+            held += len(blocks)
+        else:
+            kept += blocks
+    return [*judged, *others[: most - len(judged)]], kept
 
 
 def _keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:

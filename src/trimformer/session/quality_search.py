@@ -5,6 +5,7 @@ allowed error is shared out among these, so the promise holds with 95 % confiden
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -104,7 +105,7 @@ def _predict(session: Session, method: AnyMethod, test: list[QualityTest]) -> tu
     with session.timer("judge"):
         indices = [i for batch in unused for i in batch["index"].tolist()]
         screen: list[Callable[[Pruned, float], Verdict]] = []
-        on_main(lambda: screen.append(_screen(session, test[0].samples, indices)))
+        on_main(lambda: screen.append(_screen(session, _effective_samples(session), indices)))
     verdicts: list[Verdict] = []
 
     def excess(constraint: float) -> float:
@@ -172,6 +173,18 @@ def _quality_test(session: Session) -> QualityTest:
 def _independent_samples(session: Session) -> int:
     """Returns the number of independent samples that the target is tested on."""
     return session.data.judged.independent if session.data.judged else 0
+
+
+def _effective_samples(session: Session) -> int:
+    """Returns the number of independent samples that have the tested ones' noise, to predict a verdict.
+
+    The blocks of a document are alike to a degree that the calibration samples, mostly one block of each, do not show;
+    the number is taken to be the geometric mean of blocks and documents.
+    """
+    judged = session.data.judged
+    assert judged is not None
+    blocks = len(judged.rows) if isinstance(judged, LanguageScorer) else judged.independent
+    return round(math.sqrt(judged.independent * blocks))
 
 
 def _documents(session: Session) -> int:

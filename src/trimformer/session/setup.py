@@ -20,6 +20,7 @@ from trimformer.costs.lookup_tables import LatencyTable, check_table
 from trimformer.costs.memory import cache_tokens
 from trimformer.costs.pass_cost import forward_seconds
 from trimformer.costs.workloads import LlamaCppRun
+from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS
 from trimformer.data.language_blocks import BlockOptions
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import find_tokenizer
@@ -138,9 +139,10 @@ def set_up(
         TrimformerError: the inputs or options cannot be used.
     """
     options = options or RunOptions()
-    model, processor, latency, texts = _checked_inputs(inputs, methods, metric, options)
     execution = options.execution
+    options.check(methods, metric)
     calibration_dir = check_calibration_dir(execution.calibration_dir)
+    model, processor, latency, texts = _prepare_model(inputs, methods, metric, options)
 
     timer = StageTimer()
     transformers.set_seed(execution.seed)
@@ -183,7 +185,7 @@ def set_up(
     )
 
 
-def _checked_inputs(
+def _prepare_model(
     inputs: Inputs, methods: Sequence[AnyMethod], metric: Metric, options: RunOptions
 ) -> tuple[PreTrainedModel, Any, LatencyOptions, list[str] | None]:
     """Checks model and options against each other and moves the model to its device.
@@ -195,7 +197,6 @@ def _checked_inputs(
         TrimformerError: the inputs or options cannot be used.
     """
     execution = options.execution
-    options.check(methods, metric)
     if options.polish.polish_stoppable and world_size() > 1:
         raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
     model, processor = unwrap(inputs.model, inputs.processor)
@@ -208,6 +209,8 @@ def _checked_inputs(
     latency = resolve_latency(options.latency)
     if latency.batch_size is None and find_problem(model) == "language":
         latency = replace(latency, batch_size=1)  # the logits of 32 long prompts would need gigabytes
+    if latency.seq_len and latency.table is None and model.main_input_name in (*IMAGE_KEYS, *AUDIO_KEYS):
+        raise TrimformerError("seq_len is the number of tokens, and this model reads images or sounds; leave it out")
     device = resolve_device(execution.device)
     check_backend(latency.backend, device)
     if execution.bf16 and model.dtype != torch.float32:

@@ -1,7 +1,6 @@
 """The task of a run: the named one, or the one inferred from the model and the rows."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -17,7 +16,6 @@ from trimformer.data.tasks import EmbeddingTask, Task, TextTask, find_task, foll
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
 from trimformer.data.tasks.embedding import without_classes
-from trimformer.data.tasks.label_values import as_number
 from trimformer.data.tasks.multiple_choice import settle_choices
 from trimformer.data.tasks.reranking import settle_candidates
 from trimformer.data.tasks.retrieval import RetrievalTask, settle_answers
@@ -27,7 +25,7 @@ from trimformer.options.data import DataOptions
 
 logger = logging.getLogger(__name__)
 
-_ID = re.compile(r"(^|_)(id|ids|idx|index)$|id$")  # names of columns that number rows
+_GRADES = 5  # different numbers that a column of relevance may hold
 
 
 def named_task(options: DataOptions, model: PreTrainedModel) -> Task | None:
@@ -83,25 +81,30 @@ def _infer(options: DataOptions, model: PreTrainedModel, sets: Sequence[Rows], e
     task = task_of(model, rows, text_columns=options.text_columns, label_column=options.label_column)
     task = task if options.label_column else without_classes(task, every_set)
     if not options.text_columns:
-        _name_columns(task, rows[0])
+        _name_columns(task, rows[0], sets[0])
     if options.text_columns or options.label_column:
         return task
     return second_items_as_labels(task, model.config, sets, type(model).__name__)
 
 
-def _name_columns(task: Task, row: Mapping[str, Any]) -> None:
-    """Logs which columns of text are read where others hold text, too."""
+def _name_columns(task: Task, row: Mapping[str, Any], rows: Rows) -> None:
+    """Logs which columns are read where others hold text, too, or a relevance.
+
+    Args:
+        task: what the columns mean.
+        row: a row with all columns.
+        rows: the rows to calibrate on.
+    """
     if not isinstance(task, TextTask | EmbeddingTask):
         return
     usual = {*TEXT_COLUMNS, *QUERY_COLUMNS, *PASSAGE_COLUMNS}
     read = {*task.text_columns, *task.label_columns}
-    numbers = [name for name, value in row.items()
-               if name not in read and not _ID.search(str(name).lower()) and as_number(value) is not None]  # fmt: skip
-    if isinstance(task, RetrievalTask) and numbers:
+    graded = [name for name in row if name not in read and _is_graded([other.get(name) for other in rows])]
+    if isinstance(task, RetrievalTask) and graded:
         logger.warning(
             "every row counts as a query with its right passage, as %s is not read; if it says which passages are "
             "right, name it with --label-column (label_column)",
-            listed(numbers),
+            listed(graded),
         )
     others = [name for name, value in row.items()
               if name not in read and str(name).strip().lower() in usual and isinstance(value, str)]  # fmt: skip
@@ -111,6 +114,12 @@ def _name_columns(task: Task, row: Mapping[str, Any]) -> None:
             listed(task.text_columns),
             listed(others),
         )
+
+
+def _is_graded(values: Sequence[Any]) -> bool:
+    """Whether the values of a column may say how relevant a passage is: few different numbers."""
+    numbers = {value for value in values if isinstance(value, int | float)}
+    return 2 <= len(numbers) <= _GRADES
 
 
 def _check_outputs(model: PreTrainedModel) -> None:

@@ -68,8 +68,6 @@ def find_unit_costs(
     """
     batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
     reads_text = "input_ids" in data.batches[0]
-    if latency.seq_len and latency.table is None and not reads_text:
-        raise TrimformerError("seq_len is the number of tokens, and this model reads images or sounds; leave it out")
     mean = max(1, min(round(data.seq_len), data.longest) if reads_text else round(data.seq_len))
     length = latency.seq_len or mean if reads_text else mean
     example = typical_sample(data.features)

@@ -52,6 +52,7 @@ def test_the_classes_of_premise_and_hypothesis_are_no_similarities():
     assert (inferred.text_columns, inferred.score_column) == (("premise", "hypothesis"), None)
     for label in ("1", -1, 1.0, 0):
         assert task([{"premise": "the film", "hypothesis": "it", "label": label}]).score_column is None
+    assert task([{"premise": "the film", "hypothesis": "it", "score": 5.0}]).score_column == "score"
     assert task([{"premise": "the film", "hypothesis": "it", "score": 0.5}]).score_column == "score"
 
 

@@ -343,6 +343,16 @@ class TestTuples:
 
     def test_several_labels_numbers_and_tags(self):
         assert read(model_of(SPAM, **MULTI), [("a", "spam,ham"), ("b", "ham")])[0] == [[[1, 1, 0], [0, 1, 0]]]
+        assert read(make_model(num_labels=1), [("a", "0.5"), ("b", "-2")])[0] == [[0.5, -2.0]]
+        labels, task = read(model_of(TAGS, "ForTokenClassification"), [("we saw", "B-PER O")])
+        assert labels == [[[-100, 0, 1, -100]]]
+        assert task.metric == "f1"
+
+    @pytest.mark.parametrize("tags", ["['B-PER', 'O']", "['B-PER' 'O']", "[0, 1]", "[0 1]", "B-PER O", "0 1"])
+    @pytest.mark.parametrize("words", ["['we', 'saw']", "['we' 'saw']", "we saw"])
+    def test_words_and_tags_are_lists_as_pandas_and_numpy_write_them(self, words, tags):
+        labels, _ = read(model_of(TAGS, "ForTokenClassification"), [{"tokens": words, "ner_tags": tags}])
+        assert labels == [[[-100, 0, 1, -100]]]
 
     @pytest.mark.parametrize("write_list", [
         lambda hot: ",".join(f"{x:.1f}" for x in hot), lambda hot: [f"{x:.1f}" for x in hot],
@@ -352,10 +362,6 @@ class TestTuples:
         lists = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1]]
         rows = [{"text": "good film", "label": write_list(hot)} for hot in lists]
         assert read(model_of(SPAM, **MULTI), rows)[0] == [lists]
-        assert read(make_model(num_labels=1), [("a", "0.5"), ("b", "-2")])[0] == [[0.5, -2.0]]
-        labels, task = read(model_of(TAGS, "ForTokenClassification"), [("we saw", "B-PER O")])
-        assert labels == [[[-100, 0, 1, -100]]]
-        assert task.metric == "f1"
 
     def test_texts_are_texts(self):
         labels, task = read(model_of(SPAM), [("good film", "bad plot"), ("bad film", "ham")])

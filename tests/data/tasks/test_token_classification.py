@@ -106,6 +106,15 @@ def test_no_entities_score_0():
     assert TASK.score(one_hot([0]), [{"labels": [0]}], [{}]) == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 1}
 
 
+def test_middles_of_bmes_tags_count_and_unknown_prefixes_are_classes():
+    names = ("O", "B-PER", "M-PER", "E-PER", "S-PER")
+    labels, outputs = [{"labels": [1, 2, 2, 3, 0]}], one_hot([1, 0, 0, 3, 0])
+    assert TokenTask(name="ner", label_names=names).score(outputs, labels, [{}])["f1"] == 0
+    others = TokenTask(name="ner", label_names=("O", "B-PER", "X-PER", "E-PER", "S-PER"))
+    assert "precision" not in others.score(outputs, labels, [{}])
+    assert "precision" not in TokenTask(name="pos", label_names=("NOUN", "VERB", "S-X")).score(outputs, labels, [{}])
+
+
 @pytest.mark.parametrize(
     "names", [("O", "B-PER", "I-PER", "L-PER", "U-PER"), ("O", "B-PER", "I-PER", "[PAD]", "U-PER")]
 )

@@ -36,6 +36,11 @@ SIMILARITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+# Columns beside a premise and values in them that are classes.
+_CLASS_COLUMNS = ("label", "labels", "gold_label", "class", "target")
+_CLASSES = {f"{number}{zero}" for number in (-1, 0, 1, 2) for zero in ("", ".0")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingTask(Task):
     """One or several texts per row, each encoded as a separate sample.
@@ -100,10 +105,10 @@ def embedding_task(
     if score_column is None and len(texts) == 2:
         column = guess_column(LABEL_COLUMNS, rows[0], texts)
         value = None if column is None else rows[0][column]
-        number = as_number(value)
         # Whole numbers beside a premise are classes: entailment, neutral, contradiction; -1: none.
-        is_class = texts[0].strip().lower() == "premise" and number is not None and number.is_integer()
-        score_column = column if number is not None and not is_class else None
+        is_class = texts[0].strip().lower() == "premise" and str(column).strip().lower() in _CLASS_COLUMNS
+        is_class = is_class and str(value).strip() in _CLASSES
+        score_column = column if as_number(value) is not None and not is_class else None
     return EmbeddingTask(
         name="embedding",
         text_columns=texts,

@@ -16,8 +16,8 @@ from trimformer.data.tasks.label_values import (
     column_values,
     is_truth,
     names_of,
+    split_items,
     split_labels,
-    split_tags,
 )
 from trimformer.data.tasks.model_labels import ModelLabels
 from trimformer.errors import TrimformerError, listed, quoted
@@ -159,7 +159,7 @@ def check_every_label(reader: LabelReader, rows: Rows, column: str) -> None:
     """
     checked: set[Any] = set()
     for number, value in zip(row_numbers(rows), column_values(rows, column), strict=True):
-        for item in split_tags(value) if reader.problem == "tokens" else [value]:
+        for item in split_items(value) if reader.problem == "tokens" else [value]:
             key = (type(item), item if isinstance(item, str | int | float) else repr(item))
             if key in checked or item == IGNORED:
                 continue

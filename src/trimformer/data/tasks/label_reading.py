@@ -15,8 +15,8 @@ from trimformer.data.tasks.label_values import (
     column_values,
     is_truth,
     names_of,
+    split_items,
     split_labels,
-    split_tags,
 )
 from trimformer.data.tasks.model_labels import ModelLabels
 from trimformer.errors import TrimformerError, listed, quoted
@@ -74,7 +74,7 @@ def decide_reading(
             return LabelReading(multi_hot=True, description=f"column {quoted(column)} holds {text}")
         labels = [[item for items in values for item in items] for values in lists]
     elif problem == "tokens":
-        labels = [[item for value in values for item in split_tags(value)] for values in labels]
+        labels = [[item for value in values for item in split_items(value)] for values in labels]
     of_sets = [_numbers(values) for values in labels]
     named = [names_of(rows, column) for rows in sets]
     plain = [rows for rows, names, numbers in zip(sets, named, of_sets, strict=True) if numbers and not names]

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from trimformer.data.class_names import class_names_of
@@ -27,7 +28,8 @@ def column_values(rows: Rows, column: str) -> list[Any]:
 def split_labels(value: Any, model: ModelLabels) -> Any:
     """Splits a string into labels, with numbers for digits; one of the model's labels is not split.
 
-    A list is returned with 0 and 1 for such numbers and truth values; any other value unchanged.
+    A list is returned with the numbers 0 and 1 where it has them, or truth values, as strings; any other value
+    unchanged.
     """
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
@@ -50,19 +52,31 @@ def _indicator(item: Any, model: ModelLabels) -> Any:
 def _split(text: str, model: ModelLabels) -> Any:
     if text and model.find(text) is not None:
         return [text]
-    if text.startswith("["):  # pandas writes a list to CSV this way
-        try:
-            return ast.literal_eval(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return text
+    if text.startswith("["):
+        written = _written_list(text)
+        return text if written is None else written
     parts = re.split("[,;|]", text)
     return [part.strip() for part in parts if part.strip()] if len(parts) > 1 else text.split()
 
 
-def split_tags(value: Any) -> list[Any]:
-    """Returns the tags of a row; a string is split at white space; empty if there are none."""
+def _written_list(text: str) -> list[Any] | None:
+    """Returns a list that pandas or NumPy has written as a string, such as to a CSV file; None if it is none."""
+    if re.fullmatch(r"\[\s*(-?\d+\s+)*-?\d+\s*\]", text):  # numbers as NumPy writes them, without commas
+        return [int(item) for item in text[1:-1].split()]
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        value = ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))
+        return value if isinstance(value, list) else None
+    return None
+
+
+def split_items(value: Any) -> list[Any]:
+    """Returns the words or tags of a row; empty if there are none.
+
+    A string is a list as pandas or NumPy writes it, or is split at white space.
+    """
     if isinstance(value, str):
-        return value.split()
+        written = _written_list(value.strip())
+        return value.split() if written is None else written
     value = value.tolist() if hasattr(value, "tolist") else value
     return list(value) if isinstance(value, list | tuple) else []
 

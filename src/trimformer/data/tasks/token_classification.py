@@ -1,10 +1,8 @@
 """Token classification tasks, such as named entities and parts of speech: one label per word."""
 
-import ast
 import copy
 import re
 from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +19,7 @@ from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.label_reader import LabelReader
+from trimformer.data.tasks.label_values import split_items
 from trimformer.data.tasks.question_answering import require_token_offsets
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.tasks.text import guess_text_columns
@@ -32,8 +31,9 @@ TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags")
 
 LABELLED_WORDS = "labelled_words"  # positions of the words that have a label, beside the labels of a sample
 
-_ENTITY_TAG = re.compile(r"[BIESLU]-.+")
-_BILOU = {"L-": "E-", "U-": "S-"}  # as seqeval names the last token of an entity, and an entity of one token
+_TAG = re.compile(r"[A-Za-z]-.+")
+# Prefixes of BIO, IOBES, BILOU and BMES tags, as seqeval names them.
+_PREFIXES = {"B-": "B-", "I-": "I-", "M-": "I-", "E-": "E-", "L-": "E-", "S-": "S-", "U-": "S-", "W-": "S-"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class TokenTask(Task):
     Attributes:
         words_column: column of lists of words, or of texts with spaces between the words.
         tags_column: column of lists of class ids or names; None: the rows are unlabelled.
-        label_names: the model's classes, ordered by id; BIO, IOBES and BILOU tags are scored by entity.
+        label_names: the model's classes, ordered by id; BIO, IOBES, BILOU and BMES tags are scored by entity.
     """
 
     problem: Problem = "tokens"
@@ -97,7 +97,7 @@ class TokenTask(Task):
 
 
 def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names: Sequence[str]) -> dict[str, float]:
-    """Scores token labels: by entity if the class names are BIO, IOBES or BILOU tags, else by class.
+    """Scores token labels: by entity if the class names are BIO, IOBES, BILOU or BMES tags, else by class.
 
     Args:
         outputs: logits [length, labels] per sample; positions beyond the sample's labels are padding.
@@ -127,26 +127,15 @@ def token_scores(outputs: Sequence[Tensor], features: Sequence[Features], names:
 
 
 def _items(value: Any, where: str) -> list[Any]:
-    """Returns the list in a cell; a string is a list as pandas writes it to CSV, or split at white space."""
+    """Returns the list in a cell; see `split_items`."""
     if isinstance(value, str):
-        return _written_list(value.strip()) or value.split()
+        return split_items(value)
     try:
         if isinstance(value, bytes | Mapping | Set):
             raise TypeError
         return list(value)
     except TypeError:
         raise TrimformerError(f"{where} is {quoted(value)}, not a list") from None
-
-
-def _written_list(text: str) -> list[str]:
-    """Returns the strings of a list or an array that is written in Python's syntax; empty if it is none."""
-    if not text.startswith("["):
-        return []
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        items = ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))  # NumPy writes no commas
-        if isinstance(items, list) and all(isinstance(item, str) for item in items):
-            return items
-    return []
 
 
 def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -176,13 +165,18 @@ def _labelled_words(word_ids: Sequence[int | None], labels: Sequence[int]) -> li
 
 
 def _are_entity_tags(names: Sequence[str]) -> bool:
-    """Whether most classes are tags of entities; others, such as O, [PAD] and X, are outside of all."""
-    return 2 * sum(_ENTITY_TAG.fullmatch(name) is not None for name in names) > len(names) - names.count("O")
+    """Whether most classes are tags of entities; others, such as O, [PAD] and X, are outside of all.
+
+    Classes that look like tags with a prefix that is not known are no tags of entities.
+    """
+    tags = [name for name in names if _TAG.fullmatch(name)]
+    others = [name for name in names if not _TAG.fullmatch(name) and name != "O"]
+    return len(tags) > len(others) and all(tag[:2] in _PREFIXES for tag in tags)
 
 
 def _entity_tag(name: str) -> str:
     """Returns a class name as seqeval reads it."""
-    return _BILOU.get(name[:2], name[:2]) + name[2:] if _ENTITY_TAG.fullmatch(name) else "O"
+    return _PREFIXES[name[:2]] + name[2:] if _TAG.fullmatch(name) else "O"
 
 
 def token_task(
