@@ -1,12 +1,13 @@
 """Loading the processor of a checkpoint."""
 
+import importlib.util
+
 import pytest
 from transformers import AutoConfig
 
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model, make_tokenizer
 from tests.data.media_fixtures import audio_model, clip_model, clip_processor, extractor, image_model, image_processor
-from trimformer.data import media
 from trimformer.data.processor import feature_extractor_of, image_processor_of, load_processor, tokenizer_of
 from trimformer.data.rows import as_rows
 from trimformer.data.tasks import task_of
@@ -51,7 +52,8 @@ def test_a_broken_processor_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(("kind", "extra"), [("image processor", "vision"), ("feature extractor", "audio")])
 def test_a_missing_decoder_is_an_error_that_names_its_extra(tmp_path, monkeypatch, kind, extra):
-    monkeypatch.setattr(media, "find_spec", lambda name: None)
+    find_spec, missing = importlib.util.find_spec, {"vision": "PIL", "audio": "soundfile"}[extra]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find_spec(name))
     CHECKPOINTS[kind][0]().save_pretrained(tmp_path)
     with pytest.raises(TrimformerError, match=rf"trimformer\[{extra}\]"):
         load_processor(tmp_path, AutoConfig.from_pretrained(tmp_path))
