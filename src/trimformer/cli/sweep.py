@@ -124,16 +124,22 @@ def identify(arguments: argparse.Namespace) -> dict[str, Any]:
     output = Path(arguments.output)
     return {
         "model": _digest(find_directory(arguments.model), output),
-        **{name: _digest(Path(path), output) if (path := getattr(arguments, name, None)) else None for name in _FILES},
+        **{
+            name: _digest(Path(path), output, has_rows=True) if (path := getattr(arguments, name, None)) else None
+            for name in _FILES
+        },
         "flags": json.loads(json.dumps(flags, default=str)),
         "trimformer": __version__,
     }
 
 
-def _digest(path: Path, output: Path) -> str:
-    """Returns the SHA-256 digest of a file or of a folder's files, and of images and sounds that data files name.
+def _digest(path: Path, output: Path, *, has_rows: bool = False) -> str:
+    """Returns the SHA-256 digest of a file, or of a folder's files and their names.
 
-    Files of the output are left out. Names of a folder's files count too.
+    Args:
+        path: of the file or folder.
+        output: folder whose files are left out.
+        has_rows: whether it holds data; images and sounds that rows name count too.
     """
     total, written = hashlib.sha256(), output.resolve()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
@@ -141,7 +147,7 @@ def _digest(path: Path, output: Path) -> str:
         if file.resolve().is_relative_to(written):
             continue
         total.update(str(file.relative_to(path)).encode())
-        for content in (file, *_named_media(file)):
+        for content in (file, *(_named_media(file) if has_rows else ())):
             with content.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
