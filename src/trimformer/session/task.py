@@ -99,8 +99,10 @@ def _name_columns(task: Task, row: Mapping[str, Any], rows: Rows) -> None:
         return
     usual = {*TEXT_COLUMNS, *QUERY_COLUMNS, *PASSAGE_COLUMNS}
     read = {*task.text_columns, *task.label_columns}
-    graded = [name for name in row if name not in read and _is_graded([other.get(name) for other in rows])]
-    if isinstance(task, RetrievalTask) and graded:
+    graded = list[str]()
+    if isinstance(task, RetrievalTask):
+        graded = [name for name in row if name not in read and _is_graded([other.get(name) for other in rows])]
+    if graded:
         logger.warning(
             "every row counts as a query with its right passage, as %s is not read; if it says which passages are "
             "right, name it with --label-column (label_column)",

@@ -8,6 +8,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from transformers import BertConfig
 
 from tests.checkpoints.sentence_models import sentence_model
+from tests.commands import problem_model
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError, load, prune
 from trimformer.data.tasks import RetrievalTask, infer_task, task_of
@@ -16,6 +17,8 @@ from trimformer.data.tasks.retrieval_metrics import first_passages, query_scores
 from trimformer.evaluation.agreement import paired_interval
 from trimformer.evaluation.model_outputs import unbatch
 from trimformer.evaluation.scores import Scorer, compare, score
+from trimformer.options.data import DataOptions
+from trimformer.session.task import resolve_task
 
 CONFIG = BertConfig()
 TEXTS = list(dict.fromkeys(row["sentence"] for row in make_rows(220, seed=2)))
@@ -164,3 +167,10 @@ def test_a_drop_can_be_promised(kind):
     assert result.target.metric == metric
     assert result.target.bound <= 60
     assert metric in result.scores.dense
+
+
+@pytest.mark.parametrize(("values", "is_named"), [([0, 1] * 20, True), (list(range(40)), False), ([7] * 40, False)])
+def test_numbers_beside_a_query_and_its_passage_that_may_be_a_relevance_are_named(values, is_named, caplog):
+    rows = [{"query": f"the film {i}", "passage": f"it is {i}", "valid": value} for i, value in enumerate(values)]
+    resolve_task(None, DataOptions(), problem_model("embedding"), [rows])
+    assert ("right passage, as valid is not read" in caplog.text) == is_named
