@@ -48,8 +48,9 @@ WHOLE_METHODS = {"kprune": kprune}
 
 MAX_CORRECTIONS = 4  # of a selection, each after a measurement of the shrunk model
 
-# The polish is kept if it lowers the divergence to this share: a refit on the held-out eighth gains about as much.
-ACCEPT_BELOW = 0.95
+# The polish is kept if it lowers the divergence to this share, as a refit on the held-out eighth gains, too: a MPNet
+# polished on 512 texts to 0.94 was farther from the dense model than that refit, a MiniLM on 1,482 to 0.86 was nearer.
+ACCEPT_BELOW = 0.9
 
 
 @dataclass(frozen=True)
