@@ -69,7 +69,7 @@ def prepare(
     """
     if backend in ONNX:
         if model is None:
-            model, inputs = in_float32(cast(PreTrainedModel, module), inputs)
+            model, inputs = as_exported(cast(PreTrainedModel, module), inputs)
             module = model
         return _onnx(module, inputs, model, backend)
     if backend == "compile":
@@ -78,7 +78,7 @@ def prepare(
     return lambda: module(**inputs)
 
 
-def in_float32(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[PreTrainedModel, Mapping[str, Tensor]]:
+def as_exported(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[PreTrainedModel, Mapping[str, Tensor]]:
     """Returns a model and its inputs as ONNX files have them, in float32; a model in another type is copied."""
     if model.dtype != torch.float32:
         model = copy.deepcopy(model).float()

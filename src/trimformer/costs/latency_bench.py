@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.costs import timing
-from trimformer.costs.backends import ONNX, Backend, in_float32, prepare
+from trimformer.costs.backends import ONNX, Backend, as_exported, prepare
 from trimformer.costs.cost_tables import Floats
 from trimformer.costs.latency_fits import PASSES, first_grid, fit_line, monotone
 from trimformer.costs.lookup_tables import widest
@@ -78,7 +78,7 @@ class LatencyBench:
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Mapping[str, Tensor], backend: Backend, seed: int) -> None:
-        model, inputs = in_float32(model, inputs) if backend in ONNX else (model, inputs)
+        model, inputs = as_exported(model, inputs) if backend in ONNX else (model, inputs)
         self.model, self.inputs, self.backend = model, inputs, backend
         self.sublayers = find_sublayers(model)
         batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}

@@ -27,7 +27,7 @@ TRANSFORMER_SETTINGS = tuple(
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
-# Names of prompts for queries and for documents, in the order in which sentence-transformers looks for them.
+# Names of the prompts for queries and for documents; the latter in the order in which they are looked for.
 _QUERY_PROMPT = "query"
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 

@@ -188,6 +188,14 @@ def check_evaluation_sets(sets: Mapping[str, Rows]) -> None:
             raise TrimformerError(f"the set '{name}' of eval_dataset has no rows; fill it or leave it out")
 
 
+def group_rows(order: Sequence[int], clusters: Sequence[int]) -> list[list[int]]:
+    """Returns the rows of each cluster, in an order."""
+    members: dict[int, list[int]] = {}
+    for i in order:
+        members.setdefault(clusters[i], []).append(i)
+    return list(members.values())
+
+
 def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[list[int], list[int]]:
     """Divides rows into about the first `cut` of an order and the others, with the rows of a cluster on one side.
 
@@ -196,14 +204,12 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
         cut: largest size of the first part. If that would stay less than half full, the smallest cluster left is added.
         clusters: cluster of each row. If all rows are one cluster, they are divided singly.
     """
-    members: dict[int, list[int]] = {}
-    for i in order:
-        members.setdefault(clusters[i], []).append(i)
-    if len(members) < 2:
+    groups = group_rows(order, clusters)
+    if len(groups) < 2:
         return [*order[:cut]], [*order[cut:]]
     chosen: list[int] = []
     others: list[list[int]] = []
-    for rows in members.values():
+    for rows in groups:
         if len(chosen) + len(rows) <= cut:
             chosen += rows
         else:

@@ -17,7 +17,7 @@ from trimformer.data.tasks import (
 )
 from trimformer.data.tasks.label_values import column_values
 
-FEWEST_DOCUMENTS = 30  # from which the spread among others can be told
+FEWEST_DOCUMENTS = 30  # that show how much other documents may differ
 
 
 def row_clusters(rows: Rows, task: Task) -> list[int]:

@@ -14,7 +14,7 @@ from trimformer.data.batches import Features, count_samples, make_batches, mean_
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
-from trimformer.data.splits import check_evaluation_sets, divide, find_splits, used_splits
+from trimformer.data.splits import check_evaluation_sets, divide, find_splits, group_rows, used_splits
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
@@ -229,14 +229,11 @@ def divide_documents(order: Sequence[int], most: int, documents: Sequence[int]) 
         most: largest number of blocks to judge by.
         documents: document of each block.
     """
-    members: dict[int, list[int]] = {}
-    for i in order:
-        members.setdefault(documents[i], []).append(i)
     share, held = max(1, most // FEWEST_DOCUMENTS), 0
     judged: list[int] = []
     others: list[int] = []
     kept: list[int] = []
-    for blocks in members.values():
+    for blocks in group_rows(order, documents):
         part = blocks[:share]
         if len(judged) + len(part) <= most and held + len(blocks) <= len(order) // 2:
             judged += part

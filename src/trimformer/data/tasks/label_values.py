@@ -26,10 +26,9 @@ def column_values(rows: Rows, column: str) -> list[Any]:
 
 
 def split_labels(value: Any, model: ModelLabels) -> Any:
-    """Splits a string into labels, with numbers for digits; one of the model's labels is not split.
+    """Splits a string into labels; one of the model's labels is not split.
 
-    A list is returned with the numbers 0 and 1 where it has them, or truth values, as strings; any other value
-    unchanged.
+    A list is returned with 0 and 1 in place of strings of these numbers or of truth values; any other value unchanged.
     """
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
