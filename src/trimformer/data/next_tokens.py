@@ -16,6 +16,7 @@ from trimformer.models.layer_calls import NEXT_TOKENS, Batch
 MAX_LOGITS = 2**26  # of a batch
 TOP = 128  # most likely tokens whose probabilities are stored
 _MAX_PROBABILITIES = 2**24  # in memory at once
+_MAX_IN_CACHE = 2**20  # on a CPU, which takes almost twice as long where they leave its cache
 
 
 def counted_positions(batch: Batch) -> Tensor:
@@ -25,11 +26,16 @@ def counted_positions(batch: Batch) -> Tensor:
 
 def position_chunks(logits: Tensor, batch: Batch) -> Iterator[tuple[int, Tensor]]:
     """Yields (sample, positions) of all counted positions, with few enough positions to hold their probabilities."""
-    size = max(1, _MAX_PROBABILITIES // logits.shape[-1])
+    size = _positions_at_once(logits)
     for sample, counted in enumerate(counted_positions(batch)):
         for positions in counted.nonzero().flatten().split(size):
             if len(positions):
                 yield sample, positions
+
+
+def _positions_at_once(logits: Tensor) -> int:
+    most = min(_MAX_PROBABILITIES, _MAX_IN_CACHE) if logits.device.type == "cpu" else _MAX_PROBABILITIES
+    return max(1, most // logits.shape[-1])
 
 
 def token_losses(logits: Tensor, batch: Batch) -> Tensor:
@@ -77,7 +83,7 @@ def pack_top(logits: Tensor, count: int = TOP) -> Tensor:
     Ids are exact in float32, up to vocabularies of 2**24 tokens.
     """
     log_probs, ids = [], []
-    for rows in logits.flatten(0, 1).split(max(1, _MAX_PROBABILITIES // logits.shape[-1])):
+    for rows in logits.flatten(0, 1).split(_positions_at_once(logits)):
         values, indices = rows.float().log_softmax(-1).topk(min(count, logits.shape[-1]), dim=-1)
         log_probs.append(values)
         ids.append(indices.float())
