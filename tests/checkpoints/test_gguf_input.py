@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from testing.language import language_model
 from tests.export.gguf.tokenizers import KINDS, wrapped
 from trimformer import load
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.export import export_gguf
+from trimformer.export.gguf.tokenizer import _SPLITS
 
 TOKENIZER = wrapped(KINDS["llama"]())
 LLAMA_3 = {"rope_type": "llama3", "rope_theta": 10_000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -19,6 +21,37 @@ def written(folder: Any, family: str, **overrides: Any) -> Any:
     sizes = {"vocab_size": len(TOKENIZER), "bos_token_id": 1, "eos_token_id": 2, **overrides}
     model = language_model(family, **sizes)
     return model, export_gguf(model, TOKENIZER, folder, ["f32"], verified=False).files[0].path
+
+
+TEXTS = ("Steps:\n\n1. Mix 250 g", "    12 of 3.14159", "Hello world, it's 2026!", "naïve café\t\tx  y\n", "ab12cd 007")
+
+
+@pytest.mark.parametrize("kind", list(_SPLITS.values()))
+def test_texts_are_split_as_the_file_says(tmp_path: Any, kind: str) -> None:
+    tokenizer = wrapped(KINDS[kind]())
+    model = language_model("Llama", vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
+    path = export_gguf(model, tokenizer, tmp_path, ["f32"], verified=False).files[0].path
+    _, loaded = load(path)
+    assert [loaded(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    loaded.save_pretrained(tmp_path / "saved")
+    reloaded = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert [reloaded(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+def test_a_split_that_is_not_known_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = wrapped(KINDS["gpt-2"]())
+    model = language_model("Llama", vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
+    monkeypatch.setitem(_SPLITS, ("bytes",), "viking")  # the name in the file
+    path = export_gguf(model, tokenizer, tmp_path, ["f32"], verified=False).files[0].path
+    with pytest.raises(TrimformerError, match="splits texts into words by 'viking'"):
+        load(path)
+
+
+@pytest.mark.parametrize("option", [{"attn_implementation": "eager"}, {"tokenizer_name": "other"}])
+def test_options_of_directories_are_refused(tmp_path: Any, option: dict[str, str]) -> None:
+    _, path = written(tmp_path, "Llama")
+    with pytest.raises(TrimformerError, match=f"leave out {next(iter(option))}"):
+        load(path, **option)
 
 
 def difference(model: Any, other: Any) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel, Digits
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -18,6 +20,9 @@ from trimformer.utils.packages import check_packages
 
 SUFFIX = ".gguf"
 _ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies
+# Names of llama.cpp for GPT-2's split of texts into words, and for single digits before it.
+_GPT_2_SPLITS = ("default", "gpt-2", "gigachat", "jais", "mellum", "mpt", "olmo", "phi-2")
+_DIGIT_SPLITS = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
 _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
@@ -42,6 +47,7 @@ def load_gguf(path: str | Path) -> tuple[PreTrainedModel, Any]:
     vars(packed.config).pop("quantization_config", None)  # of the file; the weights in memory are plain
     file = _open(path)
     _read_rope(file, packed.config, path)
+    _read_split(file, tokenizer, path)
     model_class = getattr(transformers, type(packed).__name__)
     model: PreTrainedModel = model_class(packed.config).eval()
     model.load_state_dict(packed.state_dict())
@@ -63,9 +69,7 @@ def _open(path: str | Path) -> Any:
 
 def _setting(file: Any, name: str) -> Any:
     """Returns a setting of the file's architecture; None if it has none of this name."""
-    architecture = file.get_field("general.architecture").contents()
-    field = file.get_field(f"{architecture}.{name}")
-    return None if field is None else field.contents()
+    return _text(file, f"{_text(file, 'general.architecture')}.{name}")
 
 
 def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
@@ -90,6 +94,31 @@ def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
         raise TrimformerError(
             f"'{path}' has sliding windows in other layers than Transformers gives them; give the original checkpoint"
         )
+
+
+def _read_split(file: Any, tokenizer: Any, path: str | Path) -> None:
+    """Gives a byte-level tokenizer the file's split into words where Transformers, unknowing, gives it GPT-2's.
+
+    Raises:
+        TrimformerError: the split is not known here either.
+    """
+    kind, name = (_text(file, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    backend = tokenizer.backend_tokenizer
+    if kind != "gpt2" or name in (None, *_GPT_2_SPLITS) or not isinstance(backend.pre_tokenizer, ByteLevel):
+        return
+    if name not in _DIGIT_SPLITS:
+        raise TrimformerError(
+            f"'{path}' splits texts into words by '{name}', which Transformers does not know; give the original "
+            "checkpoint"
+        )
+    steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+
+
+def _text(file: Any, name: str) -> Any:
+    """Returns the contents of a field; None if the file has none of this name."""
+    field = file.get_field(name)
+    return None if field is None else field.contents()
 
 
 def _is_tied(file: Any, model: PreTrainedModel) -> bool:

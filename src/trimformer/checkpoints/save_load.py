@@ -129,8 +129,8 @@ def load(
 
     Args:
         path: local directory or hub name; directories of sentence-transformers work too, and GGUF files.
-        attn_implementation: "eager", "sdpa", ...; None: the default of Transformers.
-        tokenizer_name: source of the tokenizer or processor if the directory has none.
+        attn_implementation: "eager", "sdpa", ...; None: the default of Transformers, as for GGUF files.
+        tokenizer_name: source of the tokenizer or processor if the directory has none; none for GGUF files.
         model_type: type of the model if its config.json states none, such as "bert".
 
     Returns:
@@ -142,6 +142,9 @@ def load(
     if is_gguf(path):
         if model_type is not None:
             raise TrimformerError(f"'{path}' states its own model type; leave out --model-type {quoted(model_type)}")
+        for name, value in (("attn_implementation", attn_implementation), ("tokenizer_name", tokenizer_name)):
+            if value is not None:
+                raise TrimformerError(f"'{path}' is read whole, with its own tokenizer; leave out {name}")
         return load_gguf(path)
     folder = find_directory(path)
     model = load_model(folder, attn_implementation, model_type)
