@@ -200,3 +200,9 @@ def test_only_the_first_characters_of_a_large_corpus_are_read(monkeypatch, caplo
     blocks = blocks_of(["a" * 30, "b" * 30, "c" * 30])
     assert TOKENIZER.decode([token for block in blocks for token in block["input_ids"]]) == "a" * 30 + "</s>" + "b" * 20
     assert "only the first 50 characters" in caplog.text
+
+
+@pytest.mark.parametrize(("lengths", "warned"), [((40, 40, 40), True), ((40, 30, 40), False), ((40,), False)])
+def test_rows_that_look_like_pieces_of_documents_are_told(lengths, warned, caplog):
+    as_blocks([{"input_ids": [2 + i % 50 for i in range(n)]} for n in lengths], TOKENIZER, CONFIG, length=16)
+    assert ("like pieces of longer documents" in caplog.text) == warned

@@ -1,5 +1,6 @@
 """What is polished on: the calibration samples and more, without labels."""
 
+import numpy as np
 import pytest
 
 from testing.language import byte_tokenizer, language_model
@@ -7,12 +8,15 @@ from tests.commands import PROBLEMS, problem_model, problem_rows, write_jsonl
 from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.data.batches import count_samples
-from trimformer.data.language_blocks import BlockOptions
+from trimformer.data.language_blocks import BlockOptions, as_blocks
+from trimformer.data.rows import as_rows
+from trimformer.data.shared_passages import hold_passages
 from trimformer.data.tasks import TASKS, LanguageTask, task_of
 from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
 from trimformer.polish.data import draw_polish_inputs, encode_unlabelled, read_polish_data
 
+LANGUAGE = LanguageTask(name="language", max_length=48)
 LABELS = ("label", "ner_tags", "answers")
 
 
@@ -174,3 +178,44 @@ def test_polish_data_keep_their_own_answers_where_prompts_are_answered():
     assert len(texts) > 2
     prompts = encode_unlabelled(model, tokenizer, task, [{"prompt": f"{i}"} for i in range(9)], blocks)
     assert len(prompts) == 9  # all of them
+
+
+def letters(seed):
+    """Returns 40 texts of random letters."""
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list("abcdefgh "), 150)) for _ in range(40)]
+
+
+def language_samples(texts):
+    """Returns the encoded blocks of texts."""
+    blocks = as_blocks(as_rows(texts), byte_tokenizer(), language_model().config, length=48)
+    return LANGUAGE.encode(blocks, byte_tokenizer(), language_model().config)
+
+
+def language_inputs(calibration, texts, left_out=()):
+    """Returns the tokens of all blocks to polish on, and of the held-out ones."""
+    options, blocks = PolishOptions(polish_data=texts), BlockOptions(length=48)
+    features = language_samples(calibration)
+    inputs = draw_polish_inputs(language_model(), byte_tokenizer(), LANGUAGE, features, options, 4, left_out, blocks)
+    parts = (inputs.batches, inputs.held_out)
+    return [[{"next_tokens": tokens.tolist()} for b in part for tokens in b["next_tokens"]] for part in parts]
+
+
+def test_blocks_with_passages_that_are_scored_are_not_trained_on_wherever_they_are_cut():
+    texts = letters(0)
+    scored = language_samples(texts[30:])
+    trained, held_out = language_inputs(texts[:5], ["another beginning", *texts[5:]], scored)
+    assert not any(hold_passages([*trained, *held_out], scored))
+    assert len(trained) + len(held_out) > 90  # of the 30 other texts
+
+
+def test_further_blocks_are_held_out_by_document():
+    texts = letters(1)
+    trained, held_out = language_inputs(texts[:5], texts)
+    # Blocks of three to a text; of a text whose blocks were held out singly, the others would be trained on.
+    singly = [i for i, text in enumerate(texts) if any(hold_passages(held_out, language_samples([text])))]
+    shared = [i for i in singly if any(hold_passages(trained, language_samples([texts[i]])))]
+    assert 3 <= len(singly) <= 12
+    assert len(shared) < len(singly) / 2  # those that a block's edge cuts
+    assert not set(singly) & set(range(4))  # calibrated on, too
+    assert len(held_out) == pytest.approx((len(trained) + len(held_out)) / 8, abs=6)

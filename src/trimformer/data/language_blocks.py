@@ -78,6 +78,12 @@ def as_blocks(
     length = _block_length(config, length)
     if not columns and "input_ids" in rows[0]:
         check_columns(rows, ["input_ids"])
+        if len(rows) > 1 and len({len(row["input_ids"]) for row in rows}) == 1:
+            logger.warning(
+                "all rows of 'input_ids' have %d tokens, like pieces of longer documents, but each counts as one; if "
+                "they are pieces, intervals and promises are too good: give texts",
+                len(rows[0]["input_ids"]),
+            )
         encoded = (_encoded_blocks(row, f"row {n}", length) for n, row in numbered(rows))
         return NamedRows(chain.from_iterable(encoded), {})
     kind, names = _find_columns(rows, columns)

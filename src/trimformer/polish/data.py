@@ -13,12 +13,13 @@ from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, F
 from trimformer.data.conversations import needs_answers
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import max_batch_tokens
-from trimformer.data.rows import as_rows
-from trimformer.data.splits import find_splits, read_splits
+from trimformer.data.rows import DOCUMENT, as_rows
+from trimformer.data.shared_passages import hold_passages
+from trimformer.data.splits import divide, find_splits, read_splits
 from trimformer.data.tasks import EmbeddingTask, SpanTask, Task, TextTask, task_of
 from trimformer.data.tasks.blank_rows import drop_blank_rows
 from trimformer.errors import TrimformerError
-from trimformer.models.layer_calls import LABEL_KEYS, Batch
+from trimformer.models.layer_calls import LABEL_KEYS, NEXT_TOKENS, Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.methods import Method
 from trimformer.options.polish import PolishBudget, PolishOptions, check_seconds, epochs_of_passes, parse_budget
@@ -75,7 +76,8 @@ def draw_polish_inputs(
 ) -> PolishInputs:
     """Batches the calibration samples and more data; holds out every eighth sample and drops duplicates.
 
-    If at least half of the samples are new, only new ones are held out, as the refit has used the calibration samples.
+    If at least half of the samples are new, only new ones are held out, as the refit has used the calibration samples:
+    blocks of tokens by document, where there are `HELD_OUT_EVERY` documents or more.
 
     Args:
         model: the model, for its configuration and device.
@@ -84,7 +86,8 @@ def draw_polish_inputs(
         features: the encoded calibration samples; those that the refit holds out are held out here, too.
         options: more examples in any form that `as_rows` accepts, whose labels are ignored, and the budget.
         batch_size: number of samples in a batch, at most.
-        left_out: encoded samples to score on or to test a target on; further samples that equal one are left out.
+        left_out: encoded samples to score on or to test a target on; further samples that equal one, or are blocks of
+            tokens with a passage of one, are left out.
         blocks: how a language model's rows become blocks; None: as the task and the usual names of columns tell.
 
     Raises:
@@ -93,8 +96,7 @@ def draw_polish_inputs(
     options = options or PolishOptions()
     data, budget = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
     encoded = [] if data is None else encode_unlabelled(model, processor, task, data, blocks)
-    unseen = set(map(_digest, left_out if encoded else ()))
-    more = [sample for sample in encoded if _digest(sample) not in unseen]
+    more = _without(encoded, left_out) if encoded else []
     if len(more) < len(encoded):
         logger.info("%d samples of the polish data are scored or judged, and not trained on", len(encoded) - len(more))
     samples: dict[bytes, Features] = {}
@@ -103,6 +105,7 @@ def draw_polish_inputs(
         key = _digest(sample)
         samples.setdefault(key, sample)
         places.setdefault(key, []).append(i)
+    held_out_blocks = _held_out_documents(more, features)
     new = {key for key, positions in places.items() if positions[0] >= len(features)}
     only_new = 2 * len(new) >= len(samples)
     parts: tuple[list[Features], list[Features]] = [], []  # to train on, held out
@@ -110,6 +113,8 @@ def draw_polish_inputs(
         # The refit holds out positions: a repeated calibration sample is held out only if all its positions are.
         checked = positions[:1] if key in new else [i for i in positions if i < len(features)]
         held_out = (key in new or not only_new) and all(i % HELD_OUT_EVERY == 0 for i in checked)
+        if key in new and held_out_blocks is not None:
+            held_out = positions[0] - len(features) in held_out_blocks
         parts[held_out].append(samples[key])
     if len(samples) < batch_size:
         raise TrimformerError(
@@ -152,6 +157,7 @@ def encode_unlabelled(
             blocks = replace(blocks, columns=None)
         if blocks.generate and len(rows) and not blocks.columns and not needs_answers(rows[0]):
             blocks = replace(blocks, generate=None)
+            logger.info("polish data are used with the answers that they hold, or as documents: none is generated")
         rows = model_rows(model, processor, rows, blocks)
         if not len(rows):
             raise TrimformerError("it has no rows")
@@ -166,6 +172,30 @@ def encode_unlabelled(
     except TrimformerError as error:
         raise TrimformerError(f"polish data cannot be used: {error}") from error
     return without_labels(encoded)
+
+
+def _held_out_documents(more: Sequence[Features], calibrated: Sequence[Features]) -> set[int] | None:
+    """Returns the positions of the further blocks of tokens to hold out: of whole documents, an eighth of all blocks.
+
+    Documents that are calibrated on, too, are not held out. None if the samples are no blocks, or of few documents.
+    """
+    if not more or not all(DOCUMENT in block for block in more):
+        return None
+    documents = [block[DOCUMENT] for block in more]
+    used = {document for document, is_used in zip(documents, hold_passages(more, calibrated), strict=True) if is_used}
+    order = [i for i in np.random.default_rng(0).permutation(len(more)).tolist() if documents[i] not in used]
+    if len({documents[i] for i in order}) < HELD_OUT_EVERY:
+        return None
+    return set(divide(order, len(more) // HELD_OUT_EVERY, documents)[0])
+
+
+def _without(encoded: Sequence[Features], left_out: Sequence[Features]) -> list[Features]:
+    """Returns the samples that do not equal one that is left out, and hold no passage of its tokens."""
+    unseen = set(map(_digest, left_out))
+    more = [sample for sample in encoded if _digest(sample) not in unseen]
+    if not left_out or NEXT_TOKENS not in left_out[0]:
+        return more
+    return [sample for sample, is_seen in zip(more, hold_passages(more, left_out), strict=True) if not is_seen]
 
 
 def _same_samples(unlabelled: Task, task: Task) -> bool:

@@ -14,8 +14,9 @@ class PolishReport:
         held_out: number of held-out samples.
         steps: number of training steps.
         epochs: number of passes over the training samples.
-        before: divergence of the pruned model before the polish.
-        after: divergence of the returned model; equal to `before` if the polish was rejected.
+        before: divergence before the polish. If few samples are new, the polish starts from a refit without the
+            held-out ones; see docs/method.md.
+        after: divergence after the polish; equal to `before` if the polish was rejected.
         history: divergence at the end of each epoch.
         accepted: whether the weights were changed.
         note: reason why the polish was rejected or ended early; empty otherwise.

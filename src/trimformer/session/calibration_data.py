@@ -31,8 +31,7 @@ from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
-from trimformer.session.scored_rows import describe_copies, describe_scored_rows, is_set_aside
-from trimformer.session.shared_passages import hold_text
+from trimformer.session.scored_rows import describe_copies, describe_scored_rows, hold_text, is_set_aside
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
@@ -128,7 +127,7 @@ def draw_samples(
         train, sets = find_splits({name: prepared(rows) for name, rows in used.items()}, seed)
     else:
         train = prepared(as_rows(inputs.dataset))
-        named = inputs.eval_dataset if _are_splits(inputs.eval_dataset) else {"validation": inputs.eval_dataset}
+        named = inputs.eval_dataset if _are_sets(inputs.eval_dataset, train) else {"validation": inputs.eval_dataset}
         sets = {name: prepared(as_rows(rows, "eval_dataset")) for name, rows in named.items()}
     check_evaluation_sets(sets)
     are_set_aside = is_set_aside(sets)
@@ -152,7 +151,8 @@ def draw_samples(
         if judged is None:
             train, judged = _set_aside(train, num_samples, seed, task)
         if inputs.judge_dataset is not None or is_blocks(train):
-            train = _without(train, judged, task, is_given=inputs.judge_dataset is not None)
+            train, repeats = _without(train, judged, task, is_given=inputs.judge_dataset is not None)
+            scored_warnings = [*scored_warnings, *repeats]
     blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
         count_blank_rows("judged", judged, task)
@@ -260,8 +260,10 @@ def _keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
     return Selection(rows, kept), Selection(rows, chosen)
 
 
-def _without(train: Rows, judged: Rows, task: Task, *, is_given: bool) -> Rows:
+def _without(train: Rows, judged: Rows, task: Task, *, is_given: bool) -> tuple[Rows, list[str]]:
     """Returns the training rows that are no copies of rows that a target is tested on, and share no passage with them.
+
+    Data that repeat themselves keep all rows, with a warning for the report.
 
     Args:
         train: rows to calibrate on.
@@ -274,7 +276,7 @@ def _without(train: Rows, judged: Rows, task: Task, *, is_given: bool) -> Rows:
     """
     kept = [i for i, is_copy in enumerate(hold_text(train, judged, task)) if not is_copy]
     if len(kept) == len(train):
-        return train
+        return train, []
     if is_given and len(kept) < 2:
         raise TrimformerError(
             "every row to calibrate on holds text of the rows to judge by (--judge-data), so none is left; give other "
@@ -282,16 +284,14 @@ def _without(train: Rows, judged: Rows, task: Task, *, is_given: bool) -> Rows:
         )
     lost = len(train) - len(kept)
     if not is_given and 2 * lost > len(train):
-        logger.warning(
-            "%d of %d blocks to calibrate on hold text of those to judge by, as the data repeat themselves; they stay, "
-            "so the promise may be too good for other text",
-            lost,
-            len(train),
+        line = (
+            f"{lost:,} of {len(train):,} blocks to calibrate on hold text of those to judge by, as the data repeat "
+            "themselves; they stay, so the promise may be too good for other text"
         )
-        return train
+        return train, [line]
     log = logger.warning if 2 * lost > len(train) else logger.info
     log("%d of %d rows hold text of the rows to judge by and are not calibrated on", lost, len(train))
-    return Selection(train, kept)
+    return Selection(train, kept), []
 
 
 def _are_splits(data: Any) -> bool:
@@ -303,6 +303,14 @@ def _are_splits(data: Any) -> bool:
         return is_table or (is_list and isinstance(value[0], Mapping))
 
     return isinstance(data, Mapping) and bool(data) and all(map(are_rows, data.values()))
+
+
+def _are_sets(data: Any, train: Rows) -> bool:
+    """Whether the data to score on are several sets by name; of lists of texts, if no name is a column to train on."""
+    if not isinstance(data, Mapping) or not data or _are_splits(data):
+        return _are_splits(data)
+    are_lists = all(isinstance(value, list) and value and isinstance(value[0], str | tuple) for value in data.values())
+    return are_lists and not set(data) & set(train[0])
 
 
 def _share(batches: list[Batch]) -> list[Batch]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from trimformer.data.rows import Rows, Selection, is_blocks
+from trimformer.data.shared_passages import hold_passages
 from trimformer.data.tasks import Task
 from trimformer.errors import in_unicode
-from trimformer.session.shared_passages import hold_text
+from trimformer.evaluation.clusters import row_inputs
 
 _TRAIN = "train"
 _FEW = 0.05  # share of scored rows that may be calibrated on, too: short texts occur twice by themselves
@@ -44,6 +45,15 @@ def describe_scored_rows(
         f"scores are on {text}: if the model was trained on these rows, the scores of the dense and the "
         "pruned model are too high; give rows that it has not seen, such as a validation file or split"
     ]
+
+
+def hold_text(rows: Rows, others: Rows, task: Task) -> list[bool]:
+    """Returns for each row whether it is a copy of another row, or a block of tokens that holds a passage of one."""
+    known = set(row_inputs(others, task))
+    flags = [row in known for row in row_inputs(rows, task)] if known else [False] * len(rows)
+    if is_blocks(rows):
+        flags = [a or b for a, b in zip(flags, hold_passages(rows, others), strict=True)]
+    return flags
 
 
 def describe_copies(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from trimformer.data.batches import Features
 from trimformer.data.outputs import Problem
-from trimformer.data.rows import Rows
+from trimformer.data.rows import DOCUMENT, Rows
 from trimformer.data.tasks.base import Task, check_columns
 from trimformer.models.layer_calls import NEXT_TOKENS
 
@@ -26,7 +26,8 @@ class LanguageTask(Task):
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         """See `Task.encode`."""
         check_columns(rows, ("input_ids", NEXT_TOKENS))
-        return [{"input_ids": row["input_ids"], NEXT_TOKENS: row[NEXT_TOKENS]} for row in rows]
+        keys = ("input_ids", NEXT_TOKENS, DOCUMENT)
+        return [{key: row[key] for key in keys if key in row} for row in rows]
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
         """Returns nothing: `trimformer.evaluation.language` scores outputs as a stream, as they are too large."""

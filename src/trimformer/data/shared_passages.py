@@ -1,13 +1,11 @@
-"""Finds rows that hold the text of other rows: copies, and blocks of tokens with passages of other blocks."""
+"""Finds blocks of tokens that hold passages of other blocks."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimformer.data.rows import Rows, is_blocks
-from trimformer.data.tasks import Task
-from trimformer.evaluation.clusters import row_inputs
 from trimformer.models.layer_calls import NEXT_TOKENS
 
 PASSAGE = 32  # tokens
@@ -19,16 +17,7 @@ _FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, PASSAGE) * 2 + 1  
 Hashes = NDArray[np.int64]
 
 
-def hold_text(rows: Rows, others: Rows, task: Task) -> list[bool]:
-    """Returns for each row whether it is a copy of another row, or a block of tokens that holds a passage of one."""
-    known = set(row_inputs(others, task))
-    flags = [row in known for row in row_inputs(rows, task)] if known else [False] * len(rows)
-    if is_blocks(rows):
-        flags = [a or b for a, b in zip(flags, hold_passages(rows, others), strict=True)]
-    return flags
-
-
-def hold_passages(blocks: Rows, others: Rows) -> list[bool]:
+def hold_passages(blocks: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[bool]:
     """Returns for each block whether it holds a passage of other blocks, wherever they are cut, in tokens that count.
 
     Prompts do not count, as many conversations begin alike, nor do passages that more than three of the other blocks,
@@ -49,7 +38,7 @@ def _holds(hashes: Hashes, passages: Hashes) -> bool:
     return bool((passages[places] == hashes).any())
 
 
-def _hashes(block: Any, every: int = 1) -> Hashes:
+def _hashes(block: Mapping[str, Any], every: int = 1) -> Hashes:
     """Hashes every `every`-th passage of a block's counted tokens."""
     tokens = np.asarray(block[NEXT_TOKENS], dtype=np.int64)
     if len(tokens) < PASSAGE:
