@@ -102,7 +102,7 @@ def prune(
     """Returns the pruned models, one per budget, and the seconds that they took together."""
     costs = linear_costs(find_sublayers(model), "mac", options.length)
     start = time.perf_counter()
-    run = ExecutionOptions(seed=seed, calibration_dir=options.calibration_dir)
+    run = ExecutionOptions(seed=seed, calibration_dir=options.calibration_dir, bf16=options.bf16)
     pruner = Pruner(model, batches, LANGUAGE_METHODS[name], run=run)
     calibrated = time.perf_counter()
     budgets = [Budget(costs, constraint) for constraint in options.constraints]
@@ -155,7 +155,8 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             inputs = polish_inputs(blocks, chosen, options, model, tokenizer)
             for student, key, each in zip(students, keys, fields, strict=True):
                 start = time.perf_counter()
-                report = polish(model, student, inputs.batches, inputs.held_out, budget=inputs.budget)
+                execution = ExecutionOptions(seed=seed, bf16=options.bf16)
+                report = polish(model, student, inputs.batches, inputs.held_out, budget=inputs.budget, run=execution)
                 each |= {"method": f"{name}, polished", "polish_blocks": count_samples(inputs.batches),
                          "seconds_polish": time.perf_counter() - start, "steps": report.steps,
                          "held_out": [report.before, report.after]}  # fmt: skip
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--load", type=Path, metavar="DIR", help="take pruned models of an earlier --save from there")
     parser.add_argument("--polish", metavar="10x|15min", help="polish the pruned models at this cost each")
     parser.add_argument("--polish-blocks", type=int, default=512, help="blocks to polish on, the calibration's first")
+    parser.add_argument("--bf16", action="store_true", help="run passes in bfloat16; scores are always in float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("outputs/language"), help="without suffix")
     options = parser.parse_args()

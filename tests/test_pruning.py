@@ -518,3 +518,48 @@ def test_a_run_leaves_the_random_numbers_of_the_caller():
     prune(model)
     trimformer.sweep(model, make_tokenizer(), ROWS, [0.5], batch_size=8, num_samples=8)
     assert draw() == expected
+
+
+def test_several_sets_of_texts_keep_their_names():
+    texts, sets = [row["sentence"] for row in ROWS], {"news": [ROWS[0]["sentence"]] * 3, "reviews": ["one", "two"]}
+    assert prune(rows=texts, eval_dataset=sets).samples.scored_on == "3 rows of 'news', 2 rows of 'reviews'"
+    pairs = [(row["sentence"], row["label"]) for row in ROWS]
+    scores = prune(rows=pairs, eval_dataset={"validation": pairs[:6], "other": pairs[6:20]}).scores
+    assert "other_accuracy" in scores.dense
+    columns = {"sentence": texts[:6], "label": [row["label"] for row in ROWS[:6]]}
+    assert prune(eval_dataset=columns).samples.scored_on == "6 rows of 'validation'"
+
+
+def test_columns_are_refused_beside_a_task_that_gives_them():
+    task = task_of(problem_model("single_label"), ROWS)
+    for columns in ({"text_column": "sentence"}, {"label_column": "label"}):
+        with pytest.raises(TrimformerError, match="task gives the columns"):
+            prune(task=task, **columns)
+
+
+@pytest.mark.parametrize("method", ["obs", "kwon2022", "magnitude"])
+def test_batches_of_a_tokenizer_alone_can_be_pruned_on(method):
+    model, rows = problem_model("single_label"), ROWS[:24]
+    tokenizer = make_tokenizer()
+    texts = [[row["sentence"] for row in rows[k : k + 8]] for k in range(0, 24, 8)]
+    labels = [torch.tensor([row["label"] for row in rows[k : k + 8]]) for k in range(0, 24, 8)]
+    batches = [
+        {**tokenizer(part, padding=True, return_tensors="pt"), "labels": each}
+        for part, each in zip(texts, labels, strict=True)
+    ]
+    costs = trimformer.linear_costs(find_sublayers(model), "mac", 8)
+    numbered = [{**batch, "index": torch.arange(8 * k, 8 * k + 8)} for k, batch in enumerate(batches)]
+    one, two = (Pruner(model, given, METHODS[method])(costs, 0.5) for given in (batches, numbered))
+    assert same(one.masks, two.masks)
+    assert same(one.model.state_dict().values(), two.model.state_dict().values())
+    with pytest.raises(TrimformerError, match="no batches"):
+        Pruner(model, [], METHODS[method])
+
+
+def test_a_latency_that_a_quality_found_is_not_missed(monkeypatch):
+    monkeypatch.setattr("trimformer.evaluation.latency_target.LatencyTarget.misses", lambda *_: True)
+    options = {"metric": "latency", "latency": LatencyOptions(batch_size=2, seq_len=6), "num_samples": 100}
+    rows = [{**row, "sentence": f"{row['sentence']} {i}"} for i, row in enumerate(problem_rows("single_label", 400))]
+    found = prune(rows=rows, constraint=None, max_divergence=1.0, **options)
+    assert not found.budget.missed
+    assert found.budget.asked_ms is None

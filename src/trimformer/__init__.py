@@ -18,6 +18,7 @@ from trimformer.version import __version__
 __all__ = [
     "METHODS",
     "Budget",
+    "Costs",
     "ExecutionOptions",
     "Family",
     "GgufOptions",
@@ -32,6 +33,7 @@ __all__ = [
     "TrimformerError",
     "__version__",
     "find_sublayers",
+    "linear_costs",
     "load",
     "model_card",
     "prune",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from trimformer.checkpoints.save_load import load, save
     from trimformer.checkpoints.shrink import shrink
     from trimformer.checkpoints.vocabulary import trim_vocabulary
+    from trimformer.costs.cost_tables import Costs, linear_costs
     from trimformer.models import Sublayer, find_sublayers, register_family
     from trimformer.models.masking import MaskUnits
     from trimformer.options.execution import ExecutionOptions, Run
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
 else:
     _LATER = {
         "Budget": "pruner",
+        "Costs": "costs.cost_tables",
         "Family": "sweeping",
         "GgufOptions": "options.gguf",
         "LatencyOptions": "options.latency",
@@ -82,6 +86,7 @@ else:
         "Run": "options.execution",
         "Sublayer": "models",
         "find_sublayers": "models",
+        "linear_costs": "costs.cost_tables",
         "load": "checkpoints.save_load",
         "model_card": "reporting.cards.card",
         "prune": "api",

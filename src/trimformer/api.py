@@ -101,8 +101,19 @@ def prune(
     inputs = Inputs(model, processor, dataset, eval_dataset, judge_dataset, task)
     budget = options_from(BudgetOptions, keywords)
     options = RunOptions.of(keywords)
+    _check_columns(task, options.data)
     chosen = with_layout(options_from(MethodOptions, keywords).chosen, options.model.layout)
     return prune_model(inputs, budget, chosen, options)
+
+
+def _check_columns(task: Task | None, options: DataOptions) -> None:
+    """Checks that columns are not named twice; those of a language model's texts are not part of its task.
+
+    Raises:
+        TrimformerError: a task is given, and columns too.
+    """
+    if task is not None and task.problem != "language" and (options.text_columns or options.label_column):
+        raise TrimformerError("task gives the columns; leave out text_column and label_column")
 
 
 def prune_model(inputs: Inputs, budget: BudgetOptions, method: AnyMethod, options: RunOptions) -> PruningResult:
@@ -176,6 +187,7 @@ def sweep(
     inputs = Inputs(model, processor, dataset, eval_dataset, task=task)
     budgets = options_from(SweepBudgetOptions, keywords)
     options = RunOptions.of(keywords)
+    _check_columns(task, options.data)
     members = sweep_members(methods, budgets.requests, options.model.layout)
     results: dict[SweepMember, PruningResult] = {}
     with ONE_RUN, kept_random_state(resolve_device(options.execution.device)):

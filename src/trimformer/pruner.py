@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trimformer.allocation.allocations import UnitSelection, select_masks, select_queries
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import Costs
+from trimformer.data.batches import numbered_batches
 from trimformer.errors import TrimformerError
 from trimformer.importance.calibration_cache import cached_ranking
 from trimformer.importance.criteria import CRITERIA, Ranking, obs
@@ -98,16 +99,18 @@ class Pruner:
 
     Args:
         model: the dense model, on its device; it is not changed.
-        batches: calibration samples of this process, on the same device.
+        batches: calibration samples of this process, on the same device: dictionaries of a model's inputs, such as a
+            tokenizer returns, with labels if the method needs them. Random numbers depend on the positions of samples,
+            which are counted from 0 unless the batches hold them as `index`.
         method: a point of the grid, or a whole method such as kprune.
         neuron_multiple: the allocations "dp", "ffn" and "plain" keep neurons in multiples of this number.
         polishing: samples and budget of the polish; needed if the method polishes.
         run: memory, precision, seed, progress and timer.
 
     Raises:
-        TrimformerError: the method is no method, polishes without samples for it or removes query heads that the model
-            does not have, no unit affects the loss, a gradient is not finite, or a plain config cannot express this
-            model's sizes.
+        TrimformerError: there are no batches, the method is no method, polishes without samples for it or removes query
+            heads that the model does not have, no unit affects the loss, a gradient is not finite, or a plain config
+            cannot express this model's sizes.
     """
 
     def __init__(
@@ -125,7 +128,9 @@ class Pruner:
                 f"method is {shorten(method)}; give a trimformer.Method, or one of trimformer.METHODS"
             )
         POSITIVE.check(neuron_multiple, "neuron_multiple")
-        self.model, self.batches, self.method = model, batches, method
+        self.model, self.batches, self.method = model, list(numbered_batches(batches)), method
+        if not self.batches:
+            raise TrimformerError("there are no batches to calibrate on; give at least one")
         self._run, self._neuron_multiple, self._polishing = run or ExecutionOptions(), neuron_multiple, polishing
         self._ranking = Ranking([])
         if isinstance(method, WholeMethod):
@@ -135,7 +140,7 @@ class Pruner:
             check_query_heads(model)
         with ONE_RUN:
             if method.allocation == "plain":
-                try_plain_layout(model, batches[0])
+                try_plain_layout(model, self.batches[0])
             self._ranking = self._calibrate(method)
         if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(
@@ -213,7 +218,7 @@ class Pruner:
             without_held_out=range(len(students), len(students) + len(polish_students)),
         )
         with self._run.clock("update"), self._run.precision(self.model.device):
-            refits = UPDATES[self.method.update](inputs)[: len(students)]
+            refits = UPDATES[self.method.update](inputs)
             if self.method.allocation == "plain":
                 for student in inputs.students:
                     make_plain(student, self.model, self.batches)
@@ -221,7 +226,8 @@ class Pruner:
         if self._polishing is not None:
             for k, candidate in enumerate(polish_students or students):
                 reports[k] = report = self._polish(self._polishing, candidate, masks[k])
-                students[k] = candidate if report.accepted else students[k]
+                if report.accepted and polish_students:
+                    students[k], refits[k] = candidate, refits[len(students) + k]
         return [
             Pruned(
                 students[k],

@@ -75,7 +75,7 @@ class BudgetReport:
         metric: unit of the cost.
         constraint: allowed fraction of the dense cost.
         kept: fraction of the dense cost that the pruned model has.
-        asked_ms: for a latency budget, the allowed latency in ms.
+        asked_ms: for a latency budget, the allowed latency in ms; None for a quality target.
         estimated_ms: latency of the pruned model in ms, by its share in the latency table and the dense latency of now.
         corrected: whether units were selected again because the first selection was slower or faster than allowed.
         missed: whether the pruned model exceeds the allowed latency by more than the noise.

@@ -59,6 +59,8 @@ class SweepResult:
     def rows(self) -> list[dict[str, Any]]:
         """One flat dictionary per member; docs/results.md explains the keys."""
         figures = [result.figures() for result in self.results]
+        if any(each["latency"] is None for each in figures):
+            raise TrimformerError("only the main process of a distributed run measures; take the rows there")
         dense_ms = dense_latency(figures)["median"]
         entries = [member_entry(m.folder, m.name, f, dense_ms) for m, f in zip(self.members, figures, strict=True)]
         mark_front(entries, self.results[0].budget.metric)

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from testing.language import language_model
 from tests.commands import error_line, problem_rows, run, save_model, tree, write_jsonl
 from tests.data.media_fixtures import save_image
+from tests.export.gguf.tokenizers import KINDS, wrapped
 from trimformer.cli.flags.sweep import read_numbers
 from trimformer.cli.main import build_parser, main
 from trimformer.cli.prune import MISSED
 from trimformer.cli.resume import calibration_dir, forget_calibration
 from trimformer.cli.sweep import gather, identify
 from trimformer.errors import TrimformerError
+from trimformer.export.gguf.export import export_gguf
 from trimformer.options.budgets import BudgetRequest
 
 FLAGS = ("--num-samples", "16", "--batch-size", "8", "--neuron-multiple", "4", "--label-column", "label")
@@ -253,3 +256,13 @@ def test_milliseconds_are_those_of_the_first_members_machine(model_dir, data, tm
     ratios = [m["latency_ms"]["median"] * m["speedup"]["median"] for m in record["members"]]
     assert ratios == pytest.approx([results["obs-0.5"]["latency"]["dense_ms"]["median"]] * 2)
     assert "1 of 2 members were timed on another machine" in caplog.text
+
+
+def test_a_gguf_file_is_swept(tmp_path):
+    tokenizer = wrapped(KINDS["smollm"]())
+    model = language_model("Llama", vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
+    file = export_gguf(model, tokenizer, tmp_path, ["f32"], verified=False).files[0].path
+    text = write_jsonl(tmp_path / "texts.jsonl", [{"text": f"text {i} of some length, for blocks"} for i in range(80)])
+    words = ("--constraints", "0.8,0.6", "--num-samples", "8", "--seq-len", "16", "--batch-size", "4")
+    assert run(main, "sweep", file, "--data", text, "--output", tmp_path / "out", *words) == 0
+    assert len(json.loads((tmp_path / "out" / "family.json").read_text())["members"]) == 2

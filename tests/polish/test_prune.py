@@ -7,12 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 import trimformer
+from testing.language import byte_tokenizer, language_model
 from tests.commands import error_line, problem_model, problem_rows, prune, save_model, write_jsonl
 from tests.conftest import make_rows, make_tokenizer
-from trimformer import METHODS, Pruner, TrimformerError
+from trimformer import METHODS, LatencyOptions, Pruner, TrimformerError, pruner
 from trimformer.data.batches import make_batches
 from trimformer.data.tasks import task_of
 from trimformer.polish import training_loop
+from trimformer.polish.data import PolishInputs
 
 WORDS = ("--batch-size", "8", "--neuron-multiple", "4", "--device", "cpu")
 
@@ -100,3 +102,27 @@ def test_a_pruner_needs_samples_for_a_method_that_polishes():
     features = task_of(model, rows).encode(rows, make_tokenizer(), model.config)
     with pytest.raises(TrimformerError, match="samples to polish on"):
         Pruner(model, make_batches(features, make_tokenizer(), 8), METHODS["obs-polish"])
+
+
+def test_refits_are_those_of_the_model_that_is_returned(monkeypatch):
+    options = {"batch_size": 8, "neuron_multiple": 4, "method": "obs-polish"}
+    model, rows = problem_model("single_label"), problem_rows("single_label")
+    monkeypatch.setattr(pruner, "ACCEPT_BELOW", 0.0)
+    rejected = trimformer.prune(model, make_tokenizer(), rows, 0.5, **options)
+    monkeypatch.setattr(pruner, "ACCEPT_BELOW", 100.0)
+    accepted = trimformer.prune(model, make_tokenizer(), rows, 0.5, **options)
+    assert (rejected.polish.accepted, accepted.polish.accepted) == (False, True)
+    plain = trimformer.prune(model, make_tokenizer(), rows, 0.5, **{**options, "method": "obs"})
+    assert rejected.refits == plain.refits
+    assert [refit.sublayer for refit in accepted.refits] == [refit.sublayer for refit in plain.refits]
+    assert accepted.refits != plain.refits  # fitted without the held-out samples
+
+
+def test_the_share_of_the_layers_decides_what_a_polish_costs_where_memory_is_counted(monkeypatch):
+    shares = []
+    monkeypatch.setattr(PolishInputs, "check_affordable", lambda _, share, seconds: shares.append(share))
+    model, tokenizer = language_model(), byte_tokenizer()
+    texts = ["a text of some length, which fills blocks of tokens"] * 4 + [f"text {i} of others" * 4 for i in range(40)]
+    options = {"batch_size": 4, "num_samples": 8, "latency": LatencyOptions(seq_len=32), "method": "obs-polish"}
+    trimformer.prune(model, tokenizer, texts, 0.9, metric="memory", polish_data=texts, **options)
+    assert 0 < shares[0] < 0.88  # 0.9 of all bytes, of which the embeddings stay

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trimformer.checkpoints.checkpoint_checks import check_weights
+from trimformer.checkpoints.gguf_input import is_gguf
 from trimformer.checkpoints.load_guard import weight_files
 from trimformer.checkpoints.save_load import find_directory, load
 from trimformer.checkpoints.written_checks import check_tokenizer_reloads
@@ -121,9 +122,9 @@ def _prune(
 def identify(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns what all members of a sweep must share: the contents of the model and of the files, and the flags."""
     flags = {key: value for key, value in vars(arguments).items() if key not in {*_FREE, "model", *_FILES}}
-    output = Path(arguments.output)
+    output, name = Path(arguments.output), arguments.model
     return {
-        "model": _digest(find_directory(arguments.model), output),
+        "model": _digest(Path(name) if is_gguf(name) else find_directory(name), output),
         **{
             name: _digest(Path(path), output, has_rows=True) if (path := getattr(arguments, name, None)) else None
             for name in _FILES

@@ -52,7 +52,13 @@ class Costs:
 
 
 def linear_costs(sublayers: Sequence[Sublayer], metric: Metric, lengths: Lengths) -> Costs:
-    """Returns the costs of all sublayers in MACs per sample, or in parameters."""
+    """Returns the costs of all sublayers in MACs per sample, or in parameters.
+
+    Args:
+        sublayers: of the dense model; see `find_sublayers`.
+        metric: "mac" for MACs, otherwise parameters.
+        lengths: tokens of a sample: one number, or one per sublayer.
+    """
 
     def levels(sublayer: Sublayer, length: float | Positions, num_units: int) -> Floats:
         unit = unit_macs(sublayer, length) if metric == "mac" else float(unit_parameters(sublayer))

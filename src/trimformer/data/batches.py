@@ -1,6 +1,6 @@
 """Pads encoded samples into batches of similar length."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,6 +199,17 @@ def _pad_sounds(samples: Sequence[Features], key: str, processor: Any) -> dict[s
         with one_sentence(f"'{key}' cannot be padded to one length"):
             batch = dict(feature_extractor_of(processor).pad(inputs, padding=True, return_tensors="pt"))
     return {name: value.long() if name == "attention_mask" else value for name, value in batch.items()}
+
+
+def numbered_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yields the batches, with the positions of their samples as `index` where they have none."""
+    start = 0
+    for batch in batches:
+        if "index" not in batch:
+            first = next(iter(batch.values()))
+            batch = {**batch, "index": torch.arange(start, start + len(first), device=first.device)}
+        start += len(batch["index"])
+        yield batch
 
 
 def token_mask(batch: Batch) -> Tensor:

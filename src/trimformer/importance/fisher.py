@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.data.batches import numbered_batches
 from trimformer.data.outputs import Problem, find_problem, model_output
 from trimformer.errors import TrimformerError
 from trimformer.importance.objective import curvature_losses, supervised_losses
@@ -59,7 +60,7 @@ def collect_mask_grads(
     problem, sublayers = find_problem(model), find_sublayers(model)
     rows: list[list[Tensor]] = [[] for _ in sublayers]
     with frozen(model), torch.enable_grad(), together():
-        for batch in batches:
+        for batch in numbered_batches(batches):
             size = len(batch["index"]) if per_sample else 1
             new_mask = partial(torch.ones, device=batch["index"].device, requires_grad=True)
             masks = [new_mask(size, 1, s.num_units) for s in sublayers]

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.shrink import shrink
+from trimformer.data.batches import numbered_batches
 from trimformer.models import Kind, find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
@@ -81,7 +82,7 @@ def rescale_mask(
     Returns:
         Scales [units kept] and the result, each per sublayer.
     """
-    last = len(find_sublayers(student)) - 1
+    batches, last = list(numbered_batches(batches)), len(find_sublayers(student)) - 1
 
     def first_token(index: int, batch: int, mask: Tensor) -> Tensor:
         return mask & (torch.arange(mask.shape[-1], device=mask.device) == 0) if index == last else mask

@@ -200,12 +200,14 @@ def _latency_budget(
         kept = corrected.share(units)
         estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
         corrected.log(latency)
+    report = replace(
+        result.budget, kept=kept, estimated_ms=estimated_ms, corrected=bool(corrected and corrected.corrected)
+    )
+    if session.target is not None:  # the search found the latency, and nobody asked for it
+        return report
     return replace(
-        result.budget,
-        kept=kept,
+        report,
         asked_ms=requested_ms or budget.constraint * latency.dense.median,
-        estimated_ms=estimated_ms,
-        corrected=bool(corrected and corrected.corrected),
         missed=corrected is not None and corrected.misses(latency),
         left_over=corrected.left_over(latency) if corrected else None,
         reference_ms=corrected.reference_ms if corrected else None,

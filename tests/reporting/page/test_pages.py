@@ -268,3 +268,12 @@ def test_budgets_in_milliseconds_are_told_in_them():
 def test_ticks_of_logarithms_are_read_as_numbers():
     assert [format_tick(10.0**i) for i in (-7, -3, -2, 0, 3, 4)] == ["10⁻⁷", "10⁻³", "0.01", "1", "1000", "10⁴"]
     assert format_tick(5e-6) == "5·10⁻⁶"
+
+
+@pytest.mark.parametrize(("dense", "pruned"), [(0.85, 0.84), (0.9, 0.89), (0.57, 0.56)])
+def test_a_loss_of_one_point_counts_as_near(dense, pruned):
+    family = make_family()
+    family["dense"]["scores"]["accuracy"] = dense
+    for member, lost in zip(family["members"], (0.2, 0.01, 0.2, 0.2, 0.2, 0.2), strict=True):
+        member["scores"]["accuracy"] = pruned if lost == 0.01 else dense - lost
+    assert f"of dense: {family['members'][1]['directory']}" in Page(family_page(family)).text

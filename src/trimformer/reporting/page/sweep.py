@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 GLYPHS = "●■▲◆▼✚✖"  # same shapes and order as `svg.MARKERS`
 
-NEAR = 0.01  # largest drop of the score, as a fraction, of a model that counts as near the dense one
+NEAR = 0.01 + 1e-9  # largest drop of the score, as a fraction, of a model that counts as near the dense one
 
 _SIZES = (("macs", "MACs a sample, G", 1e9), ("parameters", "parameters, M", 1e6))
 
