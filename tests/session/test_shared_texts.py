@@ -230,3 +230,23 @@ def test_many_blocks_are_compared_at_once():
     rng = np.random.default_rng(4)
     blocks = [{"next_tokens": rng.integers(0, 50_000, 512).tolist()} for _ in range(600)]
     assert sum(hold_passages(blocks, blocks[:300])) == 300
+
+
+def test_a_document_that_an_edge_cuts_is_not_on_both_sides():
+    rng = np.random.default_rng(5)
+    texts = ["".join(rng.choice(list("abcdefgh "), 41)) for _ in range(400)]
+    inputs = Inputs(language_model(), byte_tokenizer(), texts)
+    options = DataOptions(num_samples=64, max_length=48)
+    samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
+
+    def documents(blocks):
+        written = [byte_tokenizer().decode(block["input_ids"]) for block in blocks]
+        return {
+            i
+            for i, text in enumerate(texts)
+            if any(part in block for part in (text[:8], text[-8:]) for block in written)
+        }
+
+    judged = documents(samples.judged.rows)
+    assert len(judged) > 60
+    assert not judged & documents(samples.calibration_rows)

@@ -69,7 +69,7 @@ def _open(path: str | Path) -> Any:
 
 def _setting(file: Any, name: str) -> Any:
     """Returns a setting of the file's architecture; None if it has none of this name."""
-    return _text(file, f"{_text(file, 'general.architecture')}.{name}")
+    return _contents(file, f"{_contents(file, 'general.architecture')}.{name}")
 
 
 def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
@@ -97,12 +97,12 @@ def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
 
 
 def _read_split(file: Any, tokenizer: Any, path: str | Path) -> None:
-    """Gives a byte-level tokenizer the file's split into words where Transformers, unknowing, gives it GPT-2's.
+    """Gives a byte-level tokenizer the file's split into words where Transformers does not know it and takes GPT-2's.
 
     Raises:
         TrimformerError: the split is not known here either.
     """
-    kind, name = (_text(file, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    kind, name = (_contents(file, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     backend = tokenizer.backend_tokenizer
     if kind != "gpt2" or name in (None, *_GPT_2_SPLITS) or not isinstance(backend.pre_tokenizer, ByteLevel):
         return
@@ -115,7 +115,7 @@ def _read_split(file: Any, tokenizer: Any, path: str | Path) -> None:
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
 
 
-def _text(file: Any, name: str) -> Any:
+def _contents(file: Any, name: str) -> Any:
     """Returns the contents of a field; None if the file has none of this name."""
     field = file.get_field(name)
     return None if field is None else field.contents()

@@ -33,7 +33,17 @@ from trimformer.data.conversations import (
 from trimformer.data.generated_answers import answer_prompts
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
-from trimformer.data.rows import DOCUMENT, NamedRows, Rows, Selection, TextLines, is_blocks, number_alike, numbered
+from trimformer.data.rows import (
+    DOCUMENT,
+    STREAM_START,
+    NamedRows,
+    Rows,
+    Selection,
+    TextLines,
+    is_blocks,
+    number_alike,
+    numbered,
+)
 from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import TEXT_COLUMNS
 from trimformer.data.tasks.text_values import column_texts
@@ -254,7 +264,16 @@ def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBa
     first = None if tokenizer.bos_token_id == end else tokenizer.bos_token_id  # nobody asks a model to begin a document
     numbers = number_alike(texts)
     counts = [token != first for token in ids]
-    return NamedRows(_cut(ids, counts, length, lambda position: numbers[bisect_right(starts, position) - 1]), {})
+    blocks = _cut(ids, counts, length, lambda position: numbers[bisect_right(starts, position) - 1])
+    return NamedRows(_with_starts(blocks), {})
+
+
+def _with_starts(blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the blocks of a stream with their places in it."""
+    start = 0
+    for block in blocks:
+        yield {**block, STREAM_START: start}
+        start += len(block["input_ids"])
 
 
 def _first_characters(documents: Iterable[str]) -> list[str]:

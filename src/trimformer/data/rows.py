@@ -16,6 +16,7 @@ from trimformer.models.layer_calls import NEXT_TOKENS
 Rows = Sequence[Mapping[str, Any]]
 
 DOCUMENT = "document"  # key of a block of tokens: number of the document or conversation that most of it is from
+STREAM_START = "stream_start"  # key of a block of joined documents: position of its first token in the stream
 
 _RUNS = 20  # of consecutive blocks of tokens
 

@@ -13,14 +13,14 @@ from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
-from trimformer.data.rows import Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
+from trimformer.data.rows import STREAM_START, Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
 from trimformer.data.splits import check_evaluation_sets, divide, find_splits, group_rows, used_splits
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.clusters import FEWEST_DOCUMENTS, row_clusters
+from trimformer.evaluation.clusters import FEWEST_DOCUMENTS, count_documents, row_clusters
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
@@ -213,9 +213,23 @@ def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Ro
     order, clusters = shuffled_rows(train, np.random.default_rng([seed, JUDGED])), row_clusters(train, task)
     if is_blocks(train):
         judged, kept = divide_documents(order, 2 * num_samples, clusters)
+        if count_documents(train) >= FEWEST_DOCUMENTS:
+            kept = _apart(kept, judged, train)
     else:
         judged, kept = divide(order, min(2 * num_samples, len(train) // 2), clusters)
     return Selection(train, sorted(kept)), Selection(train, judged)
+
+
+def _apart(kept: Sequence[int], judged: Sequence[int], blocks: Rows) -> list[int]:
+    """Returns the positions of the kept blocks that adjoin no judged one, with which they may share a document."""
+
+    def ends(i: int) -> tuple[int, int]:
+        return blocks[i][STREAM_START], blocks[i][STREAM_START] + len(blocks[i]["input_ids"])
+
+    if not judged or STREAM_START not in blocks[0]:
+        return [*kept]
+    starts, stops = map(set, zip(*map(ends, judged), strict=True))
+    return [i for i in kept if ends(i)[0] not in stops and ends(i)[1] not in starts]
 
 
 def divide_documents(order: Sequence[int], most: int, documents: Sequence[int]) -> tuple[list[int], list[int]]:

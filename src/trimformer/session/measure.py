@@ -199,12 +199,13 @@ def _latency_budget(
     if corrected is not None:  # the machine may be faster or slower than when the table was measured
         kept = corrected.share(units)
         estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
-        corrected.log(latency)
     report = replace(
         result.budget, kept=kept, estimated_ms=estimated_ms, corrected=bool(corrected and corrected.corrected)
     )
     if session.target is not None:  # the search found the latency, and nobody asked for it
         return report
+    if corrected is not None:
+        corrected.log(latency)
     return replace(
         report,
         asked_ms=requested_ms or budget.constraint * latency.dense.median,

@@ -59,8 +59,8 @@ def budget_for(session: Session, method: AnyMethod, request: BudgetRequest) -> B
     lost = "no neurons beside all heads" if only_neurons else "no unit"
     _check_reachable(request, constraint, smallest_reachable(session, method), session.unit_costs, lost)
     if polishes(method) and session.polishing is not None and session.unit_costs.metric != "latency":
-        pruned_share = (constraint * costs.dense - costs.fixed) / (costs.dense - costs.fixed)  # of the layers
-        session.polishing.check_affordable(pruned_share, lambda: session.seconds_per_polish_pass)
+        share = (constraint * costs.dense - costs.fixed) / (costs.dense - costs.fixed)  # of the layers
+        session.polishing.check_affordable(share, lambda: session.seconds_per_polish_pass)
     target = None
     if session.unit_costs.is_local:
         target = LatencyTarget(session.model, costs, constraint, request.ms, session.unit_costs.workload)
