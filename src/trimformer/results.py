@@ -79,7 +79,8 @@ class BudgetReport:
         estimated_ms: latency of the pruned model in ms, by its share in the latency table and the dense latency of now.
         corrected: whether units were selected again because the first selection was slower or faster than allowed.
         missed: whether the pruned model exceeds the allowed latency by more than the noise.
-        left_over: unused fraction of the allowed latency, both relative to the dense model; None without a measurement.
+        left_over: unused fraction of the allowed latency, both relative to the dense model; None without a measurement,
+            or for a quality target.
         reference_ms: latency of the dense model at which requested milliseconds are counted.
         memory: of both models in llama.cpp, for a memory budget.
     """

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError
 from trimformer import prune as pruned
 from trimformer.data.language_blocks import as_blocks
-from trimformer.data.rows import DOCUMENT, as_rows
+from trimformer.data.rows import DOCUMENT, DOCUMENT_SPAN, as_rows
 from trimformer.data.shared_passages import hold_passages
-from trimformer.data.splits import divide
+from trimformer.data.splits import divide, separate_documents
 from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
 from trimformer.options.data import DataOptions
@@ -214,16 +214,16 @@ def test_a_form_in_every_document_makes_no_copies():
     assert not any(hold_passages(language_blocks(texts[:30], 128), language_blocks(texts[30:], 128)))
 
 
-def test_data_that_repeat_themselves_are_judged_with_a_warning(caplog):
+@pytest.mark.parametrize(("length", "repeats", "warned"), [(30_000, 2, False), (3_000, 20, True)])
+def test_data_that_repeat_themselves_are_judged_with_a_warning(length, repeats, warned, caplog):
     caplog.set_level("INFO")
-    rng = np.random.default_rng(3)
-    texts = ["".join(rng.choice(list("abcdefgh "), 500)) for _ in range(60)] * 2
+    text = "".join(np.random.default_rng(3).choice(list("abcdefgh "), length)) * repeats
     options = DataOptions(num_samples=60, max_length=96)
-    inputs = Inputs(language_model(), byte_tokenizer(), texts)
+    inputs = Inputs(language_model(), byte_tokenizer(), [text, "and another text"])
     samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
-    dropped = "hold text of the rows to judge by and are not calibrated on" in caplog.text
-    assert dropped != any("as the data repeat themselves" in line for line in samples.scored_warnings)
-    assert dropped != any(hold_passages(samples.calibration_rows, samples.judged.rows))
+    assert any("as the data repeat themselves" in line for line in samples.scored_warnings) == warned
+    assert ("hold text of the rows to judge by and are not calibrated on" in caplog.text) != warned
+    assert any(hold_passages(samples.calibration_rows, samples.judged.rows)) == warned
 
 
 def test_many_blocks_are_compared_at_once():
@@ -232,21 +232,43 @@ def test_many_blocks_are_compared_at_once():
     assert sum(hold_passages(blocks, blocks[:300])) == 300
 
 
-def test_a_document_that_an_edge_cuts_is_not_on_both_sides():
-    rng = np.random.default_rng(5)
-    texts = ["".join(rng.choice(list("abcdefgh "), 41)) for _ in range(400)]
+@pytest.mark.parametrize("length", [41, 150, 600])
+def test_a_document_that_an_edge_cuts_is_not_on_both_sides(length):
+    rng = np.random.default_rng(length)
+    texts = ["".join(rng.choice(list("abcdefgh "), length)) for _ in range(max(120, 24_000 // length))]
     inputs = Inputs(language_model(), byte_tokenizer(), texts)
     options = DataOptions(num_samples=64, max_length=48)
     samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
 
     def documents(blocks):
-        written = [byte_tokenizer().decode(block["input_ids"]) for block in blocks]
-        return {
-            i
-            for i, text in enumerate(texts)
-            if any(part in block for part in (text[:8], text[-8:]) for block in written)
-        }
+        spans = [block[DOCUMENT_SPAN] for block in blocks]
+        return {number for first, _, last in spans for number in range(first, last + 1)}
 
     judged = documents(samples.judged.rows)
-    assert len(judged) > 60
-    assert not judged & documents(samples.calibration_rows)
+    assert len(judged) >= 30
+    assert not judged & documents(samples.sets[0])
+    written = "".join(byte_tokenizer().decode(block["input_ids"]) for block in samples.judged.rows)
+    assert all(any(texts[i][k : k + 4] in written for k in range(length - 4)) for i in judged)
+
+
+@given(st.lists(st.integers(1, 4), min_size=3, max_size=40), st.data())
+def test_parts_of_blocks_share_no_document_or_stay_as_they_are(sizes, data):
+    starts = np.cumsum([0, *sizes])
+    blocks = [{DOCUMENT_SPAN: (max(0, int(a) - 1), int(a), int(b) - 1)} for a, b in pairwise(starts)]
+    first = data.draw(st.lists(st.sampled_from(range(len(blocks))), unique=True, min_size=1))
+    second = [i for i in range(len(blocks)) if i not in first]
+    parts = separate_documents(first, second, blocks)
+    assert all(set(part) <= set(given) for part, given in zip(parts, (first, second), strict=True))
+    held = [
+        {n for i in part for n in range(blocks[i][DOCUMENT_SPAN][0], blocks[i][DOCUMENT_SPAN][2] + 1)} for part in parts
+    ]
+    assert not held[0] & held[1] or parts == (first, second)
+    assert all(2 * len(part) >= len(given) for part, given in zip(parts, (first, second), strict=True))
+
+
+@pytest.mark.parametrize("columns", [["prompt", "response"], ["text"]])
+def test_columns_to_score_language_models_on_are_no_sets(columns):
+    table = {name: [f"{name} {i} of some length, for a block" for i in range(20)] for name in columns}
+    inputs = Inputs(language_model(), byte_tokenizer(), table, eval_dataset=table)
+    samples = draw_samples(inputs, inputs.model, inputs.processor, DataOptions(num_samples=8, max_length=48), 0, None)
+    assert [scorer.name for scorer in samples.scorers] == ["validation"]

@@ -1,6 +1,7 @@
 """Loads a language model from a GGUF file, with its tokenizer, as a plain model of Transformers."""
 
 import copy
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from trimformer.models import find_sublayers
 from trimformer.utils.input_paths import check_readable
 from trimformer.utils.packages import check_packages
 
+logger = logging.getLogger(__name__)
+
 SUFFIX = ".gguf"
 _ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies
 # Names of llama.cpp for GPT-2's split of texts into words, and for single digits before it.
-_GPT_2_SPLITS = ("default", "gpt-2", "gigachat", "jais", "mellum", "mpt", "olmo", "phi-2")
+_GPT_2_SPLITS = ("gpt-2", "gigachat", "jais", "mellum", "mpt", "olmo", "phi-2")
 _DIGIT_SPLITS = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
 _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -104,7 +107,14 @@ def _read_split(file: Any, tokenizer: Any, path: str | Path) -> None:
     """
     kind, name = (_contents(file, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     backend = tokenizer.backend_tokenizer
-    if kind != "gpt2" or name in (None, *_GPT_2_SPLITS) or not isinstance(backend.pre_tokenizer, ByteLevel):
+    if kind != "gpt2" or name in _GPT_2_SPLITS or not isinstance(backend.pre_tokenizer, ByteLevel):
+        return
+    if name in (None, "default"):
+        logger.warning(
+            "'%s' does not say how it splits texts into words, so it is read like GPT-2; if it is another family, give "
+            "the original checkpoint",
+            path,
+        )
         return
     if name not in _DIGIT_SPLITS:
         raise TrimformerError(

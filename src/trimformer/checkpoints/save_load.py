@@ -144,7 +144,7 @@ def load(
             raise TrimformerError(f"'{path}' states its own model type; leave out --model-type {quoted(model_type)}")
         for name, value in (("attn_implementation", attn_implementation), ("tokenizer_name", tokenizer_name)):
             if value is not None:
-                raise TrimformerError(f"'{path}' is read whole, with its own tokenizer; leave out {name}")
+                raise TrimformerError(f"'{path}' holds its own tokenizer and takes no options; leave out {name}")
         return load_gguf(path)
     folder = find_directory(path)
     model = load_model(folder, attn_implementation, model_type)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from trimformer.checkpoints.gguf_input import is_gguf
 from trimformer.checkpoints.save_load import load
 from trimformer.cli.arguments import load_task_data
 from trimformer.cli.prune import prune_and_write
@@ -81,6 +82,8 @@ def prune_checkpoint(
     output: str | Path, name: str, arguments: argparse.Namespace, latency: LatencyOptions, device: str
 ) -> int:
     """Prunes to the flags' budget, writes the output directory, and returns the exit code."""
+    if is_gguf(arguments.ckpt_dir):
+        raise TrimformerError(f"'{arguments.ckpt_dir}' is a GGUF file; give --ckpt_dir a directory of save_pretrained")
     model, tokenizer = load(arguments.ckpt_dir, tokenizer_name=arguments.model_name)
     data = DataOptions(arguments.data_dir, arguments.task_name, num_samples=arguments.num_samples)
     task, train, validation = load_task_data(data, model, tokenizer, arguments.seed)

@@ -35,7 +35,7 @@ from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import (
     DOCUMENT,
-    STREAM_START,
+    DOCUMENT_SPAN,
     NamedRows,
     Rows,
     Selection,
@@ -264,16 +264,8 @@ def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBa
     first = None if tokenizer.bos_token_id == end else tokenizer.bos_token_id  # nobody asks a model to begin a document
     numbers = number_alike(texts)
     counts = [token != first for token in ids]
-    blocks = _cut(ids, counts, length, lambda position: numbers[bisect_right(starts, position) - 1])
-    return NamedRows(_with_starts(blocks), {})
-
-
-def _with_starts(blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yields the blocks of a stream with their places in it."""
-    start = 0
-    for block in blocks:
-        yield {**block, STREAM_START: start}
-        start += len(block["input_ids"])
+    blocks = _cut(ids, counts, length, lambda position: bisect_right(starts, position) - 1)
+    return NamedRows(({**block, DOCUMENT: numbers[block[DOCUMENT]]} for block in blocks), {})
 
 
 def _first_characters(documents: Iterable[str]) -> list[str]:
@@ -305,7 +297,8 @@ def _cut(
     edges = np.linspace(0, positions, max(1, -(-positions // length)) + 1).round().astype(int).tolist()
     for start, stop in pairwise(edges):
         block = {"input_ids": list(ids[start:stop]), NEXT_TOKENS: targets[start + 1 : stop + 1]}
-        yield {**block, DOCUMENT: document_at((start + stop) // 2)}
+        first, middle, last = map(document_at, (start, (start + stop) // 2, stop - 1))
+        yield {**block, DOCUMENT: middle, DOCUMENT_SPAN: (first, middle, last)}
 
 
 def _answer_blocks(

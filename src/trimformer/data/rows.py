@@ -16,7 +16,8 @@ from trimformer.models.layer_calls import NEXT_TOKENS
 Rows = Sequence[Mapping[str, Any]]
 
 DOCUMENT = "document"  # key of a block of tokens: number of the document or conversation that most of it is from
-STREAM_START = "stream_start"  # key of a block of joined documents: position of its first token in the stream
+# Key of a block of tokens: the documents of its first, middle and last token, counted in the order of the stream.
+DOCUMENT_SPAN = "document_span"
 
 _RUNS = 20  # of consecutive blocks of tokens
 

@@ -11,7 +11,7 @@ import numpy as np
 from trimformer.data.class_names import class_names_of
 from trimformer.data.files import SUFFIXES, is_data_file, names_split, read_rows, stem_and_suffix
 from trimformer.data.media_folders import read_media
-from trimformer.data.rows import NamedRows, Rows, Selection, TextLines, disable_decoding, shuffled_rows
+from trimformer.data.rows import DOCUMENT_SPAN, NamedRows, Rows, Selection, TextLines, disable_decoding, shuffled_rows
 from trimformer.errors import TrimformerError, flat, listed, one_sentence
 from trimformer.utils.input_paths import check_readable
 
@@ -218,6 +218,31 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
         smallest = min(range(len(others)), key=lambda k: len(others[k]))
         chosen += others.pop(smallest)
     return chosen, [i for rows in others for i in rows]
+
+
+def separate_documents(first: Sequence[int], second: Sequence[int], blocks: Rows) -> tuple[list[int], list[int]]:
+    """Leaves out the blocks of two parts by which a document is in both; no document may have its middle in both.
+
+    Blocks that edges cut hold parts of several documents. A block of the first part is left out if it holds a part of a
+    document of the second, and a block of the second if it shares one with what is left. Where more than half of a part
+    would be left out, as every block holds parts of others, both stay as they are.
+
+    Args:
+        first: positions of blocks.
+        second: positions of other blocks.
+        blocks: all blocks.
+    """
+    if not all(DOCUMENT_SPAN in blocks[i] for i in (*first, *second)):
+        return [*first], [*second]
+    spans = {i: blocks[i][DOCUMENT_SPAN] for i in (*first, *second)}
+    documents = {i: set(range(span[0], span[2] + 1)) for i, span in spans.items()}
+    of_second = {spans[i][1] for i in second}
+    left = [i for i in first if not documents[i] & of_second]
+    touched = set().union(*(documents[i] for i in left))
+    others = [i for i in second if not documents[i] & touched]
+    if 2 * len(left) < len(first) or 2 * len(others) < len(second):
+        return [*first], [*second]
+    return left, others
 
 
 def used_splits(splits: Mapping[str, Rows], *, need_train: bool = True) -> dict[str, Rows]:

@@ -13,9 +13,9 @@ from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, F
 from trimformer.data.conversations import needs_answers
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import max_batch_tokens
-from trimformer.data.rows import DOCUMENT, as_rows
+from trimformer.data.rows import DOCUMENT, as_rows, shuffled_rows
 from trimformer.data.shared_passages import hold_passages
-from trimformer.data.splits import divide, find_splits, read_splits
+from trimformer.data.splits import divide, find_splits, read_splits, separate_documents
 from trimformer.data.tasks import EmbeddingTask, SpanTask, Task, TextTask, task_of
 from trimformer.data.tasks.blank_rows import drop_blank_rows
 from trimformer.errors import TrimformerError
@@ -105,7 +105,7 @@ def draw_polish_inputs(
         key = _digest(sample)
         samples.setdefault(key, sample)
         places.setdefault(key, []).append(i)
-    held_out_blocks = _held_out_documents(more, features)
+    divided = _divide_documents(more, features)
     new = {key for key, positions in places.items() if positions[0] >= len(features)}
     only_new = 2 * len(new) >= len(samples)
     parts: tuple[list[Features], list[Features]] = [], []  # to train on, held out
@@ -113,8 +113,10 @@ def draw_polish_inputs(
         # The refit holds out positions: a repeated calibration sample is held out only if all its positions are.
         checked = positions[:1] if key in new else [i for i in positions if i < len(features)]
         held_out = (key in new or not only_new) and all(i % HELD_OUT_EVERY == 0 for i in checked)
-        if key in new and held_out_blocks is not None:
-            held_out = positions[0] - len(features) in held_out_blocks
+        if key in new and divided is not None:
+            held_out = (place := positions[0] - len(features)) in divided[0]
+            if not held_out and place not in divided[1]:
+                continue
         parts[held_out].append(samples[key])
     if len(samples) < batch_size:
         raise TrimformerError(
@@ -174,19 +176,22 @@ def encode_unlabelled(
     return without_labels(encoded)
 
 
-def _held_out_documents(more: Sequence[Features], calibrated: Sequence[Features]) -> set[int] | None:
-    """Returns the positions of the further blocks of tokens to hold out: of whole documents, an eighth of all blocks.
+def _divide_documents(more: Sequence[Features], calibrated: Sequence[Features]) -> tuple[set[int], set[int]] | None:
+    """Returns the positions of the further blocks of tokens to hold out, and of those to train on.
 
-    Documents that are calibrated on, too, are not held out. None if the samples are no blocks, or of few documents.
+    An eighth of the blocks is held out, of documents that are neither calibrated nor trained on. None if the samples
+    are no blocks, or of few documents.
     """
     if not more or not all(DOCUMENT in block for block in more):
         return None
     documents = [block[DOCUMENT] for block in more]
     used = {document for document, is_used in zip(documents, hold_passages(more, calibrated), strict=True) if is_used}
-    order = [i for i in np.random.default_rng(0).permutation(len(more)).tolist() if documents[i] not in used]
+    order = [i for i in shuffled_rows(more, np.random.default_rng(0)) if documents[i] not in used]
     if len({documents[i] for i in order}) < HELD_OUT_EVERY:
         return None
-    return set(divide(order, len(more) // HELD_OUT_EVERY, documents)[0])
+    chosen, _ = divide(order, len(more) // HELD_OUT_EVERY, documents)
+    held_out, trained = separate_documents(chosen, sorted(set(range(len(more))) - set(chosen)), more)
+    return set(held_out), set(trained)
 
 
 def _without(encoded: Sequence[Features], left_out: Sequence[Features]) -> list[Features]:

@@ -1,7 +1,7 @@
 """Draws and encodes the samples of a run, for calibration, for scores and for the test of a quality target."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,15 @@ from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
-from trimformer.data.rows import STREAM_START, Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
-from trimformer.data.splits import check_evaluation_sets, divide, find_splits, group_rows, used_splits
+from trimformer.data.rows import DOCUMENT_SPAN, Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
+from trimformer.data.splits import (
+    check_evaluation_sets,
+    divide,
+    find_splits,
+    group_rows,
+    separate_documents,
+    used_splits,
+)
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
@@ -126,8 +133,9 @@ def draw_samples(
         used = used_splits({name: as_rows(rows) for name, rows in splits.items()})
         train, sets = find_splits({name: prepared(rows) for name, rows in used.items()}, seed)
     else:
-        train = prepared(as_rows(inputs.dataset))
-        named = inputs.eval_dataset if _are_sets(inputs.eval_dataset, train) else {"validation": inputs.eval_dataset}
+        given = as_rows(inputs.dataset)
+        named = inputs.eval_dataset if _are_sets(inputs.eval_dataset, given) else {"validation": inputs.eval_dataset}
+        train = prepared(given)
         sets = {name: prepared(as_rows(rows, "eval_dataset")) for name, rows in named.items()}
     check_evaluation_sets(sets)
     are_set_aside = is_set_aside(sets)
@@ -212,27 +220,19 @@ def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Ro
     """
     order, clusters = shuffled_rows(train, np.random.default_rng([seed, JUDGED])), row_clusters(train, task)
     if is_blocks(train):
-        judged, kept = divide_documents(order, 2 * num_samples, clusters)
+        spans = [block.get(DOCUMENT_SPAN, (0, 0, 0)) for block in train]
+        cut = {i for i, (first, _, last) in enumerate(spans) if first != last}
+        judged, kept = divide_documents(order, 2 * num_samples, clusters, cut)
         if count_documents(train) >= FEWEST_DOCUMENTS:
-            kept = _apart(kept, judged, train)
+            judged, kept = separate_documents(judged, kept, train)
     else:
         judged, kept = divide(order, min(2 * num_samples, len(train) // 2), clusters)
     return Selection(train, sorted(kept)), Selection(train, judged)
 
 
-def _apart(kept: Sequence[int], judged: Sequence[int], blocks: Rows) -> list[int]:
-    """Returns the positions of the kept blocks that adjoin no judged one, with which they may share a document."""
-
-    def ends(i: int) -> tuple[int, int]:
-        return blocks[i][STREAM_START], blocks[i][STREAM_START] + len(blocks[i]["input_ids"])
-
-    if not judged or STREAM_START not in blocks[0]:
-        return [*kept]
-    starts, stops = map(set, zip(*map(ends, judged), strict=True))
-    return [i for i in kept if ends(i)[0] not in stops and ends(i)[1] not in starts]
-
-
-def divide_documents(order: Sequence[int], most: int, documents: Sequence[int]) -> tuple[list[int], list[int]]:
+def divide_documents(
+    order: Sequence[int], most: int, documents: Sequence[int], cut: Collection[int] = ()
+) -> tuple[list[int], list[int]]:
     """Divides blocks of tokens into some to judge by and those to calibrate on, which are of other documents.
 
     So that many documents are judged, each gives at most a `FEWEST_DOCUMENTS`-th of `most` blocks; its others fill up
@@ -242,12 +242,14 @@ def divide_documents(order: Sequence[int], most: int, documents: Sequence[int]) 
         order: positions of the blocks.
         most: largest number of blocks to judge by.
         documents: document of each block.
+        cut: positions of blocks that hold parts of other documents, too; they are judged last.
     """
     share, held = max(1, most // FEWEST_DOCUMENTS), 0
     judged: list[int] = []
     others: list[int] = []
     kept: list[int] = []
     for blocks in group_rows(order, documents):
+        blocks.sort(key=cut.__contains__)
         part = blocks[:share]
         if len(judged) + len(part) <= most and held + len(blocks) <= len(order) // 2:
             judged += part
@@ -324,7 +326,7 @@ def _are_sets(data: Any, train: Rows) -> bool:
     if not isinstance(data, Mapping) or not data or _are_splits(data):
         return _are_splits(data)
     are_lists = all(isinstance(value, list) and value and isinstance(value[0], str | tuple) for value in data.values())
-    return are_lists and not set(data) & set(train[0])
+    return are_lists and not (len(train) and set(data) & set(train[0]))
 
 
 def _share(batches: list[Batch]) -> list[Batch]:

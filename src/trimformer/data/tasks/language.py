@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from trimformer.data.batches import Features
 from trimformer.data.outputs import Problem
-from trimformer.data.rows import DOCUMENT, Rows
+from trimformer.data.rows import DOCUMENT, DOCUMENT_SPAN, Rows
 from trimformer.data.tasks.base import Task, check_columns
 from trimformer.models.layer_calls import NEXT_TOKENS
 
@@ -26,7 +26,7 @@ class LanguageTask(Task):
     def encode(self, rows: Rows, processor: Any, config: PreTrainedConfig) -> Sequence[Features]:
         """See `Task.encode`."""
         check_columns(rows, ("input_ids", NEXT_TOKENS))
-        keys = ("input_ids", NEXT_TOKENS, DOCUMENT)
+        keys = ("input_ids", NEXT_TOKENS, DOCUMENT, DOCUMENT_SPAN)
         return [{key: row[key] for key in keys if key in row} for row in rows]
 
     def score(self, outputs: Sequence[Tensor], features: Sequence[Features], rows: Rows) -> dict[str, float]:
