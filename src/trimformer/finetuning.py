@@ -10,6 +10,7 @@ from trimformer.checkpoints.checkpoint_checks import check_finite
 from trimformer.data.batches import Features, collate
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models.layer_calls import LABEL_KEYS
+from trimformer.polish.train import in_float32
 from trimformer.utils.packages import check_packages
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ def finetune(
 ) -> None:
     """Trains the model in place on encoded samples with labels; a pruned model keeps its widths.
 
+    Half-precision weights are trained in float32 and rounded at the end, as they are too coarse for small steps.
+
     Args:
         model: model with a task head.
         tokenizer: the model's tokenizer.
@@ -69,6 +72,7 @@ def finetune(
         )
     trainer.remove_callback(PrinterCallback)  # standard output is reserved for the scores
     logger.info("training on %d samples ...", len(features))
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    with in_float32(model):
+        trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     model.eval()
     check_finite(model, "the training diverged: the weights")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, TrainingArguments
+from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from tests.commands import PROBLEMS, error_line, problem_model, problem_rows, run, save_model, tree, write_jsonl
 from tests.conftest import make_rows, make_tokenizer
@@ -84,6 +84,21 @@ def test_training_learns(base, tmp_path, capsys):
     rows = [{"text": "good" if i % 2 else "bad film", "label": i % 2} for i in range(48)]
     assert train(base, tmp_path / "out", "--num_train_epochs", "5", rows=rows) == 0
     assert json.loads(capsys.readouterr().out)["validation"]["accuracy"] == 1.0
+
+
+def test_halves_are_trained_in_float32(monkeypatch):
+    model, seen, train = problem_model("single_label").to(torch.bfloat16), [], Trainer.train
+
+    def watched(self, **options):
+        seen.extend(parameter.dtype for parameter in self.model.parameters())
+        return train(self, **options)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    task = TextTask(name="t", text_columns=("sentence",), problem="single_label", label_column="label")
+    features = task.encode(problem_rows("single_label", 16), make_tokenizer(), model.config)
+    finetune(model, make_tokenizer(), features, TrainingArguments(num_train_epochs=1, report_to="none", use_cpu=True))
+    assert set(seen) == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "embedding"])

@@ -216,6 +216,7 @@ BAD_LUT_FLAGS = {
     "--device tpu9": ["'tpu9'"],
     "--backend tensorrt": ["--backend", "tensorrt"],
     "--dtype int8": ["--dtype", "int8"],
+    "--backend onnx --dtype bfloat16": ["float32 or int8", "--dtype bfloat16"],
     "--output IN": ["not empty"],
 }
 
@@ -279,6 +280,7 @@ BAD_BENCH = {
     "--device tpu9": ["'tpu9'"],
     "--backend tensorrt": ["--backend"],
     "--seconds -1": ["--seconds -1.0"],
+    "--backend onnx-int8 --dtype float16": ["float32 or int8", "--dtype float16"],
 }
 
 

@@ -191,6 +191,7 @@ BROKEN = {
     "empty.txt": (b"\n \n", "is empty"),
     "latin.txt": (b"caf\xe9", "not UTF-8"),
     "rows.parquet.gz": (b"x", "unknown type"),
+    "two-rows.tsv": (b'text\tlabel\n"I liked it .\t1\nso did I ."\t0\nbad\t0\n', "a quote at its start is not closed"),
     "quote.tsv": (b'text\tlabel\n"open\t0\nfine\t1\nclosed"\t0\n', "a quote at its start is not closed"),
 }
 

@@ -86,6 +86,10 @@ def test_an_invalid_image_is_an_error_that_names_the_row(value, words):
         ({"array": [0.0], "sampling_rate": 0}, "no valid sampling rate"),
         ({"array": [0.0, float("nan")], "sampling_rate": 900}, "NaN or infinite"),
         ({"array": np.zeros((1, 2, 3)), "sampling_rate": 9}, "3 dimensions"),
+        (
+            {"array": np.zeros((900, 2)), "sampling_rate": RATE},
+            r"900 channels of 2 samples; give \[channels, samples\]",
+        ),
         ({"array": [0.0] * 9, "sampling_rate": True}, "no valid sampling rate"),
         ({"array": [0.0] * 9, "sampling_rate": 16000.5}, "no valid sampling rate"),
         ({"array": [0.0] * 9, "sampling_rate": "16000"}, "no valid sampling rate"),
@@ -102,6 +106,14 @@ def test_an_invalid_sound_is_an_error_that_names_the_row(value, words):
     with pytest.raises(TrimformerError, match=words) as error:
         open_sound(value, "row 5", RATE)
     assert "the sound of row 5" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_pcm_is_scaled_as_in_files(dtype):
+    wave = np.sin(np.arange(900) / 9)
+    pcm = (wave * np.iinfo(dtype).max).astype(dtype)
+    sounds = [open_sound({"array": array, "sampling_rate": RATE}, "row 1", RATE) for array in (wave, pcm)]
+    np.testing.assert_allclose(sounds[0], sounds[1], atol=1e-4)
 
 
 def test_a_truncated_image_is_named_with_its_file(tmp_path):

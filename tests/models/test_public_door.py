@@ -46,6 +46,8 @@ def test_made_up_inputs_run(family, head):
             output = model_output(model, {**batch, "index": torch.arange(samples)}, find_problem(model))
         assert len(output) == samples
         assert output.isfinite().all()
+    for batch in made_up(model, None):
+        assert "attention_mask" not in batch or not batch["attention_mask"].all()
 
 
 def rows_of(model, count=12):

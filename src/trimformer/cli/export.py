@@ -117,7 +117,7 @@ def made_up(model: PreTrainedModel, processor: Any) -> list[Batch]:
     for samples, tokens in ((4, length), (3, max(1, length // 2))):
         batch = _like(model, processor, samples, tokens)
         if "attention_mask" in batch and tokens > 1:
-            batch["attention_mask"][1, tokens // 2 :] = 0
+            batch["attention_mask"][1, ..., tokens // 2 :] = 0
         batches.append(batch)
     return batches
 

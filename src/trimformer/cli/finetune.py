@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,10 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     problem, column = problem_of(named_task) if named_task else guess_problem(rows, arguments.label_column)
     names = class_names_of(sets[0]).get(column or "", getattr(named_task, "class_names", ()))
     set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)], names)
+    # Any set may have questions without an answer.
+    every_row = [*rows, *chain.from_iterable(sets[1:])] if problem == "span" else rows
     task = named_task or infer_task(
-        problem, config, rows, text_columns=arguments.text_column, label_column=arguments.label_column
+        problem, config, every_row, text_columns=arguments.text_column, label_column=arguments.label_column
     )
     check_labelled(task, sets)
     task = settle_labels(task, config, sets)

@@ -13,7 +13,7 @@ from trimformer.costs.cost_tables import Costs, Floats
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import Kind, Sublayer, find_sublayers
 from trimformer.options.checks import POSITIVE
-from trimformer.options.choices import Backend
+from trimformer.options.choices import ONNX, Backend
 from trimformer.utils.environment import describe_device
 from trimformer.utils.input_paths import check_readable
 from trimformer.utils.outputs import write_directory
@@ -59,7 +59,7 @@ def describe_setting(model: PreTrainedModel, batch_size: int, seq_len: int, back
         "heads": widest(sublayers, "attention"),
         "neurons": widest(sublayers, "ffn"),
         "attention": model.config._attn_implementation,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": "float32" if backend in ONNX else str(model.dtype).removeprefix("torch."),  # see `as_exported`
         "device": describe_device(model.device),
         "backend": backend,
         "batch_size": batch_size,
@@ -86,7 +86,7 @@ def check_table(table: LatencyTable, model: PreTrainedModel, *, any_setting: boo
                 f"the {kind} table {FILES[kind]} has {units} entries; the model's {kind} sublayers have {needed} units"
             )
     if table.setting and not any_setting:
-        here = describe_setting(model, 0, 0, "")
+        here = describe_setting(model, 0, 0, table.setting.get("backend", ""))
         for key in ("model_type", "hidden_size", "head_size", "attention", "dtype", "device"):
             if table.setting.get(key) != here[key]:
                 raise TrimformerError(

@@ -72,7 +72,10 @@ def random_inputs(
             f"{type(model).__name__} takes '{model.main_input_name}', and no random values can be made for it; "
             "timing supports tokens, pixels and audio"
         )
-    return {name: value.to(model.device) for name, value in inputs.items()}
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
 
 
 class Prompt:

@@ -229,8 +229,9 @@ def _read_csv(text: str) -> Rows:
 def _read_tsv(text: str) -> Rows:
     rows = _read_separated(text, "\t")
     for number, row in enumerate(rows, start=1):
-        lines = [line.split("\t") for value in row.values() for line in value.split("\n")[1:-1]]
-        if any(len(fields) == len(row) > 1 and all(map(str.strip, fields)) for fields in lines):  # whole rows
+        lines = [line.split("\t") for line in "\t".join(row.values()).split("\n")]
+        whole = [len(fields) == len(row) > 1 and all(map(str.strip, fields)) for fields in lines]
+        if any(whole[1:-1]) or (len(lines) > 1 and whole[0] and whole[-1]):
             raise ValueError(f"a field of row {number} holds tabs and line ends: a quote at its start is not closed")
     return rows
 

@@ -96,19 +96,29 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
         wave, source_rate = _decode_sound(value, where)
     elif hasattr(value, "__array__") or isinstance(value, list):
         with one_sentence(f"{where} is not an array of samples"):
-            wave = np.atleast_2d(np.asarray(value, dtype=np.float32))
+            wave = np.atleast_2d(_as_floats(np.asarray(value)))
     else:
         raise TrimformerError(f"{where} is of type {type(value).__name__}; give a path, bytes or an array")
     if not wave.size:
         raise TrimformerError(f"{where} is empty")
     if wave.ndim > 2:
         raise TrimformerError(f"{where} has {wave.ndim} dimensions; give [samples] or [channels, samples]")
+    if len(wave) > wave.shape[1]:
+        raise TrimformerError(
+            f"{where} has {len(wave):,} channels of {wave.shape[1]:,} samples; give [channels, samples] (array.T)"
+        )
     source_rate = _check_rate(source_rate, where)
     mono = wave.mean(0)
     if not np.isfinite(mono).all():
         raise TrimformerError(f"{where} holds NaN or infinite samples; remove or replace them")
     with one_sentence(f"{where} cannot be resampled from {source_rate} to {target_rate} Hz"):
         return _resample(mono, source_rate, target_rate)
+
+
+def _as_floats(wave: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns samples as numbers from -1 to 1, as files are decoded, where they are PCM of 16 or 32 bits."""
+    scale = -float(np.iinfo(wave.dtype).min) if wave.dtype in (np.int16, np.int32) else 1.0
+    return np.asarray(wave / scale if scale != 1.0 else wave, dtype=np.float32)
 
 
 def _decode_sound(value: io.BytesIO | Path, where: str) -> tuple[NDArray[np.float32], int]:

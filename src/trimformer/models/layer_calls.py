@@ -80,9 +80,11 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 
 def forward(model: nn.Module, batch: Batch) -> Any:
-    """Runs a model on a batch, without a decoder's key-value cache."""
+    """Runs a model on a batch, without a decoder's key-value cache; sounds and pixels take the model's dtype."""
     has_cache = getattr(model.config, "use_cache", None) and not getattr(model.config, "is_encoder_decoder", False)
-    return model(**model_inputs(batch), **({"use_cache": False} if has_cache else {}))
+    dtype: Any = model.dtype
+    inputs = {key: v.to(dtype) if v.is_floating_point() else v for key, v in model_inputs(batch).items()}
+    return model(**inputs, **({"use_cache": False} if has_cache else {}))
 
 
 def position_mask(model: nn.Module, batch: Batch, hidden: Tensor, has_mask: bool = True) -> Tensor:

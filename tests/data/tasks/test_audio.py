@@ -6,6 +6,7 @@ import torch
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Model, WhisperFeatureExtractor
 
 from tests.data.media_fixtures import RATE, audio_model, extractor, image_processor, make_wave, save_sound
+from trimformer.costs.random_inputs import random_inputs
 from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.outputs import predict
 from trimformer.data.splits import read_splits
@@ -98,3 +99,14 @@ def test_missing_inputs_are_named():
         make_batches(sounds, None, 8)
     with pytest.raises(TrimformerError, match="Wav2Vec2ForCTC has no labels"):
         task_of(audio_model(Wav2Vec2ForCTC), make_rows(label=1), label_column="label")
+
+
+def test_models_of_halves_hear_sounds():
+    model = audio_model()
+    rows = make_rows()
+    task = task_of(model, rows)
+    batches = make_batches(task.encode(rows, extractor(), model.config), extractor(), 8)
+    whole = predict(model, batches)
+    halves = predict(model.to(torch.bfloat16), batches)
+    assert all(torch.allclose(a.float(), b.float(), atol=0.1) for a, b in zip(whole, halves, strict=True))
+    assert random_inputs(model, 2, 5)["input_values"].dtype == torch.bfloat16

@@ -69,6 +69,15 @@ def test_names_of_choices_have_priority_over_positions():
     assert task_of(MODEL, rows).encode(rows, make_tokenizer(), MODEL.config)[0]["labels"] == 1
 
 
+def test_positions_from_0_beside_choices_named_from_1_are_refused():
+    choices = {"text": ["x", "y"], "label": ["1", "2"]}
+    rows = [{"question": "a", "choices": choices, "label": label} for label in (0, 1)]
+    task = task_of(MODEL, rows)
+    with pytest.raises(TrimformerError, match="the label 0 is a position, but the choices are named 1, 2"):
+        settle_choices(task, [rows])
+    assert settle_choices(task, [[{**row, "label": row["label"] + 1} for row in rows]]) == task
+
+
 def test_rows_with_the_same_number_of_choices_share_batches():
     rows = [{"question": "a", "choices": ["film"] * n + ["good bad film"], "label": 0} for n in (1, 2, 1, 2, 2)]
     scorer = Scorer("v", rows, task_of(MODEL, rows), MODEL, make_tokenizer())

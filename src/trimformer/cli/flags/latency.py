@@ -7,7 +7,7 @@ from trimformer.cli.arguments import positive_int
 from trimformer.cli.flags.export import DEFAULT_QUANTIZATION, quantizations
 from trimformer.cli.option_flags import add_options
 from trimformer.errors import TrimformerError
-from trimformer.options.choices import DTYPES, LLAMA_CPP, AnyBackend
+from trimformer.options.choices import DTYPES, LLAMA_CPP, ONNX, AnyBackend
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.latency import LatencyOptions
 from trimformer.options.loading import LoadOptions
@@ -76,6 +76,7 @@ def check_lut(arguments: argparse.Namespace) -> None:
         TrimformerError: a flag cannot be used.
     """
     _check_seconds(arguments.seconds)
+    _check_dtype(arguments)
     if arguments.backend == LLAMA_CPP:
         raise TrimformerError(
             f"tables of {LLAMA_CPP} are not written to files: `trimformer prune --backend {LLAMA_CPP}` measures its own"
@@ -91,6 +92,7 @@ def check_bench(arguments: argparse.Namespace) -> None:
         TrimformerError: a flag cannot be used.
     """
     _check_seconds(arguments.seconds)
+    _check_dtype(arguments)
     for model in arguments.models:
         check_model_path(model)
     if arguments.backend == LLAMA_CPP:
@@ -98,6 +100,14 @@ def check_bench(arguments: argparse.Namespace) -> None:
     elif arguments.quantize is not None:
         raise TrimformerError(f"--quantize names GGUF files; give it with --backend {LLAMA_CPP}, or leave it out")
     check_file(arguments.output)
+
+
+def _check_dtype(arguments: argparse.Namespace) -> None:
+    """Checks that no other dtype is wanted of ONNX files, which are float32 or int8."""
+    if arguments.backend in ONNX and arguments.dtype not in (None, "float32"):
+        raise TrimformerError(
+            f"ONNX files are float32 or int8; leave out --dtype {arguments.dtype}, or give another --backend"
+        )
 
 
 def _check_llama_cpp(arguments: argparse.Namespace) -> None:

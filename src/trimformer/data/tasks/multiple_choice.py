@@ -185,6 +185,11 @@ def settle_choices(task: Task, sets: Sequence[Rows]) -> Task:
     for row in chain.from_iterable(sets):
         choices, names = task.choice_values(row)  # unchecked: a row that is not drawn may hold anything
         value = row.get(task.label_column)
+        if str(value).strip() == "0" and names and "0" not in names and all(map(str.isdecimal, names)):
+            raise TrimformerError(
+                f"the label 0 is a position, but the choices are named {', '.join(names)}, so that other labels can be "
+                "positions or names; give names or letters"
+            )
         if value is not None and isinstance(choices, list | tuple) and str(value).strip() not in names:
             labels.append((value, choices))
     return replace(task, labels_are_texts=_are_texts(labels))

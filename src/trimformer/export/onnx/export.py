@@ -126,7 +126,7 @@ def quantize(source: str | Path, path: str | Path, model: PreTrainedModel, examp
         raise TrimformerError(f"'{source}' is in eight bits already; give the file of export_onnx")
     if not quantize_weights(graph):
         raise TrimformerError(f"'{source}' has no matrices that could be put into eight bits")
-    return write(path, partial(onnx_ir.save, graph), _RUNTIME, model, example_batches)
+    return write(path, partial(onnx_ir.save, graph), _RUNTIME, model, of_two_shapes(model, example_batches))
 
 
 def _check(model: PreTrainedModel, batches: Sequence[Batch], opset: int, path: str | Path) -> None:

@@ -109,7 +109,7 @@ def quantize(
         graph = openvino.Core().read_model(str(source))
     with one_sentence(f"NNCF cannot quantize '{source}'"):
         quantized = static(graph, calibration) if calibration else weights_only(graph)
-    return write(path, partial(_save, quantized), _RUNTIME, model, example_batches)
+    return write(path, partial(_save, quantized), _RUNTIME, model, of_two_shapes(model, example_batches))
 
 
 def check_room(path: Path, size: int) -> None:
