@@ -86,7 +86,7 @@ def test_training_learns(base, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["validation"]["accuracy"] == 1.0
 
 
-def test_halves_are_trained_in_float32(monkeypatch):
+def test_halves_are_trained_in_float32(monkeypatch, tmp_path):
     model, seen, train = problem_model("single_label").to(torch.bfloat16), [], Trainer.train
 
     def watched(self, **options):
@@ -96,7 +96,8 @@ def test_halves_are_trained_in_float32(monkeypatch):
     monkeypatch.setattr(Trainer, "train", watched)
     task = TextTask(name="t", text_columns=("sentence",), problem="single_label", label_column="label")
     features = task.encode(problem_rows("single_label", 16), make_tokenizer(), model.config)
-    finetune(model, make_tokenizer(), features, TrainingArguments(num_train_epochs=1, report_to="none", use_cpu=True))
+    arguments = TrainingArguments(str(tmp_path), num_train_epochs=1, report_to="none", use_cpu=True)
+    finetune(model, make_tokenizer(), features, arguments)
     assert set(seen) == {torch.float32}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
