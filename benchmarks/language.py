@@ -153,9 +153,9 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if options.polish is None:
                 continue
             inputs = polish_inputs(blocks, chosen, options, model, tokenizer)
+            execution = ExecutionOptions(seed=seed, bf16=options.bf16)
             for student, key, each in zip(students, keys, fields, strict=True):
                 start = time.perf_counter()
-                execution = ExecutionOptions(seed=seed, bf16=options.bf16)
                 report = polish(model, student, inputs.batches, inputs.held_out, budget=inputs.budget, run=execution)
                 each |= {"method": f"{name}, polished", "polish_blocks": count_samples(inputs.batches),
                          "seconds_polish": time.perf_counter() - start, "steps": report.steps,

@@ -19,6 +19,7 @@ from trimformer.costs.cost_tables import Floats
 from trimformer.costs.latency_fits import PASSES, first_grid, fit_line, monotone
 from trimformer.costs.lookup_tables import widest
 from trimformer.costs.timing import Stopwatch, Timing
+from trimformer.data.batches import numbered_batches
 from trimformer.errors import TrimformerError
 from trimformer.models import KINDS, Kind, Sublayer, find_sublayers
 from trimformer.models.layer_calls import LayerCall, forward, record_calls
@@ -81,7 +82,7 @@ class LatencyBench:
         model, inputs = as_exported(model, inputs) if backend in ONNX else (model, inputs)
         self.model, self.inputs, self.backend = model, inputs, backend
         self.sublayers = find_sublayers(model)
-        batch = {**inputs, "index": torch.arange(len(next(iter(inputs.values()))), device=model.device)}
+        (batch,) = numbered_batches([{**inputs}])
         self.calls = record_calls(model, batch)
         check_uniform(model, self.calls)
         start = self.calls[0].first_hidden

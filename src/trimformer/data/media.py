@@ -118,7 +118,7 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
 def _as_floats(wave: NDArray[Any]) -> NDArray[np.float32]:
     """Returns samples as numbers from -1 to 1, as files are decoded, where they are PCM of 16 or 32 bits."""
     scale = -float(np.iinfo(wave.dtype).min) if wave.dtype in (np.int16, np.int32) else 1.0
-    return np.asarray(wave / scale if scale != 1.0 else wave, dtype=np.float32)
+    return np.asarray(wave / scale, dtype=np.float32)
 
 
 def _decode_sound(value: io.BytesIO | Path, where: str) -> tuple[NDArray[np.float32], int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import token_mask
+from trimformer.data.batches import numbered_batches, token_mask
 from trimformer.data.outputs import divergence, find_problem, model_output, predict
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.export.onnx.serve import served
@@ -89,8 +89,8 @@ def _check_outputs(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     Raises:
         TrimformerError: an output is NaN or infinite.
     """
-    indexed = [{"index": torch.arange(len(next(iter(batch.values())))), **batch} for batch in batches]
-    if not all(bool(torch.isfinite(output).all()) for output in predict(model, indexed)):
+    outputs = predict(model, list(numbered_batches(batches)))
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
         raise TrimformerError(
             f"the outputs of {type(model).__name__} are not finite numbers: its weights overflow in float32; mend the "
             "checkpoint before it is exported"
@@ -170,7 +170,7 @@ def _compare(
     samples = 0
     with frozen(model):
         for example in batches:
-            batch = {"index": torch.arange(len(next(iter(example.values())))), **example}
+            (batch,) = numbered_batches([example])
             expected, [reference] = forward(model, batch), predict(model, [batch])
             with served(model, session), one_sentence(f"{runtime.name} cannot run the file of {type(model).__name__}"):
                 actual, [output] = forward(model, batch), predict(model, [batch])

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimformer.data.batches import numbered_batches
 from trimformer.errors import TrimformerError, flat
 from trimformer.export.onnx.attention import OPSET
 from trimformer.export.onnx.graph import optimize
@@ -50,7 +50,8 @@ def session_of(module: nn.Module, inputs: Mapping[str, Tensor], model: PreTraine
         TrimformerError: the exporter does not support the model, or ONNX Runtime cannot run it.
     """
     if module is model:
-        graph = model_graph(model, {**inputs, "index": torch.arange(len(next(iter(inputs.values()))))})
+        (batch,) = numbered_batches([{**inputs}])
+        graph = model_graph(model, batch)
     else:
         with _one_sentence(model):
             graph = trace_layer(module, model, inputs["hidden"])
