@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,38 @@ def test_a_signal_counts_even_if_a_library_caught_it(number, word, capsys):
     assert guarded(command) == 128 + number
     assert capsys.readouterr().err == f"{word}; nothing was written\n"
     assert guarded(fail(TrimformerError("another run"))) == 2
+
+
+@pytest.mark.parametrize(("number", "word"), BOTH)
+def test_a_signal_counts_even_if_python_drops_its_exception(number, word, capsys):
+    """No exception leaves a callback of a weak reference, where a signal may arrive."""
+
+    def command():
+        thing = set()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(number))
+        del thing
+        assert reference() is None
+        for _ in range(1200):
+            time.sleep(0.05)
+
+    assert guarded(command) == 128 + number
+    assert capsys.readouterr().err == f"{word}; nothing was written\n"
+
+
+@pytest.mark.parametrize(("number", "word"), BOTH)
+def test_other_exceptions_that_python_drops_are_still_reported(number, word, monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: reported.append(dropped.exc_type))
+
+    class Failing:
+        def __del__(self):
+            raise KeyError("odd")
+
+    def command():
+        Failing()
+
+    assert guarded(command) == 0
+    assert reported == [KeyError]
 
 
 SWALLOWED = """
