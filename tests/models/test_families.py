@@ -38,6 +38,7 @@ from trimformer.models import find_layers, find_sublayers, register_family, supp
 from trimformer.models.layer_calls import by_position, record_calls
 from trimformer.models.masking import frozen
 from trimformer.models.sublayer import attention, ffn, producers
+from trimformer.refit import finished_sublayer
 from trimformer.refit.reconstruct import reconstruct
 from trimformer.refit.walk import walk
 
@@ -235,6 +236,19 @@ def test_unit_parameters_match_those_removed(family, head):
     total = [sum(p.numel() for p in m.parameters()) - norms_of_heads(m) for m in (model, empty)]
     gone = total[0] - total[1]
     assert gone == sum(s.num_units * unit_parameters(s) for s in sublayers)
+
+
+@one_each
+def test_a_refit_that_skips_attention_modules_gives_the_same_weights(family, head, monkeypatch):
+    """Which models skip them is tested in tests/refit/test_finished_sublayer.py."""
+    model = dense(family, head)
+    masks, batches = random_masks(model, share=0.5), [inputs(model, 9, seed=seed) for seed in (1, 2)]
+    skipping, running = pruned(model, masks), pruned(model, masks)
+    reconstruct(model, [skipping], batches)
+    monkeypatch.setattr(finished_sublayer, "_common_module", lambda layer, _: layer)
+    reconstruct(model, [running], batches)
+    for name, tensor in running.state_dict().items():
+        assert torch.equal(skipping.state_dict()[name], tensor), name
 
 
 @structures

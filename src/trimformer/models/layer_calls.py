@@ -267,21 +267,22 @@ class LeafRecorder(Hooks):
         stop: end the pass at this call of the leaf (1: the first); 0: never.
 
     Attributes:
+        leaf: the module.
         tensors: one entry per call.
     """
 
     def __init__(self, leaf: nn.Module, *, outputs: bool = False, stop: int = 0) -> None:
         super().__init__()
-        self._leaf, self._outputs, self.stop = leaf, outputs, stop
+        self.leaf, self._outputs, self.stop = leaf, outputs, stop
         self.tensors: list[Tensor] = []
 
     def __enter__(self) -> Self:
         if self._outputs:
             # A copy, as a layer may add to the output in place (Falcon).
-            hook = self._leaf.register_forward_hook(lambda _, inputs, output: self._record(output.clone()))
+            hook = self.leaf.register_forward_hook(lambda _, inputs, output: self._record(output.clone()))
             self._handles.append(hook)
         else:
-            self._handles.append(self._leaf.register_forward_pre_hook(lambda _, inputs: self._record(inputs[0])))
+            self._handles.append(self.leaf.register_forward_pre_hook(lambda _, inputs: self._record(inputs[0])))
         return self
 
     def _record(self, tensor: Tensor) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from trimformer.models import Sublayer
 from trimformer.models.layer_calls import LayerCall, LeafRecorder, StopForward, replay_sublayers
 from trimformer.refit.batch_tensors import BatchTensors
+from trimformer.refit.finished_sublayer import FinishedSublayer
 
 
 class ModelStream:
@@ -19,13 +20,13 @@ class ModelStream:
 
     Attributes:
         hidden: input of the current layer, [batch, length, hidden] per batch.
-        finished: sublayers of the current layer that are done, with the output of their projection per batch.
+        finished: sublayers of the current layer that are done.
         calls: calls of the current layer in one forward pass, per batch.
     """
 
     def __init__(self, new_tensors: Callable[[], BatchTensors], batches: int) -> None:
         self.hidden = new_tensors()
-        self.finished: list[tuple[Sublayer, BatchTensors]] = []
+        self.finished: list[FinishedSublayer] = []
         self.calls: list[list[LayerCall]] = [[] for _ in range(batches)]
 
     def enter_layer(self, calls: list[list[LayerCall]], tower_input: BatchTensors | None) -> None:
@@ -47,17 +48,15 @@ class ModelStream:
             The layer's output [batch, length, hidden]; the input of the last call if a recorder stopped the run.
         """
         hidden = self.hidden[i]
-        answers = [(sublayer, _constant(outputs[i])) for sublayer, outputs in self.finished]
-        if replayed is not None:
-            answers.append((replayed[0], _constant(replayed[1])))
-        with replay_sublayers(answers), ExitStack() as stack:
+        with ExitStack() as stack:
+            for finished in self.finished:
+                stack.enter_context(finished.replayed(i, [recorder.leaf for recorder in recorders]))
+            if replayed is not None:
+                sublayer, output = replayed
+                stack.enter_context(replay_sublayers([(sublayer, lambda _: output)]))
             for recorder in recorders:
                 stack.enter_context(recorder)
             with suppress(StopForward):
                 for call in self.calls[i]:
                     hidden = call(hidden)
         return hidden
-
-
-def _constant(output: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda _: output

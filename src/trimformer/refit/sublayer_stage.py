@@ -10,6 +10,7 @@ from trimformer.models import Sublayer
 from trimformer.models.layer_calls import Batch, LeafRecorder, by_position
 from trimformer.models.linear import matrix
 from trimformer.refit.batch_tensors import BatchTensors
+from trimformer.refit.finished_sublayer import FinishedSublayer
 from trimformer.refit.model_stream import ModelStream
 from trimformer.refit.regression_moments import HELD_OUT_EVERY, Moments, SplitSums
 
@@ -125,7 +126,7 @@ class SublayerStage:
             if not self.is_last:
                 teacher_outputs[i] = teacher_output
         if self._is_called_once and not self.is_last:
-            self._teacher.finished.append((self.source, teacher_outputs))
+            self._teacher.finished.append(FinishedSublayer(self.source, teacher_outputs))
         return [Step(self.index, k, self.sublayers[k], *total.moments()) for k, total in enumerate(sums)]
 
     def finish(self) -> None:
@@ -145,7 +146,7 @@ class SublayerStage:
                 elif output is not None:
                     outputs[i] = output
             if self._is_called_once and not self.is_last:
-                stream.finished.append((sublayer, outputs))
+                stream.finished.append(FinishedSublayer(sublayer, outputs))
 
     def _run_teacher(self, i: int) -> tuple[list[Callable[[Tensor, Sublayer], Tensor]], Tensor]:
         """Runs the teacher's layer on a batch; after a layer's last sublayer, the teacher moves on to the next layer.
