@@ -14,7 +14,8 @@ from trimformer.data.shared_passages import hold_passages
 from trimformer.data.tasks import TASKS, LanguageTask, task_of
 from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
-from trimformer.polish.data import draw_polish_inputs, encode_unlabelled, read_polish_data
+from trimformer.polish.data import draw_polish_inputs
+from trimformer.polish.unlabelled_rows import encode_unlabelled, read_polish_data
 
 LANGUAGE = LanguageTask(name="language", max_length=48)
 LABELS = ("label", "ner_tags", "answers")

@@ -28,7 +28,7 @@ from trimformer.options.budgets import BudgetOptions
 from trimformer.options.methods import AnyMethod, Method
 from trimformer.options.output import OutputOptions
 from trimformer.options.run import RunOptions
-from trimformer.polish.data import read_polish_data
+from trimformer.polish.unlabelled_rows import read_polish_data
 from trimformer.reporting.cards.source import last_part
 from trimformer.reporting.result_files import write_result
 from trimformer.results import MISSED_LATENCY

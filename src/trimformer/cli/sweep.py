@@ -28,7 +28,7 @@ from trimformer.data.media import IMAGE_SUFFIXES, SOUND_SUFFIXES
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
-from trimformer.polish.data import read_polish_data
+from trimformer.polish.unlabelled_rows import read_polish_data
 from trimformer.reporting import figures
 from trimformer.reporting.page.sweep import family_page
 from trimformer.reporting.result_files import write_result
