@@ -13,6 +13,18 @@ class TrimformerError(ValueError):
     """
 
 
+class UnreachableError(TrimformerError):
+    """A budget below the smallest that can be reached.
+
+    Attributes:
+        smallest: a budget that can be reached, in the same unit.
+    """
+
+    def __init__(self, name: str, asked: float, smallest: float) -> None:
+        super().__init__(f"{name} {asked:.4g} cannot be reached; the smallest reachable is {smallest:.4g}")
+        self.smallest = smallest
+
+
 class RemoteError(TrimformerError):
     """An error of another process of the run, which reports it."""
 

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 from typing import get_args
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_batch, make_model
 from trimformer.allocation.allocations import ALLOCATIONS, ffn_levels, select_masks, smallest_constraint, unit_levels
-from trimformer.costs.cost_tables import linear_costs
-from trimformer.errors import TrimformerError
+from trimformer.costs.cost_tables import Costs, linear_costs
+from trimformer.errors import TrimformerError, UnreachableError
 from trimformer.importance.criteria import CRITERIA, magnitude_importance
 from trimformer.importance.obs import importance_curve
 from trimformer.models import find_sublayers
@@ -53,13 +54,40 @@ def test_the_budget_holds_if_one_tower_has_longer_inputs(allocation, constraint)
         assert cost_of(masks, costs) >= 0.95 * constraint * costs.dense
 
 
+def costs_of_kind(kind):
+    """Costs in proportion to units, the same beside a fixed cost, or a latency table that is flat at first."""
+    linear = linear_costs(SUBLAYERS, "mac", 10)
+    if kind == "linear":
+        return linear
+    if kind == "fixed":
+        return Costs(linear.levels, 0.7 * linear.dense)
+    table = {width: np.r_[0.1, np.maximum(1.0, np.linspace(0, 3, width + 1)[1:])] for width in (4, 40)}
+    return Costs([table[s.num_units] for s in SUBLAYERS], 10.0, True)
+
+
+@pytest.mark.parametrize("kind", ["linear", "fixed", "measured"])
 @pytest.mark.parametrize("allocation", get_args(Allocation))
-def test_the_smallest_constraint_keeps_a_unit(allocation):
-    costs = linear_costs(SUBLAYERS, "mac", 10)
+def test_the_smallest_constraint_keeps_a_unit_and_the_budget(allocation, kind):
+    costs = costs_of_kind(kind)
     curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
     smallest = smallest_constraint(allocation, SUBLAYERS, costs, 8)
-    masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=smallest * 1.0001, neuron_multiple=8)
-    assert sum(float(mask.sum()) for mask in masks) >= 1
+    for constraint in (smallest * 1.0001, (1 + smallest) / 2):
+        masks = select_masks(allocation, SUBLAYERS, curves, costs, constraint=constraint, neuron_multiple=8)
+        assert sum(float(mask.sum()) for mask in masks) >= 1
+        assert cost_of(masks, costs) <= constraint * costs.dense * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "measured"])
+@pytest.mark.parametrize("allocation", ["dp", "global"])
+def test_an_unreachable_budget_names_a_fraction_of_the_dense_cost(allocation, kind):
+    costs = costs_of_kind(kind)
+    curves = [importance_curve(magnitude_importance(s).detach()) for s in SUBLAYERS]
+    select = partial(select_masks, allocation, SUBLAYERS, curves, costs, neuron_multiple=8)
+    with pytest.raises(UnreachableError, match=r"constraint 0\.3 cannot be reached") as error:
+        select(constraint=0.3)
+    select(constraint=error.value.smallest)
+    with pytest.raises(UnreachableError):
+        select(constraint=0.98 * error.value.smallest)
 
 
 def test_dp_keeps_multiples_of_neurons_or_all():

@@ -1,6 +1,7 @@
 """Allocations: from removal curves and a budget to one mask per sublayer. `ALLOCATIONS` lists them by name."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from trimformer.allocation.rearrange import rearrange_mask
 from trimformer.allocation.search_latency import search_latency
 from trimformer.allocation.search_mac import search_units, top_units
 from trimformer.costs.cost_tables import ROUNDED_UP, Costs, Floats
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, UnreachableError
 from trimformer.importance.obs import Curve
 from trimformer.models import KINDS, Kind, Sublayer
 from trimformer.options.choices import NEURON_MULTIPLE
@@ -118,7 +119,8 @@ def _select(curves: Sequence[Curve], costs: Costs, constraint: float, units: Seq
     level_costs = [
         np.concatenate([cost[kept] for _, cost, _ in each]) for each, kept in zip(variants, units, strict=True)
     ]
-    chosen = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
+    with _in_fractions_of_dense(costs, constraint, costs.fixed, 1.0):
+        chosen = allocate(errors, level_costs, constraint * costs.dense - costs.fixed)
     masks: list[Tensor] = []
     queries: list[Tensor | None] = []
     for each, kept, i in zip(variants, units, chosen, strict=True):
@@ -127,6 +129,23 @@ def _select(curves: Sequence[Curve], costs: Costs, constraint: float, units: Seq
         queries.append(each[variant][2] if kept[place] else None)
     cost = costs.fixed + sum(float(level[i]) for level, i in zip(level_costs, chosen, strict=True))
     return UnitSelection(masks, queries, cost, [float(error[i]) for error, i in zip(errors, chosen, strict=True)])
+
+
+@contextmanager
+def _in_fractions_of_dense(costs: Costs, constraint: float, start: float, scale: float) -> Iterator[None]:
+    """Restates that a search cannot reach its budget, as a fraction of the dense cost.
+
+    Args:
+        costs: unit costs.
+        constraint: fraction of the dense cost that was asked for.
+        start: cost that the search does not count.
+        scale: cost of 1 in the unit of the search.
+    """
+    try:
+        yield
+    except UnreachableError as error:
+        smallest = (start + error.smallest * scale) / costs.dense
+        raise UnreachableError("constraint", constraint, smallest * 1.0005) from None  # rounded up: it can be reached
 
 
 def allocate_uniform(
@@ -165,24 +184,27 @@ def allocate_global(
         increments = -curve.error.diff().flip(0)  # loss of each removal, in order of removal
         importance.append(torch.empty_like(increments).scatter_(0, curve.order, increments))
         tables[s.kind] = max(tables[s.kind], level, key=len)
+    # The paper's search considers only what units add, so the cost of empty sublayers is subtracted.
+    empty = costs.of([0] * len(sublayers))
+    if costs.dense <= empty:
+        raise TrimformerError("in this latency table removing all units saves no time; measure it again")
+    added = costs.dense - empty
+    share = (constraint * costs.dense - empty) / added
     classes = _cost_classes(sublayers, costs)
     if not costs.measured and len(classes) > len(KINDS):
-        return _search_classes(importance, classes, constraint * costs.dense - costs.fixed)
+        with _in_fractions_of_dense(costs, constraint, empty, 1.0):
+            return _search_classes(importance, classes, share * added)
     heads, neurons = ([i for s, i in zip(sublayers, importance, strict=True) if s.kind == kind] for kind in KINDS)
-    if costs.measured:
-        # The paper's search considers only what units add, so the cost of empty sublayers is subtracted.
-        empty = costs.of([0] * len(sublayers))
-        if costs.dense <= empty:
-            raise TrimformerError("in this latency table removing all units saves no time; measure it again")
-        share = (constraint * costs.dense - empty) / (costs.dense - empty)
-        luts = [tables[kind][1:] - tables[kind][0] for kind in KINDS]
-        masks = search_latency(heads, neurons, *luts, constraint=share)
-    else:
-        # A pruned model may have no unit of a kind; its cost is then irrelevant.
-        head_cost, neuron_cost = (
-            float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0 for kind in KINDS
-        )
-        masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=constraint)
+    with _in_fractions_of_dense(costs, constraint, empty, added):
+        if costs.measured:
+            luts = [tables[kind][1:] - tables[kind][0] for kind in KINDS]
+            masks = search_latency(heads, neurons, *luts, constraint=share)
+        else:
+            # A pruned model may have no unit of a kind; its cost is then irrelevant.
+            head_cost, neuron_cost = (
+                float(tables[kind][-1]) / (len(tables[kind]) - 1) if len(tables[kind]) > 1 else 1.0 for kind in KINDS
+            )
+            masks = search_units(heads, neurons, head_cost=head_cost, neuron_cost=neuron_cost, constraint=share)
     masks_of_kind = {"attention": iter(masks[0]), "ffn": iter(masks[1])}
     return [next(masks_of_kind[s.kind]).float() for s in sublayers]
 
@@ -280,6 +302,8 @@ def smallest_constraint(
         return _dearest_layer(sublayers, costs) / costs.dense
     if allocation == "threshold":  # any unit may be the last one
         return max(costs.of(int(other is s) for other in sublayers) for s in sublayers if s.num_units) / costs.dense
+    if allocation == "global" and costs.measured:
+        return _smallest_by_latency(sublayers, costs)
     step = neuron_multiple if allocation == "dp" else 1
     cheapest = sum(float(cost.min()) for cost in costs.levels)
     # In a noisy measured table an empty sublayer may cost more than a small one.
@@ -289,6 +313,16 @@ def smallest_constraint(
         if s.num_units
     ]
     return min(1.0, (costs.fixed + cheapest + min(extra)) / costs.dense)
+
+
+def _smallest_by_latency(sublayers: Sequence[Sublayer], costs: Costs) -> float:
+    """Returns the smallest constraint that the paper's search by latency can reach."""
+    flat = [Curve(torch.arange(s.num_units), torch.zeros(s.num_units + 1)) for s in sublayers]
+    try:
+        allocate_global(sublayers, flat, costs, 1e-9, 1)
+    except UnreachableError as error:
+        return min(1.0, error.smallest)
+    return 0.0
 
 
 def _dearest_layer(sublayers: Sequence[Sublayer], costs: Costs) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trimformer.costs.cost_tables import ROUNDED_UP, Floats
-from trimformer.errors import TrimformerError
+from trimformer.errors import UnreachableError
 
 BUCKETS = 20_000
 
@@ -26,14 +26,12 @@ def allocate(errors: Sequence[Floats], costs: Sequence[Floats], budget: float, b
         The index of the selected level of each sublayer.
 
     Raises:
-        TrimformerError: the cheapest levels together exceed the budget.
+        UnreachableError: the cheapest levels together exceed the budget.
     """
     smallest = sum(float(cost.min()) for cost in costs)
     if smallest > budget * ROUNDED_UP or budget <= 0:
         # Rounded up: the value in the message must be reachable.
-        raise TrimformerError(
-            f"budget {budget:.4g} cannot be reached; the smallest reachable is {smallest * 1.0005:.4g}"
-        )
+        raise UnreachableError("budget", budget, 1.0005 * smallest)
     least_errors = [int(np.lexsort((cost, error))[0]) for error, cost in zip(errors, costs, strict=True)]
     if sum(float(cost[level]) for cost, level in zip(costs, least_errors, strict=True)) <= budget * ROUNDED_UP:
         return least_errors

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trimformer.costs.cost_tables import ROUNDED_UP, Floats
 from trimformer.costs.latency_model import LatencyFn, estimate_latency, fit_latency_fn
-from trimformer.errors import TrimformerError
+from trimformer.errors import UnreachableError
 
 _MAX_ROUNDS = 100
 
@@ -42,7 +42,7 @@ def search_latency(
         Head masks and neuron masks, one float tensor of zeros and ones per layer.
 
     Raises:
-        TrimformerError: no combination meets the constraint.
+        UnreachableError: no combination meets the constraint.
     """
     heads, neurons = list(head_importance), list(neuron_importance)
     functions = fit_latency_fn(mha_lut), fit_latency_fn(ffn_lut)
@@ -68,8 +68,7 @@ def search_latency(
     if estimate <= allowed:
         return masks
     # Rounded up: the value in the message must be reachable.
-    smallest = 1.01 * estimate / dense
-    raise TrimformerError(f"constraint {constraint:.4g} cannot be reached; the smallest reachable is {smallest:.3g}")
+    raise UnreachableError("constraint", constraint, 1.01 * estimate / dense)
 
 
 class _Candidates:

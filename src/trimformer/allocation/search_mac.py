@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from trimformer.costs.cost_tables import ROUNDED_UP
-from trimformer.errors import TrimformerError
+from trimformer.errors import UnreachableError
 
 
 def top_units(importance: list[Tensor], count: int) -> list[Tensor]:
@@ -31,7 +31,7 @@ def search_units(
         Head masks and neuron masks, on the CPU.
 
     Raises:
-        TrimformerError: the constraint leaves no unit.
+        UnreachableError: the constraint leaves no unit.
     """
     heads, neurons = [h.cpu() for h in heads], [n.cpu() for n in neurons]
     num_heads, num_neurons = sum(map(len, heads)), sum(map(len, neurons))
@@ -40,11 +40,8 @@ def search_units(
     budget = constraint * dense * ROUNDED_UP
     unit = min((cost for cost, count in ((head_cost, num_heads), (neuron_cost, num_neurons)) if count), default=0.0)
     if budget < unit:
-        smallest = unit / dense
         # Rounded up: the value in the message must be reachable.
-        raise TrimformerError(
-            f"constraint {constraint} leaves no unit; the smallest reachable is {smallest * 1.005:.3g}"
-        )
+        raise UnreachableError("constraint", constraint, 1.005 * unit / dense)
 
     def gains(importance: list[Tensor], count: int) -> Tensor:
         scores = torch.cat([*importance, torch.empty(0)]).double().sort(descending=True).values
