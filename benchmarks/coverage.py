@@ -28,7 +28,7 @@ from scipy.stats import t
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from assets import finetuned, minilm, movie_reviews, tweets
 
-from trimformer.allocation.smallest_budget import predict_budget
+from trimformer.allocation.predict_constraint import predict_constraint
 from trimformer.checkpoints.save_load import load
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.costs.macs import layer_lengths
@@ -250,7 +250,7 @@ def simulate(population: Population, target: float, rows: int, kind: str, splits
             error = float(sample.std()) / math.sqrt(rows)
             return drop_bound(max(sample.mean(), 0), error, 1 / rows, LOOKS[0][1]) + POWER * error - target
 
-        predicted, _ = predict_budget(excess, lowest)
+        predicted = predict_constraint(excess, lowest)
         for look, (power, alpha) in enumerate(LOOKS, 1):
             budget = predicted**power
             sample = values(budget, judged)

@@ -1,12 +1,13 @@
 """Changes to tiny random models that tests and benchmarks need."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.shrink import shrink
+from trimformer.models import Sublayer
 
 
 def enlarged(model: PreTrainedModel) -> PreTrainedModel:
@@ -25,3 +26,8 @@ def pruned(model: PreTrainedModel, masks: Sequence[torch.Tensor]) -> PreTrainedM
     student = copy.deepcopy(model)
     shrink(student, masks)
     return student
+
+
+def dense_masks(sublayers: Iterable[Sublayer]) -> list[torch.Tensor]:
+    """Returns a mask of ones [units] for each sublayer, on the sublayer's device."""
+    return [torch.ones(s.num_units, device=s.device) for s in sublayers]

@@ -245,7 +245,7 @@ class Pruner:
     def _needs_polish_students(self) -> bool:
         """Whether the polished model has a refit of its own, because held-out samples must not be used by the refit."""
         polishing, method = self._polishing, self.method
-        return polishing is not None and polishing.only_calibration and method.update == "full"  # type: ignore[union-attr]
+        return polishing is not None and polishing.holds_out_calibration and method.update == "full"  # type: ignore[union-attr]
 
     def _shrink_to(self, budget: Budget) -> tuple[PreTrainedModel, UnitSelection, Budget]:
         """Returns a shrunk copy, its units, and the budget that they keep, which may be a corrected one."""

@@ -76,12 +76,13 @@ class BudgetReport:
         constraint: allowed fraction of the dense cost.
         kept: fraction of the dense cost that the pruned model has.
         asked_ms: for a latency budget, the allowed latency in ms; None for a quality target.
-        estimated_ms: latency of the pruned model in ms, by its share in the latency table and the dense latency of now.
+        estimated_ms: latency of the pruned model in ms, by the latency table. By a table of this machine, its share in
+            it times `reference_ms`, or times the dense latency at the end where no milliseconds were asked for.
         corrected: whether units were selected again because the first selection was slower or faster than allowed.
         missed: whether the pruned model exceeds the allowed latency by more than the noise.
         left_over: unused fraction of the allowed latency, both relative to the dense model; None without a measurement,
             or for a quality target.
-        reference_ms: latency of the dense model at which requested milliseconds are counted.
+        reference_ms: smallest dense latency that was seen, at which requested milliseconds are counted.
         memory: of both models in llama.cpp, for a memory budget.
     """
 

@@ -3,12 +3,13 @@ import copy
 import pytest
 import torch
 
+from testing.models import dense_masks
 from tests.conftest import FAMILIES, HEADS, make_batch, make_model, random_masks
 from trimformer.checkpoints.shrink import resize, shrink
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
-from trimformer.models.masking import MaskUnits, dense_masks
+from trimformer.models.masking import MaskUnits
 from trimformer.models.removal import keep_units
 
 

@@ -120,11 +120,14 @@ def test_the_latency_of_the_dense_model_takes_nothing_away(monkeypatch):
 def test_what_is_left_over_is_a_share_of_the_request():
     target = LatencyTarget(MODEL, COSTS, 0.5, 0.5 * COSTS.dense, ForwardPass({}))
     half = COSTS.dense / 2
-    assert target.left_over(ComparedLatency(timing(2 * half), timing(half), timing(0.5))) == pytest.approx(0)
-    assert target.left_over(ComparedLatency(timing(6 * half), timing(2.7 * half), timing(0.45))) == pytest.approx(0.1)
-    assert target.reference_ms == COSTS.dense
-    slow = ComparedLatency(timing(1.5 * half), timing(0.75 * half), timing(0.5))
-    assert target.left_over(slow) == pytest.approx(0.25)
+    for dense_ms, pruned_ms, left in ((2 * half, half, 0), (6 * half, 2.7 * half, 0.1)):
+        latency = ComparedLatency(timing(dense_ms), timing(pruned_ms), timing(pruned_ms / dense_ms))
+        target.observe(latency)
+        assert target.left_over(latency) == pytest.approx(left)
+        assert target.reference_ms == COSTS.dense
+    faster = ComparedLatency(timing(1.5 * half), timing(0.75 * half), timing(0.5))
+    target.observe(faster)
+    assert target.left_over(faster) == pytest.approx(0.25)
     assert target.reference_ms == pytest.approx(1.5 * half)
 
 

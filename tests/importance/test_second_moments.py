@@ -17,8 +17,8 @@ from trimformer.models.layer_calls import model_inputs
 from trimformer.options.execution import ExecutionOptions
 
 
-def collect(model, batches, token_weighting=True):
-    return collect_moments(model, batches, token_weighting=token_weighting)
+def collect(model, batches):
+    return collect_moments(model, batches)
 
 
 def tokens_of(model, batch, i):
@@ -35,28 +35,26 @@ def tokens_of(model, batch, i):
     return [(x[0].detach().double(), g[0].double()) for (x, _), g in zip(seen, gradients, strict=True)]
 
 
-@pytest.mark.parametrize("token_weighting", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sums_equal_loops_over_samples_and_tokens(family, token_weighting):
+def test_sums_equal_loops_over_samples_and_tokens(family):
     model, batch = make_model(family, num_labels=2), make_batch(batch=4)
-    moments = collect(model, [batch], token_weighting)
+    moments = collect(model, [batch])
     samples = [tokens_of(model, batch, i) for i in range(4)]
     for index, m in enumerate(moments):
         inputs, gradients = torch.zeros_like(m.inputs), torch.zeros_like(m.gradients)
         total = 0.0
         for x, g in ((x, g) for sample in samples for x, g in zip(*sample[index], strict=True)):
-            weight = float(g @ g) if token_weighting else 1.0
+            weight = float(g @ g)
             inputs += weight * torch.outer(x, x)
             gradients += torch.outer(g, g)
             total += weight
-        torch.testing.assert_close(m.inputs, inputs, rtol=1e-4, atol=1e-7 if token_weighting else 1e-4)
+        torch.testing.assert_close(m.inputs, inputs, rtol=1e-4, atol=1e-7)
         torch.testing.assert_close(m.gradients, gradients, rtol=1e-4, atol=1e-7)
         assert m.count == batch["attention_mask"].sum()
         assert m.weight_sum == pytest.approx(total, rel=1e-4)
 
 
-@pytest.mark.parametrize("token_weighting", [True, False])
-def test_neither_batch_size_nor_padding_matters(token_weighting):
+def test_neither_batch_size_nor_padding_matters():
     model, batch = make_model(), make_batch()
     parts = []
     for rows, padding in (([3, 0], 4), ([1, 4, 2], 9)):
@@ -64,7 +62,7 @@ def test_neither_batch_size_nor_padding_matters(token_weighting):
         part["input_ids"] = torch.nn.functional.pad(part["input_ids"], (0, padding), value=1)
         part["attention_mask"] = torch.nn.functional.pad(part["attention_mask"], (0, padding))
         parts.append(part)
-    for one, many in zip(collect(model, [batch], token_weighting), collect(model, parts, token_weighting), strict=True):
+    for one, many in zip(collect(model, [batch]), collect(model, parts), strict=True):
         torch.testing.assert_close(one.inputs, many.inputs, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(one.gradients, many.gradients, rtol=1e-4, atol=1e-6)
         assert one.count == many.count

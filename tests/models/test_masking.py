@@ -3,11 +3,12 @@ import copy
 import pytest
 import torch
 
+from testing.models import dense_masks
 from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.models import find_layers, find_sublayers
 from trimformer.models.layer_calls import model_inputs
 from trimformer.models.mask_tensors import stack_masks, unstack_masks
-from trimformer.models.masking import MaskUnits, dense_masks, frozen, register_mask
+from trimformer.models.masking import MaskUnits, frozen, register_mask
 from trimformer.paper import MaskHeads, MaskNeurons, apply_neuron_mask, collect_layer_inputs, hijack_input
 
 

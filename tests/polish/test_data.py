@@ -118,11 +118,11 @@ def test_a_held_out_sample_is_never_one_that_the_refit_fits(more, twice):
         for b in inputs.held_out
         for ids, mask in zip(b["input_ids"], b["attention_mask"], strict=True)
     }
-    # With `only_calibration` the model to polish is refitted without every eighth calibration sample.
-    fitted = features if not inputs.only_calibration else [s for i, s in enumerate(features) if i % 8]
+    # With `holds_out_calibration` the model to polish is refitted without every eighth calibration sample.
+    fitted = features if not inputs.holds_out_calibration else [s for i, s in enumerate(features) if i % 8]
     assert held_out
     assert not held_out & {str(sample["input_ids"]) for sample in fitted}
-    assert inputs.only_calibration == (more < 60)
+    assert inputs.holds_out_calibration == (more < 60)
 
 
 def test_fewer_samples_than_a_batch_are_told():

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testing.models import dense_masks
 from tests.conftest import FAMILIES, make_batch, make_model, pruned, random_masks
 from trimformer.models import find_sublayers
-from trimformer.models.masking import MaskUnits, dense_masks
+from trimformer.models.masking import MaskUnits
 from trimformer.refit.reconstruct import find_minimum, reconstruct, refit
 from trimformer.refit.regression_moments import HELD_OUT_EVERY, MomentSums
 from trimformer.refit.walk import walk

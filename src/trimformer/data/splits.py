@@ -221,7 +221,7 @@ def divide(order: Sequence[int], cut: int, clusters: Sequence[int]) -> tuple[lis
 
 
 def separate_documents(first: Sequence[int], second: Sequence[int], blocks: Rows) -> tuple[list[int], list[int]]:
-    """Leaves out the blocks of two parts by which a document is in both; no document may have its middle in both.
+    """Drops blocks so that no document is in both parts; no document may have its middle in both.
 
     Blocks that edges cut hold parts of several documents. A block of the first part is left out if it holds a part of a
     document of the second, and a block of the second if it shares one with what is left. Where more than half of a part

@@ -41,7 +41,7 @@ def mean_bound(values: Floats, alpha: float = 1 - CONFIDENCE) -> float:
 
 
 def unseen(values: Floats, samples: int, alpha: float) -> float:
-    """Returns what samples unlike all that were drawn add to a mean at most.
+    """Bounds what kinds of samples that did not occur can add to a mean.
 
     Whatever does not occur among n samples is less than -ln(alpha) / n of all, with probability 1 - alpha (for 5 %, the
     rule of three). Each such sample is taken as `UNSEEN` times the largest value.

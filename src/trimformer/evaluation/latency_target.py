@@ -86,7 +86,8 @@ class LatencyTarget:
         """
         units = [s.num_units for s in find_sublayers(student)]
         latency = compare_latency(self._model, student, self._workload)
-        requested, left_over = self._requested(latency), self.left_over(latency)
+        self.observe(latency)
+        requested, left_over = self.requested, self.left_over(latency)
         dense_ms = self.reference_ms or latency.dense.median
         measured = units, latency.ratio.high * dense_ms
         too_slow = requested < 1 and (latency.ratio.median + latency.ratio.high) / 2 > requested
@@ -112,22 +113,33 @@ class LatencyTarget:
         self.corrected, self._dense_ms = True, dense_ms
         return self.costs, min(1.0, requested * dense_ms / self.costs.dense)
 
+    def observe(self, latency: ComparedLatency) -> None:
+        """Lowers the dense latency at which requested milliseconds are counted, if the dense model was faster."""
+        if self.reference_ms is not None:
+            self.reference_ms = min(self.reference_ms, latency.dense.median)
+
+    @property
+    def requested(self) -> float:
+        """Requested fraction of the dense latency."""
+        if self._latency_ms is None or self.reference_ms is None:
+            return self._constraint
+        return min(1.0, self._latency_ms / self.reference_ms)
+
     def share(self, units: Sequence[int]) -> float:
         """Returns the fraction of the dense latency that the costs, as last corrected, give a model."""
         return self.costs.of(units) / self._dense_ms
 
     def misses(self, latency: ComparedLatency) -> bool:
         """Returns whether the pruned model is slower than requested by more than the noise."""
-        return latency.ratio.low > self._requested(latency)
+        return latency.ratio.low > self.requested
 
     def left_over(self, latency: ComparedLatency) -> float:
         """Returns the unused fraction of the requested latency; negative if the pruned model is slower."""
-        return 1 - latency.ratio.median / self._requested(latency)
+        return 1 - latency.ratio.median / self.requested
 
     def log(self, latency: ComparedLatency) -> None:
         """Logs what is left over of the request, and a changed speed of the machine."""
-        requested = self._requested(latency)
-        if latency.ratio.high < (1 - WORTHWHILE) * requested:
+        if latency.ratio.high < (1 - WORTHWHILE) * self.requested:
             logger.warning(
                 "the latency is %.0f %% below what was requested; the next larger selection would exceed it, or the "
                 "machine was busier when the model was selected",
@@ -141,13 +153,6 @@ class LatencyTarget:
                 self.reference_ms,
                 self._latency_ms,
             )
-
-    def _requested(self, latency: ComparedLatency) -> float:
-        """Returns the requested fraction of the dense latency."""
-        if self._latency_ms is None or self.reference_ms is None:
-            return self._constraint
-        self.reference_ms = min(self.reference_ms, latency.dense.median)
-        return min(1.0, self._latency_ms / self.reference_ms)
 
     def _can_grow(self, units: Sequence[int]) -> bool:
         """Returns whether the student lacks units, and these cost something."""

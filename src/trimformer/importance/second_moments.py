@@ -43,7 +43,6 @@ def collect_moments(
     *,
     objective: Loss = "curvature",
     seed: int = 0,
-    token_weighting: bool = True,
     only: Sequence[int] | None = None,
 ) -> list[SublayerMoments]:
     """Computes the moments of the dense model's sublayers.
@@ -57,7 +56,6 @@ def collect_moments(
         batches: padded samples of this process.
         objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
         seed: seed of the random numbers of the label-free loss.
-        token_weighting: whether to weight tokens in H; otherwise all have weight 1.
         only: positions of the sublayers to observe, ascending; None observes all.
 
     Returns:
@@ -68,7 +66,7 @@ def collect_moments(
     """
     problem, sublayers = find_problem(model), find_sublayers(model)
     sublayers = sublayers if only is None else [sublayers[i] for i in only]
-    sums = [_Sums(s, token_weighting) for s in sublayers]
+    sums = [_Sums(s) for s in sublayers]
     with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer, together():
         for batch in batches:
             observer.start(batch)
@@ -111,12 +109,11 @@ def group_by_memory(sublayers: Sequence[Sublayer], max_memory: float) -> list[li
 class _Sums:
     """Accumulates the moments of one sublayer."""
 
-    def __init__(self, sublayer: Sublayer, token_weighting: bool) -> None:
+    def __init__(self, sublayer: Sublayer) -> None:
         device = sublayer.device
         self._inputs = gram(sublayer.channels, device)
         self._gradients = gram(sublayer.hidden_size, device)
         self._scalars = torch.zeros(2, dtype=torch.float64, device=device)  # tokens, sum of weights
-        self._token_weighting = token_weighting
         self._sparse: bool | None = None
         self._norms: list[list[Tensor]] = []  # per batch and call
 
@@ -132,10 +129,9 @@ class _Sums:
     def add(self, x: Tensor, gradient: Tensor, mask: Tensor, call: int) -> None:
         """Adds a call: x [batch, length, channels], gradient [batch, length, hidden], mask [batch, length]."""
         g = gradient.float() * mask.unsqueeze(-1)
-        norms = g.square().sum(-1).sqrt()  # [batch, length]
+        norms = g.square().sum(-1).sqrt()  # [batch, length], roots of the tokens' weights
         self._norms[-1][call] = norms
-        weights = norms if self._token_weighting else mask.float()
-        rows, root, g = x.float().flatten(0, 1), weights.flatten().unsqueeze(-1), g.flatten(0, 1)
+        rows, root, g = x.float().flatten(0, 1), norms.flatten().unsqueeze(-1), g.flatten(0, 1)
         if self._sparse is None:  # decided once, as reading a value from a GPU synchronizes
             self._sparse = float((root > 0).float().mean()) < SPARSE
         if self._sparse:
@@ -145,7 +141,7 @@ class _Sums:
         rows = rows * root  # [tokens, channels]
         self._inputs.add(rows, rows)
         self._gradients.add(g, g)
-        self._scalars += torch.stack([mask.sum(), weights.double().square().sum()])
+        self._scalars += torch.stack([mask.sum(), norms.double().square().sum()])
 
     def finish(self) -> SublayerMoments:
         """Returns the sums over all processes."""

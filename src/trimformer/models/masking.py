@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -87,8 +86,3 @@ class MaskUnits(Hooks):
 def units_left(masks: Iterable[Tensor]) -> list[int]:
     """Counts the nonzero entries of each mask."""
     return [int(mask.count_nonzero()) for mask in masks]
-
-
-def dense_masks(sublayers: Iterable[Sublayer]) -> list[Tensor]:
-    """Returns a mask of ones [units] for each sublayer, on the sublayer's device."""
-    return [torch.ones(s.num_units, device=s.device) for s in sublayers]

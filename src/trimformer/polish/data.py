@@ -30,13 +30,13 @@ class PolishInputs:
         batches: this process's part of the samples to train on; every process has as many batches.
         held_out: this process's part of the held-out samples.
         budget: forward passes or seconds to spend.
-        only_calibration: the held-out samples are calibration samples, so the refit must not use them.
+        holds_out_calibration: calibration samples are among the held-out ones, so the refit must not use these.
     """
 
     batches: list[Batch]
     held_out: list[Batch]
     budget: PolishBudget
-    only_calibration: bool = False
+    holds_out_calibration: bool = False
 
     def check_affordable(self, share: float, pass_seconds: Callable[[], float]) -> None:
         """Checks, before the long work, that the budget pays for one epoch; of seconds, only that it is not far below.
@@ -103,7 +103,7 @@ def draw_polish_inputs(
             f"the {world_size()} processes; lower the batch size"
         )
     train = shard(batches)[: len(batches) // world_size()]
-    return PolishInputs(train, shard(held_out_batches), budget, divided.only_calibration)
+    return PolishInputs(train, shard(held_out_batches), budget, divided.holds_out_calibration)
 
 
 def check_polish_inputs(method: Method, polishing: PolishInputs | None) -> None:

@@ -21,20 +21,20 @@ class DividedSamples:
     Attributes:
         train: samples to train on.
         held_out: held-out samples.
-        only_calibration: only calibration samples are held out, so the refit must not fit them.
+        holds_out_calibration: calibration samples are among the held-out ones, so the refit must not use these.
     """
 
     train: list[Features]
     held_out: list[Features]
-    only_calibration: bool
+    holds_out_calibration: bool
 
 
 def divide_samples(calibrated: Sequence[Features], more: Sequence[Features]) -> DividedSamples:
-    """Drops duplicates and holds out an eighth of the samples.
+    """Drops duplicates and holds out an eighth of the samples, or of the new ones where they are at least half.
 
-    If at least half of the samples are new, only new ones are held out, as the refit has used the calibration samples:
-    blocks of tokens by document, where there are `HELD_OUT_EVERY` documents or more. Of the calibration samples, those
-    are held out that the refit holds out.
+    New ones are preferred, as the refit has used the calibration samples. New blocks of tokens are held out by
+    document, where there are `HELD_OUT_EVERY` documents or more. Of the calibration samples, those are held out that
+    the refit holds out.
 
     Args:
         calibrated: the calibration samples.

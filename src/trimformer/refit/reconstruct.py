@@ -119,10 +119,12 @@ def best_refit(
     if not error(best) < before:
         report.note = "no ridge lowered the held-out error"
         return report, None
-    report.error_after, report.ridge = error(best), ridges[best]
     moments = step.fit if without_held_out else step.fit + step.held_out
     solution = refit(moments, weight, ridges[best], bias=fit_bias)
-    report.accepted = solution is not None
+    if solution is None:
+        report.note = "the normal equations of all samples could not be solved"
+        return report, None
+    report.accepted, report.error_after, report.ridge = True, error(best), ridges[best]
     return report, solution
 
 

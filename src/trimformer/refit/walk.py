@@ -34,7 +34,7 @@ def walk(
     run: ExecutionOptions | None = None,
     desc: str = "walk",
 ) -> Iterator[Step]:
-    """Yields every sublayer once for each student, from the bottom, and goes on with the projection as it then is.
+    """Yields one regression per sublayer and student, from the bottom; then runs the projection with its new weights.
 
     A layer that is called at several depths is walked over all of them at once: its moments are sums over its calls.
 

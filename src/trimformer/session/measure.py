@@ -197,6 +197,7 @@ def _latency_budget(
     units = units_left(result.masks)
     kept, estimated_ms = result.budget.kept, session.unit_costs.costs.of(units)
     if corrected is not None:  # the machine may be faster or slower than when the table was measured
+        corrected.observe(latency)
         kept = corrected.share(units)
         estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
     report = replace(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from trimformer.allocation.smallest_budget import predict_budget
+from trimformer.allocation.predict_constraint import predict_constraint
 from trimformer.data.rows import Selection
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import LOOKS
@@ -30,7 +30,9 @@ from trimformer.utils.distributed import decide, on_main
 
 logger = logging.getLogger(__name__)
 
-QUICK_SAMPLES = 256  # calibration samples that a candidate is refitted on; the others predict its quality
+# A candidate is refitted on a quarter of the calibration samples, or on up to a half where that is fewer than these;
+# the others predict its quality.
+QUICK_SAMPLES = 256
 _MARGIN = 1.01  # over the smallest reachable constraint
 _MOST_ROWS = 20  # times the test rows, beyond which advice to give more is of no use
 
@@ -50,7 +52,7 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
     with session.timer("judge"):
         test: list[QualityTest] = []  # of the main process only
         on_main(lambda: test.append(_quality_test(session)))
-    predicted, lower = _predict(session, method, test)
+    predicted, lower = _predict(session, method)
     tried: list[Verdict] = []
     for power, alpha in LOOKS:
         constraint = predicted**power
@@ -92,7 +94,7 @@ def _verdict(session: Session, test: list[QualityTest], pruned: Pruned, constrai
     return verdict
 
 
-def _predict(session: Session, method: AnyMethod, test: list[QualityTest]) -> tuple[float, list[Verdict]]:
+def _predict(session: Session, method: AnyMethod) -> tuple[float, list[Verdict]]:
     """Predicts the smallest budget that passes the test.
 
     Returns:
@@ -118,7 +120,7 @@ def _predict(session: Session, method: AnyMethod, test: list[QualityTest]) -> tu
         return verdict.bound - target.most
 
     lowest = min(1.0, _MARGIN * smallest_reachable(session, method))
-    predicted, _ = predict_budget(excess, lowest)
+    predicted = predict_constraint(excess, lowest)
     smaller = sorted((v for v in verdicts if v.constraint < predicted), key=lambda v: v.constraint)
     return predicted, smaller
 

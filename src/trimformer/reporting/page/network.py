@@ -22,7 +22,7 @@ class SublayerReport:
         total: number of units before pruning.
         heads: whether each head is kept; empty for neurons.
         predicted: loss increase by its curve; None without curves.
-        before: held-out error of its output before the refit; None without a refit.
+        before: error of its output before the refit; None without a refit.
         after: the same after the refit.
         note: outcome of the refit.
     """

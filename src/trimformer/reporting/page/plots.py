@@ -37,7 +37,7 @@ def predicted_plot(reports: Sequence[SublayerReport]) -> "Markup | None":
 
 
 def refit_plot(reports: Sequence[SublayerReport]) -> "Markup | None":
-    """Plots the held-out error of each sublayer's output before and after its refit; None without positive errors."""
+    """Plots the error of each sublayer's output before and after its refit; None without positive errors."""
     pairs = [(r, r.before.value, r.after.value) for r in reports if r.before and r.after]
     least = NEGLIGIBLE * max((before for _, before, _ in pairs), default=0.0)
     pairs = [(r, before, after) for r, before, after in pairs if min(before, after) > least]

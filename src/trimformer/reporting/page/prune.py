@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from trimformer.models import Sublayer
+from trimformer.options.methods import Method
 from trimformer.reporting import figures
 from trimformer.reporting.page import tables
 from trimformer.reporting.page.headlines import headlines
@@ -20,7 +21,7 @@ COUNTED = {"mac": "MACs of its layers", "parameters": "parameters of its layers"
 FIRST = 8  # changed samples that are shown; the others unfold
 
 _PREDICTED = "Loss increase per token that each sublayer's curve predicts for its removed units, before any refit."
-_REFIT = "Held-out error of each sublayer's output against the dense model's: hollow before its refit, filled after."
+_REFIT = "Error of each sublayer's output against the dense model's, {}: hollow before its refit, filled after."
 
 
 def prune_page(
@@ -62,7 +63,7 @@ def prune_page(
         layers=by_layer(reports),
         totals=totals(reports),
         reports=reports,
-        plots=[(predicted_plot(reports), _PREDICTED), (refit_plot(reports), _REFIT)],
+        plots=[(predicted_plot(reports), _PREDICTED), (refit_plot(reports), _REFIT.format(_refit_samples(result)))],
         stages=tables.stages(result.cost.seconds, result.cost.forward_passes),
         cost=result.cost,
         changed=result.changed,
@@ -78,6 +79,12 @@ def _lead(result: PruningResult, model: str | None) -> str:
     training = "and polished without labels" if polished else "without retraining"
     kept = f"runed to {figures.share(result.budget.kept).text} of the {COUNTED[result.budget.metric]}, {training}."
     return f"{PurePath(model).name}, p{kept}" if model else f"P{kept}"
+
+
+def _refit_samples(result: PruningResult) -> str:
+    """Names the samples on which the errors of refits are measured."""
+    is_full = isinstance(result.method, Method) and result.method.update == "full"
+    return "on held-out samples" if is_full else "on the calibration samples"
 
 
 def _target_label(result: PruningResult) -> str:
