@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.cost_tables import Metric
 from trimformer.costs.memory import Memory
 from trimformer.costs.timing import Timing
 from trimformer.data.outputs import Problem
@@ -20,7 +19,7 @@ from trimformer.evaluation.scores import Scores
 from trimformer.evaluation.serving import Served
 from trimformer.models import Kind
 from trimformer.models.masking import units_left
-from trimformer.options.choices import Phase, Quantization
+from trimformer.options.choices import Metric, Phase, Quantization
 from trimformer.options.methods import AnyMethod
 from trimformer.options.quality_target import QualityTarget
 from trimformer.polish.result import PolishReport

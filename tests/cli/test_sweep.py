@@ -137,7 +137,7 @@ def test_another_models_family_is_left_alone(model_dir, data, tmp_path, capsys):
     assert written(tmp_path / "out") == before
     (tmp_path / "out" / "family.json").write_text("[]")
     assert sweep(model_dir, data, tmp_path / "out") == 2
-    assert "is no family of a sweep" in error_line(capsys.readouterr().err)
+    assert "was not written by 'trimformer sweep'" in error_line(capsys.readouterr().err)
 
 
 def test_the_identity_of_a_sweep_is_in_contents_and_not_in_paths(model_dir, data, tmp_path):

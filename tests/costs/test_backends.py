@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES, HEADS, make_model, pruned, random_masks
-from trimformer.costs.backends import ONNX, Backend, check_backend, prepare
+from trimformer.costs.backends import check_backend, prepare
 from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.errors import TrimformerError
 from trimformer.models.masking import frozen
+from trimformer.options.choices import ONNX, Backend
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.commands import outputs
 from tests.conftest import FAMILIES, make_model, pruned, random_masks
 from trimformer.costs import timing as timing_module
-from trimformer.costs.backends import Backend
 from trimformer.costs.latency_bench import resized
 from trimformer.costs.latency_fits import first_grid, fit_line, monotone
 from trimformer.costs.lookup_tables import check_table
@@ -23,6 +22,7 @@ from trimformer.costs.workloads import ForwardPass
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 from trimformer.options.budgets import BudgetRequest
+from trimformer.options.choices import Backend
 
 
 def measure(model, **options):

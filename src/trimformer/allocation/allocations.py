@@ -181,8 +181,7 @@ def allocate_global(
     importance: list[Tensor] = []
     tables: dict[Kind, Floats] = {"attention": np.zeros(1), "ffn": np.zeros(1)}  # the longest table of each kind
     for s, curve, level in zip(sublayers, curves, costs.levels, strict=True):
-        increments = -curve.error.diff().flip(0)  # loss of each removal, in order of removal
-        importance.append(torch.empty_like(increments).scatter_(0, curve.order, increments))
+        importance.append(torch.empty_like(curve.increments).scatter_(0, curve.order, curve.increments))
         tables[s.kind] = max(tables[s.kind], level, key=len)
     # The paper's search considers only what units add, so the cost of empty sublayers is subtracted.
     empty = costs.of([0] * len(sublayers))
@@ -239,7 +238,7 @@ def allocate_threshold(
     sublayers: Sequence[Sublayer], curves: Sequence[Curve], costs: Costs, constraint: float, neuron_multiple: int
 ) -> list[Tensor]:
     """Removes the units of lowest importance anywhere, one by one, until the budget is kept (FLAP, section 3.3)."""
-    increments = [-curve.error.diff().flip(0).numpy() for curve in curves]  # [units], in order of removal
+    increments = [curve.increments.numpy() for curve in curves]
     owners = np.concatenate([np.full(len(values), i) for i, values in enumerate(increments)])
     order = np.argsort(np.concatenate(increments), kind="stable")
     units, budget = [s.num_units for s in sublayers], costs.budget(constraint)

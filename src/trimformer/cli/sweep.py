@@ -189,7 +189,7 @@ def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMem
         ]
         sum(family["cost"]["seconds"].values())  # they are numbers by name, to be added to
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
-        raise TrimformerError(f"'{file}' is no family of a sweep; choose another output") from None
+        raise TrimformerError(f"'{file}' was not written by 'trimformer sweep'; choose another output") from None
     if other:
         raise TrimformerError(
             f"output '{output}' holds a sweep of another {', '.join(other)}; choose another output, or run it as before"

@@ -14,9 +14,7 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.export.onnx.export import check_onnx
-from trimformer.options.choices import LLAMA_CPP, AnyBackend
-from trimformer.options.choices import ONNX as ONNX
-from trimformer.options.choices import Backend as Backend
+from trimformer.options.choices import LLAMA_CPP, ONNX, AnyBackend, Backend
 from trimformer.utils.packages import check_packages
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trimformer.costs.macs import Lengths, Positions, per_sublayer, unit_macs, unit_parameters
 from trimformer.models import Sublayer
-from trimformer.options.choices import Metric as Metric
+from trimformer.options.choices import Metric
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.costs import timing
-from trimformer.costs.backends import ONNX, Backend, as_exported, prepare
+from trimformer.costs.backends import as_exported, prepare
 from trimformer.costs.cost_tables import Floats
 from trimformer.costs.latency_fits import PASSES, first_grid, fit_line, monotone
 from trimformer.costs.lookup_tables import widest
@@ -24,6 +24,7 @@ from trimformer.errors import TrimformerError
 from trimformer.models import KINDS, Kind, Sublayer, find_sublayers
 from trimformer.models.layer_calls import LayerCall, forward, record_calls
 from trimformer.models.removal import keep_units
+from trimformer.options.choices import ONNX, Backend
 
 ENOUGH = 12  # measurements per level
 REPEATS = 2  # measured runs per pass, after a warm-up

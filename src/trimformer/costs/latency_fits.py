@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
-from trimformer.costs.backends import Backend
 from trimformer.costs.cost_tables import Floats
 from trimformer.costs.timing import Timing
 from trimformer.models import Kind
+from trimformer.options.choices import Backend
 
 PASSES = 4  # drawn together, from narrow to wide
 

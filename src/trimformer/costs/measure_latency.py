@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from trimformer.costs.backends import Backend, check_backend
+from trimformer.costs.backends import check_backend
 from trimformer.costs.latency_bench import LatencyBench, resized
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting
 from trimformer.costs.random_inputs import random_inputs
@@ -24,6 +24,7 @@ from trimformer.errors import TrimformerError
 from trimformer.models import KINDS, Kind, find_sublayers
 from trimformer.models.masking import frozen
 from trimformer.options.budgets import BudgetRequest
+from trimformer.options.choices import Backend
 from trimformer.utils.environment import versions
 
 

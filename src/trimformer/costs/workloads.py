@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.backends import Backend, prepare
+from trimformer.costs.backends import prepare
 from trimformer.costs.random_inputs import Prompt
 from trimformer.costs.timing import MIN_TURNS, interleaved
 from trimformer.costs.token_speed import GENERATED, time_in_turns
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.timed_file import write_timed_file
 from trimformer.models import max_positions
-from trimformer.options.choices import Phase, Quantization
+from trimformer.options.choices import Backend, Phase, Quantization
 from trimformer.options.gguf import DEFAULT_TIMED_CONTEXT, GgufOptions
 from trimformer.utils.temp_dirs import temporary_directory
 

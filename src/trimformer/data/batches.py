@@ -35,6 +35,12 @@ def sample_indices(num_rows: int, num_samples: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).permutation(num_rows)[:num_samples].tolist()
 
 
+def sample_generators(index: Tensor, seed: int) -> list[torch.Generator]:
+    """Returns a generator of random numbers on the CPU for each sample [batch]: by the seed and the sample's index."""
+    # A generator uses only the low 32 bits of its seed.
+    return [torch.Generator().manual_seed((seed * 0x9E3779B1 + i) % 2**32) for i in index.tolist()]
+
+
 def make_batches(
     features: Sequence[Features],
     processor: Any,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimformer.data.batches import IGNORED
+from trimformer.data.batches import IGNORED, sample_generators
 from trimformer.models.layer_calls import NEXT_TOKENS, Batch
 
 MAX_LOGITS = 2**26  # of a batch
@@ -118,7 +118,7 @@ def curvature_gradient(logits: Tensor, batch: Batch, seed: int, temperature: flo
     """
     gradient = torch.zeros_like(logits)
     vocabulary = logits.shape[-1]
-    generators = [torch.Generator().manual_seed((seed * 0x9E3779B1 + i) % 2**32) for i in batch["index"].tolist()]
+    generators = sample_generators(batch["index"], seed)
     for sample, at in position_chunks(logits, batch):
         signs = _random_signs(len(at), vocabulary, generators[sample]).to(logits.device)
         p = (logits[sample, at].float() / temperature).softmax(-1)

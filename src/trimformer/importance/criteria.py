@@ -166,9 +166,6 @@ def magnitude_importance(sublayer: Sublayer) -> Tensor:
     squares = [matrix(sublayer.projection).double().square().sum(0).view(units, sublayer.unit_size).sum(1)]
     for producer in sublayer.producers:
         rows = matrix(producer.linear).double().square().sum(1)  # [units * rows]
-        if isinstance(producer.blocks, int):
-            squares.append(rows.view(producer.blocks, units, producer.size).sum((0, 2)))
-        else:
-            blocks = rows.split([units * size for size in producer.block_sizes])
-            squares += [b.view(units, s).sum(1) for b, s in zip(blocks, producer.block_sizes, strict=True)]
+        blocks = rows.split([units * size for size in producer.block_sizes])
+        squares += [b.view(units, s).sum(1) for b, s in zip(blocks, producer.block_sizes, strict=True)]
     return torch.stack(squares).sum(0)

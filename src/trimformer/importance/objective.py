@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import IGNORED
+from trimformer.data.batches import IGNORED, sample_generators
 from trimformer.data.next_tokens import curvature_gradient, mean_token_losses
 from trimformer.data.outputs import Problem, find_problem, model_output, output_mask, span_log_probs
 from trimformer.errors import TrimformerError
@@ -106,6 +106,4 @@ def curvature_losses(output: Tensor, batch: Batch, problem: Problem, seed: int =
 def _noise(index: Tensor, length: int, seed: int, normal: bool = False) -> Tensor:
     """Draws random numbers [batch, length] on the CPU; each row depends on the seed and the sample index only."""
     draw = torch.randn if normal else torch.rand
-    # The generator uses only the low 32 bits of its seed.
-    seeds = [(seed * 0x9E3779B1 + i) % 2**32 for i in index.tolist()]
-    return torch.stack([draw(length, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    return torch.stack([draw(length, generator=generator) for generator in sample_generators(index, seed)])

@@ -33,6 +33,17 @@ class Curve:
     error: Tensor
     narrower: list["NarrowCurve"] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, order: Tensor, increments: Tensor) -> "Curve":
+        """Returns the curve of losses that add up: the increment [units] of each removal, in order of removal."""
+        losses = torch.cat([increments.new_zeros(1), increments.cumsum(0)])
+        return cls(order.cpu(), losses.flip(0).cpu())
+
+    @property
+    def increments(self) -> Tensor:
+        """Loss increase of each removal, in order of removal, [units]."""
+        return -self.error.diff().flip(0)
+
     def scaled(self, factor: float) -> "Curve":
         """Returns the curve with errors times a factor."""
         narrower = [replace(narrow, curve=narrow.curve.scaled(factor)) for narrow in self.narrower]
@@ -61,7 +72,7 @@ class NarrowCurve:
 def importance_curve(importance: Tensor) -> Curve:
     """Returns the curve of independent units [units]: the least important are removed first, and losses add up."""
     values, order = importance.double().cpu().sort(stable=True)
-    return Curve(order, torch.cat([values.new_zeros(1), values.cumsum(0)]).flip(0))
+    return Curve.of(order, values)
 
 
 def obs_curve(moments: SublayerMoments, weight: Tensor, unit_size: int, ridge: float = 1e-3, step: int = 32) -> Curve:
@@ -131,8 +142,7 @@ def _removal_curve(inputs: Tensor, rows: Tensor, unit_size: int, ridge: float, s
             pending = [inverse.new_empty(0, len(inverse))]
             diagonal, rows, units = inverse.diagonal().clone(), rows[kept], units[alive]
             alive = alive[alive]
-    costs = torch.cat(increments)
-    return Curve(torch.cat(order).cpu(), torch.cat([costs.new_zeros(1), costs.cumsum(0)]).flip(0).cpu())
+    return Curve.of(torch.cat(order), torch.cat(increments))
 
 
 def narrow_curves(

@@ -19,8 +19,7 @@ from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.batch_tensors import BatchTensors
 from trimformer.refit.model_stream import ModelStream
 from trimformer.refit.sublayer_stage import Step, SublayerStage, TokenWeights
-
-STATES = 2  # tensors stored per model and position: a layer's input and the output of its first projection
+from trimformer.refit.walk_memory import STATES, WalkMemory
 
 
 @torch.no_grad()
@@ -59,10 +58,14 @@ def walk(
     with ExitStack() as stack:
         for model in (teacher, *students):
             stack.enter_context(frozen(model))
-        bytes_per_width = _positions(teacher, batches) * teacher.dtype.itemsize
-        states = (1 + len(students)) * bytes_per_width * STATES * max(s.hidden_size for s in sources)
-        channels = bytes_per_width * max(sum(s.channels for s in sublayers) for sublayers in shrunk)
-        new_tensors = stack.enter_context(BatchTensors.factory(states > run.max_memory, len(batches)))
+        memory = WalkMemory.of(
+            _positions(teacher, batches) * teacher.dtype.itemsize,
+            max(s.hidden_size for s in sources),
+            max(sum(s.channels for s in sublayers) for sublayers in shrunk),
+            len(students),
+            run.max_memory,
+        )
+        new_tensors = stack.enter_context(BatchTensors.factory(memory.on_disk, len(batches)))
         calls, tower_inputs = _record_calls(teacher, batches, new_tensors)
         teacher_stream, *streams = (ModelStream(new_tensors, len(batches)) for _ in (teacher, *students))
         first_call = 0  # of the current layer
@@ -82,7 +85,7 @@ def walk(
             if align is not None and not stage.is_tower_input and stage.aligned_producer is not None:
                 for step in stage.alignment_steps():
                     align(step)
-            yield from stage.projection_steps(token_weights, keep_channels=states + channels <= run.max_memory)
+            yield from stage.projection_steps(token_weights, memory.keeps_channels)
             stage.finish()
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import INPUT_KEYS, Features, token_mask
-from trimformer.data.outputs import Problem, find_problem, has_classes, model_output
+from trimformer.data.batches import INPUT_KEYS, Features
+from trimformer.data.outputs import Problem, find_problem, has_classes, model_output, output_mask
 from trimformer.data.processor import find_tokenizer
 from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask
 from trimformer.data.tasks.sample_labels import label_names
@@ -119,10 +119,8 @@ def _predicted(output: Tensor, batch: Batch, problem: Problem, special: Tensor, 
         return (output > 0).sum(0)
     labels = output.argmax(-1)
     if problem == "tokens":
-        mask = token_mask(batch)
-        if mask.shape != labels.shape:  # audio frames: outputs at padding are 0
-            mask = output.any(-1)
-        elif "input_ids" in batch:
+        mask = output_mask(output, batch)
+        if "input_ids" in batch:
             mask = mask & ~torch.isin(batch["input_ids"], special)
         labels = labels[mask]
     return torch.bincount(labels, minlength=classes)[:classes]

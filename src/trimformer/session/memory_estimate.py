@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import find_problem
 from trimformer.importance.second_moments import group_by_memory, moment_bytes
-from trimformer.models import Sublayer, find_sublayers
+from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
-from trimformer.refit.walk import STATES
+from trimformer.refit.walk_memory import WalkMemory
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def estimate_memory(
     logits = _LOGITS * 4 * batch_tokens * _vocabulary(model)
     norms = 4 * tokens * len(sublayers)
     widest = max(s.channels for s in sublayers)
+    hidden_size = max(s.hidden_size for s in sublayers)
+    stored = WalkMemory.of(tokens * item, hidden_size, students * widest, students, max_memory)
     return MemoryEstimate(
         weights=weights,
         calibrate=weights + moments + sum(saved) + logits + norms,
@@ -77,7 +79,7 @@ def estimate_memory(
         refit=weights * (1 + students)
         + norms
         + max(saved)
-        + _stored(sublayers, tokens * item, students, max_memory)
+        + stored.in_memory
         + students * 8 * max(_FIT_SQUARES * s.channels**2 + _FIT_CROSS * s.channels * s.hidden_size for s in sublayers),
     )
 
@@ -108,12 +110,3 @@ def warn_of_memory(model: PreTrainedModel, batches: Sequence[Batch], *, max_memo
 def _vocabulary(model: PreTrainedModel) -> int:
     """Returns the size of the vocabulary that a language model predicts, 0 for other models."""
     return model.config.get_text_config().vocab_size if find_problem(model) == "language" else 0
-
-
-def _stored(sublayers: Sequence[Sublayer], bytes_per_width: float, students: int, max_memory: float) -> float:
-    """Returns the bytes of stored hidden states and channels, as `refit.walk` stores them."""
-    states = (1 + students) * bytes_per_width * STATES * max(s.hidden_size for s in sublayers)
-    channels = students * bytes_per_width * max(s.channels for s in sublayers)
-    if states > max_memory:
-        return 0.0
-    return states + (channels if states + channels <= max_memory else 0.0)
