@@ -196,7 +196,7 @@ def test_a_polish_reads_the_column_that_is_named(monkeypatch):
     rows = [{"text": "x" * 40, "story": text} for text in documents(40)]
     read = []
     monkeypatch.setattr(
-        "trimformer.polish.data.model_rows", lambda *args: read.append(args[3].columns) or model_rows(*args)
+        "trimformer.polish.unlabelled_rows.model_rows", lambda *args: read.append(args[3].columns) or model_rows(*args)
     )
     options = {**OPTIONS, "num_samples": 8, "batch_size": 4, "method": "obs-polish", "polish_budget": "4x"}
     for data in (rows, [{"text": row["story"]} for row in rows]):

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 import trimformer
+from testing.language import byte_tokenizer, language_model
 from tests.commands import outputs, problem_model, problem_rows
 from tests.conftest import make_tokenizer, without_intervals
 from tests.pruning import BATCH, ROWS, prune, same
 from trimformer import METHODS, TrimformerError
+from trimformer.data.next_tokens import with_next_tokens
 from trimformer.data.tasks import task_of
 from trimformer.models import find_sublayers
+from trimformer.models.layer_calls import NEXT_TOKENS
 from trimformer.pruner import Pruner
 
 
@@ -115,3 +118,20 @@ def test_batches_of_a_tokenizer_alone_can_be_pruned_on(method):
     assert same(one.model.state_dict().values(), two.model.state_dict().values())
     with pytest.raises(TrimformerError, match="no batches"):
         Pruner(model, [], METHODS[method])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("method", ["obs", "kwon2022"])
+def test_a_language_model_can_be_pruned_on_batches_of_a_tokenizer(method, side):
+    model, tokenizer = language_model(), byte_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    texts = [letter * length for letter, length in zip("abcdefgh", range(5, 13), strict=True)]
+    batch = dict(tokenizer(texts, padding=True, padding_side=side, return_tensors="pt"))
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    costs = trimformer.linear_costs(find_sublayers(model), "mac", 8)
+    results = [Pruner(model, [given], METHODS[method])(costs, 0.6) for given in (batch, {**batch, "labels": labels})]
+    assert same(results[0].model.state_dict().values(), results[1].model.state_dict().values())
+    targets = with_next_tokens(batch)[NEXT_TOKENS]
+    for ids, mask, row in zip(batch["input_ids"], batch["attention_mask"].bool(), targets, strict=True):
+        assert row[row != -100].tolist() == ids[mask].tolist()[1:]
+        assert (row[mask][:-1] != -100).all()

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pytest
 
 from testing.language import byte_tokenizer, language_model
@@ -172,11 +173,125 @@ def test_labels_of_other_tokens_are_refused():
             as_blocks([{"input_ids": [5, 6, 7, 8], "labels": labels}], TOKENIZER, MODEL.config)
 
 
-def test_start_tokens_between_documents_do_not_count():
+def test_every_block_begins_with_the_start_token_which_never_counts():
     tokenizer = wrapped(KINDS["llama"]())
-    assert tokenizer("ab")["input_ids"][0] == tokenizer.bos_token_id != tokenizer.eos_token_id
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    assert tokenizer("ab")["input_ids"][0] == start != end
     blocks = as_blocks(as_rows(["the cat"] * 6), tokenizer, MODEL.config, length=10)
-    counted = [token for block in blocks for token in block[NEXT_TOKENS]]
-    assert tokenizer.bos_token_id not in counted
-    assert counted.count(-100) == 5
-    assert counted.count(tokenizer.eos_token_id) == 6
+    counted = [token for block in blocks for token in block[NEXT_TOKENS] if token != -100]
+    assert counted == [*tokenizer("the cat")["input_ids"][1:], end] * 6
+    assert len(blocks) > 1
+    assert all(block["input_ids"][0] == start and len(block["input_ids"]) <= 10 for block in blocks)
+    tokenizer.chat_template = "<s>{% for m in messages %}{{ m.content }}{% endfor %}"
+    messages = [{**HI, "content": "the cat"}, {**YO, "content": "the cat sat on the mat " * 3}]
+    blocks = as_blocks([{"messages": messages}], tokenizer, MODEL.config, length=10)
+    assert len(blocks) > 1
+    assert all(block["input_ids"][0] == start for block in blocks)
+
+
+def templated(template):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def counted_in(tokenizer, *messages):
+    blocks = as_blocks([{"messages": list(messages)}], tokenizer, MODEL.config, length=120)
+    return tokenizer.decode([token for block in blocks for token in block[NEXT_TOKENS] if token != -100])
+
+
+# It writes an empty thought before the last answer only, as that of Qwen 3 does.
+THOUGHTFUL = (
+    "{% for m in messages %}<{{ m.role }}>{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}"
+    "{{ m.content }};{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_only_the_last_answer_counts_where_the_template_changes_earlier_messages(caplog):
+    tokenizer = templated(THOUGHTFUL)
+    assert counted_in(tokenizer, HI, YO, HI, {**YO, "content": "ya"}) == "<think></think>ya;"
+    assert "in 1 of 1 conversations (the first: row 1) only the last answer counts" in caplog.text
+    caplog.clear()
+    assert counted_in(tokenizer, HI, YO) == "<think></think>yo;"
+    assert not caplog.text
+
+
+def test_an_answer_that_nothing_asks_for_does_not_count():
+    assert counted_in(TOKENIZER, YO, HI, {**YO, "content": "ya"}) == "ya</s>"
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "weather"}}]}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [HI, {**YO, "content": "<think>two and two</think>yo"}],
+        [{"role": "system", "content": "Be a pirate."}, HI, YO],
+        [HI, CALL, {"role": "tool", "content": "RAIN"}, YO],
+        [HI, {**YO, "reasoning_content": "two and two"}],
+    ],
+)
+def test_what_the_chat_template_leaves_out_is_said(messages, caplog):
+    template = (
+        "{% for m in messages if m.role in ('user', 'assistant') %}<{{ m.role }}>"
+        "{{ m.content.split('</think>')[-1] }};{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert counted_in(templated(template), *messages).endswith("yo;")
+    assert "leaves out or changes texts, tools or thoughts of 1 of 1 conversations" in caplog.text
+
+
+def test_texts_in_parts_are_joined_and_other_parts_refused():
+    parts = [{"type": "text", "text": "y"}, {"type": "text", "text": "o"}]
+    assert counted_in(TOKENIZER, HI, {**YO, "content": parts}) == "yo</s>"
+    with pytest.raises(TrimformerError, match="row 1 has parts that are no texts"):
+        counted_in(TOKENIZER, {**HI, "content": [{"type": "image"}]}, YO)
+
+
+def test_messages_in_json_are_read_as_messages(tmp_path):
+    (tmp_path / "chats.csv").write_text('messages\n"' + json.dumps([HI, YO]).replace('"', '""') + '"\n')
+    (rows,) = read_splits(tmp_path / "chats.csv").values()
+    assert read(*rows) == read({"messages": [HI, YO]})
+
+
+def test_nulls_that_arrow_adds_to_tools_are_not_read():
+    calls = [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+             for arguments in ({"a": "A"}, {"b": "B"})]  # fmt: skip
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %};{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    rows = [{"messages": [HI, call]} for call in calls]
+    plain, arrow = (
+        [block["input_ids"] for block in as_blocks(as_rows(data), templated(template), MODEL.config, length=120)]
+        for data in (rows, datasets.Dataset.from_list(rows))
+    )
+    assert plain == arrow
+
+
+def test_prompts_that_are_read_as_documents_are_warned_of(caplog):
+    as_blocks([{"prompt": "what is this? " * 4}], TOKENIZER, MODEL.config, length=8)
+    assert "column 'prompt' holds prompts without answers, which count as documents" in caplog.text
+
+
+def test_a_first_row_without_its_answer_does_not_make_documents_of_prompts():
+    with pytest.raises(TrimformerError, match="completion"):
+        read({"prompt": "hi"}, {"prompt": "hi", "completion": "yo"})
+
+
+def test_conversations_are_drawn_where_there_are_very_many(caplog):
+    caplog.set_level("INFO")
+    rows = [{"messages": [HI, {**YO, "content": f"yo {n}"}]} for n in range(9)]
+    blocks = model_rows(MODEL, TOKENIZER, rows, BlockOptions(length=100, most_rows=4))
+    assert len(blocks) == 4
+    assert "4 of 9 conversations are read, drawn at random" in caplog.text
+
+
+def test_a_set_with_answers_keeps_them_where_the_model_answers_prompts(caplog):
+    caplog.set_level("INFO")
+    options = BlockOptions(length=64, generate="greedy")
+    assert options.keeping_answers([{"prompt": "hi"}], "eval_dataset") == options
+    for row in ({"prompt": "hi", "completion": "yo"}, {"messages": [HI, YO]}, {"text": "a document"}):
+        assert options.keeping_answers([row], "eval_dataset").generate is None
+    assert "eval_dataset is used with the answers that it holds" in caplog.text

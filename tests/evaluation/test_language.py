@@ -9,6 +9,8 @@ from transformers import BertConfig, BertLMHeadModel
 
 from testing.language import byte_tokenizer, language_model
 from testing.models import enlarged
+from tests.commands import run
+from trimformer.cli.main import main
 from trimformer.data.rows import DOCUMENT
 from trimformer.data.tasks import LanguageTask
 from trimformer.data.token_ids import check_causal
@@ -81,6 +83,17 @@ def test_a_token_to_predict_that_the_model_does_not_have_is_refused():
     rows = [{"input_ids": [2, 3], NEXT_TOKENS: [3, model.config.vocab_size]}]
     with pytest.raises(TrimformerError, match="token id 258 to predict, but the model predicts only 258 tokens"):
         LanguageScorer("validation", rows, TASK, model, byte_tokenizer())
+
+
+def test_evaluate_refuses_a_model_that_sees_the_next_token(tmp_path, capsys):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    model = enlarged(BertLMHeadModel(BertConfig(vocab_size=300, **sizes)).eval())
+    for part in (model, byte_tokenizer()):
+        part.save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("some words to score\n" * 40)
+    flags = ["--data", tmp_path / "texts.txt", "--max-length", "32", "--output", tmp_path / "scores.json"]
+    assert run(main, "evaluate", tmp_path / "model", *flags) == 2
+    assert "sees the tokens that it is to predict" in capsys.readouterr().err
 
 
 def test_a_model_that_sees_the_next_token_is_refused():

@@ -13,6 +13,7 @@ from trimformer.cli.option_flags import read_options
 from trimformer.data.outputs import find_problem
 from trimformer.data.tasks import ScoredByQuery
 from trimformer.data.tasks.blank_rows import count_blank_rows
+from trimformer.data.token_ids import check_causal
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
@@ -53,6 +54,8 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, rows in validation.items():
         count_blank_rows(name, rows, task)
         scorer = make_scorer(name, rows, task, reference or model, processor, arguments.batch_size)
+        for checked in filter(None, (model, reference)):
+            check_causal(checked, scorer.batches)
         with masking:
             scores, outputs = scorer(model)
             report[name] = {"samples": len(rows), **scores}

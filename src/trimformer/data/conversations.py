@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from trimformer.data.chat_template import ChatTemplate, Messages, Piece
 from trimformer.data.json_layouts import MESSAGES as MESSAGES
 from trimformer.data.processor import tokenize
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import guess_column
 from trimformer.data.tasks.text_values import as_text, is_blank
-from trimformer.errors import TrimformerError, listed, one_sentence, quoted
+from trimformer.errors import TrimformerError, listed, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,6 @@ SYSTEMS = ("system", "system_prompt")
 TOOLS = ("tools",)
 # Names of roles in other notations than that of chat templates.
 _ROLES = {"human": "user"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model"), "assistant")
-
-# A piece of text, and whether its tokens count.
-Piece = tuple[str, bool]
-Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class PromptColumns:
         if context is not None and not any(isinstance(row.get(context), str | int | float) for row in rows):
             logger.warning("column %s holds no texts, so it is no part of the prompts", quoted(context))
             context = None
-        if tools is not None and not any(map(_is_tools, (row.get(tools) for row in rows))):
+        if tools is not None and not any(map(holds_messages, (row.get(tools) for row in rows))):
             logger.warning("column %s holds no descriptions of tools, so it is no part of the prompts", quoted(tools))
             tools = None
         read = [name for name in (prompt, answer, context, system, tools) if name]
@@ -101,12 +98,21 @@ def needs_answers(row: Mapping[str, Any]) -> bool:
     """Whether a row holds a prompt, by the usual names, and no answer to it."""
     messages = guess_column(MESSAGES, row)
     if messages is not None:
-        return holds_messages(row[messages]) and _message(row[messages][-1], "row 1")["role"] != "assistant"
+        return holds_messages(row[messages]) and _messages(row[messages], "row 1")[-1]["role"] != "assistant"
     return guess_column(PROMPTS, row) is not None and find_pair(list(row)) is None
 
 
+def _parsed(value: Any) -> Any:
+    """Returns a list that is written as JSON, as in CSV files; other values as they are."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
 def holds_messages(value: Any) -> bool:
-    """Whether a value is a list of mappings, or the array that pandas makes of one."""
+    """Whether a value is a list of mappings, the array that pandas makes of one, or one in JSON."""
+    value = _parsed(value)
     is_list = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
     return is_list and len(value) > 0 and isinstance(value[0], Mapping)
 
@@ -119,10 +125,12 @@ def conversation_pieces(
     Raises:
         TrimformerError: there is no chat template, or it does not take these messages.
     """
+    template = ChatTemplate(tokenizer)
     for number, row in numbered(rows):
         where = f"row {number}"
         messages = _messages(row[columns.prompt], where)
-        yield _pieces(_with_system(messages, row, columns, where), tokenizer, where, row_tools(row, columns, where))
+        yield template.pieces(_with_system(messages, row, columns, where), where, row_tools(row, columns, where))
+    template.log()
 
 
 def answer_pieces(rows: Rows, columns: PromptColumns, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[Piece]]:
@@ -134,7 +142,8 @@ def answer_pieces(rows: Rows, columns: PromptColumns, tokenizer: PreTrainedToken
         TrimformerError: a value is neither a text nor messages, or the chat template does not take the messages.
     """
     assert columns.answer is not None
-    if tokenizer.chat_template:
+    template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
+    if template is not None:
         logger.info("prompts and answers are put into the tokenizer's chat template; answers count")
     start, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     for number, row in numbered(rows):
@@ -143,16 +152,18 @@ def answer_pieces(rows: Rows, columns: PromptColumns, tokenizer: PreTrainedToken
         if holds_messages(answer):
             answers = _messages(answer, where)
             before = prompt_messages(row, columns, where) if answers[0]["role"] == "assistant" else []
-            yield _pieces([*before, *answers], tokenizer, where, row_tools(row, columns, where))
+            template = template or ChatTemplate(tokenizer)
+            yield template.pieces([*before, *answers], where, row_tools(row, columns, where))
             continue
         text = as_text(answer, f"column {quoted(columns.answer)} in {where}")
         messages = prompt_messages(row, columns, where)
-        if tokenizer.chat_template:
+        if template is not None:
             messages.append({"role": "assistant", "content": text})
-            yield _pieces(messages, tokenizer, where, row_tools(row, columns, where))
+            yield template.pieces(messages, where, row_tools(row, columns, where))
         else:
-            prompt = without_template(messages)
-            yield [(start + prompt + ("" if prompt[-1:].isspace() else "\n"), False), (text + end, True)]
+            yield [(start + without_template(messages), False), (text + end, True)]
+    if template is not None:
+        template.log()
 
 
 def prompt_messages(row: Mapping[str, Any], columns: PromptColumns, where: str) -> Messages:
@@ -178,8 +189,9 @@ def prompt_messages(row: Mapping[str, Any], columns: PromptColumns, where: str) 
 
 
 def without_template(messages: Messages) -> str:
-    """Returns the texts of messages for a model without a chat template, with an empty line between them."""
-    return "\n\n".join(message["content"] for message in messages)
+    """Returns a prompt for a model without a chat template: texts with an empty line between them, and a line end."""
+    text = "\n\n".join(message["content"] for message in messages)
+    return text if not text or text[-1].isspace() else text + "\n"
 
 
 def _with_system(messages: Messages, row: Mapping[str, Any], columns: PromptColumns, where: str) -> Messages:
@@ -199,17 +211,16 @@ def row_tools(row: Mapping[str, Any], columns: PromptColumns, where: str) -> lis
     value = None if columns.tools is None else row.get(columns.tools)
     if value is None or (isinstance(value, str | Sequence | np.ndarray) and not len(value)):
         return None
-    if not _is_tools(value):
+    if not holds_messages(value):
         raise TrimformerError(f"column {quoted(columns.tools)} in {where} holds no list of tools, nor one in JSON")
-    return list(json.loads(value) if isinstance(value, str) else value)
+    return list(_without_nulls(_parsed(value)))
 
 
-def _is_tools(value: Any) -> bool:
-    """Whether a value is a list of mappings, or one in JSON."""
-    if isinstance(value, str):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
-    return holds_messages(value)
+def _without_nulls(value: Any) -> Any:
+    """Returns a value without the keys of mappings that are None: Arrow gives every row the keys of all rows."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list | tuple | np.ndarray) else value
 
 
 def _messages(value: Any, where: str) -> Messages:
@@ -220,45 +231,25 @@ def _messages(value: Any, where: str) -> Messages:
     """
     if not holds_messages(value):
         raise TrimformerError(f"the conversation in {where} is not a list of messages with 'role' and 'content'")
-    return [_message(message, where) for message in value]
+    return [_message(message, where) for message in _parsed(value)]
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:
     if isinstance(message, Mapping):
+        message = _without_nulls(message)
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
         role = _ROLES.get(str(role), role)
+        if content is None and message.get("tool_calls"):
+            content = ""
+        if isinstance(content, list):
+            texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+            parts = [text for text in texts if isinstance(text, str)]
+            if len(parts) < len(content):
+                raise TrimformerError(f"a message in {where} has parts that are no texts, and only texts are read")
+            content = "".join(parts)
         if isinstance(role, str) and isinstance(content, str):
             return {**message, "role": role, "content": content}
     raise TrimformerError(f"a message in {where} has no 'role' and 'content' in text")
-
-
-def _pieces(messages: Messages, tokenizer: PreTrainedTokenizerBase, where: str, tools: list[Any] | None) -> list[Piece]:
-    """Returns the pieces of a conversation; an answer of `weight` 0 does not count.
-
-    Raises:
-        TrimformerError: there is no chat template, or it does not take these messages.
-    """
-    if not tokenizer.chat_template:
-        raise TrimformerError(
-            "the tokenizer has no chat template, which 'messages' need; give texts, or a tokenizer with a template"
-        )
-    pieces: list[Piece] = []
-    text = ""
-    with one_sentence(f"the chat template does not take the messages of {where}"):
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = _templated(tokenizer, messages[:number], tools, add_generation_prompt=True)
-            after = _templated(tokenizer, messages[: number + 1], tools)
-            if not before.startswith(text) or not after.startswith(before):
-                raise TrimformerError("it changes earlier messages when one is added; give texts instead")
-            pieces += [(before[len(text) :], False), (after[len(before) :], message.get("weight") != 0)]
-            text = after
-    return pieces
-
-
-def _templated(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Any, **options: Any) -> str:
-    return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))
 
 
 def encode_pieces(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:

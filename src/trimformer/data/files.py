@@ -237,6 +237,7 @@ def _read_tsv(text: str) -> Rows:
 
 
 def _read_separated(text: str, separator: str) -> Sequence[dict[str, Any]]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a document may be a field
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     duplicate = _first_duplicate([name for name in reader.fieldnames or () if name])
     if duplicate is not None:

@@ -9,7 +9,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from trimformer.data.batches import IGNORED
-from trimformer.data.conversations import Messages, without_template
+from trimformer.data.chat_template import Messages
+from trimformer.data.conversations import without_template
 from trimformer.data.processor import tokenizer_of
 from trimformer.data.rows import NamedRows, Rows
 from trimformer.errors import TrimformerError, one_sentence
@@ -85,7 +86,8 @@ def _only(model: PreTrainedModel, how: str) -> Iterator[None]:
 def _encode(tokenizer: Any, messages: Messages, tools: list[Any] | None) -> list[int]:
     """Returns the tokens of a prompt."""
     if not tokenizer.chat_template:
-        return list(tokenizer(without_template(messages))["input_ids"])
+        ids = list(tokenizer(without_template(messages))["input_ids"])
+        return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids  # the answer would come after the end
     with one_sentence("the chat template does not take a prompt of the user"):
         text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -3,30 +3,32 @@
 A block is a row with `input_ids`, the number of its document, and, for each position, the next token, or -100 where it
 does not count. Documents are joined, each followed by the tokenizer's end token, and cut into blocks of equal length,
 so that every token but start tokens is predicted once. Conversations are not joined: each gives blocks of its own, in
-which only the answers count.
+which only the answers count. Where the tokenizer begins texts with a start token, every block begins with it, as some
+models (Gemma) read nothing well without it.
 """
 
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, pairwise
+from dataclasses import dataclass, replace
+from itertools import chain, islice, pairwise
 from typing import Any, Self
 
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.batches import IGNORED, sample_indices
+from trimformer.data.chat_template import Piece
 from trimformer.data.conversations import (
     MESSAGES,
     PROMPTS,
-    Piece,
     PromptColumns,
     answer_pieces,
     conversation_pieces,
     encode_pieces,
     find_pair,
     holds_messages,
+    needs_answers,
     prompt_messages,
     row_tools,
 )
@@ -59,6 +61,8 @@ BLOCK_LENGTH = 512  # tokens, if nothing else is asked for and the model takes a
 _PROMPTS = 4  # answered for each calibration sample: some are scored, and twice the samples judge a quality target
 _BATCH = 256  # documents that are tokenized at once
 _MOST_CHARACTERS = 2**26
+_FIRST_ROWS = 1000  # that tell the columns
+MOST_CONVERSATIONS = 2**13  # that are put into a chat template to calibrate or score on
 
 
 def as_blocks(
@@ -126,6 +130,7 @@ class BlockOptions:
         generate: "greedy" or "sample": the model answers prompts, and the answers count; None: rows stay as they are.
         seed: of sampled answers, and of the draw of prompts.
         most_prompts: prompts that are answered, drawn at random if there are more; None: all.
+        most_rows: conversations, or prompts with answers, drawn at random if there are more; None: all.
     """
 
     columns: Sequence[str] | None = None
@@ -133,6 +138,14 @@ class BlockOptions:
     generate: str | None = None
     seed: int = 0
     most_prompts: int | None = None
+    most_rows: int | None = None
+
+    def keeping_answers(self, rows: Rows, name: str) -> Self:
+        """Returns options by which the model answers only prompts without answers, and logs where rows hold these."""
+        if not self.generate or not len(rows) or self.columns or needs_answers(rows[0]):
+            return self
+        logger.info("%s is used with the answers that it holds, or as documents: none is generated", name)
+        return replace(self, generate=None)
 
     @classmethod
     def of(cls, data: DataOptions, timed_length: int | None = None, task: Task | None = None, seed: int = 0) -> Self:
@@ -182,6 +195,10 @@ def model_rows(
         asked = [(prompt_messages(row, prompts, f"row {number}"), row_tools(row, prompts, f"row {number}"))
                  for number, row in numbered(rows)]  # fmt: skip
         return answer_prompts(author or model, tokenizer, asked, how=options.generate, length=length, seed=options.seed)
+    most = options.most_rows
+    if most is not None and len(rows) > most and _holds_conversations(rows, options.columns):
+        logger.info("%d of %d conversations are read, drawn at random", most, len(rows))
+        rows = Selection(rows, sorted(sample_indices(len(rows), most, options.seed)))
     return as_blocks(rows, tokenizer, model.config, columns=options.columns, length=options.length)
 
 
@@ -199,9 +216,14 @@ def _block_length(config: PreTrainedConfig, length: int | None) -> int:
     return min(BLOCK_LENGTH, limit) if length is None else length
 
 
+def _holds_conversations(rows: Rows, columns: Sequence[str] | None) -> bool:
+    """Returns whether rows are conversations, or prompts with answers."""
+    return not is_blocks(rows) and "input_ids" not in rows[0] and _find_columns(rows, columns)[0] != "text"
+
+
 def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
     """Returns the kind of rows ("text", "messages" or "answers") and the columns to read."""
-    row = rows[0]
+    row = _first_values(rows)
     for name in columns or ():
         if name not in row:
             raise TrimformerError(f"the data has no column {quoted(name)}; its columns are {', '.join(map(str, row))}")
@@ -218,7 +240,23 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
     text = guess_column(TEXT_COLUMNS, row)
     if text is None:
         raise missing_column("text column", row)
+    if text.strip().lower() in PROMPTS:
+        logger.warning(
+            "column %s holds prompts without answers, which count as documents; give the answers, or let the model "
+            "write them (--generate, generate)",
+            quoted(text),
+        )
     return "text", (text,)
+
+
+def _first_values(rows: Rows) -> dict[str, Any]:
+    """Returns the first value of every column, of the first rows; a row may lack some columns."""
+    values: dict[str, Any] = {}
+    for row in islice(rows, _FIRST_ROWS):
+        for name, value in row.items():
+            if values.get(name) is None:
+                values[name] = value
+    return values
 
 
 def _find_prompts(rows: Rows, columns: Sequence[str] | None) -> PromptColumns:
@@ -264,7 +302,7 @@ def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBa
     first = None if tokenizer.bos_token_id == end else tokenizer.bos_token_id  # nobody asks a model to begin a document
     numbers = number_alike(texts)
     counts = [token != first for token in ids]
-    blocks = _cut(ids, counts, length, lambda position: bisect_right(starts, position) - 1)
+    blocks = _cut(ids, counts, length, lambda position: bisect_right(starts, position) - 1, tokenizer.bos_token_id)
     return NamedRows(({**block, DOCUMENT: numbers[block[DOCUMENT]]} for block in blocks), {})
 
 
@@ -282,7 +320,11 @@ def _first_characters(documents: Iterable[str]) -> list[str]:
 
 
 def _cut(
-    ids: Sequence[int], counts: Sequence[bool], length: int, document_at: Callable[[int], int]
+    ids: Sequence[int],
+    counts: Sequence[bool],
+    length: int,
+    document_at: Callable[[int], int],
+    start_token: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Cuts a stream into blocks of equal length; the last token of a block predicts the first of the next.
 
@@ -291,12 +333,19 @@ def _cut(
         counts: whether each token counts as a prediction.
         length: most tokens of a block.
         document_at: returns the number of the document at a position of the stream.
+        start_token: if the stream begins with this token, so does every block; it predicts nothing where it is added.
     """
+    begins = [start_token] if start_token is not None and ids[0] == start_token and length > 2 else []
+    length -= len(begins)
     targets = [token if counted else IGNORED for token, counted in zip(ids, counts, strict=True)]
     positions = len(ids) - 1
     edges = np.linspace(0, positions, max(1, -(-positions // length)) + 1).round().astype(int).tolist()
     for start, stop in pairwise(edges):
-        block = {"input_ids": list(ids[start:stop]), NEXT_TOKENS: targets[start + 1 : stop + 1]}
+        added = begins if ids[start] != start_token else []
+        block = {
+            "input_ids": [*added, *ids[start:stop]],
+            NEXT_TOKENS: [*[IGNORED] * len(added), *targets[start + 1 : stop + 1]],
+        }
         first, middle, last = map(document_at, (start, (start + stop) // 2, stop - 1))
         yield {**block, DOCUMENT: middle, DOCUMENT_SPAN: (first, middle, last)}
 
@@ -307,7 +356,7 @@ def _answer_blocks(
     """Yields the blocks of a conversation, the document of this number, in which any token counts."""
     ids, counted = encode_pieces(pieces, tokenizer) if pieces else ([], [])
     if len(ids) > 1:
-        yield from _counted(_cut(ids, counted, length, lambda _: number))
+        yield from _counted(_cut(ids, counted, length, lambda _: number, tokenizer.bos_token_id))
 
 
 def _counted(blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

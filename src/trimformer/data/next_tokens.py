@@ -103,6 +103,22 @@ def top_divergences(logits: Tensor, packed: Tensor, batch: Batch) -> Tensor:
     return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
+def with_next_tokens(batch: Batch) -> Batch:
+    """Returns the batch with the token to predict at each position, from its labels, or else from its tokens.
+
+    Args:
+        batch: of a tokenizer, or of a collator for Transformers' language models, whose labels are not shifted.
+    """
+    if NEXT_TOKENS in batch:
+        return batch
+    ids = batch["input_ids"]
+    targets = batch.get("labels", ids)[:, 1:]
+    if "attention_mask" in batch:
+        mask = batch["attention_mask"].bool()
+        targets = targets.masked_fill(~(mask[:, 1:] & mask[:, :-1]), IGNORED)
+    return {**batch, NEXT_TOKENS: F.pad(targets, (0, 1), value=IGNORED)}
+
+
 def _kl(logits: Tensor, references: Tensor) -> Tensor:
     log_probs, reference = logits.log_softmax(-1), references.log_softmax(-1)
     return F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(-1)
