@@ -173,6 +173,7 @@ BAD_FLAGS = {
     "constraint 1.5": ("--constraint 1.5", ["1.5", "(0, 1]"]),
     "constraint nan": ("--constraint nan", ["nan", "(0, 1]"]),
     "unreachable": ("--constraint 0.0001", ["0.0001", "smallest reachable is"]),
+    "another type": ("--metric memory --export gguf-q4_0", ["type f16 (--quantize)", "does not write"]),
     "method": ("--method best", ["'best'", "obs, obs-labels, obs-polish, kwon2022"]),
     "task": ("--task sentiment", ["'sentiment'", "sst2", "squad_v2"]),
     "task of another head": ("--task squad", ["'squad'", "span", "single_label"]),

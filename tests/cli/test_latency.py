@@ -148,6 +148,8 @@ BAD_LUTS = {
     "pickle": (save("ffn_lut.pt", ROOT), ["ffn_lut.pt", "not a plain tensor"]),
     "another machine": (change_setting(device="Abacus 9000"), ["device 'Abacus 9000'", "--any-lut"]),
     "another dtype": (change_setting(dtype="float16"), ["dtype 'float16'", "'float32'", "--any-lut"]),
+    "another head": (change_setting(**{"class": "BertForMaskedLM"}), ["class 'BertForMaskedLM'", "--any-lut"]),
+    "other shapes": (change_setting(inputs={"input_ids": [8, 16]}), ["'input_ids' of shape [8, 16]", "--any-lut"]),
     "broken": (lambda lut: (lut / "lut.json").write_text("{"), ["lut.json"]),
 }
 

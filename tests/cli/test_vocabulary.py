@@ -173,3 +173,9 @@ def test_both_models_are_timed_on_as_many_texts_where_the_vocabulary_is_smaller(
     assert pruned.max() < dense.max()
     assert (pruned[..., 0] == 0).all()  # the special tokens that begin and end a text
     assert pruned[..., -1].unique().numel() == 1
+
+
+def test_a_file_of_rows_is_no_list_of_texts(model_dir: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a film"}\n')
+    assert prune(model_dir, data, tmp_path / "out", "--vocabulary", str(tmp_path / "rows.jsonl")) == 2
+    assert "holds rows, not lines of text" in error_line(capsys.readouterr().err)

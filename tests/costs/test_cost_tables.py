@@ -4,6 +4,7 @@ import pytest
 from tests.conftest import make_model, pruned, random_masks
 from trimformer.costs.cost_tables import Costs, linear_costs
 from trimformer.costs.macs import model_macs
+from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 
 MEASURED = Costs([np.array([1.0, 3.0, 4.0]), np.array([0.5, 0.5])], fixed=10.0, measured=True)
@@ -45,3 +46,17 @@ def test_a_sublayer_that_is_empty_costs_nothing():
     costs = linear_costs(find_sublayers(pruned(model, masks)), "mac", 10)
     assert costs.levels[0].tolist() == [0.0]
     assert costs.per_unit[0] == 0.0
+
+
+@pytest.mark.parametrize("metric", ["macs", "MAC", "memory", "latency", None])
+def test_a_metric_that_is_not_linear_is_refused(metric):
+    with pytest.raises(TrimformerError, match="of the metric 'mac' or 'parameters'"):
+        linear_costs(find_sublayers(make_model()), metric, 10)
+
+
+def test_lengths_are_any_positive_numbers():
+    sublayers = find_sublayers(make_model())
+    assert linear_costs(sublayers, "mac", np.int64(10)).dense == linear_costs(sublayers, "mac", 10).dense
+    for length in (0, -5, float("nan"), float("inf")):
+        with pytest.raises(TrimformerError, match="give a positive number"):
+            linear_costs(sublayers, "mac", length)

@@ -14,6 +14,7 @@ from tests.commands import prune, write_jsonl
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError
 from trimformer import prune as pruned
+from trimformer.cli.arguments import load_task_data
 from trimformer.data.language_blocks import as_blocks
 from trimformer.data.rows import DOCUMENT, DOCUMENT_SPAN, as_rows
 from trimformer.data.shared_passages import hold_passages
@@ -158,6 +159,18 @@ def test_the_command_line_divides_rows_alike(tmp_path, model_dir):
     assert not any("hold text that is calibrated on" in line for line in warnings)
 
 
+def test_the_commands_rows_to_score_on_are_those_of_the_session(tmp_path):
+    """ONNX files are scored on the former, the models on the latter."""
+    rows = [{"sentence": text, "label": k % 2} for k, text in enumerate(TEXTS[:60])] * 3
+    model, tokenizer = make_model(num_labels=2), make_tokenizer()
+    options = DataOptions(data=str(write_jsonl(tmp_path / "rows.jsonl", rows)), num_samples=40, batch_size=8)
+    task, train, validation = load_task_data(options, model, tokenizer)
+    samples = draw_samples(Inputs(model, tokenizer, train, validation, None, task), model, tokenizer, options, 0, None)
+    (scored,) = validation.values()
+    assert [dict(row) for row in samples.scorers[0].rows] == [dict(row) for row in scored]
+    assert not {row["sentence"] for row in scored} & {row["sentence"] for row in train}
+
+
 def test_judged_rows_choose_no_tokens():
     judged = [{"sentence": text} for text in TEXTS if {"hate", "love"} & {*text.split()}]
     rows = [{"sentence": text} for text in TEXTS if not {"hate", "love"} & {*text.split()}]
@@ -166,6 +179,17 @@ def test_judged_rows_choose_no_tokens():
     tokens = result.processor.get_vocab()
     assert "film" in tokens
     assert not {"hate", "love"} & tokens.keys()
+
+
+def test_rows_that_judge_and_are_scored_too_are_told():
+    rows = [{"sentence": text} for text in TEXTS]
+    options = {"max_divergence": 50.0, "num_samples": 100, "device": "cpu"}
+    for scored, is_told in ((rows[-40:], True), ([{"sentence": f"{text} film"} for text in TEXTS[-40:]], False)):
+        result = pruned(make_model(num_labels=2), make_tokenizer(), rows[:200], judge_dataset=rows[200:],
+                        eval_dataset=scored, **options)  # fmt: skip
+        told = [line for line in result.coverage.warnings if "quality target is tested on" in line]
+        assert len(told) == is_told
+        assert all(line.startswith("40 of 40 rows") for line in told)
 
 
 def language_blocks(texts, length=48):

@@ -68,7 +68,8 @@ def write_standalone(model: PreTrainedModel, directory: Path) -> None:
     check_standalone(model)
     if not is_pruned(model.config):
         raise TrimformerError(
-            "nothing was removed from the model, so it loads without trimformer; leave out standalone"
+            "nothing was removed from the model, or its own config tells what is left, so it loads without trimformer; "
+            "leave out standalone"
         )
     dense_config = copy.deepcopy(model.config)
     dense_config.dtype = model.dtype  # saving leaves its name there, which some layers (Apertus) cannot read

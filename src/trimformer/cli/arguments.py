@@ -60,6 +60,8 @@ def load_task_data(
     """
     from trimformer.data.language_blocks import BlockOptions, model_rows
     from trimformer.data.splits import find_splits, load_hub, read_evaluation_rows, read_splits, used_splits
+    from trimformer.session.calibration_data import keep_together
+    from trimformer.session.scored_rows import is_set_aside
     from trimformer.session.task import named_task, resolve_task
 
     check_data(options)
@@ -77,7 +79,11 @@ def load_task_data(
     splits = {name: model_rows(model, processor, rows, blocks, author) for name, rows in used.items()}
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
-    return resolve_task(task, options, model, sets), train, validation
+    task = resolve_task(task, options, model, sets)
+    if is_set_aside(validation):
+        (name, aside), *_ = validation.items()
+        train, validation[name] = keep_together(train, aside, task)
+    return task, train, validation
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

@@ -95,18 +95,18 @@ def _write_gguf(arguments: argparse.Namespace) -> str:
 def _data(
     model: PreTrainedModel, processor: Any, arguments: argparse.Namespace
 ) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    """Returns batches to compare on and batches to calibrate on; the latter from training rows if there are any."""
-    task, train, validation = load_task_data(read_options(DataOptions, arguments), model, processor, need_train=False)
+    """Returns batches to compare on and batches of training rows to calibrate on, where int8 needs them."""
+    options, calibrates = read_options(DataOptions, arguments), arguments.format != "onnx" and arguments.int8
+    task, train, validation = load_task_data(options, model, processor, need_train=calibrates)
     rows = next(iter(validation.values()))
 
     def batches(chosen: Sequence[Any]) -> Sequence[Batch]:
         return make_batches(task.encode(chosen, processor, model.config), processor, 32)
 
     compared = batches([rows[i] for i in range(min(EXAMPLES, len(rows)))])
-    if arguments.format == "onnx" or not arguments.int8:
+    if not calibrates:
         return compared, []
-    rows = train if len(train) else rows
-    return compared, batches([rows[i] for i in sample_indices(len(rows), min(EXAMPLES, len(rows)), 0)])
+    return compared, batches([train[i] for i in sample_indices(len(train), min(EXAMPLES, len(train)), 0)])
 
 
 def made_up(model: PreTrainedModel, processor: Any) -> list[Batch]:

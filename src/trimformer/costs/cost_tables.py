@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimformer.costs.macs import Lengths, Positions, per_sublayer, unit_macs, unit_parameters
+from trimformer.errors import TrimformerError
 from trimformer.models import Sublayer
+from trimformer.options.checks import shorten
 from trimformer.options.choices import Metric
 
 Floats = NDArray[np.float64]
@@ -56,9 +58,17 @@ def linear_costs(sublayers: Sequence[Sublayer], metric: Metric, lengths: Lengths
 
     Args:
         sublayers: of the dense model; see `find_sublayers`.
-        metric: "mac" for MACs, otherwise parameters.
+        metric: "mac" for MACs or "parameters".
         lengths: tokens of a sample: one number, or one per sublayer.
+
+    Raises:
+        TrimformerError: the metric is another one, or a length is not positive.
     """
+    if metric not in ("mac", "parameters"):
+        raise TrimformerError(f"linear costs are of the metric 'mac' or 'parameters', not {shorten(metric)}")
+    for length in per_sublayer(lengths, sublayers):
+        if not isinstance(length, Positions) and not 0 < length < np.inf:
+            raise TrimformerError(f"a sample of {shorten(length)} tokens has no cost; give a positive number")
 
     def levels(sublayer: Sublayer, length: float | Positions, num_units: int) -> Floats:
         unit = unit_macs(sublayer, length) if metric == "mac" else float(unit_parameters(sublayer))

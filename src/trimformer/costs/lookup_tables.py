@@ -1,12 +1,14 @@
 """Look-up tables of measured latency, and their files."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Costs, Floats
@@ -54,6 +56,8 @@ def describe_setting(model: PreTrainedModel, batch_size: int, seq_len: int, back
     attention = next(s for s in sublayers if s.kind == "attention")
     return {
         "model_type": model.config.model_type,
+        "class": type(model).__name__,
+        "layers": len({s.module for s in sublayers}),
         "hidden_size": attention.hidden_size,
         "head_size": attention.unit_size,
         "heads": widest(sublayers, "attention"),
@@ -87,12 +91,32 @@ def check_table(table: LatencyTable, model: PreTrainedModel, *, any_setting: boo
             )
     if table.setting and not any_setting:
         here = describe_setting(model, 0, 0, table.setting.get("backend", ""))
-        for key in ("model_type", "hidden_size", "head_size", "attention", "dtype", "device"):
-            if table.setting.get(key) != here[key]:
+        for key in ("model_type", "class", "layers", "hidden_size", "head_size", "attention", "dtype", "device"):
+            if table.setting.get(key) != here[key] and (key in table.setting or key not in ("class", "layers")):
                 raise TrimformerError(
                     f"the latency table is of {key} '{table.setting.get(key)}', here it is '{here[key]}'; measure "
                     "one with `trimformer lut`, or use this one nevertheless with --any-lut"
                 )
+
+
+def check_inputs(table: LatencyTable, inputs: Mapping[str, Tensor]) -> None:
+    """Checks that a table was measured on inputs of the shapes that are to be timed: choices, sounds, images.
+
+    Raises:
+        TrimformerError: an input has another shape.
+    """
+    for name, shape in input_shapes(inputs).items():
+        measured = table.setting.get("inputs", {}).get(name, shape)
+        if measured != shape:
+            raise TrimformerError(
+                f"the latency table was measured with '{name}' of shape {measured} per sample, and the data have "
+                f"{shape}; leave it out, to measure one on the data, or use this one nevertheless with --any-lut"
+            )
+
+
+def input_shapes(inputs: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Returns the shape of each input without the batch."""
+    return {name: list(value.shape[1:]) for name, value in inputs.items()}
 
 
 def write_table(table: LatencyTable, path: str | Path) -> None:

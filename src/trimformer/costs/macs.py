@@ -63,7 +63,9 @@ def unit_parameters(sublayer: Sublayer) -> int:
 
 def per_sublayer(lengths: Lengths, sublayers: Sequence[Sublayer]) -> list[float | Positions]:
     """Returns one entry for each sublayer."""
-    return [lengths] * len(sublayers) if isinstance(lengths, int | float) else list(lengths)
+    if isinstance(lengths, Sequence):
+        return list(lengths)
+    return [float(lengths)] * len(sublayers)
 
 
 def model_macs(sublayers: Sequence[Sublayer], lengths: Lengths) -> float:

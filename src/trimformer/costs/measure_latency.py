@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.backends import check_backend
 from trimformer.costs.latency_bench import LatencyBench, resized
-from trimformer.costs.lookup_tables import LatencyTable, describe_setting
+from trimformer.costs.lookup_tables import LatencyTable, describe_setting, input_shapes
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing
 from trimformer.costs.workloads import LlamaCppRun, Workload
@@ -63,7 +63,7 @@ def measure_table(
         bench = LatencyBench(model, inputs, backend, seed)
         for _ in progress(bench.passes(seconds)):
             pass
-    setting = describe_setting(model, batch_size, seq_len, backend)
+    setting = {**describe_setting(model, batch_size, seq_len, backend), "inputs": input_shapes(inputs)}
     fixed, factor = bench.fit_whole()
     levels = {kind: factor * bench.table(kind) for kind in KINDS}
     # From fractions of the dense latency to milliseconds; the sum for the dense model is what was measured.

@@ -81,6 +81,8 @@ def read_texts(path: str | Path) -> list[str]:
         TrimformerError: the file is missing, empty, malformed, too large or not a text.
     """
     path = _check_file(path, "text file")
+    if is_data_file(path) and stem_and_suffix(path)[1] != ".txt":
+        raise TrimformerError(f"'{path}' holds rows, not lines of text; give a text file with one text per line")
     with _named(f"text file '{path}'"):
         texts = [row["text"] for row in _read_text(_read_content(path))]
     if not texts:

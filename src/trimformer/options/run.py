@@ -72,6 +72,11 @@ class RunOptions:
                     "a memory budget needs an allocation that adds up bytes, such as dp; this method takes each unit "
                     "of a kind to cost the same"
                 )
+            if metric == "memory" and isinstance(method, Method) and method.update == "bias":
+                raise TrimformerError(
+                    "a memory budget does not count the biases that update 'bias' adds; use another update, or the "
+                    "metric mac"
+                )
             if isinstance(method, Method) and method.query_heads and metric == "latency":
                 raise TrimformerError(
                     "a latency table has no times of single query heads; leave out query_heads (--query-heads), or ask "

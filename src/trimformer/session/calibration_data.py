@@ -38,7 +38,13 @@ from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
-from trimformer.session.scored_rows import describe_copies, describe_scored_rows, hold_text, is_set_aside
+from trimformer.session.scored_rows import (
+    describe_copies,
+    describe_judged,
+    describe_scored_rows,
+    hold_text,
+    is_set_aside,
+)
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
 
@@ -156,7 +162,7 @@ def draw_samples(
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
     if are_set_aside:
         (name, aside), *_ = sets.items()
-        train, sets[name] = _keep_together(train, aside, task)
+        train, sets[name] = keep_together(train, aside, task)
     sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
     scored_on, scored_warnings = describe_scored_rows(
         sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
@@ -185,6 +191,8 @@ def draw_samples(
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     calibration_rows = Selection(train, chosen)
     scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
+    if judged is not None:
+        scored_warnings += describe_judged(judged, sets, task)
     features = task.encode(calibration_rows, processor, model.config)
     all_batches = make_batches(features, processor, batch_size, model.device, max_batch_tokens(model))
     check_padding_token(model, processor, all_batches)
@@ -272,8 +280,10 @@ def divide_documents(
     return [*judged, *others[: most - len(judged)]], kept
 
 
-def _keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
+def keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
     """Divides rows that were set aside one by one again, so that they share no text with the others.
+
+    Rows that are divided so already stay as they are.
 
     Returns:
         The rows to calibrate on and those set aside; as they are if no two rows share a text.

@@ -68,6 +68,17 @@ def describe_copies(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> 
     ]
 
 
+def describe_judged(judged: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
+    """Returns a warning if rows to score on are also among those that the quality target is tested on."""
+    scored = [flag for rows in sets.values() for flag in hold_text(rows, judged, task)]
+    if not any(scored):
+        return []
+    return [
+        f"{sum(scored):,} of {len(scored):,} rows to score on are also among those that the quality target is tested "
+        "on, so they had a part in the choice of the model; give other rows"
+    ]
+
+
 def is_set_aside(sets: Mapping[str, Rows]) -> bool:
     """Whether the rows to score on were drawn from the calibration data, which had no split of their own."""
     return len(sets) == 1 and isinstance(next(iter(sets.values())), Selection)

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Costs, linear_costs
-from trimformer.costs.lookup_tables import FILES, LatencyTable, read_table
+from trimformer.costs.lookup_tables import FILES, LatencyTable, check_inputs, read_table
 from trimformer.costs.measure_latency import check_reachable, measure_table
 from trimformer.costs.measure_llama_cpp import measure_llama_cpp_table
 from trimformer.costs.memory import cache_tokens, memory_costs
@@ -97,6 +97,8 @@ def find_unit_costs(
                 return measure_table(model, batch_size, length, example=example, backend=backend, progress=desc)
 
             table = decide(measure)
+        elif isinstance(workload, ForwardPass) and not latency.any_table:
+            check_inputs(table, workload.inputs)
     is_local = bool(table.setting) and not latency.any_table
     if not is_local:
         logger.warning("the latency table may be from another machine; its values are used without correction")

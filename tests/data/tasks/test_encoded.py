@@ -84,6 +84,18 @@ def test_encoded_rows_may_have_different_numbers_of_choices():
         scorer.task.encode([rows[0], {**rows[1], "label": 7}], tokenizer, model.config)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_of_choices_is_stripped(side):
+    model, tokenizer = make_model(head="ForMultipleChoice"), make_tokenizer()
+    tokenizer.padding_side = side
+    texts = ["good", "good film"], ["it", "it was"]
+    padded = {**tokenizer(*texts, padding="max_length", max_length=20), "label": 1}
+    bare = {**tokenizer(*texts), "label": 1}
+    (one,), (other,) = (batches_of([row], model)[1] for row in (padded, bare))
+    assert one["input_ids"].shape[-1] < 20
+    assert all(torch.equal(one[key], other[key]) for key in other)
+
+
 def test_choices_images_and_sounds_stay_unchanged():
     choice, tokenizer = make_model(head="ForMultipleChoice"), make_tokenizer()
     rows = [{**tokenizer(["good", "good film"], ["it", "it"]), "label": 1}]

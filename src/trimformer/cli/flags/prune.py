@@ -129,11 +129,15 @@ def check_request(arguments: argparse.Namespace) -> None:
         )
     if arguments.judge_data is not None:
         check_readable(arguments.judge_data, "data file")
-    if flags.output.standalone and isinstance(flags.method, Method) and flags.method.update == "bias":
-        raise TrimformerError("--standalone cannot hold the biases of update 'bias'; leave one of them out")
     plain = isinstance(flags.method, Method) and flags.method.allocation == "plain"
     if flags.output.standalone and plain:
         raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
+    counted = flags.run.gguf.quantize
+    if flags.budget.counted == "memory" and flags.output.gguf and counted not in flags.output.gguf:
+        raise TrimformerError(
+            f"the memory budget counts a file of the type {counted} (--quantize), which --export does not write; name "
+            "one type in both"
+        )
     if flags.output.export and flags.run.model.vocabulary:
         raise TrimformerError(
             "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"

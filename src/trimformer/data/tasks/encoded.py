@@ -64,7 +64,7 @@ class EncodedTask(LabelTask):
             if spans:
                 sample |= {key: _read_integer(row[key], where) for key in _POSITIONS}
             self._check_token_ids(sample, limit, where)
-            features.append(sample if self.choices else _strip_padding(sample))
+            features.append(_strip_choices(sample) if self.choices else _strip_padding(sample))
         return features
 
     def _read_label(self, value: Any, reader: LabelReader | None, where: str) -> Any:
@@ -142,6 +142,14 @@ def _read_integer(value: Any, where: str) -> int:
         return int(value)
     except (TypeError, ValueError, OverflowError):
         raise TrimformerError(f"label {quoted(value)} in {where} is not an integer") from None
+
+
+def _strip_choices(sample: dict[str, Any]) -> dict[str, Any]:
+    """Returns the sample without the padding of each choice."""
+    per_choice = [key for key in INPUT_KEYS if key in sample and isinstance(sample[key][0], list)]
+    choices = [_strip_padding(dict(zip(per_choice, parts, strict=True)))
+               for parts in zip(*(sample[key] for key in per_choice), strict=True)]  # fmt: skip
+    return {**sample, **{key: [choice[key] for choice in choices] for key in per_choice}}
 
 
 def _strip_padding(sample: dict[str, Any]) -> dict[str, Any]:
