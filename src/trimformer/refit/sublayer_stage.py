@@ -1,4 +1,4 @@
-"""One step of `refit.walk`: collects least-squares sums at a sublayer, then runs the students' new projections."""
+"""The walk at one sublayer: collects the moments of the regressions, then runs the students' new projections."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,11 +53,10 @@ class SublayerStage:
         students: the stream of each student.
         batches: calibration samples.
         new_tensors: makes an empty list of tensors, one per batch.
+        is_last: whether the sublayer is the last one of its layer.
+        parallel: the preceding sublayer, which runs in parallel, of the teacher and of each student; None if none does.
 
     Attributes:
-        is_tower_input: whether it reads an encoder's first hidden states, the same for all models; set by the walk.
-        is_last: whether the sublayer is the last one of its layer; set by the walk.
-        parallel: the preceding sublayer, which runs in parallel, of the teacher and of each student; set by the walk.
         aligned_producer: index of the first producer that reads nothing but the hidden states; None if there is none.
     """
 
@@ -70,12 +69,14 @@ class SublayerStage:
         students: Sequence[ModelStream],
         batches: Sequence[Batch],
         new_tensors: Callable[[], BatchTensors],
+        *,
+        is_last: bool,
+        parallel: tuple[Sublayer, ...] | None,
     ) -> None:
         self.index, self.source, self.sublayers = index, source, sublayers
         self._teacher, self._students, self._new_tensors = teacher, students, new_tensors
-        self.is_tower_input = self.is_last = False
+        self._is_last, self._parallel = is_last, parallel
         self._is_called_once = source.calls_per_pass == 1
-        self.parallel: tuple[Sublayer, ...] | None = None
         self._samples = [batch["index"] for batch in batches]
         self.aligned_producer = next((k for k, p in enumerate(source.producers) if p.reads_only_hidden), None)
         self._channels: list[list[Tensor]] = [[] for _ in sublayers]
@@ -123,9 +124,9 @@ class SublayerStage:
                     sums[k].add(by_position(x, mask), target, weights[n], self._held_out(i, len(mask)))
                 if keep_channels and self._is_called_once:
                     self._channels[k].append(channels.tensors[0])
-            if not self.is_last:
+            if not self._is_last:
                 teacher_outputs[i] = teacher_output
-        if self._is_called_once and not self.is_last:
+        if self._is_called_once and not self._is_last:
             self._teacher.finished.append(FinishedSublayer(self.source, teacher_outputs))
         return [Step(self.index, k, self.sublayers[k], *total.moments()) for k, total in enumerate(sums)]
 
@@ -137,15 +138,15 @@ class SublayerStage:
                 output = None
                 if channels:
                     output, channels[i] = sublayer.projection(channels[i]), channels[i].new_empty(0)  # frees the memory
-                elif self._is_called_once and not self.is_last:
+                elif self._is_called_once and not self._is_last:
                     recorder = LeafRecorder(sublayer.projection, outputs=True, stop=1)
                     stream.run_layer(i, recorder)
                     output = recorder.tensors[0]
-                if self.is_last:
+                if self._is_last:
                     stream.hidden[i] = stream.run_layer(i, replayed=None if output is None else (sublayer, output))
                 elif output is not None:
                     outputs[i] = output
-            if self._is_called_once and not self.is_last:
+            if self._is_called_once and not self._is_last:
                 stream.finished.append(FinishedSublayer(sublayer, outputs))
 
     def _run_teacher(self, i: int) -> tuple[list[Callable[[Tensor, Sublayer], Tensor]], Tensor]:
@@ -158,10 +159,10 @@ class SublayerStage:
         source = self.source
         entry, projected = LeafRecorder(source.entry), LeafRecorder(source.projection, outputs=True)
         added = projected if source.output is None else LeafRecorder(source.output, outputs=True)
-        added.stop = 0 if self.is_last else source.calls_per_pass  # 0: never, the layer's output is needed
+        added.stop = 0 if self._is_last else source.calls_per_pass  # 0: never, the layer's output is needed
         parallel = self._record_parallel(0)
         output = self._teacher.run_layer(i, *dict.fromkeys((entry, projected, added, *parallel)))
-        if self.is_last:
+        if self._is_last:
             self._teacher.hidden[i] = output
         targets = []
         for n, projection_output in enumerate(projected.tensors):
@@ -172,9 +173,9 @@ class SublayerStage:
 
     def _record_parallel(self, model: int) -> list[LeafRecorder]:
         """Returns a recorder of the parallel sublayer's output in the teacher (0) or a student; none if none runs."""
-        if self.parallel is None:
+        if self._parallel is None:
             return []
-        sublayer = self.parallel[model]
+        sublayer = self._parallel[model]
         return [LeafRecorder(sublayer.output or sublayer.projection, outputs=True)]
 
     def _target(self, total: Tensor, teacher_output: Tensor) -> Callable[[Tensor, Sublayer], Tensor]:

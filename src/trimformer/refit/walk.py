@@ -70,7 +70,7 @@ def walk(
         teacher_stream, *streams = (ModelStream(new_tensors, len(batches)) for _ in (teacher, *students))
         first_call = 0  # of the current layer
         for index, source in enumerate(run.progress(sources, desc)):
-            stage = SublayerStage(index, source, shrunk[index], teacher_stream, streams, batches, new_tensors)
+            reads_tower_input = False  # which is the same for all models
             if index == 0 or sources[index - 1].module is not source.module:
                 tower_input, last_call = tower_inputs.pop(first_call, None), first_call + source.calls_per_pass
                 layer_calls = [batch_calls[first_call:last_call] for batch_calls in calls]
@@ -79,10 +79,19 @@ def walk(
                 for stream, sublayer in zip(streams, shrunk[index], strict=True):
                     student_calls = [[call.with_layer(sublayer.module) for call in part] for part in layer_calls]
                     stream.enter_layer(student_calls, tower_input)
-                stage.is_tower_input = tower_input is not None and source.calls_per_pass == 1
-            stage.is_last = index + 1 == len(sources) or sources[index + 1].module is not source.module
-            stage.parallel = (sources[index - 1], *shrunk[index - 1]) if source.parallel else None
-            if align is not None and not stage.is_tower_input and stage.aligned_producer is not None:
+                reads_tower_input = tower_input is not None and source.calls_per_pass == 1
+            stage = SublayerStage(
+                index,
+                source,
+                shrunk[index],
+                teacher_stream,
+                streams,
+                batches,
+                new_tensors,
+                is_last=index + 1 == len(sources) or sources[index + 1].module is not source.module,
+                parallel=(sources[index - 1], *shrunk[index - 1]) if source.parallel else None,
+            )
+            if align is not None and not reads_tower_input and stage.aligned_producer is not None:
                 for step in stage.alignment_steps():
                     align(step)
             yield from stage.projection_steps(token_weights, memory.keeps_channels)
