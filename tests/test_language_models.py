@@ -15,6 +15,7 @@ from tests.allocation.test_queries import batch_of
 from tests.commands import error_line, run
 from tests.conftest import make_model, make_tokenizer
 from trimformer import METHODS
+from trimformer.cli.arguments import load_task_data
 from trimformer.cli.main import main
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.data.batches import make_batches
@@ -25,6 +26,8 @@ from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
 from trimformer.options.data import DataOptions
 from trimformer.pruner import Pruner
+from trimformer.session.calibration_data import draw_samples
+from trimformer.session.inputs import Inputs
 
 TOKENIZER = byte_tokenizer()
 OPTIONS: dict[str, Any] = {"num_samples": 24, "task": LanguageTask(name="language", max_length=32)}
@@ -202,6 +205,25 @@ def test_a_polish_reads_the_column_that_is_named(monkeypatch):
     for data in (rows, [{"text": row["story"]} for row in rows]):
         trimformer.prune(language_model(), TOKENIZER, rows, 0.6, text_column="story", polish_data=data, **options)
     assert read == [["story"], None]
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_sets_with_answers_keep_them_where_the_model_answers_prompts(tmp_path, is_answered):
+    rows = [{"prompt": text[:16]} for text in documents(20)]
+    scored = [{**row, "completion": "GOLDEN"} if is_answered else row for row in rows[:4]]
+    for name, each in (("train", rows[4:]), ("eval", scored)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+    files = {"data": str(tmp_path / "train.jsonl"), "eval_data": str(tmp_path / "eval.jsonl")}
+    options = DataOptions(**files, generate="greedy", max_length=64, num_samples=8, batch_size=4)
+    model = language_model()
+    task, train, validation = load_task_data(options, model, TOKENIZER)
+    inputs = [Inputs(model, TOKENIZER, train, validation, task=task), Inputs(model, TOKENIZER, rows[4:], scored)]
+    for each in inputs:  # from the command line, and from Python
+        samples = draw_samples(each, model, TOKENIZER, options, 0, None)
+        texts = [TOKENIZER.decode(row["input_ids"]) for row in samples.scorers[0].rows]
+        assert len(texts) == 4
+        assert all(("GOLDEN" in text) == is_answered for text in texts)
+        assert samples.scored_on.endswith("answered by the dense model") != is_answered
 
 
 def test_encoders_write_no_answers():

@@ -17,12 +17,17 @@ class UnreachableError(TrimformerError):
     """A budget below the smallest that can be reached.
 
     Attributes:
+        name: what is counted.
+        asked: the budget.
         smallest: a budget that can be reached, in the same unit.
     """
 
     def __init__(self, name: str, asked: float, smallest: float) -> None:
         super().__init__(f"{name} {asked:.4g} cannot be reached; the smallest reachable is {smallest:.4g}")
-        self.smallest = smallest
+        self.name, self.asked, self.smallest = name, asked, smallest
+
+    def __reduce__(self) -> tuple[type, tuple[str, float, float]]:
+        return type(self), (self.name, self.asked, self.smallest)
 
 
 class RemoteError(TrimformerError):

@@ -16,7 +16,7 @@ from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import Costs
 from trimformer.data.batches import numbered_batches
 from trimformer.data.next_tokens import with_next_tokens
-from trimformer.data.outputs import find_problem
+from trimformer.data.outputs import writes_text
 from trimformer.errors import TrimformerError
 from trimformer.importance.calibration_cache import cached_ranking
 from trimformer.importance.criteria import CRITERIA, Ranking, obs
@@ -130,7 +130,7 @@ class Pruner:
                 f"method is {shorten(method)}; give a trimformer.Method, or one of trimformer.METHODS"
             )
         POSITIVE.check(neuron_multiple, "neuron_multiple")
-        if find_problem(model) == "language":
+        if writes_text(model):
             batches = list(map(with_next_tokens, batches))
         self.model, self.batches, self.method = model, list(numbered_batches(batches)), method
         if not self.batches:

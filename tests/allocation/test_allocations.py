@@ -1,3 +1,4 @@
+import pickle
 from functools import partial
 from itertools import product
 from types import SimpleNamespace
@@ -86,6 +87,7 @@ def test_an_unreachable_budget_names_a_fraction_of_the_dense_cost(allocation, ki
     with pytest.raises(UnreachableError, match=r"constraint 0\.3 cannot be reached") as error:
         select(constraint=0.3)
     select(constraint=error.value.smallest)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
     with pytest.raises(UnreachableError):
         select(constraint=0.98 * error.value.smallest)
 

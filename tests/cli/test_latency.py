@@ -96,7 +96,8 @@ def test_prune_keeps_to_milliseconds(model_dir, data, tmp_path, lut, kept, dense
     assert run(main, "prune", model_dir, "--data", data, *words) == 0
     budget = results(tmp_path / "out")["budget"]
     assert budget["asked_ms"] == 12
-    assert 8 < budget["estimated_ms"] <= 12
+    assert budget["estimated_ms"] == pytest.approx(budget["kept"] * budget["reference_ms"])
+    assert budget["estimated_ms"] <= 12
 
 
 def test_a_latency_that_is_missed_is_written_and_has_its_own_exit_code(
@@ -148,7 +149,7 @@ BAD_LUTS = {
     "pickle": (save("ffn_lut.pt", ROOT), ["ffn_lut.pt", "not a plain tensor"]),
     "another machine": (change_setting(device="Abacus 9000"), ["device 'Abacus 9000'", "--any-lut"]),
     "another dtype": (change_setting(dtype="float16"), ["dtype 'float16'", "'float32'", "--any-lut"]),
-    "another head": (change_setting(**{"class": "BertForMaskedLM"}), ["class 'BertForMaskedLM'", "--any-lut"]),
+    "other layers": (change_setting(layers=12), ["layers '12'", "'3'", "--any-lut"]),
     "other shapes": (change_setting(inputs={"input_ids": [8, 16]}), ["'input_ids' of shape [8, 16]", "--any-lut"]),
     "broken": (lambda lut: (lut / "lut.json").write_text("{"), ["lut.json"]),
 }
@@ -170,6 +171,16 @@ def test_a_table_from_another_machine_is_used_where_it_is_wanted(model_dir, data
     change_setting(device="Abacus 9000")(lut)
     words = ["--metric", "latency", "--lut", str(lut), "--any-lut"]
     assert prune(model_dir, data, tmp_path / "out", *words) == 0
+
+
+def test_a_table_of_another_head_tells_shares_but_no_milliseconds(model_dir, data, tmp_path, lut, capsys):
+    change_setting(**{"class": "BertForMaskedLM"})(lut)
+    words = ["--metric", "latency", "--lut", str(lut)]
+    in_ms = [*words, "--data", data, "--output", tmp_path / "ms", "--latency-ms", "12"]
+    assert run(main, "prune", model_dir, *in_ms) == 2
+    assert "class 'BertForMaskedLM'" in error_line(capsys.readouterr().err)
+    assert prune(model_dir, data, tmp_path / "share", *words) in (0, 3)
+    assert "measured latencies correct it" in capsys.readouterr().err
 
 
 BAD_FLAGS = {

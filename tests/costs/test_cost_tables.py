@@ -3,7 +3,7 @@ import pytest
 
 from tests.conftest import make_model, pruned, random_masks
 from trimformer.costs.cost_tables import Costs, linear_costs
-from trimformer.costs.macs import model_macs
+from trimformer.costs.macs import Positions, model_macs
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
 
@@ -56,7 +56,10 @@ def test_a_metric_that_is_not_linear_is_refused(metric):
 
 def test_lengths_are_any_positive_numbers():
     sublayers = find_sublayers(make_model())
-    assert linear_costs(sublayers, "mac", np.int64(10)).dense == linear_costs(sublayers, "mac", 10).dense
+    expected = linear_costs(sublayers, "mac", 10).dense
+    for lengths in (np.int64(10), np.full(len(sublayers), 10.0), iter([10] * len(sublayers)), [Positions(10)] * 6):
+        assert linear_costs(sublayers, "mac", lengths).dense == expected
+    assert linear_costs(sublayers, "parameters", 0).dense > 0
     for length in (0, -5, float("nan"), float("inf")):
         with pytest.raises(TrimformerError, match="give a positive number"):
             linear_costs(sublayers, "mac", length)

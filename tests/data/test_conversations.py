@@ -187,6 +187,10 @@ def test_every_block_begins_with_the_start_token_which_never_counts():
     blocks = as_blocks([{"messages": messages}], tokenizer, MODEL.config, length=10)
     assert len(blocks) > 1
     assert all(block["input_ids"][0] == start for block in blocks)
+    blocks = as_blocks([{"input_ids": [start, *range(10, 50)]}], tokenizer, MODEL.config, length=10)
+    assert [block["input_ids"][0] for block in blocks] == [start] * 5
+    (whole,) = as_blocks([{"input_ids": [start, *range(10, 20)]}], tokenizer, MODEL.config, length=10)
+    assert len(whole["input_ids"]) == 10
 
 
 def templated(template):
@@ -254,6 +258,31 @@ def test_messages_in_json_are_read_as_messages(tmp_path):
     assert read(*rows) == read({"messages": [HI, YO]})
 
 
+def test_answers_and_texts_in_json_stay_texts():
+    answer = '[{"name": "Bob"}]'
+    assert counted_in_rows({"prompt": "names?", "completion": answer}) == answer + "</s>"
+    assert len(as_blocks([{"doc": answer * 3}], TOKENIZER, MODEL.config, columns=["doc"], length=16)) > 1
+
+
+def counted_in_rows(*rows):
+    return read(*rows)[1]
+
+
+def test_no_tools_in_json_are_none():
+    assert counted_in_rows(
+        {"messages": [HI, YO], "tools": "[]"}, {"messages": [HI, YO], "tools": '[{"name": "f"}]'}
+    ) == ("yo</s>yo</s>")
+
+
+def test_texts_that_a_template_writes_as_json_are_not_left_out(caplog):
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content | tojson if m.role == 'tool' else m.content }};{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    counted_in(templated(template), HI, {"role": "tool", "content": 'it said "rain"'}, YO)
+    assert "leaves out" not in caplog.text
+
+
 def test_nulls_that_arrow_adds_to_tools_are_not_read():
     calls = [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
              for arguments in ({"a": "A"}, {"b": "B"})]  # fmt: skip
@@ -292,6 +321,9 @@ def test_a_set_with_answers_keeps_them_where_the_model_answers_prompts(caplog):
     caplog.set_level("INFO")
     options = BlockOptions(length=64, generate="greedy")
     assert options.keeping_answers([{"prompt": "hi"}], "eval_dataset") == options
-    for row in ({"prompt": "hi", "completion": "yo"}, {"messages": [HI, YO]}, {"text": "a document"}):
+    for row in ({"text": "a prompt"}, {"prompt": "hi", "completion": None}, {"messages": [HI]}):
+        assert options.keeping_answers([row], "eval_dataset") == options
+    assert not caplog.text
+    for row in ({"prompt": "hi", "completion": "yo"}, {"messages": [HI, YO]}):
         assert options.keeping_answers([row], "eval_dataset").generate is None
     assert "eval_dataset is used with the answers that it holds" in caplog.text

@@ -76,7 +76,11 @@ def load_task_data(
         splits = {"train": train, "validation": read_evaluation_rows(options.eval_data)}
     blocks = BlockOptions.of(options, timed_length, seed=seed)
     used = used_splits(splits, need_train=need_train)
-    splits = {name: model_rows(model, processor, rows, blocks, author) for name, rows in used.items()}
+    splits = {}
+    for name, rows in used.items():
+        is_given = options.eval_data is not None and name == "validation"
+        chosen = blocks.keeping_answers(rows, "--eval-data") if is_given else blocks
+        splits[name] = model_rows(model, processor, rows, chosen, author)
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
     task = resolve_task(task, options, model, sets)

@@ -66,8 +66,10 @@ def linear_costs(sublayers: Sequence[Sublayer], metric: Metric, lengths: Lengths
     """
     if metric not in ("mac", "parameters"):
         raise TrimformerError(f"linear costs are of the metric 'mac' or 'parameters', not {shorten(metric)}")
-    for length in per_sublayer(lengths, sublayers):
-        if not isinstance(length, Positions) and not 0 < length < np.inf:
+    lengths = per_sublayer(lengths, sublayers)
+    tokens = [each.length if isinstance(each, Positions) else each for each in lengths]
+    for length in tokens if metric == "mac" else ():
+        if not 0 < length < np.inf:
             raise TrimformerError(f"a sample of {shorten(length)} tokens has no cost; give a positive number")
 
     def levels(sublayer: Sublayer, length: float | Positions, num_units: int) -> Floats:

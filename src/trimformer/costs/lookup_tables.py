@@ -1,6 +1,7 @@
 """Look-up tables of measured latency, and their files."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from trimformer.utils.outputs import write_directory
 
 FILES: dict[Kind, str] = {"attention": "mha_lut.pt", "ffn": "ffn_lut.pt"}
 METADATA = "lut.json"
+_LONGER = 1.25  # ratio of sizes of inputs, such as sounds, up to which a table serves
 
 
 @dataclass
@@ -91,8 +93,8 @@ def check_table(table: LatencyTable, model: PreTrainedModel, *, any_setting: boo
             )
     if table.setting and not any_setting:
         here = describe_setting(model, 0, 0, table.setting.get("backend", ""))
-        for key in ("model_type", "class", "layers", "hidden_size", "head_size", "attention", "dtype", "device"):
-            if table.setting.get(key) != here[key] and (key in table.setting or key not in ("class", "layers")):
+        for key in ("model_type", "layers", "hidden_size", "head_size", "attention", "dtype", "device"):
+            if table.setting.get(key) != here[key] and (key in table.setting or key != "layers"):
                 raise TrimformerError(
                     f"the latency table is of {key} '{table.setting.get(key)}', here it is '{here[key]}'; measure "
                     "one with `trimformer lut`, or use this one nevertheless with --any-lut"
@@ -100,14 +102,15 @@ def check_table(table: LatencyTable, model: PreTrainedModel, *, any_setting: boo
 
 
 def check_inputs(table: LatencyTable, inputs: Mapping[str, Tensor]) -> None:
-    """Checks that a table was measured on inputs of the shapes that are to be timed: choices, sounds, images.
+    """Checks that a table was measured on inputs of about the sizes that are to be timed: choices, sounds, images.
 
     Raises:
-        TrimformerError: an input has another shape.
+        TrimformerError: an input has another size, by more than `_LONGER`.
     """
     for name, shape in input_shapes(inputs).items():
         measured = table.setting.get("inputs", {}).get(name, shape)
-        if measured != shape:
+        sizes = sorted((math.prod(shape), math.prod(measured)))
+        if sizes[1] > _LONGER * sizes[0]:
             raise TrimformerError(
                 f"the latency table was measured with '{name}' of shape {measured} per sample, and the data have "
                 f"{shape}; leave it out, to measure one on the data, or use this one nevertheless with --any-lut"
@@ -174,6 +177,9 @@ def _check_setting(setting: dict[str, Any]) -> None:
         return
     if not {"batch_size", "seq_len", "backend"} <= setting.keys():
         raise ValueError("the setting names no batch_size, seq_len and backend")
+    for shape in setting.get("inputs", {}).values():
+        if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+            raise ValueError("the shapes of the inputs are no lists of integers")
     POSITIVE.check(setting["batch_size"], "batch_size")
     POSITIVE.check(setting["seq_len"], "seq_len")
     if setting["backend"] not in get_args(Backend):

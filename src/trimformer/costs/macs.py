@@ -6,6 +6,7 @@ are left out. A layer that is called at several depths counts at each of them, i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,7 @@ def unit_parameters(sublayer: Sublayer) -> int:
 
 def per_sublayer(lengths: Lengths, sublayers: Sequence[Sublayer]) -> list[float | Positions]:
     """Returns one entry for each sublayer."""
-    if isinstance(lengths, Sequence):
-        return list(lengths)
-    return [float(lengths)] * len(sublayers)
+    return [float(lengths)] * len(sublayers) if isinstance(lengths, Real) else list(lengths)  # type: ignore[arg-type]
 
 
 def model_macs(sublayers: Sequence[Sublayer], lengths: Lengths) -> float:

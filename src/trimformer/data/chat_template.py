@@ -1,5 +1,6 @@
 """Puts conversations into a chat template, as pieces of text of which the answers count."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -54,7 +55,8 @@ class ChatTemplate:
             if pieces is None:
                 raise TrimformerError("it changes the prompt when the answer is added; give texts instead")
         text = "".join(piece for piece, _ in pieces)
-        if answers and any(part not in text for part in _contents(messages[: answers[-1] + 1], tools)):
+        parts = _contents(messages[: answers[-1] + 1], tools) if answers else ()
+        if not all(part in text or json.dumps(part)[1:-1] in text for part in parts):
             self._incomplete.append(where)
         return pieces
 

@@ -73,7 +73,7 @@ class PromptColumns:
         if context is not None and not any(isinstance(row.get(context), str | int | float) for row in rows):
             logger.warning("column %s holds no texts, so it is no part of the prompts", quoted(context))
             context = None
-        if tools is not None and not any(map(holds_messages, (row.get(tools) for row in rows))):
+        if tools is not None and not any(map(_is_list_of_mappings, (_parsed(row.get(tools)) for row in rows))):
             logger.warning("column %s holds no descriptions of tools, so it is no part of the prompts", quoted(tools))
             tools = None
         read = [name for name in (prompt, answer, context, system, tools) if name]
@@ -110,11 +110,37 @@ def _parsed(value: Any) -> Any:
     return value
 
 
+def holds_answer(row: Mapping[str, Any]) -> bool:
+    """Whether a row, by the usual names, holds a conversation that ends in an answer, or a prompt with an answer."""
+    messages = guess_column(MESSAGES, row)
+    if messages is not None and holds_messages(row[messages]):
+        last = _parsed(row[messages])[-1]
+        role = last.get("role", last.get("from")) if isinstance(last, Mapping) else None
+        return _ROLES.get(str(role), role) == "assistant"
+    pair = find_pair(list(row))
+    return pair is not None and row[pair[1]] is not None
+
+
 def holds_messages(value: Any) -> bool:
-    """Whether a value is a list of mappings, the array that pandas makes of one, or one in JSON."""
-    value = _parsed(value)
-    is_list = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    """Whether a value is a list of mappings, the array that pandas makes of one, or messages in JSON."""
+    if isinstance(value, str):
+        value = _parsed(value)
+        return _is_list_of_mappings(value) and all(map(_is_message, value))
+    return _is_list_of_mappings(value)
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
     return is_list and len(value) > 0 and isinstance(value[0], Mapping)
+
+
+def _is_message(value: Any) -> bool:
+    """Whether a value has the keys of a message; answers in JSON may be any lists."""
+    return (
+        isinstance(value, Mapping)
+        and not {"role", "from"}.isdisjoint(value)
+        and not {"content", "value", "tool_calls"}.isdisjoint(value)
+    )
 
 
 def conversation_pieces(
@@ -209,11 +235,12 @@ def row_tools(row: Mapping[str, Any], columns: PromptColumns, where: str) -> lis
         TrimformerError: the value is neither a list of tools nor one in JSON.
     """
     value = None if columns.tools is None else row.get(columns.tools)
-    if value is None or (isinstance(value, str | Sequence | np.ndarray) and not len(value)):
+    tools = _parsed(value)
+    if tools is None or (isinstance(tools, str | Sequence | np.ndarray) and not len(tools)):
         return None
-    if not holds_messages(value):
+    if not _is_list_of_mappings(tools):
         raise TrimformerError(f"column {quoted(columns.tools)} in {where} holds no list of tools, nor one in JSON")
-    return list(_without_nulls(_parsed(value)))
+    return list(tools if isinstance(value, str) else _without_nulls(tools))  # JSON has the nulls that its author wrote
 
 
 def _without_nulls(value: Any) -> Any:
@@ -236,7 +263,7 @@ def _messages(value: Any, where: str) -> Messages:
 
 def _message(message: Any, where: str) -> dict[str, Any]:
     if isinstance(message, Mapping):
-        message = _without_nulls(message)
+        message = dict(_without_nulls(message))
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
         role = _ROLES.get(str(role), role)
         if content is None and message.get("tool_calls"):

@@ -75,7 +75,7 @@ def read_rows(path: str | Path) -> Rows:
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Reads the non-empty lines of a text file of any name; a `.gz` file is decompressed.
+    """Reads the non-empty lines of a text file, whatever its name if not that of rows; a `.gz` file is decompressed.
 
     Raises:
         TrimformerError: the file is missing, empty, malformed, too large or not a text.

@@ -27,8 +27,8 @@ from trimformer.data.conversations import (
     conversation_pieces,
     encode_pieces,
     find_pair,
+    holds_answer,
     holds_messages,
-    needs_answers,
     prompt_messages,
     row_tools,
 )
@@ -62,7 +62,7 @@ _PROMPTS = 4  # answered for each calibration sample: some are scored, and twice
 _BATCH = 256  # documents that are tokenized at once
 _MOST_CHARACTERS = 2**26
 _FIRST_ROWS = 1000  # that tell the columns
-MOST_CONVERSATIONS = 2**13  # that are put into a chat template to calibrate or score on
+_MOST_CONVERSATIONS = 2**13  # that are put into a chat template to calibrate or score on
 
 
 def as_blocks(
@@ -98,11 +98,18 @@ def as_blocks(
                 "they are pieces, intervals and promises are too good: give texts",
                 len(rows[0]["input_ids"]),
             )
-        encoded = (_encoded_blocks(row, f"row {n}", length) for n, row in numbered(rows))
+        start = tokenizer.bos_token_id
+        encoded = (_encoded_blocks(row, f"row {n}", length, start) for n, row in numbered(rows))
         return NamedRows(chain.from_iterable(encoded), {})
     kind, names = _find_columns(rows, columns)
     check_columns(rows, names)
     if kind == "text":
+        if names[0].strip().lower() in PROMPTS and not columns:
+            logger.warning(
+                "column %s holds prompts without answers, which count as documents; give the answers, or let the model "
+                "write them (--generate, generate)",
+                quoted(names[0]),
+            )
         others = [name for name, value in rows[0].items() if name != names[0] and isinstance(value, str)]
         if others:
             logger.info("documents are the texts of column %s; not read: %s", quoted(names[0]), listed(others))
@@ -141,10 +148,12 @@ class BlockOptions:
     most_rows: int | None = None
 
     def keeping_answers(self, rows: Rows, name: str) -> Self:
-        """Returns options by which the model answers only prompts without answers, and logs where rows hold these."""
-        if not self.generate or not len(rows) or self.columns or needs_answers(rows[0]):
+        """Returns options by which rows that hold answers keep them, and logs it; the model answers other prompts."""
+        if not self.generate or not len(rows) or is_blocks(rows) or self.columns:
             return self
-        logger.info("%s is used with the answers that it holds, or as documents: none is generated", name)
+        if not any(map(holds_answer, islice(rows, _FIRST_ROWS))):
+            return self
+        logger.info("%s is used with the answers that it holds: none is generated", name)
         return replace(self, generate=None)
 
     @classmethod
@@ -159,7 +168,8 @@ class BlockOptions:
         """
         task_length = None if task is None or task.max_length == NO_LIMIT else task.max_length
         most = _PROMPTS * data.samples_of("language")
-        return cls(data.text_columns, data.max_length or timed_length or task_length, data.generate, seed, most)
+        length = data.max_length or timed_length or task_length
+        return cls(data.text_columns, length, data.generate, seed, most, _MOST_CONVERSATIONS)
 
 
 def model_rows(
@@ -216,6 +226,11 @@ def _block_length(config: PreTrainedConfig, length: int | None) -> int:
     return min(BLOCK_LENGTH, limit) if length is None else length
 
 
+def were_answered(rows: Rows) -> bool:
+    """Returns whether a model wrote the answers of blocks, which then are of no document."""
+    return len(rows) > 0 and is_blocks(rows) and DOCUMENT not in rows[0]
+
+
 def _holds_conversations(rows: Rows, columns: Sequence[str] | None) -> bool:
     """Returns whether rows are conversations, or prompts with answers."""
     return not is_blocks(rows) and "input_ids" not in rows[0] and _find_columns(rows, columns)[0] != "text"
@@ -223,7 +238,7 @@ def _holds_conversations(rows: Rows, columns: Sequence[str] | None) -> bool:
 
 def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
     """Returns the kind of rows ("text", "messages" or "answers") and the columns to read."""
-    row = _first_values(rows)
+    row = rows[0]
     for name in columns or ():
         if name not in row:
             raise TrimformerError(f"the data has no column {quoted(name)}; its columns are {', '.join(map(str, row))}")
@@ -235,28 +250,14 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
     if messages is not None and any(holds_messages(row.get(messages)) for row in rows):
         return "messages", (messages,)
     pair = find_pair(list(row))
+    if pair is None and guess_column(PROMPTS, row) and guess_column(TEXT_COLUMNS, row) in (None, *PROMPTS):
+        pair = find_pair(list({name: None for other in islice(rows, _FIRST_ROWS) for name in other}))  # not in row 1
     if pair is not None:
         return "answers", pair
     text = guess_column(TEXT_COLUMNS, row)
     if text is None:
         raise missing_column("text column", row)
-    if text.strip().lower() in PROMPTS:
-        logger.warning(
-            "column %s holds prompts without answers, which count as documents; give the answers, or let the model "
-            "write them (--generate, generate)",
-            quoted(text),
-        )
     return "text", (text,)
-
-
-def _first_values(rows: Rows) -> dict[str, Any]:
-    """Returns the first value of every column, of the first rows; a row may lack some columns."""
-    values: dict[str, Any] = {}
-    for row in islice(rows, _FIRST_ROWS):
-        for name, value in row.items():
-            if values.get(name) is None:
-                values[name] = value
-    return values
 
 
 def _find_prompts(rows: Rows, columns: Sequence[str] | None) -> PromptColumns:
@@ -335,10 +336,10 @@ def _cut(
         document_at: returns the number of the document at a position of the stream.
         start_token: if the stream begins with this token, so does every block; it predicts nothing where it is added.
     """
-    begins = [start_token] if start_token is not None and ids[0] == start_token and length > 2 else []
-    length -= len(begins)
     targets = [token if counted else IGNORED for token, counted in zip(ids, counts, strict=True)]
     positions = len(ids) - 1
+    begins = [start_token] if start_token is not None and ids[0] == start_token and positions > length > 2 else []
+    length -= len(begins)
     edges = np.linspace(0, positions, max(1, -(-positions // length)) + 1).round().astype(int).tolist()
     for start, stop in pairwise(edges):
         added = begins if ids[start] != start_token else []
@@ -364,7 +365,7 @@ def _counted(blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from (block for block in blocks if any(target != IGNORED for target in block[NEXT_TOKENS]))
 
 
-def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator[dict[str, Any]]:
+def _encoded_blocks(row: Mapping[str, Any], where: str, length: int, start: int | None) -> Iterator[dict[str, Any]]:
     """Yields the blocks of a row that another program encoded, without padding; each row is a document.
 
     Raises:
@@ -389,4 +390,4 @@ def _encoded_blocks(row: Mapping[str, Any], where: str, length: int) -> Iterator
     counts, tokens = (labels != IGNORED).tolist(), ids.tolist()
     if len(ids) > 1:
         number = hash(tuple(tokens))  # the same for copies
-        yield from _counted(_cut(tokens, counts, length, lambda _: number))
+        yield from _counted(_cut(tokens, counts, length, lambda _: number, start))

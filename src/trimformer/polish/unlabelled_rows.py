@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import Features
+from trimformer.data.conversations import needs_answers
 from trimformer.data.language_blocks import BlockOptions, model_rows
 from trimformer.data.rows import as_rows
 from trimformer.data.splits import find_splits, read_splits
@@ -57,10 +58,12 @@ def encode_unlabelled(
     try:
         blocks = blocks or BlockOptions.of(DataOptions(), task=task)
         rows = as_rows(data, "polish_data")
-        blocks = replace(blocks, most_prompts=None)
+        blocks = replace(blocks, most_prompts=None, most_rows=None)
         if len(rows) and not all(column in rows[0] for column in blocks.columns or ()):
             blocks = replace(blocks, columns=None)
-        blocks = blocks.keeping_answers(rows, "polish_data")
+        if blocks.generate and len(rows) and not blocks.columns and not needs_answers(rows[0]):
+            blocks = replace(blocks, generate=None)
+            logger.info("polish data are used with the answers that they hold, or as documents: none is generated")
         rows = model_rows(model, processor, rows, blocks)
         if not len(rows):
             raise TrimformerError("it has no rows")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from trimformer.checkpoints.vocabulary import Vocabulary
 from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
-from trimformer.data.language_blocks import MOST_CONVERSATIONS, BlockOptions, model_rows
+from trimformer.data.language_blocks import BlockOptions, model_rows, were_answered
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import DOCUMENT_SPAN, Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
 from trimformer.data.splits import (
@@ -26,7 +26,7 @@ from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError
 from trimformer.evaluation.clusters import FEWEST_DOCUMENTS, count_documents, row_clusters
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
@@ -127,37 +127,35 @@ def draw_samples(
         TrimformerError: the rows do not fit the task or the model, or there are too few of them.
     """
     batch_size = options.batch_size
-    blocks = replace(BlockOptions.of(options, timed_length, inputs.task, seed), most_rows=MOST_CONVERSATIONS)
+    blocks = BlockOptions.of(options, timed_length, inputs.task, seed)
     if find_problem(model) == "language":
         options = replace(options, max_length=blocks.length)
 
     def prepared(rows: Rows, options: BlockOptions = blocks) -> Rows:
         return model_rows(model, processor, rows, options)
 
-    def prepared_set(data: Any, name: str, options: BlockOptions = blocks) -> tuple[Rows, bool]:
-        """Returns the rows, and whether the model answers them."""
+    def prepared_set(data: Any, name: str, options: BlockOptions = blocks) -> Rows:
         rows = as_rows(data, name)
-        options = options.keeping_answers(rows, name)
-        with one_sentence(f"{name} cannot be used"):
-            return prepared(rows, options), options.generate is not None
+        try:
+            return prepared(rows, options.keeping_answers(rows, name))
+        except TrimformerError as error:
+            raise TrimformerError(f"{name} cannot be used: {error}") from error
 
     if inputs.eval_dataset is None:
         splits = inputs.dataset if _are_splits(inputs.dataset) else {"all": inputs.dataset}
         used = used_splits({name: as_rows(rows) for name, rows in splits.items()})
         train, sets = find_splits({name: prepared(rows) for name, rows in used.items()}, seed)
-        is_answered = blocks.generate is not None
     else:
         given = as_rows(inputs.dataset)
         named = inputs.eval_dataset if _are_sets(inputs.eval_dataset, given) else {"validation": inputs.eval_dataset}
         train = prepared(given)
-        answered = {name: prepared_set(rows, "eval_dataset") for name, rows in named.items()}
-        sets, is_answered = {name: rows for name, (rows, _) in answered.items()}, any(a for _, a in answered.values())
+        sets = {name: prepared_set(rows, "eval_dataset") for name, rows in named.items()}
     check_evaluation_sets(sets)
     are_set_aside = is_set_aside(sets)
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
         all_rows = replace(blocks, most_prompts=None, most_rows=None)
-        judged, _ = prepared_set(inputs.judge_dataset, "judge_dataset", all_rows)
+        judged = prepared_set(inputs.judge_dataset, "judge_dataset", all_rows)
     is_drop = target is not None and target.kind == "drop"
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
     if are_set_aside:
@@ -167,7 +165,7 @@ def draw_samples(
     scored_on, scored_warnings = describe_scored_rows(
         sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
     )
-    if is_answered:
+    if any(map(were_answered, sets.values())):
         scored_on += ", answered by the dense model"
     logger.info("scores are on %s", scored_on)
     num_samples = options.samples_of(task.problem)
@@ -191,7 +189,7 @@ def draw_samples(
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
     calibration_rows = Selection(train, chosen)
     scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
-    if judged is not None:
+    if judged is not None and inputs.judge_dataset is not None:
         scored_warnings += describe_judged(judged, sets, task)
     features = task.encode(calibration_rows, processor, model.config)
     all_batches = make_batches(features, processor, batch_size, model.device, max_batch_tokens(model))

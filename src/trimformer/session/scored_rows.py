@@ -69,9 +69,9 @@ def describe_copies(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> 
 
 
 def describe_judged(judged: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
-    """Returns a warning if rows to score on are also among those that the quality target is tested on."""
+    """Returns a warning if many of the rows to score on are also among those that the quality target is tested on."""
     scored = [flag for rows in sets.values() for flag in hold_text(rows, judged, task)]
-    if not any(scored):
+    if sum(scored) <= _FEW * len(scored):
         return []
     return [
         f"{sum(scored):,} of {len(scored):,} rows to score on are also among those that the quality target is tested "

@@ -99,10 +99,28 @@ def find_unit_costs(
             table = decide(measure)
         elif isinstance(workload, ForwardPass) and not latency.any_table:
             check_inputs(table, workload.inputs)
+            _check_head(table, model, requests)
     is_local = bool(table.setting) and not latency.any_table
     if not is_local:
         logger.warning("the latency table may be from another machine; its values are used without correction")
     return UnitCosts(metric, table.costs(model), latency, workload, length, is_local)
+
+
+def _check_head(table: LatencyTable, model: PreTrainedModel, requests: Sequence[BudgetRequest]) -> None:
+    """Warns if a table is of another head, as the paper's command measures one; shares are corrected by measuring.
+
+    Raises:
+        TrimformerError: milliseconds are asked for, which such a table cannot tell.
+    """
+    measured, name = table.setting.get("class", type(model).__name__), type(model).__name__
+    if measured == name:
+        return
+    if any(request.ms is not None for request in requests):
+        raise TrimformerError(
+            f"the latency table is of class '{measured}', here it is '{name}', so it tells no milliseconds; measure "
+            "one with `trimformer lut`, or use this one nevertheless with --any-lut"
+        )
+    logger.warning("the latency table is of class '%s', here it is '%s'; measured latencies correct it", measured, name)
 
 
 def resolve_latency(latency: LatencyOptions) -> LatencyOptions:
