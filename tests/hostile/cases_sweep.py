@@ -143,7 +143,10 @@ _FAMILIES: dict[str, tuple[Any, list[str]]] = {
     "without flags": (begun(lambda f: f["identity"].pop("flags")), ["family.json", "not written by"]),
     "flags of a list": (begun(lambda f: f["identity"].update(flags=[1])), ["family.json", "not written by"]),
     "without a cost": (begun(lambda f: f.pop("cost")), ["family.json", "not written by"]),
-    "a cost of text": (begun(lambda f: f.update(cost={"seconds": {"data": "long"}})), ["family.json", "not written by"]),
+    "a cost of text": (
+        begun(lambda f: f.update(cost={"seconds": {"data": "long"}})),
+        ["family.json", "not written by"],
+    ),
     "a cost of a list": (begun(lambda f: f.update(cost={"seconds": [1]})), ["family.json", "not written by"]),
     "of another model": (both(begun(), config(hidden_act="relu")), ["'out'", "another model"]),
     "of other weights": (
