@@ -208,15 +208,15 @@ def test_an_allocation_is_within_the_budget_and_the_best_of_what_it_chooses_from
     found = 0
     for case, random in draws():
         toy = Toy.drawn(random)
-        smallest = smallest_constraint(allocation, toy.sublayers, toy.costs, toy.multiple)
-        constraint = min(1.0, smallest * (1 + ROUNDING) + random.uniform(0, 1) * (1 - smallest))
         try:
+            smallest = smallest_constraint(allocation, toy.sublayers, toy.costs, toy.multiple)
+            constraint = min(1.0, smallest * (1 + ROUNDING) + random.uniform(0, 1) * (1 - smallest))
             masks = select_masks(
                 allocation, toy.sublayers, toy.curves, toy.costs, constraint=constraint, neuron_multiple=toy.multiple
             )
         except TrimformerError:
             assert allocation == "global", case
-            assert toy.costs.measured, case  # its model of a table may be coarser than the table
+            assert toy.costs.measured, case  # its model of a table may be coarser, or all units save no time
             continue
         units = [int(mask.sum()) for mask in masks]
         budget = constraint * toy.costs.dense

@@ -289,7 +289,11 @@ ALLOCATIONS: dict[Allocation, Allocate] = {
 def smallest_constraint(
     allocation: Allocation, sublayers: Sequence[Sublayer], costs: Costs, neuron_multiple: int = NEURON_MULTIPLE
 ) -> float:
-    """Returns the smallest constraint that keeps at least one unit, as a fraction of the dense cost."""
+    """Returns the smallest constraint that keeps at least one unit, as a fraction of the dense cost.
+
+    Raises:
+        TrimformerError: in a latency table, removing all units saves no time.
+    """
     if allocation == "ffn":
         least = [cost[ffn_levels(s, neuron_multiple)].min() for s, cost in zip(sublayers, costs.levels, strict=True)]
         return min(1.0, (costs.fixed + float(sum(least))) / costs.dense)
