@@ -130,7 +130,7 @@ def holds_messages(value: Any) -> bool:
 
 
 def _is_list_of_mappings(value: Any) -> bool:
-    is_list = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    is_list = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
     return is_list and len(value) > 0 and isinstance(value[0], Mapping)
 
 

@@ -147,6 +147,10 @@ class BlockOptions:
     most_prompts: int | None = None
     most_rows: int | None = None
 
+    def of_all_rows(self) -> Self:
+        """Returns options by which no rows are drawn."""
+        return replace(self, most_prompts=None, most_rows=None)
+
     def keeping_answers(self, rows: Rows, name: str) -> Self:
         """Returns options by which rows that hold answers keep them, and logs it; the model answers other prompts."""
         if not self.generate or not len(rows) or is_blocks(rows) or self.columns:
@@ -199,17 +203,22 @@ def model_rows(
     if options.generate and len(rows) and not is_blocks(rows):
         prompts = _find_prompts(rows, options.columns)
         length = _block_length(model.config, options.length)
-        if options.most_prompts is not None and len(rows) > options.most_prompts:
-            logger.info("the model answers %d of %d prompts, drawn at random", options.most_prompts, len(rows))
-            rows = Selection(rows, sorted(sample_indices(len(rows), options.most_prompts, options.seed)))
+        rows = _drawn(rows, options.most_prompts, options.seed, "the model answers %d of %d prompts, drawn at random")
         asked = [(prompt_messages(row, prompts, f"row {number}"), row_tools(row, prompts, f"row {number}"))
                  for number, row in numbered(rows)]  # fmt: skip
         return answer_prompts(author or model, tokenizer, asked, how=options.generate, length=length, seed=options.seed)
-    most = options.most_rows
-    if most is not None and len(rows) > most and _holds_conversations(rows, options.columns):
-        logger.info("%d of %d conversations are read, drawn at random", most, len(rows))
-        rows = Selection(rows, sorted(sample_indices(len(rows), most, options.seed)))
+    are_many = options.most_rows is not None and len(rows) > options.most_rows
+    if are_many and _holds_conversations(rows, options.columns):  # the columns are looked for again in `as_blocks`
+        rows = _drawn(rows, options.most_rows, options.seed, "%d of %d conversations are read, drawn at random")
     return as_blocks(rows, tokenizer, model.config, columns=options.columns, length=options.length)
+
+
+def _drawn(rows: Rows, most: int | None, seed: int, told: str) -> Rows:
+    """Returns the rows, or as many as `most` of them, drawn at random; then logs `told` with both numbers."""
+    if most is None or len(rows) <= most:
+        return rows
+    logger.info(told, most, len(rows))
+    return Selection(rows, sorted(sample_indices(len(rows), most, seed)))
 
 
 def _block_length(config: PreTrainedConfig, length: int | None) -> int:

@@ -56,9 +56,8 @@ def encode_unlabelled(
         TrimformerError: the examples cannot be read or are of another task.
     """
     try:
-        blocks = blocks or BlockOptions.of(DataOptions(), task=task)
+        blocks = (blocks or BlockOptions.of(DataOptions(), task=task)).of_all_rows()
         rows = as_rows(data, "polish_data")
-        blocks = replace(blocks, most_prompts=None, most_rows=None)
         if len(rows) and not all(column in rows[0] for column in blocks.columns or ()):
             blocks = replace(blocks, columns=None)
         if blocks.generate and len(rows) and not blocks.columns and not needs_answers(rows[0]):

@@ -154,8 +154,7 @@ def draw_samples(
     are_set_aside = is_set_aside(sets)
     judged: Rows | None = None
     if target is not None and inputs.judge_dataset is not None:
-        all_rows = replace(blocks, most_prompts=None, most_rows=None)
-        judged = prepared_set(inputs.judge_dataset, "judge_dataset", all_rows)
+        judged = prepared_set(inputs.judge_dataset, "judge_dataset", blocks.of_all_rows())
     is_drop = target is not None and target.kind == "drop"
     task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
     if are_set_aside:

@@ -58,25 +58,24 @@ def hold_text(rows: Rows, others: Rows, task: Task) -> list[bool]:
 
 def describe_copies(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
     """Returns a warning if many of the rows to score on are copies of calibration rows, or share passages with them."""
-    scored = [flag for rows in sets.values() for flag in hold_text(rows, calibration, task)]
-    count = sum(scored)
-    if count <= _FEW * len(scored):
-        return []
-    return [
-        f"{count:,} of {len(scored):,} rows to score on hold text that is calibrated on, so their scores may be too "
-        "high; give other rows"
-    ]
+    told = "hold text that is calibrated on, so their scores may be too high; give other rows"
+    return _describe_shared(calibration, sets, task, told)
 
 
 def describe_judged(judged: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
     """Returns a warning if many of the rows to score on are also among those that the quality target is tested on."""
-    scored = [flag for rows in sets.values() for flag in hold_text(rows, judged, task)]
-    if sum(scored) <= _FEW * len(scored):
-        return []
-    return [
-        f"{sum(scored):,} of {len(scored):,} rows to score on are also among those that the quality target is tested "
-        "on, so they had a part in the choice of the model; give other rows"
-    ]
+    told = (
+        "are also among those that the quality target is tested on, so they had a part in the choice of the model; "
+        "give other rows"
+    )
+    return _describe_shared(judged, sets, task, told)
+
+
+def _describe_shared(others: Rows, sets: Mapping[str, Rows], task: Task, told: str) -> list[str]:
+    """Returns a warning that ends in `told` if many of the rows to score on hold text of other rows."""
+    scored = [flag for rows in sets.values() for flag in hold_text(rows, others, task)]
+    count = sum(scored)
+    return [f"{count:,} of {len(scored):,} rows to score on {told}"] if count > _FEW * len(scored) else []
 
 
 def is_set_aside(sets: Mapping[str, Rows]) -> bool:
