@@ -154,7 +154,8 @@ class Pruner:
 
     def _calibrate(self, method: Method) -> Ranking:
         run, criterion = self._run, CRITERIA[method.criterion]
-        criterion = partial(obs, query_heads=True) if method.query_heads else criterion
+        if method.criterion == "obs":
+            criterion = partial(obs, query_heads=method.query_heads, keep_outputs=method.update == "full")
         rank_units = partial(criterion, self.model, self.batches, method.objective)
         if run.calibration_dir is None:
             return rank_units(run)
@@ -217,6 +218,7 @@ class Pruner:
             self.batches[::every],
             masks + masks[: len(polish_students)],
             [norms[::every] for norms in self._ranking.token_norms],
+            [outputs[::every] for outputs in self._ranking.dense_outputs],
             teacher_masks_of=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
             run=self._run,
             without_held_out=range(len(students), len(students) + len(polish_students)),

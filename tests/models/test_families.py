@@ -33,6 +33,7 @@ from testing.models import pruned
 from trimformer.costs.macs import layer_lengths, model_macs, unit_parameters
 from trimformer.data.outputs import divergence, find_problem
 from trimformer.errors import TrimformerError
+from trimformer.importance.second_moments import collect_moments
 from trimformer.models import families as table
 from trimformer.models import find_layers, find_sublayers, register_family, supported_layers
 from trimformer.models.layer_calls import by_position, record_calls
@@ -249,6 +250,20 @@ def test_a_refit_that_skips_attention_modules_gives_the_same_weights(family, hea
     reconstruct(model, [running], batches)
     for name, tensor in running.state_dict().items():
         assert torch.equal(skipping.state_dict()[name], tensor), name
+
+
+@one_each
+def test_a_refit_on_the_outputs_kept_from_calibration_gives_the_same_weights(family, head):
+    model = dense(family, head)
+    masks, batches = random_masks(model, share=0.5), [inputs(model, 9, seed=seed) for seed in (1, 2)]
+    moments = collect_moments(model, batches, keep_outputs=True)
+    kept, running = pruned(model, masks), pruned(model, masks)
+    reconstruct(model, [kept], batches, teacher_outputs=[m.outputs for m in moments])
+    reconstruct(model, [running], batches)
+    for name, tensor in running.state_dict().items():
+        assert torch.equal(kept.state_dict()[name], tensor), name
+    for m, sublayer in zip(moments, find_sublayers(model), strict=True):
+        assert len(m.outputs) == (len(batches) if sublayer.calls_per_pass == 1 else 0)
 
 
 @structures

@@ -6,6 +6,7 @@ import torch
 
 from tests.conftest import FAMILIES, make_batch, make_model, random_masks
 from trimformer.checkpoints.shrink import shrink
+from trimformer.importance.second_moments import collect_moments
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import model_inputs
 from trimformer.options.execution import ExecutionOptions
@@ -154,6 +155,35 @@ def test_a_limit_of_memory_changes_nothing(family, max_memory, temporary):
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), limited.parameters(), strict=True))
     assert on_disk == [max_memory < 4 * 24 * 120 * 4] * 6
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_of_known_outputs_does_not_run(family):
+    """Its weights are not numbers, so that a run would show; the other families are in tests/models/test_families.py."""
+    teacher, batches = make_model(family), [make_batch(), make_batch(seed=1)]
+    outputs = [m.outputs for m in collect_moments(teacher, batches, keep_outputs=True)]
+    copies = copy.deepcopy(outputs)
+    broken, plain, student = copy.deepcopy(teacher), pruned(teacher), pruned(teacher)
+    with torch.no_grad():
+        for sublayer in find_sublayers(broken):
+            for linear in (sublayer.projection, *(producer.linear for producer in sublayer.producers)):
+                linear.weight.fill_(torch.nan)
+    steps = walk(broken, student, batches, teacher_outputs=outputs)
+    for one, other in zip(tripled(walk(teacher, plain, batches)), tripled(steps), strict=True):
+        assert torch.equal(one, other)
+    assert all(torch.equal(a, b) for a, b in zip(sum(outputs, []), sum(copies, []), strict=True))
+
+
+def test_known_outputs_count_as_memory(temporary):
+    teacher, batch = make_model(), make_batch()
+    outputs = [m.outputs for m in collect_moments(teacher, [batch], keep_outputs=True)]
+    size = sum(output.nbytes for of_sublayer in outputs for output in of_sublayer)
+    bound = 4 * 24 * 60 * 4 + 40 * 60 * 4  # two streams of 24 floats, what attention added, and channels
+    for more, on_disk in ((0, True), (size, False)):
+        run = ExecutionOptions(max_memory=bound + more)
+        steps = walk(teacher, pruned(teacher), [batch], teacher_outputs=outputs, run=run)
+        next(steps)
+        assert bool(list(temporary.rglob("*.pt"))) == on_disk
 
 
 @pytest.mark.parametrize("leave", ["raise", "close"])

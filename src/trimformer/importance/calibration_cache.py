@@ -182,7 +182,7 @@ def _read(file: Path, device: torch.device) -> Ranking | None:
         [Curve(tensors[f"order.{i}"], tensors[f"error.{i}"], _narrower(tensors, i)) for i in sublayers],
         [tensors[f"grads.{i}"].to(device) for i in sublayers if f"grads.{i}" in tensors],
         [norms for i in sublayers if (norms := _numbered(tensors, f"norms.{i}.", device))],
-        bool(tensors["predicts_loss"]),
+        predicts_loss=bool(tensors["predicts_loss"]),
     )
 
 

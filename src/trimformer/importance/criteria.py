@@ -17,7 +17,12 @@ from trimformer.importance.activations import (
 )
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.importance.obs import Curve, importance_curve, narrow_curves, obs_curve
-from trimformer.importance.second_moments import SublayerMoments, collect_moments, group_by_memory
+from trimformer.importance.second_moments import (
+    SublayerMoments,
+    can_keep_outputs,
+    collect_moments,
+    group_by_memory,
+)
 from trimformer.models import Sublayer, find_layers, find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
@@ -34,12 +39,15 @@ class Ranking:
         curves: one removal curve per sublayer; they serve every budget.
         grads: mask gradients [samples, units] per sublayer, for the paper's rearrangement; empty for other criteria.
         token_norms: token weights for the refit, per sublayer and batch; empty if all tokens weigh the same.
+        dense_outputs: outputs of the dense model's projections, [batch, length, hidden], per sublayer and batch; empty
+            where they are not kept.
         predicts_loss: whether the curves are loss increases, not only an order of removal.
     """
 
     curves: list[Curve]
     grads: list[Tensor] = field(default_factory=list)
     token_norms: list[list[Tensor]] = field(default_factory=list)
+    dense_outputs: list[list[Tensor]] = field(default_factory=list)
     predicts_loss: bool = False
 
 
@@ -77,21 +85,39 @@ def obs(
     run: ExecutionOptions,
     *,
     query_heads: bool = False,
+    keep_outputs: bool = False,
 ) -> Ranking:
-    """Ranks units, and query heads within them if wanted, by Optimal Brain Surgeon on second moments."""
+    """Ranks units, and query heads within them if wanted, by Optimal Brain Surgeon on second moments.
+
+    Args:
+        model: the dense model.
+        batches: calibration samples of this process.
+        objective: the loss.
+        run: execution options.
+        query_heads: rank query heads too.
+        keep_outputs: keep the outputs of projections for the refit, if memory is plenty; see `can_keep_outputs`.
+    """
     sublayers = find_sublayers(model)
+    keep_outputs = keep_outputs and can_keep_outputs(model, batches, run.max_memory)
     curves: dict[int, Curve] = {}
     token_norms: dict[int, list[Tensor]] = {}
+    outputs: dict[int, list[Tensor]] = {}
     counts: dict[int, int] = {}
     groups = group_by_memory(sublayers, run.max_memory)
     for k, group in enumerate(groups, start=1):
         desc = "calibrate" if len(groups) == 1 else f"calibrate {k}/{len(groups)}"
         with run.clock("calibrate"), run.precision(model.device):
             moments = collect_moments(
-                model, run.progress(batches, desc), objective=objective, seed=run.seed, only=group
+                model,
+                run.progress(batches, desc),
+                objective=objective,
+                seed=run.seed,
+                only=group,
+                keep_outputs=keep_outputs,
             )
         found = dict(zip(group, moments, strict=True))
         token_norms |= {i: found[i].token_norms for i in group}
+        outputs |= {i: found[i].outputs for i in group}
         counts |= {i: found[i].count for i in group}
         curve = partial(_obs_curve, sublayers, found, query_heads=query_heads)
         with run.clock("curves"):
@@ -101,7 +127,8 @@ def obs(
     order = range(len(sublayers))
     # Curves must be per token of the first sublayer, as towers process different numbers of tokens per sample.
     scaled = [curves[i].scaled(counts[i] / max(counts[0], 1)) for i in order]
-    return Ranking(scaled, token_norms=[token_norms[i] for i in order], predicts_loss=True)
+    norms, kept = [token_norms[i] for i in order], [outputs[i] for i in order]
+    return Ranking(scaled, token_norms=norms, dense_outputs=kept if any(kept) else [], predicts_loss=True)
 
 
 def _obs_curve(

@@ -1,17 +1,18 @@
 """Second moments of a model's sublayers, from one forward and backward pass over the calibration samples."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.importance.fisher import Loss, check_finite, sample_losses
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
+from trimformer.models.layer_calls import Batch, PaddingTracker, by_position, count_positions
 from trimformer.models.masking import frozen
 from trimformer.utils.distributed import add_up, together
 from trimformer.utils.gram import SPARSE, gram
@@ -28,6 +29,7 @@ class SublayerMoments:
         weight_sum: sum of the token weights w.
         token_norms: ||g|| per batch of this process, [batch, length], or [calls, batch, length] where the layer is
             called at several depths; 0 at padding.
+        outputs: the projection's outputs per batch of this process, [batch, length, hidden], where they are kept.
     """
 
     inputs: Tensor
@@ -35,6 +37,7 @@ class SublayerMoments:
     count: int
     weight_sum: float
     token_norms: list[Tensor]
+    outputs: list[Tensor] = field(default_factory=list)
 
 
 def collect_moments(
@@ -44,6 +47,7 @@ def collect_moments(
     objective: Loss = "curvature",
     seed: int = 0,
     only: Sequence[int] | None = None,
+    keep_outputs: bool = False,
 ) -> list[SublayerMoments]:
     """Computes the moments of the dense model's sublayers.
 
@@ -57,6 +61,7 @@ def collect_moments(
         objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
         seed: seed of the random numbers of the label-free loss.
         only: positions of the sublayers to observe, ascending; None observes all.
+        keep_outputs: keep the outputs of projections, except where a layer is called at several depths.
 
     Returns:
         One entry per observed sublayer, summed over all processes.
@@ -66,7 +71,7 @@ def collect_moments(
     """
     problem, sublayers = find_problem(model), find_sublayers(model)
     sublayers = sublayers if only is None else [sublayers[i] for i in only]
-    sums = [_Sums(s) for s in sublayers]
+    sums = [_Sums(s, keep_outputs=keep_outputs and s.calls_per_pass == 1) for s in sublayers]
     with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer, together():
         for batch in batches:
             observer.start(batch)
@@ -82,6 +87,16 @@ def collect_moments(
 def moment_bytes(sublayer: Sublayer) -> int:
     """Returns the bytes of a sublayer's H and G."""
     return 8 * (sublayer.channels**2 + sublayer.hidden_size**2)
+
+
+def can_keep_outputs(model: PreTrainedModel, batches: Sequence[Batch], max_memory: float) -> bool:
+    """Returns whether the outputs of all projections take at most a third of the free memory, and half of `max_memory`.
+
+    The rest is left to the moments and the refit, which do without the outputs where memory is scarce.
+    """
+    widths = sum(s.hidden_size for s in find_sublayers(model))
+    needed = count_positions(model, batches) * widths * model.dtype.itemsize
+    return needed <= min(max_memory / 2, free_memory(model.device) / 3)
 
 
 def group_by_memory(sublayers: Sequence[Sublayer], max_memory: float) -> list[list[int]]:
@@ -109,8 +124,9 @@ def group_by_memory(sublayers: Sequence[Sublayer], max_memory: float) -> list[li
 class _Sums:
     """Accumulates the moments of one sublayer."""
 
-    def __init__(self, sublayer: Sublayer) -> None:
+    def __init__(self, sublayer: Sublayer, *, keep_outputs: bool) -> None:
         device = sublayer.device
+        self._keep_outputs, self._outputs = keep_outputs, list[Tensor]()
         self._inputs = gram(sublayer.channels, device)
         self._gradients = gram(sublayer.hidden_size, device)
         self._scalars = torch.zeros(2, dtype=torch.float64, device=device)  # tokens, sum of weights
@@ -121,8 +137,10 @@ class _Sums:
         """Begins a batch."""
         self._norms.append([])
 
-    def expect(self, mask: Tensor) -> int:
+    def expect(self, mask: Tensor, output: Tensor) -> int:
         """Registers a call and returns its number; its tokens weigh 0 until `add` receives their gradient."""
+        if self._keep_outputs:
+            self._outputs.append(output.detach().clone())  # a copy, as a layer may add to it in place (Falcon)
         self._norms[-1].append(torch.zeros_like(mask, dtype=torch.float32))
         return len(self._norms[-1]) - 1
 
@@ -149,7 +167,7 @@ class _Sums:
         add_up(inputs, gradients, self._scalars)
         tokens, weight_sum = self._scalars.tolist()
         norms = [calls[0] if len(calls) == 1 else torch.stack(calls) for calls in self._norms]
-        return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms)
+        return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms, self._outputs)
 
 
 class _MomentObserver(PaddingTracker):
@@ -177,7 +195,7 @@ class _MomentObserver(PaddingTracker):
             x = by_position(inputs[0].detach(), mask)
             if not output.requires_grad:  # the first sublayer of a tower: nothing below needs a gradient
                 output = output.detach().requires_grad_().clone()  # no leaf, as a layer may add to it in place (Falcon)
-            call = sums.expect(mask)
+            call = sums.expect(mask, output)
             output.register_hook(lambda gradient: sums.add(x, by_position(gradient, mask), mask, call))
             return output
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.models.discovery import find_sublayers
@@ -221,6 +221,14 @@ def record_calls(model: nn.Module, batch: Batch) -> list[LayerCall]:
             handle.remove()
     index = {id(layer): i for i, layer in enumerate(layers)}
     return sorted(calls, key=lambda call: index[id(call.layer)])
+
+
+def count_positions(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
+    """Returns the number of positions of a tower in all batches, padding included, extrapolated from the first one."""
+    if not batches:
+        return 0
+    sizes = [batch[model.main_input_name].numel() for batch in batches]
+    return sum(sizes) * record_calls(model, batches[0])[0].mask.numel() // sizes[0]
 
 
 def _drop_cache(argument: Any) -> Any:

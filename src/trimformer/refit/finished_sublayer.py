@@ -55,10 +55,10 @@ class FinishedSublayer:
 
     Args:
         sublayer: the sublayer.
-        outputs: output of its projection, [batch, length, hidden] per batch.
+        outputs: output of its projection, [batch, length, hidden] per batch; not changed.
     """
 
-    def __init__(self, sublayer: Sublayer, outputs: BatchTensors) -> None:
+    def __init__(self, sublayer: Sublayer, outputs: BatchTensors | Sequence[Tensor]) -> None:
         self._sublayer, self._outputs = sublayer, outputs
         self._skippable: Skippable | None = None
         self._is_searched = False
@@ -71,15 +71,22 @@ class FinishedSublayer:
             i: index of the batch.
             observed: leaf modules whose calls are recorded; no module that contains one is skipped.
         """
-        output, skippable = self._outputs[i], self._skippable
+        output = self._outputs[i].clone()  # as a layer may add to it in place (Falcon)
+        skippable, has_run = self._skippable, False
+
+        def replay(_: Tensor) -> Tensor:
+            nonlocal has_run
+            has_run = True
+            return output
+
         with ExitStack() as stack:
             if skippable is not None and set(observed).isdisjoint(skippable.module.modules()):
                 stack.enter_context(skippable.skipped(output))
-            stack.enter_context(replay_sublayers([(self._sublayer, lambda _: output)]))
+            stack.enter_context(replay_sublayers([(self._sublayer, replay)]))
             if not self._is_searched:
                 found = stack.enter_context(find_skippable(self._sublayer))
             yield
-        if not self._is_searched:
+        if has_run and not self._is_searched:  # the run may have been stopped before this sublayer
             self._skippable, self._is_searched = found(), True
 
 

@@ -134,6 +134,7 @@ def reconstruct(
     batches: Sequence[Batch],
     *,
     token_weights: TokenWeights | None = None,
+    teacher_outputs: Sequence[Sequence[Tensor]] = (),
     ridges: Sequence[float] = RIDGES,
     without_held_out: Collection[int] = (),
     run: ExecutionOptions | None = None,
@@ -152,6 +153,7 @@ def reconstruct(
         students: shrunk copies of the teacher, changed in place; they do not influence one another.
         batches: calibration samples.
         token_weights: weights of tokens in the fits of projections; see `walk`.
+        teacher_outputs: what the teacher's projections return, where it is known; see `walk`.
         ridges: candidates, ascending, relative to the mean diagonal of the inputs' second moments.
         without_held_out: positions of students that are fitted without the held-out samples.
         run: see `walk`.
@@ -178,7 +180,17 @@ def reconstruct(
                 write_weights(linear, w @ change, bias)
 
     refits: list[list[Refit]] = [[] for _ in students]
-    for step in walk(teacher, students, batches, token_weights=token_weights, align=align, run=run, desc="reconstruct"):
+    steps = walk(
+        teacher,
+        students,
+        batches,
+        token_weights=token_weights,
+        teacher_outputs=teacher_outputs,
+        align=align,
+        run=run,
+        desc="reconstruct",
+    )
+    for step in steps:
         projection = step.sublayer.projection
         weight, bias = matrix(projection), projection.bias
         report, solution = best_refit(

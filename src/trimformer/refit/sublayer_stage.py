@@ -54,6 +54,7 @@ class SublayerStage:
         batches: calibration samples.
         new_tensors: makes an empty list of tensors, one per batch.
         is_last: whether the sublayer is the last one of its layer.
+        teacher_outputs: what the teacher's projection returns, per batch, where it is known; else empty.
         parallel: the preceding sublayer, which runs in parallel, of the teacher and of each student; None if none does.
 
     Attributes:
@@ -71,11 +72,12 @@ class SublayerStage:
         new_tensors: Callable[[], BatchTensors],
         *,
         is_last: bool,
+        teacher_outputs: Sequence[Tensor],
         parallel: tuple[Sublayer, ...] | None,
     ) -> None:
         self.index, self.source, self.sublayers = index, source, sublayers
         self._teacher, self._students, self._new_tensors = teacher, students, new_tensors
-        self._is_last, self._parallel = is_last, parallel
+        self._is_last, self._teacher_outputs, self._parallel = is_last, teacher_outputs, parallel
         self._is_called_once = source.calls_per_pass == 1
         self._samples = [batch["index"] for batch in batches]
         self.aligned_producer = next((k for k, p in enumerate(source.producers) if p.reads_only_hidden), None)
@@ -109,6 +111,7 @@ class SublayerStage:
         """
         sums = [SplitSums(s.channels, s.hidden_size, s.device) for s in self.sublayers]
         teacher_outputs = self._new_tensors()
+        is_replayed = self._is_called_once and not self._is_last and not self._teacher_outputs
         for i in range(len(self._samples)):
             targets, teacher_output = self._run_teacher(i)
             weights = self._token_weights(token_weights, i)
@@ -124,9 +127,9 @@ class SublayerStage:
                     sums[k].add(by_position(x, mask), target, weights[n], self._held_out(i, len(mask)))
                 if keep_channels and self._is_called_once:
                     self._channels[k].append(channels.tensors[0])
-            if not self._is_last:
+            if is_replayed:
                 teacher_outputs[i] = teacher_output
-        if self._is_called_once and not self._is_last:
+        if is_replayed:
             self._teacher.finished.append(FinishedSublayer(self.source, teacher_outputs))
         return [Step(self.index, k, self.sublayers[k], *total.moments()) for k, total in enumerate(sums)]
 
@@ -157,19 +160,22 @@ class SublayerStage:
             output of the teacher's projection.
         """
         source = self.source
-        entry, projected = LeafRecorder(source.entry), LeafRecorder(source.projection, outputs=True)
+        entry, parallel = LeafRecorder(source.entry), self._record_parallel(0)
+        projected = None if self._teacher_outputs else LeafRecorder(source.projection, outputs=True)
         added = projected if source.output is None else LeafRecorder(source.output, outputs=True)
-        added.stop = 0 if self._is_last else source.calls_per_pass  # 0: never, the layer's output is needed
-        parallel = self._record_parallel(0)
-        output = self._teacher.run_layer(i, *dict.fromkeys((entry, projected, added, *parallel)))
+        recorders = [recorder for recorder in dict.fromkeys((entry, projected, added, *parallel)) if recorder]
+        if not self._is_last and (added or not parallel):  # otherwise the layer's output is needed, or what follows
+            (added or entry).stop = source.calls_per_pass
+        output = self._teacher.run_layer(i, *recorders)
         if self._is_last:
             self._teacher.hidden[i] = output
+        projection_outputs = projected.tensors if projected else [self._teacher_outputs[i]]
         targets = []
-        for n, projection_output in enumerate(projected.tensors):
-            contribution = added.tensors[n] if source.multiplier == 1 else added.tensors[n] * source.multiplier
+        for n, projection_output in enumerate(projection_outputs):
+            contribution = (added.tensors[n] if added else projection_output) * source.multiplier
             total = sum((recorder.tensors[n] for recorder in parallel), entry.tensors[n] + contribution)
             targets.append(self._target(total, projection_output))
-        return targets, projected.tensors[-1]
+        return targets, projection_outputs[-1]
 
     def _record_parallel(self, model: int) -> list[LeafRecorder]:
         """Returns a recorder of the parallel sublayer's output in the teacher (0) or a student; none if none runs."""

@@ -30,6 +30,7 @@ class UpdateInputs:
         batches: calibration samples.
         masks: each student's masks, one per sublayer; an update may write scales into them.
         token_norms: weights of tokens per sublayer and batch; empty if all tokens weigh the same.
+        dense_outputs: see `Ranking`.
         teacher_masks_of: returns the masks of the paper's teacher for a student, at the square root of its constraint.
         run: memory limit and progress.
         without_held_out: positions of the students that are refitted without the held-out samples.
@@ -40,6 +41,7 @@ class UpdateInputs:
     batches: Sequence[Batch]
     masks: Sequence[list[Tensor]]
     token_norms: list[list[Tensor]]
+    dense_outputs: list[list[Tensor]]
     teacher_masks_of: Callable[[int], list[Tensor]]
     run: ExecutionOptions
     without_held_out: Collection[int] = ()
@@ -91,6 +93,7 @@ def refit_fully(inputs: UpdateInputs) -> list[list[Refit]]:
         inputs.students,
         inputs.batches,
         token_weights=(lambda sublayer, batch, _: norms[sublayer][batch]) if norms else None,
+        teacher_outputs=inputs.dense_outputs,
         without_held_out=inputs.without_held_out,
         run=inputs.run,
     )

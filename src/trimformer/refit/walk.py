@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.models import find_sublayers
-from trimformer.models.layer_calls import Batch, LayerCall, record_calls
+from trimformer.models.layer_calls import Batch, LayerCall, count_positions, record_calls
 from trimformer.models.masking import frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.batch_tensors import BatchTensors
+from trimformer.refit.finished_sublayer import FinishedSublayer
 from trimformer.refit.model_stream import ModelStream
 from trimformer.refit.sublayer_stage import Step, SublayerStage, TokenWeights
 from trimformer.refit.walk_memory import STATES, WalkMemory
@@ -29,6 +31,7 @@ def walk(
     batches: Sequence[Batch],
     *,
     token_weights: TokenWeights | None = None,
+    teacher_outputs: Sequence[Sequence[Tensor]] = (),
     align: Callable[[Step], None] | None = None,
     run: ExecutionOptions | None = None,
     desc: str = "walk",
@@ -42,6 +45,8 @@ def walk(
         students: a shrunk copy of the teacher, or several; they do not influence one another.
         batches: this process's part of the calibration samples.
         token_weights: weights of tokens; None weighs every token 1 that is not padding.
+        teacher_outputs: what the teacher's projections return, per sublayer and batch, so that the teacher need not run;
+            a sublayer whose entry is empty runs, as all do if there are no entries.
         align: called before a sublayer runs; may change the producers that read the student's hidden states. All tokens
             weigh 1 in its moments, because attention reads all of them.
         run: `max_memory` bounds hidden states and channels. Beyond it, channels are computed twice instead of stored,
@@ -55,15 +60,16 @@ def walk(
     students = [students] if isinstance(students, PreTrainedModel) else list(students)
     sources = find_sublayers(teacher)
     shrunk = list(zip(*map(find_sublayers, students), strict=True))  # [sublayer][student]
+    known = teacher_outputs or [()] * len(sources)
     with ExitStack() as stack:
         for model in (teacher, *students):
             stack.enter_context(frozen(model))
         memory = WalkMemory.of(
-            _positions(teacher, batches) * teacher.dtype.itemsize,
+            count_positions(teacher, batches) * teacher.dtype.itemsize,
             max(s.hidden_size for s in sources),
             max(sum(s.channels for s in sublayers) for sublayers in shrunk),
             len(students),
-            run.max_memory,
+            run.max_memory - sum(output.nbytes for outputs in known for output in outputs),
         )
         new_tensors = stack.enter_context(BatchTensors.factory(memory.on_disk, len(batches)))
         calls, tower_inputs = _record_calls(teacher, batches, new_tensors)
@@ -76,6 +82,11 @@ def walk(
                 layer_calls = [batch_calls[first_call:last_call] for batch_calls in calls]
                 first_call = last_call
                 teacher_stream.enter_layer(layer_calls, tower_input)
+                teacher_stream.finished = [
+                    FinishedSublayer(s, outputs)
+                    for s, outputs in zip(sources, known, strict=True)
+                    if outputs and s.module is source.module
+                ]
                 for stream, sublayer in zip(streams, shrunk[index], strict=True):
                     student_calls = [[call.with_layer(sublayer.module) for call in part] for part in layer_calls]
                     stream.enter_layer(student_calls, tower_input)
@@ -89,6 +100,7 @@ def walk(
                 batches,
                 new_tensors,
                 is_last=index + 1 == len(sources) or sources[index + 1].module is not source.module,
+                teacher_outputs=known[index],
                 parallel=(sources[index - 1], *shrunk[index - 1]) if source.parallel else None,
             )
             if align is not None and not reads_tower_input and stage.aligned_producer is not None:
@@ -102,15 +114,7 @@ def bytes_per_student(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
     """Returns the memory in bytes that a walk needs at most per student, without its weights and moments."""
     sources = find_sublayers(model)
     widths = STATES * max(s.hidden_size for s in sources) + max(s.channels for s in sources)
-    return _positions(model, batches) * model.dtype.itemsize * widths
-
-
-def _positions(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
-    """Returns the number of positions in all batches, extrapolated from the first one."""
-    if not batches:
-        return 0
-    sizes = [batch[model.main_input_name].numel() for batch in batches]
-    return sum(sizes) * record_calls(model, batches[0])[0].mask.numel() // sizes[0]
+    return count_positions(model, batches) * model.dtype.itemsize * widths
 
 
 def _record_calls(
