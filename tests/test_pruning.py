@@ -6,15 +6,19 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import trimformer
 from tests.commands import PROBLEMS, outputs, problem_model, problem_rows
-from tests.conftest import make_table, make_tokenizer
+from tests.conftest import make_batch, make_model, make_table, make_tokenizer
 from tests.pruning import BATCH, FINE, ROWS, prune, same
 from trimformer import METHODS, LatencyOptions, Method, TrimformerError
 from trimformer.checkpoints.shrink import shrink
+from trimformer.costs.cost_tables import linear_costs
+from trimformer.importance import criteria
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
+from trimformer.pruner import Pruner
 
 
 @pytest.mark.parametrize(
@@ -119,6 +123,22 @@ def test_models_of_halves_can_be_pruned_by_every_method():
         result = prune(model, method=method)
         assert {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
         assert 0 < result.scores.divergence < 1
+
+
+def test_outputs_kept_from_calibration_save_the_refit_a_pass_of_the_dense_model(monkeypatch):
+    model, batch = make_model(), make_batch(batch=8)
+    linears = [p.linear for sublayer in find_sublayers(model) for p in sublayer.producers]
+    costs, results, runs = linear_costs(find_sublayers(model), "mac", 12), [], []
+    for free in (0.0, 1e9):
+        monkeypatch.setattr(criteria, "free_memory", lambda _, free=free: free)
+        pruner = Pruner(model, [batch], METHODS["obs"])
+        with FlopCounterMode(display=False) as flops:
+            results.append(pruner(costs, 0.5).model)
+        runs.append(flops.get_total_flops())
+    tokens = batch["attention_mask"].numel()
+    weights = sum(s.projection.weight.numel() for s in find_sublayers(model)) + sum(w.weight.numel() for w in linears)
+    assert runs[0] - runs[1] >= 2 * tokens * weights
+    assert same(results[0].state_dict().values(), results[1].state_dict().values())
 
 
 def test_layer_refits_are_reported_in_order():

@@ -1,4 +1,5 @@
 import copy
+import math
 from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from testing.models import pruned
 from trimformer.costs.macs import layer_lengths, model_macs, unit_parameters
 from trimformer.data.outputs import divergence, find_problem
 from trimformer.errors import TrimformerError
+from trimformer.importance.kept_outputs import choose_kept_outputs
 from trimformer.importance.second_moments import collect_moments
 from trimformer.models import families as table
 from trimformer.models import find_layers, find_sublayers, register_family, supported_layers
@@ -253,17 +255,19 @@ def test_a_refit_that_skips_attention_modules_gives_the_same_weights(family, hea
 
 
 @one_each
-def test_a_refit_on_the_outputs_kept_from_calibration_gives_the_same_weights(family, head):
+@pytest.mark.parametrize("share", ["all", "ffn"])
+def test_a_refit_on_outputs_kept_from_calibration_gives_the_same_weights(family, head, share):
     model = dense(family, head)
     masks, batches = random_masks(model, share=0.5), [inputs(model, 9, seed=seed) for seed in (1, 2)]
-    moments = collect_moments(model, batches, keep_outputs=True)
+    sublayers = find_sublayers(model)
+    positions = [i for i in choose_kept_outputs(sublayers, 1, math.inf) if share in ("all", sublayers[i].kind)]
+    moments = collect_moments(model, batches, keep_outputs=positions)
     kept, running = pruned(model, masks), pruned(model, masks)
     reconstruct(model, [kept], batches, teacher_outputs=[m.outputs for m in moments])
     reconstruct(model, [running], batches)
     for name, tensor in running.state_dict().items():
         assert torch.equal(kept.state_dict()[name], tensor), name
-    for m, sublayer in zip(moments, find_sublayers(model), strict=True):
-        assert len(m.outputs) == (len(batches) if sublayer.calls_per_pass == 1 else 0)
+    assert [len(m.outputs) for m in moments] == [len(batches) * (i in positions) for i in range(len(moments))]
 
 
 @structures

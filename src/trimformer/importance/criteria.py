@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer.costs.memory_check import free_memory
 from trimformer.importance.activations import (
     ChannelStatistics,
     channel_statistics,
@@ -16,15 +17,15 @@ from trimformer.importance.activations import (
     wanda_importance,
 )
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
+from trimformer.importance.kept_outputs import choose_kept_outputs, memory_for_outputs
 from trimformer.importance.obs import Curve, importance_curve, narrow_curves, obs_curve
 from trimformer.importance.second_moments import (
     SublayerMoments,
-    can_keep_outputs,
     collect_moments,
     group_by_memory,
 )
 from trimformer.models import Sublayer, find_layers, find_sublayers
-from trimformer.models.layer_calls import Batch
+from trimformer.models.layer_calls import Batch, count_positions
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Criterion, Objective
@@ -39,8 +40,8 @@ class Ranking:
         curves: one removal curve per sublayer; they serve every budget.
         grads: mask gradients [samples, units] per sublayer, for the paper's rearrangement; empty for other criteria.
         token_norms: token weights for the refit, per sublayer and batch; empty if all tokens weigh the same.
-        dense_outputs: outputs of the dense model's projections, [batch, length, hidden], per sublayer and batch; empty
-            where they are not kept.
+        dense_outputs: outputs of the dense model's projections, [batch, length, hidden], per sublayer and batch; an
+            entry is empty where they are not kept.
         predicts_loss: whether the curves are loss increases, not only an order of removal.
     """
 
@@ -95,10 +96,13 @@ def obs(
         objective: the loss.
         run: execution options.
         query_heads: rank query heads too.
-        keep_outputs: keep the outputs of projections for the refit, if memory is plenty; see `can_keep_outputs`.
+        keep_outputs: keep the outputs of projections for the refit, as far as memory allows.
     """
     sublayers = find_sublayers(model)
-    keep_outputs = keep_outputs and can_keep_outputs(model, batches, run.max_memory)
+    kept = []
+    if keep_outputs:
+        memory = memory_for_outputs(run.max_memory, free_memory(model.device))
+        kept = choose_kept_outputs(sublayers, count_positions(model, batches) * model.dtype.itemsize, memory)
     curves: dict[int, Curve] = {}
     token_norms: dict[int, list[Tensor]] = {}
     outputs: dict[int, list[Tensor]] = {}
@@ -113,7 +117,7 @@ def obs(
                 objective=objective,
                 seed=run.seed,
                 only=group,
-                keep_outputs=keep_outputs,
+                keep_outputs=kept,
             )
         found = dict(zip(group, moments, strict=True))
         token_norms |= {i: found[i].token_norms for i in group}
@@ -127,8 +131,8 @@ def obs(
     order = range(len(sublayers))
     # Curves must be per token of the first sublayer, as towers process different numbers of tokens per sample.
     scaled = [curves[i].scaled(counts[i] / max(counts[0], 1)) for i in order]
-    norms, kept = [token_norms[i] for i in order], [outputs[i] for i in order]
-    return Ranking(scaled, token_norms=norms, dense_outputs=kept if any(kept) else [], predicts_loss=True)
+    norms = [token_norms[i] for i in order]
+    return Ranking(scaled, token_norms=norms, dense_outputs=[outputs[i] for i in order], predicts_loss=True)
 
 
 def _obs_curve(

@@ -1,6 +1,6 @@
 """Second moments of a model's sublayers, from one forward and backward pass over the calibration samples."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.importance.fisher import Loss, check_finite, sample_losses
 from trimformer.models import Sublayer, find_sublayers
-from trimformer.models.layer_calls import Batch, PaddingTracker, by_position, count_positions
+from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
 from trimformer.models.masking import frozen
 from trimformer.utils.distributed import add_up, together
 from trimformer.utils.gram import SPARSE, gram
@@ -47,7 +46,7 @@ def collect_moments(
     objective: Loss = "curvature",
     seed: int = 0,
     only: Sequence[int] | None = None,
-    keep_outputs: bool = False,
+    keep_outputs: Collection[int] = (),
 ) -> list[SublayerMoments]:
     """Computes the moments of the dense model's sublayers.
 
@@ -61,7 +60,7 @@ def collect_moments(
         objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
         seed: seed of the random numbers of the label-free loss.
         only: positions of the sublayers to observe, ascending; None observes all.
-        keep_outputs: keep the outputs of projections, except where a layer is called at several depths.
+        keep_outputs: positions of the sublayers whose projections' outputs are kept; see `choose_kept_outputs`.
 
     Returns:
         One entry per observed sublayer, summed over all processes.
@@ -70,8 +69,9 @@ def collect_moments(
         TrimformerError: a moment is not finite.
     """
     problem, sublayers = find_problem(model), find_sublayers(model)
-    sublayers = sublayers if only is None else [sublayers[i] for i in only]
-    sums = [_Sums(s, keep_outputs=keep_outputs and s.calls_per_pass == 1) for s in sublayers]
+    observed = range(len(sublayers)) if only is None else only
+    sublayers = [sublayers[i] for i in observed]
+    sums = [_Sums(s, keep_outputs=i in keep_outputs) for i, s in zip(observed, sublayers, strict=True)]
     with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer, together():
         for batch in batches:
             observer.start(batch)
@@ -87,16 +87,6 @@ def collect_moments(
 def moment_bytes(sublayer: Sublayer) -> int:
     """Returns the bytes of a sublayer's H and G."""
     return 8 * (sublayer.channels**2 + sublayer.hidden_size**2)
-
-
-def can_keep_outputs(model: PreTrainedModel, batches: Sequence[Batch], max_memory: float) -> bool:
-    """Returns whether the outputs of all projections take at most a third of the free memory, and half of `max_memory`.
-
-    The rest is left to the moments and the refit, which do without the outputs where memory is scarce.
-    """
-    widths = sum(s.hidden_size for s in find_sublayers(model))
-    needed = count_positions(model, batches) * widths * model.dtype.itemsize
-    return needed <= min(max_memory / 2, free_memory(model.device) / 3)
 
 
 def group_by_memory(sublayers: Sequence[Sublayer], max_memory: float) -> list[list[int]]:

@@ -45,8 +45,8 @@ def walk(
         students: a shrunk copy of the teacher, or several; they do not influence one another.
         batches: this process's part of the calibration samples.
         token_weights: weights of tokens; None weighs every token 1 that is not padding.
-        teacher_outputs: what the teacher's projections return, per sublayer and batch, so that the teacher need not run;
-            a sublayer whose entry is empty runs, as all do if there are no entries.
+        teacher_outputs: what the teacher's projections return, per sublayer and batch, so that these sublayers need not
+            run; those with an empty entry run, and all do if there are no entries.
         align: called before a sublayer runs; may change the producers that read the student's hidden states. All tokens
             weigh 1 in its moments, because attention reads all of them.
         run: `max_memory` bounds hidden states and channels. Beyond it, channels are computed twice instead of stored,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCKS, SMALLEST_BLOCK = 16, 192
+BLOCKS, SMALLEST_BLOCK = 8, 192
 
 # Below this share of tokens with a non-zero weight, leaving out the others is faster than multiplying by zero.
 SPARSE = 0.5
