@@ -128,7 +128,7 @@ def test_the_command_line_prunes_a_text_file(tmp_path):
         (["--max-drop", "1"], "no score in points"),
         (["--constraint", "0.5", "--seq-len", "4096"], "longer than the model takes"),
         (["--memory-mb", "0.5", "--vocabulary", "used"], "leave out vocabulary"),
-        (["--constraint", "0.5", "--label-column", "label"], "label"),
+        (["--constraint", "0.5", "--label-column", "label"], "has no labels per sample; leave out the label column"),
         (["--constraint", "0.5", "--export", "onnx"], "no key-value cache"),
         (["--constraint", "0.5", "--export", "onnx,gguf-q8_0"], "names files of several runtimes"),
         (["--constraint", "0.5", "--export", "gguf-q4_k"], "'gguf-q4_k' is unknown"),

@@ -236,3 +236,15 @@ def test_only_the_splits_that_are_chosen_are_used():
     assert list(used_splits({"more": ROWS, "test": ROWS})) == ["more", "test"]
     with pytest.raises(TrimformerError, match=r"no 'train' split, only more \(2\), test \(2\)"):
         find_splits(used_splits({"more": ROWS, "test": ROWS}))
+
+
+def test_what_is_left_out_of_a_folder_of_texts_is_said(tmp_path, caplog):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("A good film.\nA bad film.\n", encoding="utf-8")
+    assert len(read_splits(tmp_path)["all"]) == 4
+    assert "are read" not in caplog.text
+    (tmp_path / "more").mkdir()
+    for name in ("more/c.txt", "rows.jsonl", "readme.md"):
+        (tmp_path / name).write_text('{"text": "A film."}\n', encoding="utf-8")
+    assert len(read_splits(tmp_path)["all"]) == 4
+    assert "only its own text files are read; not c.txt, rows.jsonl" in caplog.text

@@ -1,6 +1,7 @@
 """Reads data as splits and chooses the calibration and evaluation splits."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -14,6 +15,8 @@ from trimformer.data.media_folders import read_media
 from trimformer.data.rows import DOCUMENT_SPAN, NamedRows, Rows, Selection, TextLines, disable_decoding, shuffled_rows
 from trimformer.errors import TrimformerError, flat, listed, one_sentence
 from trimformer.utils.input_paths import check_readable
+
+logger = logging.getLogger(__name__)
 
 _TRAIN_NAMES = ("train", "training")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)$")  # suffix of sharded files on the hub
@@ -61,6 +64,9 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
     media = read_media(path, split_names)
     texts = [] if media else sorted(file for file in path.iterdir() if stem_and_suffix(file)[1] == ".txt")
     if texts:
+        left_out = [file.name for file in sorted(path.rglob("*")) if is_data_file(file) and file not in texts]
+        if left_out:
+            logger.warning("of the folder '%s', only its own text files are read; not %s", path, listed(left_out))
         return {"all": _join(texts)}
     if not media:
         raise TrimformerError(
