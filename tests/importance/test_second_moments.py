@@ -138,7 +138,13 @@ def test_a_group_of_sublayers_gives_the_curves_of_all_at_once(family, head):
 
 @pytest.mark.parametrize(
     ("max_memory", "free", "kept"),
-    [(1e9, 1e9, [0, 1, 2, 3, 4, 5]), (1e9, 8e4, [0, 1, 2, 4]), (4 * 5760, 1e9, [0, 2]), (0, 1e9, [])],
+    [
+        (1e9, 1e9, [0, 1, 2, 3, 4, 5]),
+        (1e9, 8e4, [0, 1, 2, 4]),
+        (4 * 5760, 1e9, [0, 2]),
+        (math.inf, math.inf, []),
+        (0, 1e9, []),
+    ],
 )
 def test_outputs_are_kept_as_far_as_memory_allows(max_memory, free, kept, monkeypatch):
     """Each of the six takes 5,760 bytes, of 60 positions and width 24; attention has more weights here than the FFN."""

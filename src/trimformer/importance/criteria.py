@@ -29,7 +29,7 @@ from trimformer.models.layer_calls import Batch, count_positions
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Criterion, Objective
-from trimformer.utils.distributed import compute_shared, gather_rows
+from trimformer.utils.distributed import compute_shared, gather_rows, world_size
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def obs(
     sublayers = find_sublayers(model)
     kept = []
     if keep_outputs:
-        memory = memory_for_outputs(run.max_memory, free_memory(model.device))
+        sharing = world_size() if model.device.type == "cpu" else 1  # processes that share the free memory
+        memory = memory_for_outputs(run.max_memory, free_memory(model.device) / sharing)
         kept = choose_kept_outputs(sublayers, count_positions(model, batches) * model.dtype.itemsize, memory)
     curves: dict[int, Curve] = {}
     token_norms: dict[int, list[Tensor]] = {}

@@ -1,5 +1,6 @@
 """Chooses the sublayers whose outputs calibration keeps, so that the refit need not run the dense model again."""
 
+import math
 from collections.abc import Sequence
 
 from trimformer.models import Sublayer
@@ -11,9 +12,10 @@ def memory_for_outputs(max_memory: float, free: float) -> float:
 
     Args:
         max_memory: see `ExecutionOptions`.
-        free: free bytes of the device.
+        free: free bytes of the device, infinite if unknown. Without a bound, nothing is kept.
     """
-    return min(max_memory / 2, free / 3)
+    memory = min(max_memory / 2, free / 3)
+    return 0.0 if math.isinf(memory) else memory
 
 
 def choose_kept_outputs(sublayers: Sequence[Sublayer], bytes_per_width: float, memory: float) -> list[int]:

@@ -77,7 +77,11 @@ def infer_task(
     if text_columns and len(text_columns) > 2 and problem != "embedding":
         raise TrimformerError(f"{listed(text_columns)} are too many text columns; name one, or two for pairs")
     head = model_class_name or ""
-    no_labels = problem in ("span", "language") or head.endswith(("ForMaskedLM", "ForCTC")) or is_dual_encoder(config, main_input)
+    no_labels = (
+        problem in ("span", "language")
+        or head.endswith(("ForMaskedLM", "ForCTC"))
+        or is_dual_encoder(config, main_input)
+    )
     if label_column and no_labels:
         name = head or "a model for question answering"
         raise TrimformerError(f"{name} has no labels per sample; leave out the label column {quoted(label_column)}")
