@@ -122,6 +122,7 @@ def test_a_text_of_a_hundred_thousand_letters_is_cut_or_read_in_windows(problem)
     assert result.samples.seq_len <= 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "obs-polish"])
 @pytest.mark.parametrize("rare", [None, 3])
 def test_one_class_or_a_label_that_occurs_once_is_enough_for_every_method(method, rare):

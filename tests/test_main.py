@@ -55,6 +55,7 @@ def test_every_flag_of_the_paper_is_taken(folder):
     assert results["arguments"]["sample_batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_script_and_every_constraint_has_its_folder(folder, capsys):
     command = [sys.executable, ROOT / "main.py", "--model_name", "bert-tiny", "--task_name", "sst2"]
     command += ["--ckpt_dir", "ckpt", "--data_dir", "data", "--constraint", "0.75"]

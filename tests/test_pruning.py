@@ -154,6 +154,7 @@ def test_every_stage_is_timed():
     assert all(seconds > 0 for seconds in timings.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
 @pytest.mark.parametrize("metric", ["mac", "latency"])
 @pytest.mark.parametrize("method", METHODS)

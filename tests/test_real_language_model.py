@@ -73,7 +73,7 @@ def test_a_real_chat_model_writes_the_same_text_in_llama_cpp(tmp_path):
     masks[2 * 11 + 1].zero_()
     shrink(model, masks)
     (file,) = export_gguf(model, tokenizer, tmp_path, ["f32"], verified=False).files
-    result = compare(file.path, model, tokenizer, texts=documents()[:20], tokens=64)
-    assert result.tokens > 20 * 32  # texts may end
+    result = compare(file.path, model, tokenizer, texts=documents()[:8], tokens=64)
+    assert result.tokens > 8 * 32  # texts may end
     assert result.equal == result.tokens
     assert result.divergence < 1e-5

@@ -156,6 +156,7 @@ def test_a_limit_of_memory_gives_the_same_bytes(model_dir, data, tmp_path):
             assert (tmp_path / out / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_kind_of_model_is_pruned_scored_and_pruned_again(tmp_path, capsys, problem):
     model = save_model(tmp_path / "model", problem)
@@ -237,6 +238,7 @@ def test_the_version_is_printed(capsys):
     assert capsys.readouterr().out == f"trimformer {trimformer.__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_program_runs_as_a_module(model_dir, tmp_path):
     command = [sys.executable, "-m", "trimformer", "prune", model_dir, "--data", "no.csv"]
     command += ["--constraint", "0.5", "--output", tmp_path / "out"]

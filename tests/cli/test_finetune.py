@@ -102,6 +102,7 @@ def test_halves_are_trained_in_float32(monkeypatch, tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "embedding"])
 def test_a_pruned_model_is_trained_and_keeps_its_widths(tmp_path, problem):
     model, rows = save_model(tmp_path / "model", problem), problem_rows(problem, 24)
@@ -190,6 +191,7 @@ def test_a_predefined_task_has_its_own_metrics(base, tmp_path, capsys):
     assert set(json.loads(capsys.readouterr().out)["validation"]) == {"accuracy", "accuracy_ci95", "f1"}
 
 
+@pytest.mark.slow
 def test_run_glue_is_the_same_command(base, tmp_path):
     data = write_jsonl(tmp_path / "train.jsonl", problem_rows("single_label", 20))
     words = ["--model_name_or_path", base, "--train_file", data, "--output_dir", tmp_path / "out", "--do_train"]

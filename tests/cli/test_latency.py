@@ -60,6 +60,7 @@ def test_lut_writes_tables_that_are_accepted_for_the_model(model_dir, data, tmp_
     assert (latency["batch_size"], latency["seq_len"], latency["backend"]) == (2, 8, "eager")
 
 
+@pytest.mark.slow
 def test_generate_lut_takes_the_papers_flags(model_dir, tmp_path):
     words = ["--model_name", model_dir, "--bs", "2", "--seq_len", "8", "--output_dir", "./luts/tiny-2-8"]
     command = [sys.executable, ROOT / "generate_lut.py", *words, "--seconds", "0.3", "--device", "cpu"]

@@ -282,6 +282,7 @@ leave(int(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [130, 143])
 def test_after_a_signal_the_process_ends_after_its_clean_up_whatever_still_runs(code):
     done = subprocess.run([sys.executable, "-c", LEAVING, str(code)], capture_output=True, text=True, timeout=60)

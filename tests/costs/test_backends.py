@@ -42,6 +42,7 @@ def test_onnx_computes_what_pytorch_does(onnx):
     assert_computes_the_same(make_model(), "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_onnx_runs_checkpoints_of_half_precision_as_it_exports_them(onnx, dtype):
     model = make_model().to(dtype)
@@ -59,6 +60,7 @@ def test_onnx_runs_every_family_and_head_dense_and_pruned(onnx, family, head):
     assert_computes_the_same(pruned(model, random_masks(model)), "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["Bert", "DistilBert"])
 def test_onnx_runs_a_model_that_lost_an_attention(onnx, family):
     model = make_model(family)

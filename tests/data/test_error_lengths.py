@@ -60,6 +60,7 @@ def refusal(call):
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ROWS)
 def test_no_error_quotes_a_long_value_whole(kind):
     make, good = ROWS[kind]

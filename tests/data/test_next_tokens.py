@@ -59,6 +59,7 @@ def test_divergences_can_be_differentiated(case):
     torch.autograd.gradcheck(lambda x: token_divergences(x, references.double(), batch), values)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chunks")
 def test_curvature_gradients_have_the_outer_product_of_the_softmax(case):
     logits, _, batch = case

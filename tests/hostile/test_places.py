@@ -45,6 +45,7 @@ def furnish(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_path_is_a_path_whatever_its_letters(name, tmp_path):
     folder = furnish(tmp_path / name)

@@ -241,33 +241,27 @@ def test_unit_parameters_match_those_removed(family, head):
     assert gone == sum(s.num_units * unit_parameters(s) for s in sublayers)
 
 
-@one_each
-def test_a_refit_that_skips_attention_modules_gives_the_same_weights(family, head, monkeypatch):
-    """Which models skip them is tested in tests/refit/test_finished_sublayer.py."""
+@pytest.mark.parametrize(("family", "head"), parameters(ONE_EACH, lambda family, _: family in STRUCTURES))
+def test_a_refit_gives_the_same_weights_however_little_runs(family, head, monkeypatch):
+    """Which attention modules are skipped is tested in tests/refit/test_finished_sublayer.py."""
     model = dense(family, head)
-    masks, batches = random_masks(model, share=0.5), [inputs(model, 9, seed=seed) for seed in (1, 2)]
-    skipping, running = pruned(model, masks), pruned(model, masks)
-    reconstruct(model, [skipping], batches)
-    monkeypatch.setattr(finished_sublayer, "_common_module", lambda layer, _: layer)
-    reconstruct(model, [running], batches)
-    for name, tensor in running.state_dict().items():
-        assert torch.equal(skipping.state_dict()[name], tensor), name
+    sublayers, masks = find_sublayers(model), random_masks(model, share=0.5)
+    batches = [inputs(model, 9, seed=seed) for seed in (1, 2)]
+    kept = choose_kept_outputs(sublayers, 1, math.inf)
+    outputs = [m.outputs for m in collect_moments(model, batches, keep_outputs=kept)]
+    assert [len(known) for known in outputs] == [len(batches) * (i in kept) for i in range(len(sublayers))]
+    of_ffns = [known if s.kind == "ffn" else [] for known, s in zip(outputs, sublayers, strict=True)]
 
+    def refitted(teacher_outputs=()):
+        student = pruned(model, masks)
+        reconstruct(model, [student], batches, teacher_outputs=teacher_outputs)
+        return student.state_dict()
 
-@one_each
-@pytest.mark.parametrize("share", ["all", "ffn"])
-def test_a_refit_on_outputs_kept_from_calibration_gives_the_same_weights(family, head, share):
-    model = dense(family, head)
-    masks, batches = random_masks(model, share=0.5), [inputs(model, 9, seed=seed) for seed in (1, 2)]
-    sublayers = find_sublayers(model)
-    positions = [i for i in choose_kept_outputs(sublayers, 1, math.inf) if share in ("all", sublayers[i].kind)]
-    moments = collect_moments(model, batches, keep_outputs=positions)
-    kept, running = pruned(model, masks), pruned(model, masks)
-    reconstruct(model, [kept], batches, teacher_outputs=[m.outputs for m in moments])
-    reconstruct(model, [running], batches)
-    for name, tensor in running.state_dict().items():
-        assert torch.equal(kept.state_dict()[name], tensor), name
-    assert [len(m.outputs) for m in moments] == [len(batches) * (i in positions) for i in range(len(moments))]
+    students = {"known": refitted(outputs), "known FFNs": refitted(of_ffns), "skipped attention": refitted()}
+    monkeypatch.setattr(finished_sublayer, "_common_module", lambda layer, _: layer)  # skips none
+    for name, tensor in refitted().items():
+        for case, student in students.items():
+            assert torch.equal(student[name], tensor), (case, name)
 
 
 @structures

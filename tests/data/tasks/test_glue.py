@@ -111,6 +111,7 @@ def test_hub_columns_are_scored(task, model_dir, tmp_path, capsys):
         assert all(-1 <= value <= 1 for value in metrics.values())
 
 
+@pytest.mark.slow
 def test_a_model_is_pruned_on_a_saved_dataset(task, model_dir, tmp_path):
     parts = {name: datasets.Dataset.from_list(rows) for name, rows in splits(task).items()}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
