@@ -24,14 +24,13 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trimformer.costs.cost_tables import linear_costs
-from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import max_batch_tokens
 from trimformer.importance.second_moments import group_by_memory
 from trimformer.models import find_sublayers
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import find_method
 from trimformer.pruner import Pruner
-from trimformer.session.memory_estimate import estimate_memory
+from trimformer.refit.memory_estimate import estimate_memory
 from trimformer.utils.environment import describe_device, versions
 
 # hidden size, layers, query heads, key-value heads, FFN width, vocabulary
@@ -80,10 +79,9 @@ def measure(sizes: tuple[int, ...], tokens: int, length: int, max_memory: float,
                                strict=True)
     ]  # fmt: skip
     run = ExecutionOptions(max_memory=max_memory, clock=clock)
-    free = free_memory(model.device)
     pruner = Pruner(model, batches, find_method("obs"), run=run)
     pruner(linear_costs(find_sublayers(model), "mac", length), 0.5)
-    estimate = estimate_memory(model, tokens, batch_tokens, max_memory=max_memory, free=free)
+    estimate = estimate_memory(model, tokens, batch_tokens, max_memory=max_memory, outputs=pruner.output_bytes)
     results.put({"parameters": model.num_parameters(), "max_memory": max_memory, "measured": peaks,
                  "estimated": asdict(estimate)})  # fmt: skip
 

@@ -1,7 +1,9 @@
 """What `trimformer.prune` promises of its result, by every method."""
 
 import copy
+import gc
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -15,10 +17,10 @@ from tests.pruning import BATCH, FINE, ROWS, prune, same
 from trimformer import METHODS, LatencyOptions, Method, TrimformerError
 from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import linear_costs
-from trimformer.importance import criteria
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
 from trimformer.pruner import Pruner
+from trimformer.refit import kept_outputs
 
 
 @pytest.mark.parametrize(
@@ -129,9 +131,10 @@ def test_outputs_kept_from_calibration_save_the_refit_a_pass_of_the_dense_model(
     model, batch = make_model(), make_batch(batch=8)
     linears = [p.linear for sublayer in find_sublayers(model) for p in sublayer.producers]
     costs, results, runs = linear_costs(find_sublayers(model), "mac", 12), [], []
-    for free in (0.0, 1e9):
-        monkeypatch.setattr(criteria, "free_memory", lambda _, free=free: free)
+    for free in (0.0, 1e12):
+        monkeypatch.setattr(kept_outputs, "free_memory", lambda _, free=free: free)
         pruner = Pruner(model, [batch], METHODS["obs"])
+        assert bool(pruner.output_bytes) == bool(free)
         with FlopCounterMode(display=False) as flops:
             results.append(pruner(costs, 0.5).model)
         runs.append(flops.get_total_flops())
@@ -139,6 +142,13 @@ def test_outputs_kept_from_calibration_save_the_refit_a_pass_of_the_dense_model(
     weights = sum(s.projection.weight.numel() for s in find_sublayers(model)) + sum(w.weight.numel() for w in linears)
     assert runs[0] - runs[1] >= 2 * tokens * weights
     assert same(results[0].state_dict().values(), results[1].state_dict().values())
+    outputs = weakref.ref(pruner._ranking.dense_outputs[0][0])
+    gc.disable()
+    try:
+        pruner.release_outputs()
+        assert outputs() is None  # nothing else holds them
+    finally:
+        gc.enable()
 
 
 def test_layer_refits_are_reported_in_order():

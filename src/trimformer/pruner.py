@@ -4,7 +4,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from trimformer.options.methods import AnyMethod, Method, WholeMethod
 from trimformer.polish.data import PolishInputs, check_polish_inputs
 from trimformer.polish.result import PolishReport
 from trimformer.polish.train import polish
+from trimformer.refit.kept_outputs import choose_kept_outputs
 from trimformer.refit.kprune import kprune
 from trimformer.refit.plain_layout import make_plain, try_plain_layout
 from trimformer.refit.result import Refit
@@ -155,7 +156,9 @@ class Pruner:
     def _calibrate(self, method: Method) -> Ranking:
         run, criterion = self._run, CRITERIA[method.criterion]
         if method.criterion == "obs":
-            criterion = partial(obs, query_heads=method.query_heads, keep_outputs=method.update == "full")
+            is_refitted = method.update == "full"
+            kept = choose_kept_outputs(self.model, self.batches, run.max_memory) if is_refitted else ()
+            criterion = partial(obs, query_heads=method.query_heads, keep_outputs=kept)
         rank_units = partial(criterion, self.model, self.batches, method.objective)
         if run.calibration_dir is None:
             return rank_units(run)
@@ -230,6 +233,7 @@ class Pruner:
                     make_plain(student, self.model, self.batches)
         reports: list[PolishReport | None] = [None] * len(students)
         if self._polishing is not None:
+            self.release_outputs()
             for k, candidate in enumerate(polish_students or students):
                 reports[k] = report = self._polish(self._polishing, candidate, masks[k])
                 if report.accepted and polish_students:
@@ -246,6 +250,15 @@ class Pruner:
             )
             for k, selection in enumerate(selections)
         ]
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the dense model's outputs that are kept for refits."""
+        return sum(output.nbytes for outputs in self._ranking.dense_outputs for output in outputs)
+
+    def release_outputs(self) -> None:
+        """Frees the dense model's outputs; refits then run the dense model, and give the same."""
+        self._ranking = replace(self._ranking, dense_outputs=[])
 
     @property
     def _needs_polish_students(self) -> bool:

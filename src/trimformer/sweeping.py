@@ -10,7 +10,7 @@ from trimformer.options.choices import Metric
 from trimformer.options.methods import AnyMethod, Layout, WholeMethod, find_methods
 from trimformer.refit.walk import bytes_per_student
 from trimformer.results import PruningResult
-from trimformer.session.prune_to import budget_for, prune_to
+from trimformer.session.prune_to import budget_for, prune_to, pruner_for
 from trimformer.session.setup import Session
 
 _GROUP_MEMORY = 3 * 2**30  # most bytes of the members that are refitted together, so that the dense model runs once
@@ -121,7 +121,7 @@ def _group_size(session: Session, method: AnyMethod) -> int:
     """
     if isinstance(method, WholeMethod) or method.polish:
         return 1
-    bound = min(_GROUP_MEMORY, session.execution.max_memory)
+    bound = min(_GROUP_MEMORY, session.execution.max_memory - pruner_for(session, method).output_bytes)
     return max(1, int(bound // bytes_per_student(session.model, session.data.batches)))
 
 

@@ -244,7 +244,7 @@ def test_what_is_left_out_of_a_folder_of_texts_is_said(tmp_path, caplog):
     assert len(read_splits(tmp_path)["all"]) == 4
     assert "are read" not in caplog.text
     (tmp_path / "more").mkdir()
-    for name in ("more/c.txt", "rows.jsonl", "readme.md"):
+    for name in ("more/c.txt", "rows.jsonl", ".hidden"):
         (tmp_path / name).write_text('{"text": "A film."}\n', encoding="utf-8")
     assert len(read_splits(tmp_path)["all"]) == 4
-    assert "only its own text files are read; not c.txt, rows.jsonl" in caplog.text
+    assert "only its own text files are read; not more/, rows.jsonl" in caplog.text

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from testing import families
 from tests.conftest import FAMILIES, make_batch, make_model
 from trimformer.errors import TrimformerError
-from trimformer.importance import criteria
 from trimformer.importance.criteria import obs
 from trimformer.importance.second_moments import collect_moments, group_by_memory
 from trimformer.models import find_sublayers
@@ -134,20 +133,3 @@ def test_a_group_of_sublayers_gives_the_curves_of_all_at_once(family, head):
         assert torch.equal(a.error, b.error)
     for norms, others in zip(at_once.token_norms, one_by_one.token_norms, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(norms, others, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("max_memory", "free", "kept"),
-    [
-        (1e9, 1e9, [0, 1, 2, 3, 4, 5]),
-        (1e9, 8e4, [0, 1, 2, 4]),
-        (4 * 5760, 1e9, [0, 2]),
-        (math.inf, math.inf, []),
-        (0, 1e9, []),
-    ],
-)
-def test_outputs_are_kept_as_far_as_memory_allows(max_memory, free, kept, monkeypatch):
-    """Each of the six takes 5,760 bytes, of 60 positions and width 24; attention has more weights here than the FFN."""
-    monkeypatch.setattr(criteria, "free_memory", lambda _: free)
-    ranking = obs(make_model(), [make_batch()], "curvature", ExecutionOptions(max_memory=max_memory), keep_outputs=True)
-    assert [i for i, outputs in enumerate(ranking.dense_outputs) if outputs] == kept

@@ -34,7 +34,6 @@ from testing.models import pruned
 from trimformer.costs.macs import layer_lengths, model_macs, unit_parameters
 from trimformer.data.outputs import divergence, find_problem
 from trimformer.errors import TrimformerError
-from trimformer.importance.kept_outputs import choose_kept_outputs
 from trimformer.importance.second_moments import collect_moments
 from trimformer.models import families as table
 from trimformer.models import find_layers, find_sublayers, register_family, supported_layers
@@ -42,6 +41,7 @@ from trimformer.models.layer_calls import by_position, record_calls
 from trimformer.models.masking import frozen
 from trimformer.models.sublayer import attention, ffn, producers
 from trimformer.refit import finished_sublayer
+from trimformer.refit.kept_outputs import fill_memory
 from trimformer.refit.reconstruct import reconstruct
 from trimformer.refit.walk import walk
 
@@ -247,7 +247,7 @@ def test_a_refit_gives_the_same_weights_however_little_runs(family, head, monkey
     model = dense(family, head)
     sublayers, masks = find_sublayers(model), random_masks(model, share=0.5)
     batches = [inputs(model, 9, seed=seed) for seed in (1, 2)]
-    kept = choose_kept_outputs(sublayers, 1, math.inf)
+    kept = fill_memory(sublayers, [1] * len(sublayers), math.inf)
     outputs = [m.outputs for m in collect_moments(model, batches, keep_outputs=kept)]
     assert [len(known) for known in outputs] == [len(batches) * (i in kept) for i in range(len(sublayers))]
     of_ffns = [known if s.kind == "ffn" else [] for known, s in zip(outputs, sublayers, strict=True)]

@@ -64,7 +64,8 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
     media = read_media(path, split_names)
     texts = [] if media else sorted(file for file in path.iterdir() if stem_and_suffix(file)[1] == ".txt")
     if texts:
-        left_out = [file.name for file in sorted(path.rglob("*")) if is_data_file(file) and file not in texts]
+        others = sorted(set(path.iterdir()) - set(texts))
+        left_out = [f"{other.name}/" if other.is_dir() else other.name for other in others if other.name[0] != "."]
         if left_out:
             logger.warning("of the folder '%s', only its own text files are read; not %s", path, listed(left_out))
         return {"all": _join(texts)}

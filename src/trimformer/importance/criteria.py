@@ -1,6 +1,6 @@
 """Ranking criteria: from calibration samples to one removal curve per sublayer. `CRITERIA` lists them by name."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.memory_check import free_memory
 from trimformer.importance.activations import (
     ChannelStatistics,
     channel_statistics,
@@ -17,19 +16,14 @@ from trimformer.importance.activations import (
     wanda_importance,
 )
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
-from trimformer.importance.kept_outputs import choose_kept_outputs, memory_for_outputs
 from trimformer.importance.obs import Curve, importance_curve, narrow_curves, obs_curve
-from trimformer.importance.second_moments import (
-    SublayerMoments,
-    collect_moments,
-    group_by_memory,
-)
+from trimformer.importance.second_moments import SublayerMoments, collect_moments, group_by_memory
 from trimformer.models import Sublayer, find_layers, find_sublayers
-from trimformer.models.layer_calls import Batch, count_positions
+from trimformer.models.layer_calls import Batch
 from trimformer.models.linear import matrix
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import Criterion, Objective
-from trimformer.utils.distributed import compute_shared, gather_rows, world_size
+from trimformer.utils.distributed import compute_shared, gather_rows
 
 
 @dataclass(frozen=True)
@@ -40,8 +34,8 @@ class Ranking:
         curves: one removal curve per sublayer; they serve every budget.
         grads: mask gradients [samples, units] per sublayer, for the paper's rearrangement; empty for other criteria.
         token_norms: token weights for the refit, per sublayer and batch; empty if all tokens weigh the same.
-        dense_outputs: outputs of the dense model's projections, [batch, length, hidden], per sublayer and batch; an
-            entry is empty where they are not kept.
+        dense_outputs: outputs of the dense model's projections, as these return them, per sublayer and batch; an entry
+            is empty where they are not kept.
         predicts_loss: whether the curves are loss increases, not only an order of removal.
     """
 
@@ -86,7 +80,7 @@ def obs(
     run: ExecutionOptions,
     *,
     query_heads: bool = False,
-    keep_outputs: bool = False,
+    keep_outputs: Collection[int] = (),
 ) -> Ranking:
     """Ranks units, and query heads within them if wanted, by Optimal Brain Surgeon on second moments.
 
@@ -96,14 +90,9 @@ def obs(
         objective: the loss.
         run: execution options.
         query_heads: rank query heads too.
-        keep_outputs: keep the outputs of projections for the refit, as far as memory allows.
+        keep_outputs: positions of the sublayers whose outputs are kept for the refit.
     """
     sublayers = find_sublayers(model)
-    kept = []
-    if keep_outputs:
-        sharing = world_size() if model.device.type == "cpu" else 1  # processes that share the free memory
-        memory = memory_for_outputs(run.max_memory, free_memory(model.device) / sharing)
-        kept = choose_kept_outputs(sublayers, count_positions(model, batches) * model.dtype.itemsize, memory)
     curves: dict[int, Curve] = {}
     token_norms: dict[int, list[Tensor]] = {}
     outputs: dict[int, list[Tensor]] = {}
@@ -118,7 +107,7 @@ def obs(
                 objective=objective,
                 seed=run.seed,
                 only=group,
-                keep_outputs=kept,
+                keep_outputs=keep_outputs,
             )
         found = dict(zip(group, moments, strict=True))
         token_norms |= {i: found[i].token_norms for i in group}

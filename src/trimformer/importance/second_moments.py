@@ -28,7 +28,7 @@ class SublayerMoments:
         weight_sum: sum of the token weights w.
         token_norms: ||g|| per batch of this process, [batch, length], or [calls, batch, length] where the layer is
             called at several depths; 0 at padding.
-        outputs: the projection's outputs per batch of this process, [batch, length, hidden], where they are kept.
+        outputs: the projection's outputs, as it returns them, per batch of this process; empty if they are not kept.
     """
 
     inputs: Tensor
@@ -60,7 +60,7 @@ def collect_moments(
         objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
         seed: seed of the random numbers of the label-free loss.
         only: positions of the sublayers to observe, ascending; None observes all.
-        keep_outputs: positions of the sublayers whose projections' outputs are kept; see `choose_kept_outputs`.
+        keep_outputs: positions of the sublayers whose projections' outputs are kept; empty by default.
 
     Returns:
         One entry per observed sublayer, summed over all processes.
@@ -157,7 +157,9 @@ class _Sums:
         add_up(inputs, gradients, self._scalars)
         tokens, weight_sum = self._scalars.tolist()
         norms = [calls[0] if len(calls) == 1 else torch.stack(calls) for calls in self._norms]
-        return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms, self._outputs)
+        outputs = self._outputs
+        vars(self).clear()  # hooks hold this in a reference cycle, which would keep all of it in memory
+        return SublayerMoments(inputs, gradients, int(tokens), weight_sum, norms, outputs)
 
 
 class _MomentObserver(PaddingTracker):

@@ -223,12 +223,14 @@ def record_calls(model: nn.Module, batch: Batch) -> list[LayerCall]:
     return sorted(calls, key=lambda call: index[id(call.layer)])
 
 
-def count_positions(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
-    """Returns the number of positions of a tower in all batches, padding included, extrapolated from the first one."""
+def count_positions(model: PreTrainedModel, batches: Sequence[Batch]) -> list[int]:
+    """Returns the positions that each sublayer reads in all batches, padding included, extrapolated from the first."""
+    sublayers = find_sublayers(model)
     if not batches:
-        return 0
+        return [0] * len(sublayers)
     sizes = [batch[model.main_input_name].numel() for batch in batches]
-    return sum(sizes) * record_calls(model, batches[0])[0].mask.numel() // sizes[0]
+    of_layer = {id(call.layer): call.mask.numel() for call in record_calls(model, batches[0])}
+    return [sum(sizes) * of_layer[id(s.module)] // sizes[0] for s in sublayers]
 
 
 def _drop_cache(argument: Any) -> Any:

@@ -65,7 +65,7 @@ def walk(
         for model in (teacher, *students):
             stack.enter_context(frozen(model))
         memory = WalkMemory.of(
-            count_positions(teacher, batches) * teacher.dtype.itemsize,
+            max(count_positions(teacher, batches)) * teacher.dtype.itemsize,
             max(s.hidden_size for s in sources),
             max(sum(s.channels for s in sublayers) for sublayers in shrunk),
             len(students),
@@ -114,7 +114,7 @@ def bytes_per_student(model: PreTrainedModel, batches: Sequence[Batch]) -> int:
     """Returns the memory in bytes that a walk needs at most per student, without its weights and moments."""
     sources = find_sublayers(model)
     widths = STATES * max(s.hidden_size for s in sources) + max(s.channels for s in sources)
-    return count_positions(model, batches) * model.dtype.itemsize * widths
+    return max(count_positions(model, batches)) * model.dtype.itemsize * widths
 
 
 def _record_calls(

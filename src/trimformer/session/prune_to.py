@@ -111,6 +111,8 @@ def seconds_since(session: Session, start: Started) -> dict[str, float]:
 def _calibrated(session: Session, method: AnyMethod) -> tuple[Pruner, dict[str, float]]:
     """The pruner, and the seconds of the stages before it."""
     if method not in session.pruners:
+        for other, _ in session.pruners.values():
+            other.release_outputs()
         _ = session.seconds_per_pass  # measured while nothing else is in memory
         before = dict(session.timer.seconds)
         transformers.set_seed(session.execution.seed)

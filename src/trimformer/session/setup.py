@@ -39,12 +39,12 @@ from trimformer.options.quality_target import QualityTarget
 from trimformer.options.run import RunOptions
 from trimformer.polish.data import PolishInputs, draw_polish_inputs
 from trimformer.pruner import Pruner
+from trimformer.refit.memory_estimate import warn_of_memory
 from trimformer.results import CoverageReport
 from trimformer.session.calibration_data import Samples, draw_samples
 from trimformer.session.coverage import count_labels, list_labels, measure_coverage, special_ids
 from trimformer.session.fewer_tokens import with_fewer_tokens
 from trimformer.session.inputs import Inputs
-from trimformer.session.memory_estimate import warn_of_memory
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
 from trimformer.utils.distributed import decide, is_main, world_size
 from trimformer.utils.environment import resolve_device

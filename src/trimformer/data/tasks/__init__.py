@@ -83,7 +83,7 @@ def infer_task(
         or is_dual_encoder(config, main_input)
     )
     if label_column and no_labels:
-        name = head or "a model for question answering"
+        name = head or ("a model for question answering" if problem == "span" else "a language model")
         raise TrimformerError(f"{name} has no labels per sample; leave out the label column {quoted(label_column)}")
     if label_column:
         check_columns(rows, [label_column])

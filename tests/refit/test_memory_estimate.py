@@ -7,8 +7,8 @@ import transformers
 
 from testing.language import language_model
 from tests.conftest import make_batch, make_model
-from trimformer.session import memory_estimate as module
-from trimformer.session.memory_estimate import estimate_memory, warn_of_memory
+from trimformer.refit import memory_estimate as module
+from trimformer.refit.memory_estimate import estimate_memory, warn_of_memory
 
 
 def test_a_model_without_memory_has_the_estimate_of_a_real_one():

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import find_problem
-from trimformer.importance.kept_outputs import choose_kept_outputs, memory_for_outputs
 from trimformer.importance.second_moments import group_by_memory, moment_bytes
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
@@ -54,7 +53,7 @@ def estimate_memory(
     *,
     students: int = 1,
     max_memory: float = math.inf,
-    free: float = 0.0,
+    outputs: float = 0.0,
 ) -> MemoryEstimate:
     """Estimates the peak memory of pruning by the obs method, within a factor of 1.3 (docs/performance.md).
 
@@ -67,7 +66,7 @@ def estimate_memory(
         batch_tokens: tokens of the largest batch, with padding.
         students: models that are pruned at once.
         max_memory: see `ExecutionOptions`.
-        free: free bytes, of which outputs that are kept for the refit may take a share; by default none are kept.
+        outputs: bytes of the dense model's outputs that are kept for the refit; see `choose_kept_outputs`.
     """
     sublayers = find_sublayers(model)
     item = model.dtype.itemsize
@@ -79,8 +78,6 @@ def estimate_memory(
     norms = 4 * tokens * len(sublayers)
     widest = max(s.channels for s in sublayers)
     hidden_size = max(s.hidden_size for s in sublayers)
-    kept = choose_kept_outputs(sublayers, tokens * item, memory_for_outputs(max_memory, free))
-    outputs = tokens * item * sum(sublayers[i].hidden_size for i in kept)
     stored = WalkMemory.of(tokens * item, hidden_size, students * widest, students, max_memory - outputs)
     return MemoryEstimate(
         weights=weights,
