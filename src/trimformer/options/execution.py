@@ -48,10 +48,9 @@ class ExecutionOptions:
 
     Attributes:
         max_memory: bytes that the samples' hidden states and channels may take; beyond, channels are computed twice
-            and hidden states go to temporary files. Outputs of the dense model that calibration keeps for the refit
-            take at most half of it, and a third of the free memory. The same number bounds the second moments of
-            calibration; beyond, they are collected for a few sublayers at a time, with a pass over the samples for
-            each group.
+            and hidden states go to temporary files. The same number bounds the second moments of calibration; beyond,
+            they are collected for a few sublayers at a time, with a pass over the samples for each group. Outputs of
+            the dense model that calibration keeps for the refit take only what all these leave.
         bf16: whether passes run in bfloat16; statistics stay in float32 and float64.
         seed: seed of label-free losses and of the random criterion.
         calibration_dir: folder where the result of calibration is kept for later runs; None: nowhere.
