@@ -233,6 +233,7 @@ class Pruner:
                     make_plain(student, self.model, self.batches)
         reports: list[PolishReport | None] = [None] * len(students)
         if self._polishing is not None:
+            del inputs  # with the dense model's outputs, whose memory the polish may need
             self.release_outputs()
             for k, candidate in enumerate(polish_students or students):
                 reports[k] = report = self._polish(self._polishing, candidate, masks[k])

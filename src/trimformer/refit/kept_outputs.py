@@ -62,7 +62,13 @@ def spare_memory(model: PreTrainedModel, tokens: int, batch_tokens: int, *, max_
 
 
 def fill_memory(sublayers: Sequence[Sublayer], sizes: Sequence[float], memory: float) -> list[int]:
-    """Returns the positions of the sublayers whose outputs, of `sizes` in bytes, fit into memory; see above."""
+    """Returns the positions of the sublayers whose outputs fit into memory; see `choose_kept_outputs`.
+
+    Args:
+        sublayers: sublayers of the dense model.
+        sizes: bytes of the outputs of each.
+        memory: bytes that all may take.
+    """
     chosen = []
     for i in sorted(range(len(sublayers)), key=lambda i: -_weights(sublayers[i]) / max(sizes[i], 1)):
         if sublayers[i].calls_per_pass == 1 and sizes[i] <= memory:
