@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Two tests at once, on a thread each: the models are so tiny that threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
+EVERY_HEAD := test_onnx_runs_every_family_and_head_dense_and_pruned
+
 .PHONY: demo test test-slow fuzz test-all lint docs install clean
 
 demo: $(VENV)/.usable
@@ -19,7 +21,7 @@ test: install
 # as GGUF files, and two hundred prunes in one process: see test-all.
 test-slow: install
 	$(PYTEST) -m slow --ignore=tests/export/onnx --ignore=tests/export/gguf --ignore=tests/models/test_public_door.py \
-		--ignore=tests/cli/test_endurance.py
+		--ignore=tests/cli/test_endurance.py --deselect=tests/costs/test_backends.py::$(EVERY_HEAD)
 
 # What is random in tests/hostile, five times as often: 18,000 spoiled files, 105 killed commands. Fifteen minutes.
 fuzz: install
