@@ -29,6 +29,7 @@ from assets import gemma3, smollm2
 from trimformer.checkpoints.save_load import load, save
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost_tables import linear_costs
+from trimformer.costs.pass_cost import forward_seconds
 from trimformer.data.batches import count_samples, make_batches, sample_indices
 from trimformer.data.language_blocks import as_blocks
 from trimformer.data.next_tokens import compare_tokens, token_losses
@@ -84,18 +85,6 @@ def score(dense: PreTrainedModel, students: Sequence[PreTrainedModel], batches: 
     return [[math.exp(min(loss, 700.0)), kl, kept] for loss, kl, kept in means.tolist()]
 
 
-@torch.no_grad()
-def pass_seconds(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
-    """Returns the seconds of one forward pass, from some of the batches; the first one only warms up."""
-    timed = batches[1:9] or batches
-    with frozen(model):
-        model_output(model, batches[0], "language")
-        start = time.perf_counter()
-        for batch in timed:
-            model_output(model, batch, "language")
-    return (time.perf_counter() - start) / count_samples(timed) * count_samples(batches)
-
-
 def polish_inputs(
     blocks: Sequence[Any], chosen: Sequence[int], options: argparse.Namespace, model: PreTrainedModel, tokenizer: Any
 ) -> PolishInputs:
@@ -145,7 +134,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for seed in options.seeds:
         chosen = sample_indices(len(blocks), options.blocks, seed)
         batches = batches_of([blocks[i] for i in chosen], model, tokenizer)
-        one_pass = pass_seconds(model, batches)
+        one_pass = forward_seconds(model, batches)
         for name in options.methods:
             keys = [f"{name}-{constraint:g}-{seed}" for constraint in options.constraints]
             common = {"seed": seed, "blocks": len(chosen), "seconds_per_pass": one_pass}

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from trimformer.costs.macs import unit_parameters
 from trimformer.costs.memory_check import free_memory
 from trimformer.importance.second_moments import moment_bytes
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.models.layer_calls import Batch, count_positions
-from trimformer.models.linear import matrix
 from trimformer.models.masking import frozen
 from trimformer.refit.memory_estimate import estimate_memory
 from trimformer.refit.walk_memory import WalkMemory
@@ -70,13 +70,9 @@ def fill_memory(sublayers: Sequence[Sublayer], sizes: Sequence[float], memory: f
         memory: bytes that all may take.
     """
     chosen = []
-    for i in sorted(range(len(sublayers)), key=lambda i: -_weights(sublayers[i]) / max(sizes[i], 1)):
+    weights = [s.num_units * unit_parameters(s) for s in sublayers]
+    for i in sorted(range(len(sublayers)), key=lambda i: -weights[i] / max(sizes[i], 1)):
         if sublayers[i].calls_per_pass == 1 and sizes[i] <= memory:
             chosen.append(i)
             memory -= sizes[i]
     return sorted(chosen)
-
-
-def _weights(sublayer: Sublayer) -> int:
-    linears = [sublayer.projection, *(producer.linear for producer in sublayer.producers)]
-    return sum(matrix(linear).numel() for linear in linears)
