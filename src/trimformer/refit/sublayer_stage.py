@@ -172,7 +172,9 @@ class SublayerStage:
         projection_outputs = projected.tensors if projected else [self._teacher_outputs[i]]
         targets = []
         for n, projection_output in enumerate(projection_outputs):
-            contribution = (added.tensors[n] if added else projection_output) * source.multiplier
+            contribution = added.tensors[n] if added else projection_output
+            if source.multiplier != 1:
+                contribution = contribution * source.multiplier
             total = sum((recorder.tensors[n] for recorder in parallel), entry.tensors[n] + contribution)
             targets.append(self._target(total, projection_output))
         return targets, projection_outputs[-1]
