@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from testing.language import language_model
 from tests.export.gguf.tokenizers import KINDS, wrapped
-from trimformer import load
+from trimformer import load, save
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.export import export_gguf
 from trimformer.export.gguf.tokenizer import _SPLITS
@@ -91,3 +91,22 @@ def test_what_is_lost_on_the_way_is_refused(tmp_path: Any, overrides: dict[str, 
     _, path = written(tmp_path, "Llama", **overrides)
     with pytest.raises(TrimformerError, match=message):
         load(path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, None])
+def test_a_file_and_a_directory_are_read_in_the_dtype_asked_for(tmp_path: Any, dtype: Any) -> None:
+    model, path = written(tmp_path, "Llama")
+    save(model, TOKENIZER, tmp_path / "saved")
+    name = str(dtype or torch.float32).removeprefix("torch.")
+    (file, _), (directory, _) = (load(source, dtype=dtype) for source in (path, tmp_path / "saved"))
+    for loaded in (file, directory):
+        assert {p.dtype for p in loaded.parameters()} == {getattr(torch, name)}
+        assert loaded.model.rotary_emb.inv_freq.dtype == torch.float32
+    weights = directory.state_dict()
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in file.state_dict().items())
+
+
+def test_an_unknown_dtype_is_refused(tmp_path: Any) -> None:
+    _, path = written(tmp_path, "Llama")
+    with pytest.raises(TrimformerError, match="dtype 'int8' is unknown"):
+        load(path, dtype="int8")

@@ -264,6 +264,30 @@ def test_a_model_of_halves_is_pruned_in_halves(tmp_path, data):
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
 
 
+def test_a_model_of_halves_is_pruned_in_float32_on_request(tmp_path, data):
+    model = AutoModelForSequenceClassification.from_pretrained(save_model(tmp_path / "model"))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    model.float().save_pretrained(tmp_path / "float")  # the same rounded weights
+    for name, flags in (("half", ["--dtype", "float32"]), ("float", [])):
+        make_tokenizer().save_pretrained(tmp_path / name)
+        assert prune(tmp_path / name, data, tmp_path / f"out-{name}", *flags) == 0
+    one, other = (load_file(tmp_path / f"out-{name}" / "model.safetensors") for name in ("half", "float"))
+    assert one.keys() == other.keys()
+    assert all(one[name].dtype == torch.float32 and torch.equal(one[name], other[name]) for name in one)
+
+
+def test_evaluate_scores_in_another_dtype_on_request(tmp_path, data, capsys):
+    model = AutoModelForSequenceClassification.from_pretrained(save_model(tmp_path / "model"))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    make_tokenizer().save_pretrained(tmp_path / "half")
+    capsys.readouterr()
+    command = ["evaluate", str(tmp_path / "half"), "--data", str(data), "--reference", str(tmp_path / "half")]
+    assert main([*command, "--dtype", "float32"]) == 0
+    with_float32 = capsys.readouterr().out
+    assert main(command) == 0
+    assert json.loads(with_float32).keys() == json.loads(capsys.readouterr().out).keys()
+
+
 def test_reconstruct_is_the_full_update_of_any_method(model_dir, data, tmp_path):
     assert prune(model_dir, data, tmp_path / "one", "--method", "kwon2022", "--reconstruct") == 0
     assert prune(model_dir, data, tmp_path / "two", "--method", "kwon2022-reconstruct") == 0

@@ -34,8 +34,8 @@ def is_gguf(name: str | Path) -> bool:
     return str(name).lower().endswith(SUFFIX) and Path(name).is_file()
 
 
-def load_gguf(path: str | Path) -> tuple[PreTrainedModel, Any]:
-    """Loads model and tokenizer; packed weights become float32, with the precision that the file has.
+def load_gguf(path: str | Path, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, Any]:
+    """Loads model and tokenizer; packed weights become float32, with the precision that the file has, or `dtype`.
 
     Raises:
         TrimformerError: the package gguf is missing, the file cannot be read, Transformers leaves a part of it out, or
@@ -59,6 +59,8 @@ def load_gguf(path: str | Path) -> tuple[PreTrainedModel, Any]:
     model.config._name_or_path = str(path)
     _check_whole(file, model, path)
     find_sublayers(model)
+    for parameter in model.parameters():  # rotary frequencies, which are buffers, stay in float32
+        parameter.data = parameter.data.to(dtype or torch.float32)
     check_finite(model, f"the weights in '{path}'")
     return model, tokenizer
 

@@ -124,14 +124,16 @@ def load(
     attn_implementation: str | None = None,
     tokenizer_name: str | None = None,
     model_type: str | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> tuple[PreTrainedModel, Any]:
-    """Loads a model with its task head, in its saved dtype, together with its tokenizer or processor.
+    """Loads a model with its task head, together with its tokenizer or processor.
 
     Args:
         path: local directory or hub name; directories of sentence-transformers work too, and GGUF files.
         attn_implementation: "eager", "sdpa", ...; None: the default of Transformers, as for GGUF files.
         tokenizer_name: source of the tokenizer or processor if the directory has none; none for GGUF files.
         model_type: type of the model if its config.json states none, such as "bert".
+        dtype: "float32", "bfloat16" or "float16"; None: that of the checkpoint, float32 for GGUF files.
 
     Returns:
         The model, and its tokenizer, image processor, feature extractor or processor; see `load_processor`.
@@ -145,9 +147,9 @@ def load(
         for name, value in (("attn_implementation", attn_implementation), ("tokenizer_name", tokenizer_name)):
             if value is not None:
                 raise TrimformerError(f"'{path}' holds its own tokenizer and takes no options; leave out {name}")
-        return load_gguf(path)
+        return load_gguf(path, _dtype(dtype))
     folder = find_directory(path)
-    model = load_model(folder, attn_implementation, model_type)
+    model = load_model(folder, attn_implementation, model_type, dtype)
     model.config._name_or_path = str(path)  # as Transformers does: the name, not the cache folder
     return model, prepare_processor(model, load_processor(transformer_folder(folder), model.config, tokenizer_name))
 
@@ -195,9 +197,14 @@ def find_directory(name: str | Path) -> Path:
 
 
 def load_model(
-    path: str | Path, attn_implementation: str | None = None, model_type: str | None = None
+    path: str | Path,
+    attn_implementation: str | None = None,
+    model_type: str | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> PreTrainedModel:
     """Loads a model without its tokenizer; see `load`."""
+    given: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": _dtype(dtype)}
+    keywords = {name: value for name, value in given.items() if value is not None}
     root = find_directory(path)
     path = transformer_folder(root)
     head = read_sentence_head(root)
@@ -213,7 +220,7 @@ def load_model(
     check_config(config, path)
     is_embedder = head is not None and not head.is_cross_encoder
     model_class = (_bare_class(config) if is_embedder else None) or _named_class(config, path)
-    model = _load_weights(model_class, config, path, attn_implementation)
+    model = _load_weights(model_class, config, path, keywords)
     attach_sentence_head(model, head)
     remember_source(model, root)
     return model
@@ -247,10 +254,20 @@ def _bare_class(config: PreTrainedConfig) -> Any:
     return base
 
 
-def _load_weights(
-    model_class: Any, config: PreTrainedConfig, path: Path, attn_implementation: str | None
-) -> PreTrainedModel:
+def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """Returns the dtype of a name as `LoadOptions` takes it."""
+    checked = LoadOptions(dtype=None if name is None else str(name).removeprefix("torch.")).dtype
+    return None if checked is None else getattr(torch, checked)
+
+
+def _load_weights(model_class: Any, config: PreTrainedConfig, path: Path, keywords: dict[str, Any]) -> PreTrainedModel:
     """Loads the weights of a directory into a class of Transformers and checks that they fit.
+
+    Args:
+        model_class: a class of Transformers.
+        config: of the model.
+        path: the directory.
+        keywords: of `from_pretrained`.
 
     Raises:
         TrimformerError: the model cannot be built or pruned, or its weights do not fit its config.
@@ -262,11 +279,11 @@ def _load_weights(
     except TrimformerError as error:  # before the weights are read
         raise TrimformerError(f"the model in '{path}' cannot be pruned: {error}") from error
     check_model_size(skeleton, path)
-    kwargs: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with one_sentence(f"the weights in '{path}' cannot be loaded"):
         # Mismatched shapes are reported below, in one sentence.
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = model_class.from_pretrained(path, **kwargs)
+        model, info = model_class.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **keywords
+        )
     if info["mismatched_keys"]:
         name, found, expected = sorted(info["mismatched_keys"])[0]
         raise TrimformerError(
@@ -278,7 +295,7 @@ def _load_weights(
     if head and head <= set(missing) and model_class.__name__.endswith("ForMaskedLM"):
         bare = _bare_class(config)
         logger.warning("'%s' lacks the head of %s: %s is loaded", path, model_class.__name__, bare.__name__)
-        return _load_weights(bare, config, path, attn_implementation)
+        return _load_weights(bare, config, path, keywords)
     if missing:
         raise TrimformerError(
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "

@@ -19,7 +19,7 @@ from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
 from trimformer.options.data import DataOptions
-from trimformer.utils.environment import resolve_device
+from trimformer.utils.environment import resolve_device, warn_slow_dtype
 from trimformer.utils.outputs import lock_file
 
 
@@ -34,11 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
 def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the scores by split."""
     device = resolve_device(arguments.device)
-    model, processor = load(arguments.model, model_type=arguments.model_type)
+    model, processor = load(arguments.model, model_type=arguments.model_type, dtype=arguments.dtype)
     reference = _load_reference(arguments, model) if arguments.reference else None
     for moved in (model, reference):
         if moved is not None:
             moved.to(device)  # type: ignore[arg-type]
+            warn_slow_dtype(moved.dtype, device)
     options = read_options(DataOptions, arguments)
     if options.generate and reference is None:
         raise TrimformerError("--generate lets the dense model answer the prompts; name it with --reference")
@@ -70,7 +71,7 @@ def _load_reference(arguments: argparse.Namespace, model: PreTrainedModel) -> Pr
     Raises:
         TrimformerError: its outputs cannot be compared with those of `model`.
     """
-    reference = load_model(arguments.reference, model_type=arguments.model_type)
+    reference = load_model(arguments.reference, model_type=arguments.model_type, dtype=arguments.dtype)
     kinds = [(find_problem(m), m.config.num_labels, getattr(m.config, "vocab_size", None)) for m in (model, reference)]
     if kinds[0] != kinds[1]:
         raise TrimformerError(

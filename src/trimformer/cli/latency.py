@@ -28,9 +28,7 @@ from trimformer.utils.progress import progress
 def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
     """Loads a model to time."""
     device = resolve_device(arguments.device)
-    model = load_model(name, model_type=arguments.model_type)
-    if arguments.dtype:
-        model.to(getattr(torch, arguments.dtype))
+    model = load_model(name, model_type=arguments.model_type, dtype=arguments.dtype)
     return model.to(device).eval()  # type: ignore[arg-type]
 
 

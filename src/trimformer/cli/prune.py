@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if vocabulary is not None:  # a file is read once; without one the texts are the data's own
         texts = read_vocabulary(vocabulary) or vocabulary
         options = replace(options, model=replace(options.model, vocabulary=texts))
-    model, processor = load(arguments.model, model_type=arguments.model_type)
+    model, processor = load(arguments.model, model_type=arguments.model_type, dtype=arguments.dtype)
     check_tokenizer_reloads(model, processor)
     model.to(resolve_device(options.execution.device))  # type: ignore[arg-type]
     if vocabulary is not None:

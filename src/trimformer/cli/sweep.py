@@ -90,7 +90,7 @@ def _prune(
     begun: Mapping[str, Any],
 ) -> dict[str, float]:
     """Prunes members and writes the directory of each; returns the seconds of each stage."""
-    model, processor = load(arguments.model, model_type=arguments.model_type)
+    model, processor = load(arguments.model, model_type=arguments.model_type, dtype=arguments.dtype)
     check_tokenizer_reloads(model, processor)
     model.to(resolve_device(flags.run.execution.device))  # type: ignore[arg-type]
     check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.run)

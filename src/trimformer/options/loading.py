@@ -3,18 +3,26 @@
 from dataclasses import dataclass
 
 from trimformer.options.checks import check_name
+from trimformer.options.choices import DTYPES
 from trimformer.options.option import check_options, option
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a model directory does not say of itself; `trimformer.load` takes it as keywords."""
+    """How the weights of a model directory become a model; `trimformer.load` takes these as keywords."""
 
     model_type: str | None = option(
         None,
         "type of a model whose config.json states none, such as bert",
         check=check_name,
         metavar="TYPE",
+        keyword=False,
+    )
+    dtype: str | None = option(
+        None,
+        "dtype of the model in memory and as it is saved (default: the checkpoint's own); float32 is many times faster "
+        "on a CPU without instructions for bfloat16",
+        choices=DTYPES,
         keyword=False,
     )
 

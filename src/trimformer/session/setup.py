@@ -47,7 +47,7 @@ from trimformer.session.fewer_tokens import with_fewer_tokens
 from trimformer.session.inputs import Inputs
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
 from trimformer.utils.distributed import decide, is_main, world_size
-from trimformer.utils.environment import resolve_device
+from trimformer.utils.environment import resolve_device, warn_slow_dtype
 from trimformer.utils.packages import check_packages
 from trimformer.utils.progress import progress
 from trimformer.utils.stage_timer import StageTimer
@@ -215,6 +215,7 @@ def _prepare_model(
     check_backend(latency.backend, device)
     if execution.bf16 and model.dtype != torch.float32:
         raise TrimformerError(f"bf16 needs a checkpoint in float32, not in {model.dtype}; leave out bf16")
+    warn_slow_dtype(model.dtype, device, execution.bf16)
     vocabulary, texts = options.model.vocabulary, None
     if vocabulary is not None:
         if metric == "memory":

@@ -1,5 +1,6 @@
 """Describes the machine: device, threads and library versions."""
 
+import logging
 import platform
 import re
 from pathlib import Path
@@ -9,6 +10,8 @@ import transformers
 
 from trimformer.errors import TrimformerError
 from trimformer.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -30,6 +33,37 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type == "cuda" and resolved.index is not None:
         torch.cuda.set_device(resolved)  # events and synchronisation are the current device's
     return resolved
+
+
+def has_fast_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Returns whether a device multiplies matrices of a dtype about as fast as those of float32; True if unknown.
+
+    Where a CPU has no instructions for half-precision products, PyTorch takes many times as long for them.
+    """
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return True
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def warn_slow_dtype(dtype: torch.dtype, device: torch.device, bf16: bool = False) -> None:
+    """Warns where passes are many times slower than they need to be on a device.
+
+    Args:
+        dtype: of the model's weights.
+        device: that runs them.
+        bf16: whether passes of a model in float32 run in bfloat16.
+    """
+    if not has_fast_products(dtype, device):
+        name = str(dtype).removeprefix("torch.")
+        logger.warning(
+            "the model is in %s, for which this CPU has no instructions, so passes take many times as long as in "
+            "float32; load it in float32 (--dtype float32)",
+            name,
+        )
+    elif bf16 and not has_fast_products(torch.bfloat16, device):
+        logger.warning("this CPU has no instructions for bfloat16, so passes are slower with bf16 than without it")
 
 
 def describe_device(device: torch.device) -> str:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "PyTorch, which needs llama.cpp (the package xllamacpp)")  # fmt: skip
     parser.add_argument("--opset", type=positive_int, help="of ONNX files, "
                         f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")  # fmt: skip
-    add_options(parser, LoadOptions)
+    add_options(parser, LoadOptions, "model_type")  # files are always made from float32
     add_data_options(parser)
 
 

@@ -7,7 +7,7 @@ from trimformer.cli.arguments import positive_int
 from trimformer.cli.flags.export import DEFAULT_QUANTIZATION, quantizations
 from trimformer.cli.option_flags import add_options
 from trimformer.errors import TrimformerError
-from trimformer.options.choices import DTYPES, LLAMA_CPP, ONNX, AnyBackend
+from trimformer.options.choices import LLAMA_CPP, ONNX, AnyBackend
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.latency import LatencyOptions
 from trimformer.options.loading import LoadOptions
@@ -61,7 +61,6 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_setting(parser: argparse.ArgumentParser) -> None:
     add_options(parser, LoadOptions)
-    parser.add_argument("--dtype", choices=DTYPES, help="default: the checkpoint's own")
     add_options(parser, ExecutionOptions, "device")
 
 
