@@ -15,8 +15,8 @@ from tests.allocation.test_queries import batch_of
 from tests.commands import error_line, run
 from tests.conftest import make_model, make_tokenizer
 from trimformer import METHODS
-from trimformer.cli.arguments import load_task_data
 from trimformer.cli.main import main
+from trimformer.cli.task_data import load_task_data
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.data.batches import make_batches
 from trimformer.data.language_blocks import BlockOptions, as_blocks, model_rows

@@ -14,7 +14,7 @@ from tests.commands import prune, write_jsonl
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import TrimformerError
 from trimformer import prune as pruned
-from trimformer.cli.arguments import load_task_data
+from trimformer.cli.task_data import load_task_data
 from trimformer.data.language_blocks import as_blocks
 from trimformer.data.rows import DOCUMENT, DOCUMENT_SPAN, as_rows
 from trimformer.data.shared_passages import hold_passages

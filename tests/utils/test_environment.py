@@ -40,7 +40,8 @@ def test_a_model_of_halves_on_a_cpu_without_instructions_for_them_is_said(monkey
     slow_products(monkeypatch, torch.bfloat16, torch.float16)
     environment.warn_slow_dtype(dtype, CPU)
     (message,) = warnings(caplog)
-    assert str(dtype).removeprefix("torch.") in message and "--dtype float32" in message
+    assert str(dtype).removeprefix("torch.") in message
+    assert "--dtype float32" in message
 
 
 def test_passes_in_bfloat16_on_a_cpu_without_instructions_for_them_are_said(monkeypatch, caplog):

@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.save_load import load, load_model, read_masks
-from trimformer.cli.arguments import load_task_data
 from trimformer.cli.option_flags import read_options
+from trimformer.cli.task_data import load_task_data
 from trimformer.data.outputs import find_problem
 from trimformer.data.tasks import ScoredByQuery
 from trimformer.data.tasks.blank_rows import count_blank_rows

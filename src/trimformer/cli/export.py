@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from trimformer.checkpoints.companions import copy_companions
 from trimformer.checkpoints.save_load import load
-from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.export import has_data, quantizations
 from trimformer.cli.option_flags import read_options
+from trimformer.cli.task_data import load_task_data
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices

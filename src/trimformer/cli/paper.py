@@ -10,8 +10,8 @@ import torch
 
 from trimformer.checkpoints.gguf_input import is_gguf
 from trimformer.checkpoints.save_load import load
-from trimformer.cli.arguments import load_task_data
 from trimformer.cli.prune import prune_and_write
+from trimformer.cli.task_data import load_task_data
 from trimformer.costs.lookup_tables import LatencyTable, read_table
 from trimformer.data.tasks import find_task
 from trimformer.errors import TrimformerError

@@ -12,11 +12,11 @@ from trimformer.checkpoints.save_load import load
 from trimformer.checkpoints.standalone import check_standalone
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
 from trimformer.checkpoints.written_checks import check_tokenizer_reloads
-from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.prune import read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
 from trimformer.cli.serving import Serving, open_serving
+from trimformer.cli.task_data import load_task_data
 from trimformer.costs.backends import check_backend
 from trimformer.data.splits import read_evaluation_rows
 from trimformer.data.tasks.all_rows import check_some_labels
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     flags = read(arguments)
     arguments.metric = flags.budget.counted
-    options = replace(flags.run, latency=resolve_latency(flags.run.latency))
+    options = replace(flags.options, latency=resolve_latency(flags.options.latency))
     check_backend(options.latency.backend, resolve_device(options.execution.device))
     if flags.output.onnx:
         check_onnx()

@@ -17,11 +17,11 @@ from trimformer.checkpoints.gguf_input import is_gguf
 from trimformer.checkpoints.load_guard import weight_files
 from trimformer.checkpoints.save_load import find_directory, load
 from trimformer.checkpoints.written_checks import check_tokenizer_reloads
-from trimformer.cli.arguments import load_task_data
 from trimformer.cli.flags.sweep import SweepFlags, read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.prune import MISSED
 from trimformer.cli.resume import forget_calibration
+from trimformer.cli.task_data import load_task_data
 from trimformer.costs.backends import check_backend
 from trimformer.data.files import is_data_file, read_rows
 from trimformer.data.media import IMAGE_SUFFIXES, SOUND_SUFFIXES
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.device = join(arguments.device)
     flags = read(arguments)
     arguments.metric = flags.budgets.counted
-    members = sweep_members(flags.methods.methods, flags.budgets.requests, flags.run.model.layout)
-    check_backend(flags.run.latency.backend, resolve_device(flags.run.execution.device))
+    members = sweep_members(flags.methods.methods, flags.budgets.requests, flags.options.model.layout)
+    check_backend(flags.options.latency.backend, resolve_device(flags.options.execution.device))
     output, identity = Path(arguments.output), identify(arguments)
     with ExitStack() as stack:
 
@@ -92,10 +92,10 @@ def _prune(
     """Prunes members and writes the directory of each; returns the seconds of each stage."""
     model, processor = load(arguments.model, model_type=arguments.model_type, dtype=arguments.dtype)
     check_tokenizer_reloads(model, processor)
-    model.to(resolve_device(flags.run.execution.device))  # type: ignore[arg-type]
-    check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.run)
+    model.to(resolve_device(flags.options.execution.device))  # type: ignore[arg-type]
+    check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.options)
     task, train, validation = load_task_data(
-        flags.run.data, model, processor, flags.run.execution.seed, timed_length=flags.run.latency.seq_len
+        flags.options.data, model, processor, flags.options.execution.seed, timed_length=flags.options.latency.seq_len
     )
     recorded = {key: value for key, value in vars(arguments).items() if key != "words"}
 
@@ -112,7 +112,7 @@ def _prune(
         Inputs(model, processor, train, validation, task=task),
         [member.method for member in members],
         flags.budgets.counted,
-        options=replace(flags.run, polish=read_polish_data(flags.run.polish)),
+        options=replace(flags.options, polish=read_polish_data(flags.options.polish)),
         requests=[member.request for member in members],
     )
     prune_members(session, members, write)

@@ -25,7 +25,7 @@ from trimformer.costs.memory_check import free_memory
 from trimformer.costs.workloads import LlamaCppRun
 from trimformer.export.gguf.architecture import (
     FREE,
-    NEURON_MULTIPLE,
+    QUANTIZED_BLOCK,
     LayerSize,
     choose_architecture,
     needs_head,
@@ -79,7 +79,7 @@ def measure_llama_cpp_table(model: PreTrainedModel, run: LlamaCppRun, *, seconds
     heads, neurons = widest(sublayers, "attention"), widest(sublayers, "ffn")
     widths: dict[Kind, _Widths] = {
         "attention": _Widths((1, (heads + 1) // 2, max(heads, 1))),
-        "ffn": _Widths((NEURON_MULTIPLE, written_neurons(neurons // 2), written_neurons(neurons))),
+        "ffn": _Widths((QUANTIZED_BLOCK, written_neurons(neurons // 2), written_neurons(neurons))),
     }
     graph = pruned_graph(model)
     designs = _designs(model, heads, neurons, timed_layers(model, run), free=graph in FREE)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from trimformer.costs.cost_tables import Costs, Floats
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.architecture import (
-    NEURON_MULTIPLE,
+    QUANTIZED_BLOCK,
     LayerSize,
     choose_architecture,
     needs_head,
@@ -100,12 +100,12 @@ def memory_costs(model: PreTrainedModel, quantization: Quantization, tokens: int
 
     def levels(sublayer: Sublayer, queries: int) -> Floats:
         if sublayer.kind == "ffn":
-            multiples = np.maximum(1, -(-np.arange(sublayer.num_units + 1) // NEURON_MULTIPLE))
-            bytes_of = [0, *(level(sublayer, LayerSize(1, 1, NEURON_MULTIPLE * int(n))) for n in np.unique(multiples))]
+            multiples = np.maximum(1, -(-np.arange(sublayer.num_units + 1) // QUANTIZED_BLOCK))
+            bytes_of = [0, *(level(sublayer, LayerSize(1, 1, QUANTIZED_BLOCK * int(n))) for n in np.unique(multiples))]
             return np.asarray(bytes_of, dtype=np.float64)[multiples]
         empty = int(needs_head(layers[sublayer.layer], sublayer.layer == 0, graph))
-        sizes = [LayerSize(empty, empty, NEURON_MULTIPLE)]
-        sizes += [LayerSize(k * queries, k, NEURON_MULTIPLE) for k in range(1, sublayer.num_units + 1)]
+        sizes = [LayerSize(empty, empty, QUANTIZED_BLOCK)]
+        sizes += [LayerSize(k * queries, k, QUANTIZED_BLOCK) for k in range(1, sublayer.num_units + 1)]
         return np.asarray([level(sublayer, size) for size in sizes], dtype=np.float64)
 
     tables = [levels(s, s.queries) for s in sublayers]

@@ -72,9 +72,8 @@ def report(
     """
     data, unit_costs = session.data, session.unit_costs
     stages = {stage: seconds[stage] / session.seconds_per_pass for stage in PRUNING if stage in seconds}
-    costs = pruned.cost
     result = PruningResult(
-        session.finish(pruned.model),
+        session.with_kept_tokens(pruned.model),
         pruned.masks,
         task=TaskReport(
             data.task.name,
@@ -83,7 +82,7 @@ def report(
             data.task.reading.description if data.task.reading else None,
         ),
         method=method,
-        budget=BudgetReport(unit_costs.metric, budget.constraint, costs / unit_costs.costs.dense),
+        budget=BudgetReport(unit_costs.metric, budget.constraint, pruned.cost / unit_costs.costs.dense),
         samples=SampleReport(
             len(data.features), data.evaluation, data.seq_len, data.blank_dropped, data.blank_scored, data.scored_on
         ),
@@ -122,20 +121,20 @@ def _memory(
 
 
 def _measure(
-    session: Session, result: PruningResult, with_all: PreTrainedModel, budget: Budget, requested_ms: float | None
+    session: Session, result: PruningResult, untrimmed: PreTrainedModel, budget: Budget, requested_ms: float | None
 ) -> None:
     """Adds what is measured on both models: scores, latency and sizes.
 
     Args:
         session: the dense model and its samples.
         result: of the run.
-        with_all: the pruned model with all tokens.
+        untrimmed: the pruned model with all tokens.
         budget: the budget that it keeps.
         requested_ms: the latency that was asked for.
     """
     data = session.data
     with session.timer("evaluate"):
-        scored = result.model if data.lost is None else with_all  # see `evaluation.language_vocabulary`
+        scored = result.model if data.lost is None else untrimmed  # see `evaluation.language_vocabulary`
         pruned = score(data.small_vocabulary_scorers or data.scorers, scored, "pruned")
         result.scores = compare(data.scorers, session.dense_scores, pruned, data.small_vocabulary_scorers)
         _compare_predictions(session, result, pruned[0][1])
@@ -193,26 +192,25 @@ def _latency_budget(
     latency: ComparedLatency,
 ) -> BudgetReport:
     """Returns the report of a latency budget; see `_measure` for the arguments."""
-    corrected = budget.correct if isinstance(budget.correct, LatencyTarget) else None
+    target = budget.correct if isinstance(budget.correct, LatencyTarget) else None
     units = units_left(result.masks)
     kept, estimated_ms = result.budget.kept, session.unit_costs.costs.of(units)
-    if corrected is not None:  # the machine may be faster or slower than when the table was measured
-        corrected.observe(latency)
-        kept = corrected.share(units)
-        estimated_ms = kept * (corrected.reference_ms or latency.dense.median)
-    report = replace(
-        result.budget, kept=kept, estimated_ms=estimated_ms, corrected=bool(corrected and corrected.corrected)
-    )
+    if target is not None:  # the machine may be faster or slower than when the table was measured
+        target.observe(latency)
+        kept = target.share(units)
+        estimated_ms = kept * (target.reference_ms or latency.dense.median)
+    corrected = target is not None and target.corrected
+    report = replace(result.budget, kept=kept, estimated_ms=estimated_ms, corrected=corrected)
     if session.target is not None:  # the search found the latency, and nobody asked for it
         return report
-    if corrected is not None:
-        corrected.log(latency)
+    if target is not None:
+        target.log(latency)
     return replace(
         report,
         asked_ms=requested_ms or budget.constraint * latency.dense.median,
-        missed=corrected is not None and corrected.misses(latency),
-        left_over=corrected.left_over(latency) if corrected else None,
-        reference_ms=corrected.reference_ms if corrected else None,
+        missed=target is not None and target.misses(latency),
+        left_over=target.left_over(latency) if target else None,
+        reference_ms=target.reference_ms if target else None,
     )
 
 

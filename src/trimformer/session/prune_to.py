@@ -19,8 +19,8 @@ from trimformer.session.unit_costs import UnitCosts
 
 
 @dataclass(frozen=True)
-class Started:
-    """Seconds by stage at the moment when a model's pruning began.
+class StartTimes:
+    """Seconds by stage that were spent before a model is pruned.
 
     Attributes:
         calibration: seconds of the method's calibration, set-up included.
@@ -38,7 +38,7 @@ def prune_to(session: Session, method: AnyMethod, requests: Sequence[BudgetReque
         TrimformerError: a budget cannot be reached.
     """
     budgets = [budget_for(session, method, request) for request in requests]
-    start = started(session, method)
+    start = start_pruning(session, method)
     pruned = pruner_for(session, method).prune_all(budgets)
     seconds = seconds_since(session, start)
     return [
@@ -57,14 +57,14 @@ def budget_for(session: Session, method: AnyMethod, request: BudgetRequest) -> B
     constraint = request.share_of(costs.dense)
     only_neurons = isinstance(method, Method) and method.allocation == "ffn"
     lost = "no neurons beside all heads" if only_neurons else "no unit"
-    _check_reachable(request, constraint, smallest_reachable(session, method), session.unit_costs, lost)
+    _check_budget_reachable(request, constraint, smallest_reachable(session, method), session.unit_costs, lost)
     if polishes(method) and session.polishing is not None and session.unit_costs.metric != "latency":
         share = (constraint * costs.dense - costs.fixed) / (costs.dense - costs.fixed)  # of the layers
         session.polishing.check_affordable(share, lambda: session.seconds_per_polish_pass)
-    target = None
+    latency_target = None
     if session.unit_costs.is_local:
-        target = LatencyTarget(session.model, costs, constraint, request.ms, session.unit_costs.workload)
-    return Budget(costs, constraint, target)
+        latency_target = LatencyTarget(session.model, costs, constraint, request.ms, session.unit_costs.workload)
+    return Budget(costs, constraint, latency_target)
 
 
 def smallest_reachable(session: Session, method: AnyMethod) -> float:
@@ -74,7 +74,7 @@ def smallest_reachable(session: Session, method: AnyMethod) -> float:
     return smallest_constraint(allocation, sublayers, session.unit_costs.costs, session.neuron_multiple)
 
 
-def _check_reachable(
+def _check_budget_reachable(
     request: BudgetRequest, constraint: float, smallest: float, unit_costs: UnitCosts, lost: str
 ) -> None:
     """Checks that a constraint lies between the smallest model and the dense one.
@@ -98,12 +98,12 @@ def pruner_for(session: Session, method: AnyMethod) -> Pruner:
     return _calibrated(session, method)[0]
 
 
-def started(session: Session, method: AnyMethod) -> Started:
-    """The moment at which pruning by this method begins; calibrates first if needed."""
-    return Started(_calibrated(session, method)[1], dict(session.timer.seconds))
+def start_pruning(session: Session, method: AnyMethod) -> StartTimes:
+    """Calibrates the method if needed and returns the seconds that were spent before a model is pruned."""
+    return StartTimes(_calibrated(session, method)[1], dict(session.timer.seconds))
 
 
-def seconds_since(session: Session, start: Started) -> dict[str, float]:
+def seconds_since(session: Session, start: StartTimes) -> dict[str, float]:
     """Seconds by stage that a model took, calibration included."""
     return {**start.calibration, **session.timer.since(start.total)}
 

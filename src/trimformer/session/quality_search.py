@@ -24,7 +24,7 @@ from trimformer.pruner import Pruned
 from trimformer.results import MoreRows, PruningResult, QualityTargetReport
 from trimformer.session.calibration_data import Samples
 from trimformer.session.measure import report
-from trimformer.session.prune_to import budget_for, pruner_for, seconds_since, smallest_reachable, started
+from trimformer.session.prune_to import budget_for, pruner_for, seconds_since, smallest_reachable, start_pruning
 from trimformer.session.setup import Session
 from trimformer.utils.distributed import decide, on_main
 
@@ -48,7 +48,7 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
     """
     target = session.target
     assert target is not None
-    start = started(session, method)
+    start = start_pruning(session, method)
     with session.timer("judge"):
         test: list[QualityTest] = []  # of the main process only
         on_main(lambda: test.append(_quality_test(session)))
@@ -89,7 +89,7 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
 def _verdict(session: Session, test: list[QualityTest], pruned: Pruned, constraint: float, alpha: float) -> Verdict:
     """Tests a model in the main process; the others receive its verdict."""
     with session.timer("judge"):
-        verdict: Verdict = decide(lambda: test[0](session.scored(pruned.model), constraint, alpha=alpha))
+        verdict: Verdict = decide(lambda: test[0](session.as_scored(pruned.model), constraint, alpha=alpha))
     logger.info("at %.3f of the cost: %.4f, below %.4f", constraint, verdict.measured, verdict.bound)
     return verdict
 

@@ -108,11 +108,11 @@ class Session:
         """Scores and outputs of the dense model on the evaluation sets."""
         return score(self.data.scorers, self.model, "dense")
 
-    def scored(self, model: PreTrainedModel) -> PreTrainedModel:
+    def as_scored(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model as it is scored: language models with all tokens, see `evaluation.language_vocabulary`."""
-        return model if self.data.lost is not None else self.finish(model)
+        return model if self.data.lost is not None else self.with_kept_tokens(model)
 
-    def finish(self, model: PreTrainedModel) -> PreTrainedModel:
+    def with_kept_tokens(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model with only the tokens that are kept."""
         return model if self.data.vocabulary is None else trim_embeddings(model, self.data.vocabulary.kept_ids)
 

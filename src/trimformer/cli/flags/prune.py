@@ -10,20 +10,15 @@ from trimformer.cli.arguments import (
     add_latency_options,
     add_polish_options,
     check_data,
+    read_run_options,
 )
 from trimformer.cli.option_flags import add_options, read_options
-from trimformer.cli.resume import calibration_dir
 from trimformer.errors import TrimformerError
 from trimformer.options.budgets import BudgetOptions
-from trimformer.options.data import DataOptions
-from trimformer.options.execution import ExecutionOptions
-from trimformer.options.gguf import GgufOptions
-from trimformer.options.latency import LatencyOptions
 from trimformer.options.loading import LoadOptions
 from trimformer.options.methods import AnyMethod, Method, MethodOptions, with_layout
 from trimformer.options.model import ModelOptions
 from trimformer.options.output import OutputOptions
-from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
 from trimformer.utils.input_paths import check_model_path, check_readable
 from trimformer.utils.outputs import check_output
@@ -42,13 +37,13 @@ class PruneFlags:
     Attributes:
         budget: the budget, or the quality to keep.
         method: the method, its choices and layout in place.
-        run: all other options of `trimformer.prune`.
+        options: all other options of `trimformer.prune`.
         output: what is written.
     """
 
     budget: BudgetOptions
     method: AnyMethod
-    run: RunOptions
+    options: RunOptions
     output: OutputOptions
 
 
@@ -83,25 +78,16 @@ def read(arguments: argparse.Namespace) -> PruneFlags:
     Raises:
         TrimformerError: a value cannot be used, or flags contradict each other.
     """
-    budget, model = read_options(BudgetOptions, arguments), read_options(ModelOptions, arguments)
+    budget, layout = read_options(BudgetOptions, arguments), arguments.layout
     if arguments.reconstruct and arguments.update not in (None, "full"):
         raise TrimformerError(f"--reconstruct means --update full, not {arguments.update}; leave one of them out")
-    if model.layout != "free" and arguments.allocation not in (None, model.layout):
-        raise TrimformerError(
-            f"--layout {model.layout} replaces --allocation {arguments.allocation}; leave one of them out"
-        )
+    if layout != "free" and arguments.allocation not in (None, layout):
+        raise TrimformerError(f"--layout {layout} replaces --allocation {arguments.allocation}; leave one of them out")
     update = "full" if arguments.reconstruct else arguments.update
-    method = with_layout(read_options(MethodOptions, arguments, update=update).chosen, model.layout)
-    run = RunOptions(
-        read_options(DataOptions, arguments),
-        model,
-        read_options(LatencyOptions, arguments),
-        read_options(PolishOptions, arguments),
-        read_options(ExecutionOptions, arguments, calibration_dir=calibration_dir(arguments)),
-        read_options(GgufOptions, arguments),
-    )
-    run.check([method], budget.counted)
-    return PruneFlags(budget, method, run, read_options(OutputOptions, arguments))
+    method = with_layout(read_options(MethodOptions, arguments, update=update).chosen, layout)
+    options = read_run_options(arguments)
+    options.check([method], budget.counted)
+    return PruneFlags(budget, method, options, read_options(OutputOptions, arguments))
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -132,17 +118,17 @@ def check_request(arguments: argparse.Namespace) -> None:
     plain = isinstance(flags.method, Method) and flags.method.allocation == "plain"
     if flags.output.standalone and plain:
         raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
-    counted = flags.run.gguf.quantize
+    counted = flags.options.gguf.quantize
     if flags.budget.counted == "memory" and flags.output.gguf and counted not in flags.output.gguf:
         raise TrimformerError(
             f"the memory budget counts a file of the type {counted} (--quantize), which --export does not write; name "
             "one type in both"
         )
-    if flags.output.export and flags.run.model.vocabulary:
+    if flags.output.export and flags.options.model.vocabulary:
         raise TrimformerError(
             "--export compares models of one vocabulary; leave it out and run `trimformer export` on the result"
         )
     check_model_path(arguments.model)
-    if flags.run.model.vocabulary not in (None, "used"):
-        check_readable(str(flags.run.model.vocabulary), "text file")
-    check_data(flags.run.data)
+    if flags.options.model.vocabulary not in (None, "used"):
+        check_readable(str(flags.options.model.vocabulary), "text file")
+    check_data(flags.options.data)

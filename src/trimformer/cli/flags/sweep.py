@@ -10,19 +10,14 @@ from trimformer.cli.arguments import (
     add_latency_options,
     add_polish_options,
     check_data,
+    read_run_options,
 )
 from trimformer.cli.option_flags import add_options, read_options
-from trimformer.cli.resume import calibration_dir
 from trimformer.errors import TrimformerError
 from trimformer.options.budgets import SweepBudgetOptions
-from trimformer.options.data import DataOptions
-from trimformer.options.execution import ExecutionOptions
-from trimformer.options.gguf import GgufOptions
-from trimformer.options.latency import LatencyOptions
 from trimformer.options.loading import LoadOptions
 from trimformer.options.methods import SweepMethodOptions, find_methods
 from trimformer.options.model import ModelOptions
-from trimformer.options.polish import PolishOptions
 from trimformer.options.run import RunOptions
 from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import check_collection
@@ -40,12 +35,12 @@ class SweepFlags:
     Attributes:
         budgets: the budgets.
         methods: names of the methods.
-        run: all other options of `trimformer.sweep`.
+        options: all other options of `trimformer.sweep`.
     """
 
     budgets: SweepBudgetOptions
     methods: SweepMethodOptions
-    run: RunOptions
+    options: RunOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,16 +70,9 @@ def read(arguments: argparse.Namespace) -> SweepFlags:
     lists = {name: read_numbers(getattr(arguments, name)) for name in ("constraints", "latency_ms")}
     budgets = read_options(SweepBudgetOptions, arguments, **lists)
     methods = read_options(SweepMethodOptions, arguments)
-    run = RunOptions(
-        read_options(DataOptions, arguments),
-        read_options(ModelOptions, arguments),
-        read_options(LatencyOptions, arguments),
-        read_options(PolishOptions, arguments),
-        read_options(ExecutionOptions, arguments, calibration_dir=calibration_dir(arguments)),
-        read_options(GgufOptions, arguments),
-    )
-    run.check(list(find_methods(methods.methods, run.model.layout).values()), budgets.counted)
-    return SweepFlags(budgets, methods, run)
+    options = read_run_options(arguments)
+    options.check(list(find_methods(methods.methods, options.model.layout).values()), budgets.counted)
+    return SweepFlags(budgets, methods, options)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -95,7 +83,7 @@ def check(arguments: argparse.Namespace) -> None:
     """
     flags = read(arguments)
     check_model_path(arguments.model)
-    check_data(flags.run.data)
+    check_data(flags.options.data)
     check_collection(arguments.output)
 
 

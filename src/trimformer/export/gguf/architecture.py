@@ -27,7 +27,7 @@ from trimformer.export.gguf.families import (
 from trimformer.models import find_sublayers
 from trimformer.models.plain_config import supports_fewer_heads
 
-NEURON_MULTIPLE = 32  # length of a quantized block; rows of the down projection have as many values as neurons
+QUANTIZED_BLOCK = 32  # length of a quantized block; rows of the down projection have as many values as neurons
 
 _ROPE_TYPES = ("default", "linear", "llama3")  # frequencies that do not depend on the length of the text
 
@@ -268,7 +268,7 @@ def _has_bias(parts: Collection[str]) -> bool:
 
 def written_neurons(neurons: int) -> int:
     """Returns the neurons that a file has for a layer with that many: whole blocks, one at least."""
-    return max(1, -(-neurons // NEURON_MULTIPLE)) * NEURON_MULTIPLE
+    return max(1, -(-neurons // QUANTIZED_BLOCK)) * QUANTIZED_BLOCK
 
 
 def _padded(size: LayerSize) -> LayerSize:
@@ -283,7 +283,7 @@ def _notes(dense: list[LayerSize], sizes: list[LayerSize], layers: int) -> tuple
     neurons = [new.neurons - old.neurons for old, new in zip(dense, sizes, strict=True) if new.neurons > old.neurons]
     if neurons:
         notes.append(
-            f"{len(neurons)} layers have neurons of zeros up to the next multiple of {NEURON_MULTIPLE}, "
+            f"{len(neurons)} layers have neurons of zeros up to the next multiple of {QUANTIZED_BLOCK}, "
             f"{sum(neurons)} in all, which change nothing"
         )
     heads = sum(new.kv_heads > old.kv_heads for old, new in zip(dense, sizes, strict=True))
