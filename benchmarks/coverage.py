@@ -36,9 +36,9 @@ from trimformer.data.batches import make_batches, mean_length
 from trimformer.data.metrics import METRICS
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import task_of
-from trimformer.evaluation.bounds import LOOKS, drop_bound, jackknife, leave_out, mean_bound, quantile, unseen
+from trimformer.evaluation.bounds import TRIALS, drop_bound, jackknife, leave_out, mean_bound, quantile, unseen
 from trimformer.evaluation.model_outputs import unbatch
-from trimformer.evaluation.quality_test import POWER
+from trimformer.evaluation.quality_test import PREDICTION_MARGIN
 from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
 from trimformer.options.methods import find_method
@@ -243,15 +243,20 @@ def simulate(population: Population, target: float, rows: int, kind: str, splits
 
         def excess(budget: float, screen: Any = screen) -> float:
             sample = values(budget, screen)
-            z = quantile(LOOKS[0][1])
+            z = quantile(TRIALS[0][1])
             if kind == "divergence":
-                more = unseen(sample, rows, LOOKS[0][1])
-                return float(sample.mean()) + (z + POWER) * float(sample.std()) / math.sqrt(rows) + more - target
+                more = unseen(sample, rows, TRIALS[0][1])
+                return (
+                    float(sample.mean())
+                    + (z + PREDICTION_MARGIN) * float(sample.std()) / math.sqrt(rows)
+                    + more
+                    - target
+                )
             error = float(sample.std()) / math.sqrt(rows)
-            return drop_bound(max(sample.mean(), 0), error, 1 / rows, LOOKS[0][1]) + POWER * error - target
+            return drop_bound(max(sample.mean(), 0), error, 1 / rows, TRIALS[0][1]) + PREDICTION_MARGIN * error - target
 
         predicted = predict_constraint(excess, lowest)
-        for look, (power, alpha) in enumerate(LOOKS, 1):
+        for look, (power, alpha) in enumerate(TRIALS, 1):
             budget = predicted**power
             sample = values(budget, judged)
             bound = mean_bound(sample, alpha) if kind == "divergence" else drop_bound(
@@ -264,7 +269,7 @@ def simulate(population: Population, target: float, rows: int, kind: str, splits
         else:
             budgets.append(1.0)
             kept.append(True)
-            looks.append(len(LOOKS))
+            looks.append(len(TRIALS))
     return {
         "kind": kind, "target": target, "rows": rows, "splits": splits, "macs": float(np.median(budgets)),
         "kept": int(sum(kept)), "looks": float(np.mean(looks)), "none": float(np.mean(np.array(budgets) == 1)),

@@ -42,7 +42,7 @@ from trimformer.data.batches import make_batches, mean_length, sample_indices
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import task_of
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.serving import EXAMPLES, examples, feeds, write_served
+from trimformer.evaluation.serving import MAX_COMPARED_SAMPLES, examples, feeds, write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session, served
 from trimformer.export.onnx.trace import TupleModel
@@ -153,7 +153,7 @@ def write_plain_export(model: PreTrainedModel, folder: Path) -> None:
 def openvino_files(bench: Bench, model: PreTrainedModel, folder: Path) -> list[tuple[str, Path]]:
     """Writes OpenVINO files (float32, static int8, int8 weights) and returns the suffix of the name and the path."""
     folder.mkdir()
-    chosen = sample_indices(len(bench.train), min(EXAMPLES, len(bench.train)), 0)
+    chosen = sample_indices(len(bench.train), min(MAX_COMPARED_SAMPLES, len(bench.train)), 0)
     features = bench.task.encode([bench.train[i] for i in chosen], bench.processor, bench.model.config)
     calibration, compared = make_batches(features, bench.processor, 32), examples(bench.scorer.batches)
     files = [w.path for w in write_openvino(model, folder, compared, int8=True, calibration=calibration)]

@@ -102,7 +102,7 @@ def prune(
     budget = options_from(BudgetOptions, keywords)
     options = RunOptions.of(keywords)
     _check_columns(task, options.data)
-    chosen = with_layout(options_from(MethodOptions, keywords).chosen, options.model.layout)
+    chosen = with_layout(options_from(MethodOptions, keywords).resolved, options.model.layout)
     return prune_model(inputs, budget, chosen, options)
 
 
@@ -129,7 +129,7 @@ def prune_model(inputs: Inputs, budget: BudgetOptions, method: AnyMethod, option
         )
     requests = [BudgetRequest(0.5) if budget.is_empty else budget.request] if budget.target is None else []
     with ONE_RUN, kept_random_state(resolve_device(options.execution.device)):
-        session = set_up(inputs, [method], budget.counted, budget.target, options, requests)
+        session = set_up(inputs, [method], budget.resolved_metric, budget.target, options, requests)
         if budget.target is not None:
             return prune_to_quality(session, method)
         return prune_to(session, method, requests)[0]
@@ -193,6 +193,6 @@ def sweep(
     results: dict[SweepMember, PruningResult] = {}
     with ONE_RUN, kept_random_state(resolve_device(options.execution.device)):
         each_method = [member.method for member in members]
-        session = set_up(inputs, each_method, budgets.counted, None, options, budgets.requests)
+        session = set_up(inputs, each_method, budgets.resolved_metric, None, options, budgets.requests)
         prune_members(session, members, results.__setitem__)
     return SweepResult(members, [results[member] for member in members])

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-from trimformer.checkpoints.checkpoint_checks import check_finite
+from trimformer.checkpoints.checkpoint_checks import check_finite_weights
 from trimformer.data.batches import Features, collate
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models.layer_calls import LABEL_KEYS
@@ -75,4 +75,4 @@ def finetune(
     with in_float32(model):
         trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     model.eval()
-    check_finite(model, "the training diverged: the weights")
+    check_finite_weights(model, "the training diverged: the weights")

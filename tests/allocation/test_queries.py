@@ -15,7 +15,7 @@ from trimformer.costs.cost_tables import linear_costs
 from trimformer.costs.macs import model_macs
 from trimformer.data.tasks import LanguageTask
 from trimformer.importance.criteria import obs
-from trimformer.importance.obs import narrow_curves, obs_curve
+from trimformer.importance.obs import obs_curve, query_curves
 from trimformer.importance.second_moments import SublayerMoments
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits, register_mask
@@ -49,7 +49,7 @@ def loss_of(moments, weight, channels, ridge=1e-3):
 def test_errors_of_lost_query_heads_equal_the_direct_solution():
     units, queries, size = 3, 3, 2
     moments, weight = moments_of(units, queries, size, 5)
-    for narrow in narrow_curves(moments, weight, queries * size, queries):
+    for narrow in query_curves(moments, weight, queries * size, queries):
         gone = unit_channels((~narrow.kept).flatten().nonzero().flatten(), size)
         assert narrow.kept.sum(1).tolist() == [int(narrow.kept[0].sum())] * units
         assert float(narrow.curve.error[units]) == pytest.approx(loss_of(moments, weight, gone), rel=1e-6)
@@ -60,7 +60,7 @@ def test_errors_of_lost_query_heads_equal_the_direct_solution():
 def test_the_first_lost_query_heads_are_the_cheapest_of_their_units():
     units, queries, size = 2, 3, 2
     moments, weight = moments_of(units, queries, size, 4, seed=3)
-    first = narrow_curves(moments, weight, queries * size, queries)[0]
+    first = query_curves(moments, weight, queries * size, queries)[0]
     for unit, kept in enumerate(first.kept):
         losses = [
             loss_of(moments, weight, unit_channels(torch.tensor([unit * queries + q]), size)) for q in range(queries)
@@ -76,7 +76,7 @@ def test_the_selection_is_the_best_within_the_budget():
     levels = []
     for curve, dense, narrow in zip(curves, costs.levels, costs.narrow, strict=True):
         every = [(float(e), float(c)) for e, c in zip(curve.error, dense, strict=True)]
-        for n in curve.narrower:
+        for n in curve.fewer_queries:
             pairs = zip(n.curve.error, narrow[int(n.kept[0].sum()) - 1], strict=True)
             every += [(float(e), float(c)) for e, c in pairs]
         levels.append(every)

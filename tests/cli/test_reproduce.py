@@ -191,7 +191,7 @@ HOSTILE = {
     "huge": (content(b" " * (2**24 + 1)), ["more than 16777216 bytes"]),
     "NaN": (content(b"NaN"), ["holds no object"]),
     "of another program": (content(b"{}"), ["records no `command`", "prune again"]),
-    "of a sweep": (family, ["family of a sweep"]),
+    "of a sweep": (family, ["record of a sweep"]),
     "of an older version": (without("command"), ["records no `command`", "prune again"]),
     "no machine": (without("machine"), ["records no `machine`"]),
     "no scores": (without("scores"), ["records no `scores`"]),

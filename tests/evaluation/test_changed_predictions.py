@@ -7,7 +7,7 @@ from tests.commands import PROBLEMS, problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.data.batches import count_samples
 from trimformer.data.tasks import ChoiceTask, ImageTask, TextTask, infer_task
-from trimformer.evaluation.changed_predictions import EXAMPLES, LONGEST, SampleOutputs, find_changed
+from trimformer.evaluation.changed_predictions import LONGEST, MAX_EXAMPLES, SampleOutputs, find_changed
 from trimformer.evaluation.scores import Scorer, compare, score
 
 NAMES = ("bad", "good")
@@ -74,7 +74,7 @@ def test_samples_are_counted_and_the_greatest_change_comes_first():
 
 def test_of_many_samples_some_are_shown_and_all_counted():
     found = classified([[0, 1]] * 50, [[1, 0]] * 50)
-    assert (found.count, len(found.examples)) == (50, EXAMPLES)
+    assert (found.count, len(found.examples)) == (50, MAX_EXAMPLES)
     assert {each.label for each in found.examples} == {None}
 
 

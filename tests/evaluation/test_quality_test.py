@@ -13,7 +13,7 @@ from tests.commands import PROBLEMS, fitting_rows, problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.data.tasks import task_of
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.bounds import LOOKS, cluster_means, drop_bound, jackknife, leave_out, mean_bound
+from trimformer.evaluation.bounds import TRIALS, cluster_means, drop_bound, jackknife, leave_out, mean_bound
 from trimformer.evaluation.clusters import row_clusters
 from trimformer.evaluation.model_outputs import unbatch
 from trimformer.evaluation.quality_test import PredictedTest, QualityTest, Verdict, rows_to_promise
@@ -216,9 +216,9 @@ def test_at_most_one_promise_in_twenty_is_broken_however_many_models_are_tested(
             broken |= np.array(bounds) <= allowed
         return broken.mean()
 
-    assert sum(alpha for _, alpha in LOOKS) == pytest.approx(0.05)
-    assert all(power <= 1 for power, _ in LOOKS)
-    assert accepted(LOOKS) < 0.055
+    assert sum(alpha for _, alpha in TRIALS) == pytest.approx(0.05)
+    assert all(power <= 1 for power, _ in TRIALS)
+    assert accepted(TRIALS) < 0.055
     if not shared:  # a fresh twentieth for each model, as it was, breaks more
         assert accepted([(1, 0.05)] * 3) > 0.06
 

@@ -93,8 +93,8 @@ def test_a_text_that_comes_twice_is_nobodys_neighbour_twice():
     model, texts = problem_model("embedding"), ("the film", "a plot", "the film", "dull")
     scorer = make_scorer(model, "embedding", [{"sentence": text} for text in texts])
     _, outputs = scorer(model)
-    assert scorer.distinct == [0, 1, 3]
-    torch.testing.assert_close(*scorer.samples(outputs)[[0, 2]], atol=1e-5, rtol=1e-4)
+    assert scorer.distinct_samples == [0, 1, 3]
+    torch.testing.assert_close(*scorer.stacked_outputs(outputs)[[0, 2]], atol=1e-5, rtol=1e-4)
 
 
 def test_neighbours_are_those_of_the_reference_whatever_the_scale_and_the_rotation():

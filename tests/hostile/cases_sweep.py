@@ -21,7 +21,7 @@ def begun(edit: Callable[[dict[str, Any]], Any] = lambda family: None) -> Callab
     def spoil(folder: Path) -> None:
         words = ["sweep", str(folder / "model"), "--data", str(folder / "rows.jsonl"), "--output", "out"]
         arguments = build_parser().parse_args([*words, "--constraints", "0.5"])
-        arguments.metric = read(arguments).budgets.counted
+        arguments.metric = read(arguments).budgets.resolved_metric
         family = {"identity": identify(arguments), "cost": {"seconds": {}}}
         edit(family)
         text("out/family.json", json.dumps(family))(folder)

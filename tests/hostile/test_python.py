@@ -14,7 +14,7 @@ import trimformer
 from tests.commands import problem_rows
 from tests.conftest import make_model, make_tokenizer
 from trimformer import METHODS, TrimformerError
-from trimformer.checkpoints.checkpoint_checks import check_finite
+from trimformer.checkpoints.checkpoint_checks import check_finite_weights
 from trimformer.costs.backends import check_backend
 from trimformer.data.splits import check_evaluation_sets
 from trimformer.models import find_sublayers
@@ -168,7 +168,7 @@ def test_a_plain_model_is_taken_and_left_as_it_was(head):
     model = make_model(head=head)
     before = copy.deepcopy(model.state_dict())
     check_model(model)
-    check_finite(model, "the weights")
+    check_finite_weights(model, "the weights")
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

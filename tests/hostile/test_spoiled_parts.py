@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tests.conftest import make_model
 from tests.hostile.test_corruptions import QUICK, THOROUGH, VALUES, edited, spoiled_bytes
 from tests.reporting.page.made import make_family
-from trimformer.cli.sweep import FAMILY, _known
+from trimformer.cli.sweep import RECORD, _known
 from trimformer.cli.tensors import Tensors
 from trimformer.data.files import read_rows, read_texts
 from trimformer.data.media import open_image, open_sound
@@ -90,7 +90,7 @@ def source_card(folder, seed, value):
 
 def family(folder, seed, value):
     good = json.dumps({**make_family(), "identity": IDENTITY}).encode()
-    (folder / FAMILY).write_bytes(edited(good, seed, value) if seed % 2 else spoiled_bytes(good, seed))
+    (folder / RECORD).write_bytes(edited(good, seed, value) if seed % 2 else spoiled_bytes(good, seed))
     assert "cost" in _known(folder, IDENTITY, [])
 
 

@@ -86,7 +86,7 @@ def test_copies_of_a_conversation_are_not_judged_where_they_are_calibrated_on():
     rows = [{"prompt": f"{i % 250} and", "completion": TEXTS[i % 250]} for i in range(750)]
     samples = drawn(language_model(), byte_tokenizer(), rows)
     assert_apart(samples)
-    assert samples.judged.independent < len(samples.judged.rows)
+    assert samples.judged.num_independent < len(samples.judged.rows)
 
 
 @pytest.mark.parametrize(("documents", "is_apart"), [(90, True), (9, False)])
@@ -95,7 +95,7 @@ def test_blocks_of_one_document_are_judged_together_unless_documents_are_few(doc
     samples = drawn(language_model(), byte_tokenizer(), [{"text": "".join(text)} for text in letters])
     judged, calibrated = ({row[DOCUMENT] for row in part} for part in (samples.judged.rows, samples.calibration_rows))
     assert is_apart == (not judged & calibrated)
-    assert samples.judged.independent == (len(judged) if is_apart else len(samples.judged.rows))
+    assert samples.judged.num_independent == (len(judged) if is_apart else len(samples.judged.rows))
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=400), st.integers(2, 200))
@@ -111,7 +111,7 @@ def test_judged_documents_give_no_block_to_the_calibration(documents, most):
 def test_of_long_documents_many_are_judged():
     letters = np.random.default_rng(0).choice(list("abcdef "), size=(200, 3000))
     samples = drawn(language_model(), byte_tokenizer(), [{"text": "".join(text)} for text in letters])
-    assert 30 <= samples.judged.independent <= len(samples.judged.rows) / 5
+    assert 30 <= samples.judged.num_independent <= len(samples.judged.rows) / 5
 
 
 def test_few_conversations_in_many_copies_promise_nothing():

@@ -110,7 +110,7 @@ def _select(curves: Sequence[Curve], costs: Costs, constraint: float, units: Seq
     """Selects, for each sublayer, one of its numbers of units, and query heads where its curve has them."""
     variants: list[list[tuple[Curve, Floats, Tensor | None]]] = []
     for curve, level, narrow in zip(curves, costs.levels, costs.narrow or [[]] * len(curves), strict=True):
-        fewer = [(n.curve, narrow[int(n.kept[0].sum()) - 1], n.kept) for n in curve.narrower]
+        fewer = [(n.curve, narrow[int(n.kept[0].sum()) - 1], n.kept) for n in curve.fewer_queries]
         variants.append([(curve, level, None), *fewer])
     errors = [
         np.concatenate([curve.error.cpu().numpy()[kept] for curve, _, _ in each])

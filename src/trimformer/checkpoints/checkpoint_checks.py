@@ -160,7 +160,7 @@ def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: P
         )
 
 
-def check_finite(model: torch.nn.Module, weights: str) -> None:
+def check_finite_weights(model: torch.nn.Module, weights: str) -> None:
     """Checks that every weight is finite.
 
     Raises:

@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from trimformer.checkpoints.checkpoint_checks import check_finite
+from trimformer.checkpoints.checkpoint_checks import check_finite_weights
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.models import find_sublayers
 from trimformer.utils.input_paths import check_readable
@@ -61,7 +61,7 @@ def load_gguf(path: str | Path, dtype: torch.dtype | None = None) -> tuple[PreTr
     find_sublayers(model)
     for parameter in model.parameters():  # rotary frequencies, which are buffers, stay in float32
         parameter.data = parameter.data.to(dtype or torch.float32)
-    check_finite(model, f"the weights in '{path}'")
+    check_finite_weights(model, f"the weights in '{path}'")
     return model, tokenizer
 
 

@@ -28,7 +28,7 @@ from trimformer.checkpoints.checkpoint_checks import (
     WEIGHT_FILES,
     check_class,
     check_config,
-    check_finite,
+    check_finite_weights,
     check_model_size,
     check_no_adapter,
     check_unexpected,
@@ -302,7 +302,7 @@ def _load_weights(model_class: Any, config: PreTrainedConfig, path: Path, keywor
             "is it a fine-tuned checkpoint of this architecture?"
         )
     check_unexpected(info["unexpected_keys"], skeleton, path)
-    check_finite(model, f"the weights in '{path}'")
+    check_finite_weights(model, f"the weights in '{path}'")
     return model
 
 

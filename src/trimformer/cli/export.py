@@ -21,7 +21,7 @@ from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices
 from trimformer.data.outputs import find_problem
-from trimformer.evaluation.serving import EXAMPLES, feeds
+from trimformer.evaluation.serving import MAX_COMPARED_SAMPLES, feeds
 from trimformer.export.gguf.export import check_gguf, export_gguf
 from trimformer.export.onnx.export import check_exportable, check_onnx, write_files
 from trimformer.export.onnx.files import Written
@@ -103,10 +103,10 @@ def _data(
     def batches(chosen: Sequence[Any]) -> Sequence[Batch]:
         return make_batches(task.encode(chosen, processor, model.config), processor, 32)
 
-    compared = batches([rows[i] for i in range(min(EXAMPLES, len(rows)))])
+    compared = batches([rows[i] for i in range(min(MAX_COMPARED_SAMPLES, len(rows)))])
     if not calibrates:
         return compared, []
-    return compared, batches([train[i] for i in sample_indices(len(train), min(EXAMPLES, len(train)), 0)])
+    return compared, batches([train[i] for i in sample_indices(len(train), min(MAX_COMPARED_SAMPLES, len(train)), 0)])
 
 
 def made_up(model: PreTrainedModel, processor: Any) -> list[Batch]:

@@ -12,7 +12,12 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, PreTrainedModel, TrainingArguments
 
-from trimformer.checkpoints.checkpoint_checks import check_config, check_finite, check_layers_loaded, check_no_adapter
+from trimformer.checkpoints.checkpoint_checks import (
+    check_config,
+    check_finite_weights,
+    check_layers_loaded,
+    check_no_adapter,
+)
 from trimformer.cli.training_flags import check_training_flags
 from trimformer.data.class_names import class_names_of
 from trimformer.data.files import read_rows
@@ -225,7 +230,7 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
             output_loading_info=True,
         )
     check_layers_loaded(model, info, Path(source))  # also rejects families that cannot be pruned
-    check_finite(model, f"the weights in '{source}'")
+    check_finite_weights(model, f"the weights in '{source}'")
     return _Setup(model, tokenizer, task, train, validation)
 
 

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     flags = read(arguments)
-    arguments.metric = flags.budget.counted
+    arguments.metric = flags.budget.resolved_metric
     options = replace(flags.options, latency=resolve_latency(flags.options.latency))
     check_backend(options.latency.backend, resolve_device(options.execution.device))
     if flags.output.onnx:

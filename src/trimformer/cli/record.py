@@ -50,7 +50,7 @@ def read_record(path: str | Path) -> Record:
     results = _read_json(file)
     if "members" in results:
         raise TrimformerError(
-            f"'{file}' is the family of a sweep; run its `trimformer sweep` again with another output"
+            f"'{file}' is the record of a sweep; run its `trimformer sweep` again with another output"
         )
     wrong = [key for key, kind in _REQUIRED.items() if key not in results or not isinstance(results[key], kind)]
     if wrong:

@@ -30,7 +30,7 @@ from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
 from trimformer.polish.unlabelled_rows import read_polish_data
 from trimformer.reporting import figures
-from trimformer.reporting.page.sweep import family_page
+from trimformer.reporting.page.sweep import sweep_page
 from trimformer.reporting.result_files import write_result
 from trimformer.reporting.score_table import format_columns
 from trimformer.results import MISSED_LATENCY, PruningResult
@@ -44,9 +44,9 @@ from trimformer.version import __version__
 
 logger = logging.getLogger(__name__)
 
-FAMILY, PAGE = "family.json", "report.html"
+RECORD, PAGE = "family.json", "report.html"
 
-# What may differ between the runs that make one family.
+# What may differ between the runs that make one sweep.
 _FILES = ("data", "polish_data", "eval_data")  # flags of files, which count by their contents and not by their paths
 _FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "device", "max_memory", "resume"}
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns 0, or `MISSED` where a model misses its latency budget."""
     arguments.device = join(arguments.device)
     flags = read(arguments)
-    arguments.metric = flags.budgets.counted
+    arguments.metric = flags.budgets.resolved_metric
     members = sweep_members(flags.methods.methods, flags.budgets.requests, flags.options.model.layout)
     check_backend(flags.options.latency.backend, resolve_device(flags.options.execution.device))
     output, identity = Path(arguments.output), identify(arguments)
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             _write(output, record)
             forget_calibration(output)
     if is_main():
-        print(f"\n{format_family(record)}\n\nwritten to {arguments.output}")
+        print(f"\n{format_sweep(record)}\n\nwritten to {arguments.output}")
         missed = [entry["directory"] for entry in record["members"] if entry.get("missed")]
         if missed:
             print(f"{', '.join(missed)}: {MISSED_LATENCY}", file=sys.stderr)
@@ -102,7 +102,7 @@ def _prune(
     def write(member: SweepMember, result: PruningResult) -> None:
         if not is_main():
             return
-        if not (output / FAMILY).is_file():
+        if not (output / RECORD).is_file():
             output.mkdir(parents=True, exist_ok=True)
             _write(output, begun)
         command, sublayers = ["trimformer", *arguments.words], find_sublayers(model)
@@ -111,7 +111,7 @@ def _prune(
     session = set_up(
         Inputs(model, processor, train, validation, task=task),
         [member.method for member in members],
-        flags.budgets.counted,
+        flags.budgets.resolved_metric,
         options=replace(flags.options, polish=read_polish_data(flags.options.polish)),
         requests=[member.request for member in members],
     )
@@ -174,20 +174,20 @@ def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMem
     Raises:
         TrimformerError: the folder holds something else, or it or one of the members cannot be written.
     """
-    file = output / FAMILY
+    file = output / RECORD
     if not os.path.isfile(file):  # of a name that cannot be, too
         check_output(output)
         return {"cost": {"seconds": {}}}
     try:
-        family = json.loads(file.read_text(encoding="utf-8"))
-        found = family["identity"]
+        record = json.loads(file.read_text(encoding="utf-8"))
+        found = record["identity"]
         other = [key for key in ("model", "data", "trimformer") if found[key] != identity[key]]
         other += ["--" + key.replace("_", "-") for key in _FILES[1:] if found.get(key) != identity[key]]
         flags = {**found["flags"], **identity["flags"]}
         other += [
             "--" + key.replace("_", "-") for key in flags if found["flags"].get(key) != identity["flags"].get(key)
         ]
-        sum(family["cost"]["seconds"].values())  # they are numbers by name, to be added to
+        sum(record["cost"]["seconds"].values())  # they are numbers by name, to be added to
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         raise TrimformerError(f"'{file}' was not written by 'trimformer sweep'; choose another output") from None
     if other:
@@ -196,12 +196,12 @@ def _known(output: Path, identity: Mapping[str, Any], members: Sequence[SweepMem
         )
     there = _results(output)
     for folder, result in there.items():
-        _check_member(output / folder, result, identity, family)
+        _check_member(output / folder, result, identity, record)
         check_weights(output / folder, f"remove '{output / folder}', and the sweep prunes this member again")
     for member in members:
         if member.folder not in there:
             check_output(output / member.folder)
-    return family
+    return record
 
 
 def _results(output: Path) -> dict[str, Any]:
@@ -222,9 +222,9 @@ def _check_member(path: Path, result: Any, identity: Mapping[str, Any], known: M
         TrimformerError: these are not the results of a sweep's member, or its weights are gone.
     """
     try:
-        family = gather({path.name: result}, identity, {}, known)
-        format_family(family)
-        family_page(family)
+        record = gather({path.name: result}, identity, {}, known)
+        format_sweep(record)
+        sweep_page(record)
     except Exception:  # whatever is missing, or is something else
         raise TrimformerError(
             f"'{path / 'results.json'}' holds no results of a sweep's member; remove '{path}', and "
@@ -287,15 +287,15 @@ def gather(
     }
 
 
-def _write(output: Path, family: Mapping[str, Any]) -> None:
-    replace_file(output / FAMILY, json.dumps(family, indent=2) + "\n")
-    if "members" in family:
-        replace_file(output / PAGE, family_page(family))
+def _write(output: Path, record: Mapping[str, Any]) -> None:
+    replace_file(output / RECORD, json.dumps(record, indent=2) + "\n")
+    if "members" in record:
+        replace_file(output / PAGE, sweep_page(record))
 
 
-def format_family(family: Mapping[str, Any]) -> str:
+def format_sweep(record: Mapping[str, Any]) -> str:
     """Formats one row per member, with a star for those on the Pareto front."""
-    dense, score = family["dense"], family["score"]
+    dense, score = record["dense"], record["score"]
     rows = [["", *([score] if score else []), "divergence", "MACs", "parameters (M)", "ms", "speed-up"]]
 
     def row(name: str, entry: Mapping[str, Any], divergence: str, speedup: str) -> list[str]:
@@ -305,10 +305,10 @@ def format_family(family: Mapping[str, Any]) -> str:
         return [name, *points, divergence, share, f"{size:.2f}", f"{ms:.2f}", speedup]
 
     rows.append(row("dense", dense, "", ""))
-    for entry in family["members"]:
+    for entry in record["members"]:
         name = entry["directory"] + " *" * entry["pareto"] + " !" * bool(entry.get("missed"))
         rows.append(row(name, entry, f"{entry['divergence']:.4f}", f"{entry['speedup']['median']:.2f}x"))
-    seconds = sum(family["cost"]["seconds"].values())
+    seconds = sum(record["cost"]["seconds"].values())
     legend = "* on the Pareto front: none is both cheaper and nearer to the dense model"
-    missed = [f"! {MISSED_LATENCY}"] if any(entry.get("missed") for entry in family["members"]) else []
+    missed = [f"! {MISSED_LATENCY}"] if any(entry.get("missed") for entry in record["members"]) else []
     return "\n".join([*format_columns(rows), "", legend, *missed, f"{seconds:.1f} seconds in all"])

@@ -32,7 +32,7 @@ from trimformer.export.gguf.architecture import (
     pruned_graph,
     written_neurons,
 )
-from trimformer.export.gguf.families import parts_of_layers
+from trimformer.export.gguf.graph_families import parts_of_layers
 from trimformer.models import KINDS, Kind, find_sublayers
 from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import versions

@@ -14,7 +14,7 @@ from trimformer.export.gguf.architecture import (
     needs_head,
     pruned_graph,
 )
-from trimformer.export.gguf.families import head_size, parts_of_layers
+from trimformer.export.gguf.graph_families import head_size, parts_of_layers
 from trimformer.export.gguf.quantize import tensor_bytes
 from trimformer.export.gguf.tensors import layer_tensors, list_tensors
 from trimformer.models import Sublayer, find_sublayers, max_positions

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-now = time.perf_counter  # seconds; every CPU time of this package comes from here
+now = time.perf_counter  # seconds; tests replace it
 MIN_TURNS, MAX_TURNS = 7, 101
 SHORT_MS = 200.0  # what runs longer finds its caches cold whatever ran before
 

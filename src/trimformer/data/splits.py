@@ -19,6 +19,7 @@ from trimformer.utils.input_paths import check_readable
 logger = logging.getLogger(__name__)
 
 _TRAIN_NAMES = ("train", "training")
+_SET_ASIDE = 0.2  # share of the training rows that is set aside where there is no validation split
 _SHARD = re.compile(r"-(\d+)-of-(\d+)$")  # suffix of sharded files on the hub
 _ARROW_ENDS = (b"\xff\xff\xff\xff\x00\x00\x00\x00", b"ARROW1")  # of a stream, of a file
 _VALIDATION_NAMES = ("validation", "dev", "valid", "val", "eval", "evaluation", "test", "testing", "tests")
@@ -270,18 +271,15 @@ def _used_names(splits: Mapping[str, Rows]) -> tuple[str | None, list[str]]:
     return train, sorted(names, key=lambda name: name != prefix)
 
 
-def find_splits(
-    splits: Mapping[str, Rows], seed: int = 0, *, held_out: float = 0.2, need_train: bool = True
-) -> tuple[Rows, dict[str, Rows]]:
+def find_splits(splits: Mapping[str, Rows], seed: int = 0, *, need_train: bool = True) -> tuple[Rows, dict[str, Rows]]:
     """Chooses the training rows (for calibration) and the validation splits (for evaluation).
 
     There can be several validation splits, such as MNLI's `validation_matched` and `validation_mismatched`.
 
     Args:
         splits: rows by split name.
-        seed: seed of the random choice of held-out rows.
-        held_out: fraction of the training rows to hold out if there is no validation split.
-        need_train: whether training rows are needed; if not, nothing is held out and all rows are for evaluation.
+        seed: of the random choice of the rows that are set aside where there is no validation split.
+        need_train: whether training rows are needed; if not, nothing is set aside and all rows are for evaluation.
 
     Returns:
         The training rows, and the validation rows by split name.
@@ -303,6 +301,6 @@ def find_splits(
         )
     if not validation:
         order = shuffled_rows(train, np.random.default_rng(seed))
-        cut = max(1, round(len(train) * held_out))
+        cut = max(1, round(len(train) * _SET_ASIDE))
         train, validation = Selection(train, order[cut:]), {"validation": Selection(train, order[:cut])}
     return train, validation

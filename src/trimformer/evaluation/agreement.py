@@ -14,7 +14,7 @@ from trimformer.data.rows import number_alike
 from trimformer.data.tasks import ScoredByQuery, SpanTask
 from trimformer.evaluation.bounds import jackknife, leave_out
 from trimformer.evaluation.changed_predictions import (
-    EXAMPLES,
+    MAX_EXAMPLES,
     Change,
     ChangedReport,
     Prediction,
@@ -23,7 +23,7 @@ from trimformer.evaluation.changed_predictions import (
 )
 from trimformer.evaluation.scores import Scorer
 
-GROUPS = 20  # of the paired interval
+INTERVAL_GROUPS = 20  # of the paired interval
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def find_changed_tokens(
         )
         changes.append((float(drops.max()), Change(shorten_text(text), None, before, after, word)))
     changes.sort(key=lambda change: -change[0])
-    return ChangedReport(len(changes), total, [change for _, change in changes[:EXAMPLES]]) if total else None
+    return ChangedReport(len(changes), total, [change for _, change in changes[:MAX_EXAMPLES]]) if total else None
 
 
 def paired_interval(
@@ -215,22 +215,25 @@ def paired_interval(
     """
     scored = scorer.scored_rows
     clusters = number_alike(scorer.clusters[row] for row in scored)
-    if scorer.independent < 2 * GROUPS or (
+    if scorer.num_independent < 2 * INTERVAL_GROUPS or (
         scorer.task.problem == "embedding" and not isinstance(scorer.task, ScoredByQuery)
     ):
         return None
     if isinstance(scorer.task, SpanTask):  # costs one pass over the rows instead of one a group
-        groups = [[row for row, c in zip(scored, clusters, strict=True) if c % GROUPS == k] for k in range(GROUPS)]
+        groups = [
+            [row for row, c in zip(scored, clusters, strict=True) if c % INTERVAL_GROUPS == k]
+            for k in range(INTERVAL_GROUPS)
+        ]
         differences = [
             pruned_scorer.score_some(pruned, group)[metric] - scorer.score_some(dense, group)[metric]
             for group in groups
         ]
-        return float(1.96 * np.std(differences, ddof=1) / GROUPS**0.5)
+        return float(1.96 * np.std(differences, ddof=1) / INTERVAL_GROUPS**0.5)
     scores = []
     for side, outputs in ((scorer, dense), (pruned_scorer, pruned)):
         estimate = side.metric_of_rows(outputs, metric)
         try:
-            scores.append(leave_out(lambda kept, of=estimate: of([scored[i] for i in kept]), clusters, GROUPS))  # type: ignore[misc]
+            scores.append(leave_out(lambda kept, of=estimate: of([scored[i] for i in kept]), clusters, INTERVAL_GROUPS))  # type: ignore[misc]
         except KeyError:  # without the group that has all labels there is no score
             return None
     return 1.96 * jackknife(scores[1] - scores[0])[1]

@@ -18,7 +18,7 @@ UNSEEN = 1.5  # divergence of samples that were not drawn, as a multiple of the 
 
 # The models that may be tested, in this order: power of the predicted budget, allowed probability of error. The powers
 # do not depend on the test samples, so the probability of accepting any bad model is at most the sum.
-LOOKS = ((1.0, 0.04), (0.5, 0.0075), (0.25, 0.0025))
+TRIALS = ((1.0, 0.04), (0.5, 0.0075), (0.25, 0.0025))
 
 
 def quantile(alpha: float, degrees: int = GROUPS - 1) -> float:

@@ -15,7 +15,7 @@ from trimformer.data.tasks.label_values import split_items
 from trimformer.data.tasks.squad_metrics import squad_f1
 from trimformer.data.tasks.token_classification import LABELLED_WORDS
 
-EXAMPLES = 20  # changed samples that are shown
+MAX_EXAMPLES = 20  # changed samples that are shown
 LONGEST = 300  # characters of a text that is shown
 
 
@@ -53,7 +53,7 @@ class ChangedReport:
     Attributes:
         count: number of samples whose prediction changed; None for numbers, which all change a little.
         of: total number of samples compared.
-        examples: at most `EXAMPLES` samples, largest change first.
+        examples: at most `MAX_EXAMPLES` samples, largest change first.
     """
 
     count: int | None
@@ -112,7 +112,7 @@ def find_changed(
     row_numbers = [number for number, _ in numbered(rows)]
     examples = [
         Change(shorten_text(_text(task, rows[c.index], row_numbers[c.index])), c.label, c.dense, c.pruned, c.word)
-        for c in changes[:EXAMPLES]
+        for c in changes[:MAX_EXAMPLES]
     ]
     return ChangedReport(None if task.problem == "regression" else len(changes), len(rows), examples)
 

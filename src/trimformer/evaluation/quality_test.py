@@ -32,7 +32,7 @@ from trimformer.utils.temp_dirs import temporary_directory
 
 _PROBED_ROWS = 8  # rows, besides one per label, whose outputs are inverted to see how much one row can matter
 _PROBED_LABELS = 100
-POWER = 1.5  # standard errors by which a predicted bound exceeds the expected one, so that most tests pass
+PREDICTION_MARGIN = 1.5  # standard errors by which a predicted bound exceeds the expected one, so that most tests pass
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class QualityTest:
         self.target, self._backend = target, backend
         self._scorer, self._pruned_scorer = scorer, pruned_scorer or scorer
         self._check()
-        self.samples = scorer.independent
+        self.samples = scorer.num_independent
         self._references = scorer(dense, "judge dense")[1]
         self.metric = scorer.task.metric
         self._dense = np.zeros(1)
@@ -107,18 +107,15 @@ class QualityTest:
                 "the model is to stay as it is, give max_divergence"
             )
 
-    def __call__(
-        self, model: PreTrainedModel, constraint: float, *, as_served: bool = True, alpha: float = 1 - CONFIDENCE
-    ) -> Verdict:
-        """Tests a model.
+    def __call__(self, model: PreTrainedModel, constraint: float, *, alpha: float = 1 - CONFIDENCE) -> Verdict:
+        """Tests a model, as the exported file if the backend is an ONNX one.
 
         Args:
             model: the pruned model.
             constraint: constraint it was pruned to, for the verdict.
-            as_served: test the exported file if the backend is an ONNX one.
             alpha: probability with which the bound may be too low.
         """
-        outputs = self._outputs(model, as_served and self._backend.startswith("onnx"))
+        outputs = self._outputs(model)
         if self.target.kind != "drop":
             values = self._values(outputs)
             measured, bound = self._in_target_unit(float(values.mean()), mean_bound(values, alpha))
@@ -127,8 +124,8 @@ class QualityTest:
             measured, bound = 100 * drop, 100 * drop_bound(drop, error, self._largest_change, alpha)
         return Verdict(constraint, measured, bound, bound <= self.target.most)
 
-    def _outputs(self, model: PreTrainedModel, as_served: bool) -> Outputs:
-        if not as_served:
+    def _outputs(self, model: PreTrainedModel) -> Outputs:
+        if not self._backend.startswith("onnx"):
             return self._pruned_scorer(model, "judge")[1]
         int8 = self._backend == "onnx-int8"
         with temporary_directory() as folder:
@@ -235,11 +232,11 @@ class PredictedTest(QualityTest):
 
     def __call__(self, model: PreTrainedModel, constraint: float, **_: object) -> Verdict:
         """Predicts the verdict on a model at a constraint."""
-        outputs, share = self._outputs(model, as_served=False), self.samples / self._test_samples
+        outputs, share = self._outputs(model), self.samples / self._test_samples
         if self.target.kind != "drop":
             values = self._values(outputs)
             measured, error = float(values.mean()), float(values.std()) / math.sqrt(self._test_samples)
-            bound = measured + (quantile(self._alpha) + POWER) * error
+            bound = measured + (quantile(self._alpha) + PREDICTION_MARGIN) * error
             bound += unseen(values, self._test_samples, self._alpha)
             measured, bound = self._in_target_unit(measured, bound)
         elif self._scorer.is_labelled:
@@ -252,7 +249,7 @@ class PredictedTest(QualityTest):
 
     def _drop(self, drop: float, error: float, largest_change: float) -> tuple[float, float]:
         """Returns a predicted drop and its bound, in points."""
-        return 100 * drop, 100 * (drop_bound(drop, error, largest_change, self._alpha) + POWER * error)
+        return 100 * drop, 100 * (drop_bound(drop, error, largest_change, self._alpha) + PREDICTION_MARGIN * error)
 
 
 def rows_to_promise(target: QualityTarget, verdict: Verdict, rows: int) -> int | None:
@@ -289,7 +286,7 @@ def check_test_samples(target: QualityTarget, scorer: Scorer) -> None:
     if target.kind == "drop" and not scorer.is_labelled:
         raise TrimformerError("max_drop needs labels, and the data have none; give max_divergence instead")
     rows = len(scorer.scored_rows)
-    samples = len(scorer.distinct) if isinstance(scorer, LanguageScorer) else scorer.independent
+    samples = len(scorer.distinct_samples) if isinstance(scorer, LanguageScorer) else scorer.num_independent
     if samples < min_samples(target):
         promise = f"a drop of {target.most:g} points" if target.kind == "drop" else f"a {target.kind}"
         texts = "" if samples == rows else f" of {rows} rows, those that share a text counted once,"

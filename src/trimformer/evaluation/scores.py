@@ -154,7 +154,7 @@ class Scorer:
         return row_clusters(self.rows, self.task)
 
     @property
-    def independent(self) -> int:
+    def num_independent(self) -> int:
         """Number of scored rows, those of one cluster counted once."""
         return len({self.clusters[row] for row in self.scored_rows})
 
@@ -180,7 +180,7 @@ class Scorer:
         """Returns a model's outputs, one per feature, with the features."""
         return SampleOutputs(unbatch(outputs, self.batches), self.features)
 
-    def samples(self, outputs: Outputs) -> Tensor:
+    def stacked_outputs(self, outputs: Outputs) -> Tensor:
         """Returns outputs of one size, such as embeddings, in the order of the rows, [samples, n]."""
         return torch.stack(unbatch(outputs, self.batches))
 
@@ -192,11 +192,11 @@ class Scorer:
         """Like `neighbours`, for references in the batches of another scorer."""
         if self._problem != "embedding":
             return None
-        texts = dense.distinct
-        return neighbour_overlap(self.samples(outputs)[texts], dense.samples(references)[texts])
+        texts = dense.distinct_samples
+        return neighbour_overlap(self.stacked_outputs(outputs)[texts], dense.stacked_outputs(references)[texts])
 
     @property
-    def distinct(self) -> list[int]:
+    def distinct_samples(self) -> list[int]:
         """Indices of samples without duplicate texts, which would be nearest neighbours under any model."""
         first: dict[bytes, int] = {}
         for i, sample in enumerate(self.features):

@@ -21,7 +21,7 @@ from trimformer.export.onnx.export import MODEL, QUANTIZED, write_files
 from trimformer.export.onnx.serve import open_session, served
 from trimformer.models.layer_calls import Batch
 
-EXAMPLES = 256  # samples at most, on which a file is compared with PyTorch
+MAX_COMPARED_SAMPLES = 256  # samples at most, on which a file is compared with PyTorch
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Served:
 
 
 def examples(batches: Sequence[Batch]) -> list[Batch]:
-    """Returns some batches of all lengths, with about `EXAMPLES` samples, to compare files on."""
-    return list(batches[:: max(1, count_samples(batches) // EXAMPLES)])
+    """Returns some batches of all lengths, with about `MAX_COMPARED_SAMPLES` samples, to compare files on."""
+    return list(batches[:: max(1, count_samples(batches) // MAX_COMPARED_SAMPLES)])
 
 
 def write_served(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: bool) -> None:

@@ -20,7 +20,7 @@ from trimformer.data.outputs import find_problem, model_output
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.errors import TrimformerError, flat
 from trimformer.importance.criteria import Ranking
-from trimformer.importance.obs import Curve, NarrowCurve
+from trimformer.importance.obs import Curve, QueryCurve
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch, forward
 from trimformer.models.masking import frozen
@@ -138,7 +138,7 @@ def _write(ranking: Ranking, file: Path) -> None:
     tensors = {"predicts_loss": torch.tensor(ranking.predicts_loss)}
     for i, curve in enumerate(ranking.curves):
         tensors |= {f"order.{i}": curve.order, f"error.{i}": curve.error}
-        for k, narrow in enumerate(curve.narrower):
+        for k, narrow in enumerate(curve.fewer_queries):
             tensors |= {
                 f"narrow.{i}.{k}.kept": narrow.kept,
                 f"narrow.{i}.{k}.order": narrow.curve.order,
@@ -179,18 +179,18 @@ def _read(file: Path, device: torch.device) -> Ranking | None:
         return None
     sublayers = range(sum(name.startswith("order.") for name in tensors))
     return Ranking(
-        [Curve(tensors[f"order.{i}"], tensors[f"error.{i}"], _narrower(tensors, i)) for i in sublayers],
+        [Curve(tensors[f"order.{i}"], tensors[f"error.{i}"], _fewer_queries(tensors, i)) for i in sublayers],
         [tensors[f"grads.{i}"].to(device) for i in sublayers if f"grads.{i}" in tensors],
         [norms for i in sublayers if (norms := _numbered(tensors, f"norms.{i}.", device))],
         predicts_loss=bool(tensors["predicts_loss"]),
     )
 
 
-def _narrower(tensors: dict[str, Tensor], i: int) -> list[NarrowCurve]:
+def _fewer_queries(tensors: dict[str, Tensor], i: int) -> list[QueryCurve]:
     """Returns the stored curves of a sublayer with fewer query heads."""
     total = sum(name.startswith(f"narrow.{i}.") and name.endswith(".kept") for name in tensors)
     parts = [{key: tensors[f"narrow.{i}.{k}.{key}"] for key in ("kept", "order", "error")} for k in range(total)]
-    return [NarrowCurve(part["kept"], Curve(part["order"], part["error"])) for part in parts]
+    return [QueryCurve(part["kept"], Curve(part["order"], part["error"])) for part in parts]
 
 
 def _numbered(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> list[Tensor]:

@@ -16,7 +16,7 @@ from trimformer.importance.activations import (
     wanda_importance,
 )
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
-from trimformer.importance.obs import Curve, importance_curve, narrow_curves, obs_curve
+from trimformer.importance.obs import Curve, importance_curve, obs_curve, query_curves
 from trimformer.importance.second_moments import SublayerMoments, collect_moments, group_by_memory
 from trimformer.models import Sublayer, find_layers, find_sublayers
 from trimformer.models.layer_calls import Batch
@@ -132,7 +132,7 @@ def _obs_curve(
     sublayer, weight = sublayers[i], matrix(sublayers[i].projection).detach()
     curve = obs_curve(moments[i], weight, sublayer.unit_size)
     if query_heads and sublayer.queries_attribute is not None:
-        curve.narrower = narrow_curves(moments[i], weight, sublayer.unit_size, sublayer.queries)
+        curve.fewer_queries = query_curves(moments[i], weight, sublayer.unit_size, sublayer.queries)
     return curve
 
 

@@ -26,12 +26,12 @@ class Curve:
     Attributes:
         order: units in the order of removal, [units].
         error: loss increase per token with k units kept, [units + 1], float64; `error[units]` is 0.
-        narrower: curves of the sublayer with fewer query heads in every unit; empty without grouped queries.
+        fewer_queries: curves of the sublayer with fewer query heads in every unit; empty without grouped queries.
     """
 
     order: Tensor
     error: Tensor
-    narrower: list["NarrowCurve"] = field(default_factory=list)
+    fewer_queries: list["QueryCurve"] = field(default_factory=list)
 
     @classmethod
     def of(cls, order: Tensor, increments: Tensor) -> "Curve":
@@ -46,8 +46,8 @@ class Curve:
 
     def scaled(self, factor: float) -> "Curve":
         """Returns the curve with errors times a factor."""
-        narrower = [replace(narrow, curve=narrow.curve.scaled(factor)) for narrow in self.narrower]
-        return replace(self, error=self.error * factor, narrower=narrower)
+        fewer_queries = [replace(narrow, curve=narrow.curve.scaled(factor)) for narrow in self.fewer_queries]
+        return replace(self, error=self.error * factor, fewer_queries=fewer_queries)
 
     def mask(self, units: int) -> Tensor:
         """Returns the mask [units of the dense sublayer] that keeps the last `units` units of the order."""
@@ -57,7 +57,7 @@ class Curve:
 
 
 @dataclass
-class NarrowCurve:
+class QueryCurve:
     """Removal curve of grouped-query attention that has lost query heads, the same number in every unit.
 
     Attributes:
@@ -145,9 +145,9 @@ def _removal_curve(inputs: Tensor, rows: Tensor, unit_size: int, ridge: float, s
     return Curve.of(torch.cat(order), torch.cat(increments))
 
 
-def narrow_curves(
+def query_curves(
     moments: SublayerMoments, weight: Tensor, unit_size: int, queries: int, ridge: float = 1e-3
-) -> list[NarrowCurve]:
+) -> list[QueryCurve]:
     """Computes the curves of grouped-query attention with one query head less in every unit, two less, and so on.
 
     In each step every unit loses the query head that costs least alone; the error is that of all of them together,
@@ -164,7 +164,7 @@ def narrow_curves(
     root, inputs = _gradient_root(moments), _mean_inputs(moments)
     hessian = add_ridge(inputs, ridge)
     heads = torch.arange(units * queries, device=weight.device).view(units, queries)  # those that are left
-    w, lost, curves = weight.double(), 0.0, list[NarrowCurve]()
+    w, lost, curves = weight.double(), 0.0, list[QueryCurve]()
     for left in range(queries - 1 if units else 0, 0, -1):
         channels = unit_channels(heads.flatten(), size)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[channels][:, channels]))
@@ -180,7 +180,7 @@ def narrow_curves(
         curve = _removal_curve(inputs[kept_channels][:, kept_channels], w.T @ root, left * size, ridge)
         kept = torch.zeros(units * queries, dtype=torch.bool)
         kept[heads.flatten().cpu()] = True
-        curves.append(NarrowCurve(kept.view(units, queries), replace(curve, error=curve.error + lost)))
+        curves.append(QueryCurve(kept.view(units, queries), replace(curve, error=curve.error + lost)))
     return curves
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem, model_output
-from trimformer.importance.fisher import Loss, check_finite, sample_losses
+from trimformer.importance.fisher import Loss, check_finite_everywhere, sample_losses
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
 from trimformer.models.masking import frozen
@@ -79,8 +79,8 @@ def collect_moments(
             losses.sum().backward()
     moments = [s.finish() for s in sums]
     for sublayer, m in zip(sublayers, moments, strict=True):
-        check_finite(m.gradients, f"gradients of {sublayer.name}")
-        check_finite(m.inputs, f"activations of {sublayer.name}")
+        check_finite_everywhere(m.gradients, f"gradients of {sublayer.name}")
+        check_finite_everywhere(m.inputs, f"activations of {sublayer.name}")
     return moments
 
 

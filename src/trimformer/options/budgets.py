@@ -157,7 +157,7 @@ class BudgetOptions:
         return BudgetRequest(self.constraint, self.latency_ms, self.memory_mb)
 
     @property
-    def counted(self) -> Metric:
+    def resolved_metric(self) -> Metric:
         """What the budget counts, the default resolved."""
         return _counted(self.metric, self.latency_ms, self.memory_mb)
 
@@ -217,7 +217,7 @@ class SweepBudgetOptions:
         return [BudgetRequest(ms=v) if self.constraints is None else BudgetRequest(v) for v in values]
 
     @property
-    def counted(self) -> Metric:
+    def resolved_metric(self) -> Metric:
         """What the budgets count, the default resolved."""
         return _counted(self.metric, self.latency_ms)
 

@@ -223,12 +223,12 @@ class MethodOptions:
             TrimformerError: a value is unknown, or the method does not accept a choice.
         """
         check_options(self)
-        method = self.chosen
+        method = self.resolved
         if self.objective is not None and isinstance(method, Method) and not method.uses_objective:
             raise TrimformerError(f"criterion '{method.criterion}' uses no loss; leave out the objective")
 
     @property
-    def chosen(self) -> AnyMethod:
+    def resolved(self) -> AnyMethod:
         """The method, with the choices in place."""
         names = ("criterion", "allocation", "update", "objective", "polish", "query_heads")
         choices = {name: value for name in names if (value := getattr(self, name))}

@@ -15,7 +15,7 @@ from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import Batch
 from trimformer.options.methods import Method
 from trimformer.options.polish import PolishBudget, PolishOptions, check_seconds, epochs_of_passes, parse_budget
-from trimformer.polish.held_out_samples import divide_samples, leave_out
+from trimformer.polish.held_out_samples import divide_samples, without_left_out
 from trimformer.polish.unlabelled_rows import encode_unlabelled, without_labels
 from trimformer.utils.distributed import shard, world_size
 
@@ -83,7 +83,7 @@ def draw_polish_inputs(
     options = options or PolishOptions()
     data, budget = options.polish_data, parse_budget(options.polish_budget, options.polish_stoppable)
     encoded = [] if data is None else encode_unlabelled(model, processor, task, data, blocks)
-    more = leave_out(encoded, left_out) if encoded else []
+    more = without_left_out(encoded, left_out) if encoded else []
     if len(more) < len(encoded):
         logger.info("%d samples of the polish data are scored or judged, and not trained on", len(encoded) - len(more))
     divided = divide_samples(without_labels(features), more)

@@ -60,13 +60,13 @@ def divide_samples(calibrated: Sequence[Features], more: Sequence[Features]) -> 
     return DividedSamples([pool[i] for i in sorted(train)], [pool[i] for i in sorted(held_out)], not only_new)
 
 
-def leave_out(samples: Sequence[Features], left_out: Sequence[Features]) -> list[Features]:
+def without_left_out(samples: Sequence[Features], left_out: Sequence[Features]) -> list[Features]:
     """Returns the samples that do not equal one that is left out, and hold no passage of its tokens."""
-    unseen = set(map(_digest, left_out))
-    more = [sample for sample in samples if _digest(sample) not in unseen]
+    excluded = set(map(_digest, left_out))
+    more = [sample for sample in samples if _digest(sample) not in excluded]
     if not left_out or NEXT_TOKENS not in left_out[0]:
         return more
-    return [sample for sample, is_seen in zip(more, hold_passages(more, left_out), strict=True) if not is_seen]
+    return [sample for sample, is_excluded in zip(more, hold_passages(more, left_out), strict=True) if not is_excluded]
 
 
 def _divide_documents(more: Sequence[Features], calibrated: Sequence[Features]) -> tuple[set[int], set[int]] | None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from trimformer.allocation.predict_constraint import predict_constraint
 from trimformer.data.rows import Selection
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.bounds import LOOKS
+from trimformer.evaluation.bounds import TRIALS
 from trimformer.evaluation.clusters import FEWEST_DOCUMENTS, count_documents
 from trimformer.evaluation.language import LanguageScorer, make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer
@@ -54,7 +54,7 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
         on_main(lambda: test.append(_quality_test(session)))
     predicted, lower = _predict(session, method)
     tried: list[Verdict] = []
-    for power, alpha in LOOKS:
+    for power, alpha in TRIALS:
         constraint = predicted**power
         budget = budget_for(session, method, BudgetRequest(constraint))
         pruned = pruner_for(session, method).prune_all([budget])[0]
@@ -135,7 +135,7 @@ def _screen(session: Session, test_samples: int, indices: list[int]) -> Callable
     pruned_scorer = None
     if isinstance(scorer, LanguageScorer) and data.vocabulary is not None:
         pruned_scorer = LanguageVocabularyScorer(scorer, data.vocabulary, session.model)
-    screen = PredictedTest(session.target, scorer, session.model, test_samples, LOOKS[0][1], pruned_scorer)
+    screen = PredictedTest(session.target, scorer, session.model, test_samples, TRIALS[0][1], pruned_scorer)
     return lambda pruned, constraint: screen(pruned.model, constraint)
 
 
@@ -174,7 +174,7 @@ def _quality_test(session: Session) -> QualityTest:
 
 def _independent_samples(session: Session) -> int:
     """Returns the number of independent samples that the target is tested on."""
-    return session.data.judged.independent if session.data.judged else 0
+    return session.data.judged.num_independent if session.data.judged else 0
 
 
 def _effective_samples(session: Session) -> int:
@@ -185,8 +185,8 @@ def _effective_samples(session: Session) -> int:
     """
     judged = session.data.judged
     assert judged is not None
-    blocks = len(judged.rows) if isinstance(judged, LanguageScorer) else judged.independent
-    return round(math.sqrt(judged.independent * blocks))
+    blocks = len(judged.rows) if isinstance(judged, LanguageScorer) else judged.num_independent
+    return round(math.sqrt(judged.num_independent * blocks))
 
 
 def _documents(session: Session) -> int:

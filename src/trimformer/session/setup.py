@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.checkpoints.checkpoint_checks import check_finite
+from trimformer.checkpoints.checkpoint_checks import check_finite_weights
 from trimformer.checkpoints.save_load import unwrap
 from trimformer.checkpoints.token_embeddings import trim_embeddings
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
@@ -201,7 +201,7 @@ def _prepare_model(
         raise TrimformerError("several processes do not stop together at Ctrl-C; leave out polish_stoppable")
     model, processor = unwrap(inputs.model, inputs.processor)
     check_model(model)
-    check_finite(model, "the weights")
+    check_finite_weights(model, "the weights")
     find_problem(model)
     if any(isinstance(method, Method) and method.query_heads for method in methods):
         check_query_heads(model)

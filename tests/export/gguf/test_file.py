@@ -204,7 +204,7 @@ def test_a_model_without_a_graph_is_refused(model, message):
 
 
 def test_every_family_that_can_be_written_is_a_class_of_transformers():
-    from trimformer.export.gguf.families import FAMILIES
+    from trimformer.export.gguf.graph_families import GRAPH_FAMILIES
 
-    assert all(hasattr(transformers, name) for name in FAMILIES)
+    assert all(hasattr(transformers, name) for name in GRAPH_FAMILIES)
     assert language_model("Llama").config.model_type == "llama"

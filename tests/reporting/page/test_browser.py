@@ -8,7 +8,7 @@ import pytest
 
 from testing.browser import CHROMIUM, DESK, DRIVER, PHONE, open_browser, show
 from tests.reporting.page.made import HOSTILE, SERVED, TARGET, make_family, tiny_page
-from trimformer.reporting.page.sweep import family_page
+from trimformer.reporting.page.sweep import sweep_page
 
 pytestmark = [
     pytest.mark.xdist_group("browser"),  # one browser for all
@@ -38,7 +38,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             target=TARGET,
             serving=SERVED,
         ),
-        "family": family_page(make_family(model=long)),
+        "family": sweep_page(make_family(model=long)),
     }
     folder = tmp_path_factory.mktemp("pages")
     for name, html in made.items():

@@ -20,7 +20,7 @@ from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
 from trimformer.reporting.page.prune import prune_page
 from trimformer.reporting.page.svg import format_tick
-from trimformer.reporting.page.sweep import family_page
+from trimformer.reporting.page.sweep import sweep_page
 from trimformer.reporting.result_files import results_dict
 from trimformer.reporting.score_table import score_table
 from trimformer.results import Size
@@ -55,8 +55,8 @@ def made(name):
     return {
         "whole": whole_page,
         "hostile": lambda: whole_page(name=HOSTILE, scores=changed_scores(1, 9, [HOSTILE_CHANGE])),
-        "family": lambda: family_page(make_family()),
-        "unlabelled family": lambda: family_page(make_family(None)),
+        "family": lambda: sweep_page(make_family()),
+        "unlabelled family": lambda: sweep_page(make_family(None)),
     }.get(name, lambda: tiny_page(name))()
 
 
@@ -187,7 +187,7 @@ def test_text_of_users_stays_text():
     family = make_family(model=HOSTILE, data=HOSTILE)
     for member in family["members"]:
         member["directory"] = member["method"] = HOSTILE
-    page = Page(family_page(family))
+    page = Page(sweep_page(family))
     assert "script" not in page.tags
     assert page.text.count(HOSTILE) >= 9
     links = [value for tag, key, value in page.attributes if (tag, key) == ("a", "href")]
@@ -255,14 +255,14 @@ def test_a_family_shows_every_member_and_leads_to_it():
 def test_of_many_methods_each_stands_in_the_legend():
     family = make_family()
     family["members"] = [{**family["members"][0], "method": f"way-{i}", "directory": f"{i}"} for i in range(9)]
-    text = Page(family_page(family)).text
+    text = Page(sweep_page(family)).text
     assert all(f" way-{i}" in text for i in range(9))
 
 
 def test_budgets_in_milliseconds_are_told_in_them():
     family = make_family(metric="latency")
     family["members"][0]["asked_ms"] = 12.5
-    assert Page(family_page(family)).table("dense")[family["members"][0]["directory"]][0] == "12.50 ms"
+    assert Page(sweep_page(family)).table("dense")[family["members"][0]["directory"]][0] == "12.50 ms"
 
 
 def test_ticks_of_logarithms_are_read_as_numbers():
@@ -276,4 +276,4 @@ def test_a_loss_of_one_point_counts_as_near(dense, pruned):
     family["dense"]["scores"]["accuracy"] = dense
     for member, lost in zip(family["members"], (0.2, 0.01, 0.2, 0.2, 0.2, 0.2), strict=True):
         member["scores"]["accuracy"] = pruned if lost == 0.01 else dense - lost
-    assert f"of dense: {family['members'][1]['directory']}" in Page(family_page(family)).text
+    assert f"of dense: {family['members'][1]['directory']}" in Page(sweep_page(family)).text

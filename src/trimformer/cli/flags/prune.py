@@ -84,9 +84,9 @@ def read(arguments: argparse.Namespace) -> PruneFlags:
     if layout != "free" and arguments.allocation not in (None, layout):
         raise TrimformerError(f"--layout {layout} replaces --allocation {arguments.allocation}; leave one of them out")
     update = "full" if arguments.reconstruct else arguments.update
-    method = with_layout(read_options(MethodOptions, arguments, update=update).chosen, layout)
+    method = with_layout(read_options(MethodOptions, arguments, update=update).resolved, layout)
     options = read_run_options(arguments)
-    options.check([method], budget.counted)
+    options.check([method], budget.resolved_metric)
     return PruneFlags(budget, method, options, read_options(OutputOptions, arguments))
 
 
@@ -119,7 +119,7 @@ def check_request(arguments: argparse.Namespace) -> None:
     if flags.output.standalone and plain:
         raise TrimformerError("--layout plain loads without trimformer as it is; leave out --standalone")
     counted = flags.options.gguf.quantize
-    if flags.budget.counted == "memory" and flags.output.gguf and counted not in flags.output.gguf:
+    if flags.budget.resolved_metric == "memory" and flags.output.gguf and counted not in flags.output.gguf:
         raise TrimformerError(
             f"the memory budget counts a file of the type {counted} (--quantize), which --export does not write; name "
             "one type in both"

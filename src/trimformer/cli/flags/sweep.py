@@ -71,7 +71,7 @@ def read(arguments: argparse.Namespace) -> SweepFlags:
     budgets = read_options(SweepBudgetOptions, arguments, **lists)
     methods = read_options(SweepMethodOptions, arguments)
     options = read_run_options(arguments)
-    options.check(list(find_methods(methods.methods, options.model.layout).values()), budgets.counted)
+    options.check(list(find_methods(methods.methods, options.model.layout).values()), budgets.resolved_metric)
     return SweepFlags(budgets, methods, options)
 
 

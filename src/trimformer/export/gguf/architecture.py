@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
-from trimformer.export.gguf.families import (
-    Family,
+from trimformer.export.gguf.graph_families import (
+    GraphFamily,
     activation,
     attention_of,
-    family_of,
+    graph_family_of,
     head_size,
     is_tied,
     layers_of,
@@ -80,7 +80,7 @@ def choose_architecture(model: PreTrainedModel) -> Architecture:
     Raises:
         TrimformerError: llama.cpp has no graph that computes this model.
     """
-    family = family_of(model)
+    family = graph_family_of(model)
     _check_config(model, family)
     layers = parts_of_layers(model)
     channels = head_size(model)
@@ -123,7 +123,7 @@ def check_graph(model: PreTrainedModel, *, same_sizes: bool) -> None:
         TrimformerError: llama.cpp has no graph that computes it.
     """
     choose_architecture(model)
-    family = family_of(model)
+    family = graph_family_of(model)
     if not same_sizes:
         _free(model, family)
     elif family.free is None and family.square and supports_fewer_heads(find_sublayers(model)[0]):
@@ -139,7 +139,7 @@ def check_timed_graph(model: PreTrainedModel) -> None:
     Raises:
         TrimformerError: llama.cpp runs the model with all heads only.
     """
-    family = family_of(model)
+    family = graph_family_of(model)
     if family.square and family.free is None:
         raise TrimformerError(
             f"latency budgets in llama.cpp are not for {type(model).__name__}: the graph '{family.plain}' takes no "
@@ -153,7 +153,7 @@ def pruned_graph(model: PreTrainedModel) -> str:
     Raises:
         TrimformerError: the class is not one that can be written.
     """
-    family = family_of(model)
+    family = graph_family_of(model)
     try:
         return _free(model, family)
     except TrimformerError:
@@ -171,7 +171,7 @@ def needs_head(parts: Collection[str], is_first: bool, architecture: str) -> boo
     return is_first or architecture == "openelm" or "self_attn.o_proj.bias" in parts
 
 
-def _free(model: PreTrainedModel, family: Family) -> str:
+def _free(model: PreTrainedModel, family: GraphFamily) -> str:
     """Returns the architecture for layers of different sizes.
 
     Raises:
@@ -191,7 +191,7 @@ def _free(model: PreTrainedModel, family: Family) -> str:
     return family.free
 
 
-def _check_config(model: PreTrainedModel, family: Family) -> None:
+def _check_config(model: PreTrainedModel, family: GraphFamily) -> None:
     """Checks what the architectures take for granted.
 
     Raises:
@@ -240,7 +240,7 @@ def _check_config(model: PreTrainedModel, family: Family) -> None:
             )
 
 
-def _windows(model: PreTrainedModel, family: Family, kept: Sequence[int]) -> tuple[bool, ...] | None:
+def _windows(model: PreTrainedModel, family: GraphFamily, kept: Sequence[int]) -> tuple[bool, ...] | None:
     """Returns which of the written layers attend to a sliding window; None where these are those of the graph."""
     if family.window_every is None:
         return None

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.architecture import FUSED, INTERLEAVED, Architecture, LayerSize
-from trimformer.export.gguf.families import family_of, head_size, parts_of_layers
+from trimformer.export.gguf.graph_families import graph_family_of, head_size, parts_of_layers
 
 POSITIONS = "position_embd.weight"  # embeddings of positions
 
@@ -46,7 +46,7 @@ def list_tensors(model: PreTrainedModel, architecture: Architecture) -> Iterator
             raise TrimformerError(f"llama.cpp's graph '{architecture.name}' has no place for the tensor {name}")
         return new
 
-    for name, tensor in family_of(model).outer_parts(model):
+    for name, tensor in graph_family_of(model).outer_parts(model):
         yield _whole(renamed(name), tensor)
     if architecture.rope_factors is not None:
         yield _whole("rope_freqs.weight", architecture.rope_factors)

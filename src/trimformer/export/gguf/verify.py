@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import TrimformerError, one_line
-from trimformer.export.gguf.families import family_of
+from trimformer.export.gguf.graph_families import graph_family_of
 from trimformer.models import max_positions
 from trimformer.models.masking import frozen
 
@@ -94,7 +94,7 @@ def compare(
     texts, tokens = TEXTS if texts is None else texts, TOKENS if tokens is None else tokens
     longest = max_positions(model.config, 4096)
     prompts = [ids for text in texts if (ids := tokenizer(text)["input_ids"]) and len(ids) + tokens <= longest]
-    if prompts and family_of(model).window_every is not None:
+    if prompts and graph_family_of(model).window_every is not None:
         length = model.config.sliding_window + 8  # the last tokens do not see the first ones
         prompts += [list(islice(cycle(chain(*prompts)), length))] if length + tokens <= longest else []
     if not prompts:

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.export.gguf.architecture import FREE, Architecture
-from trimformer.export.gguf.families import family_of, head_size, rotary
+from trimformer.export.gguf.graph_families import graph_family_of, head_size, rotary
 from trimformer.export.gguf.quantize import encode, file_type, tensor_type
 from trimformer.export.gguf.tensors import NamedTensor
 from trimformer.export.gguf.tokenizer import GgufVocabulary
@@ -98,7 +98,7 @@ def _add_positions(writer: Any, model: PreTrainedModel, architecture: Architectu
         writer.add_rope_freq_base(settings.theta)
         if settings.window_theta is not None:
             writer.add_rope_freq_base_swa(settings.window_theta)
-    if family_of(model).window_every is not None:
+    if graph_family_of(model).window_every is not None:
         writer.add_sliding_window(model.config.sliding_window)
     if architecture.windows is not None:
         writer.add_sliding_window_pattern(architecture.windows)

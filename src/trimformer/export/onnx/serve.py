@@ -26,12 +26,11 @@ class _Output(dict[str, Tensor]):
 _RENAMED = {"token_embeddings": "last_hidden_state"}
 
 
-def open_session(path: str | Path | bytes, threads: int | None = None) -> Any:
+def open_session(path: str | Path | bytes) -> Any:
     """Opens an ONNX file in ONNX Runtime on the CPU.
 
     Args:
         path: of the file, or its contents.
-        threads: number of threads; None for as many as PyTorch uses.
 
     Raises:
         TrimformerError: the file is missing or this version cannot run it.
@@ -39,7 +38,7 @@ def open_session(path: str | Path | bytes, threads: int | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     name, model = ("the model", path) if isinstance(path, bytes) else (f"'{path}'", str(path))

@@ -96,19 +96,18 @@ def trace(module: TupleModel, batch: Batch, opset: int = OPSET) -> "onnx_ir.Mode
         return _export(module, module.model, {"inputs": inputs}, list(inputs), module.output_names, shapes, opset)
 
 
-def trace_layer(layer: nn.Module, model: PreTrainedModel, hidden: Tensor, opset: int = OPSET) -> "onnx_ir.Model":
+def trace_layer(layer: nn.Module, model: PreTrainedModel, hidden: Tensor) -> "onnx_ir.Model":
     """Traces one layer for hidden states of one shape.
 
     Args:
         layer: takes `hidden` and returns the layer's output.
         model: the model that contains the layer.
         hidden: hidden states [batch, length, hidden].
-        opset: ONNX operator set.
 
     Raises:
         Exception: the exporter does not support the model.
     """
-    return _export(layer, model, {"hidden": hidden}, ["hidden"], ["output"], None, opset)
+    return _export(layer, model, {"hidden": hidden}, ["hidden"], ["output"], None, OPSET)
 
 
 def _export(

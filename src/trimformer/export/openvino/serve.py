@@ -41,18 +41,17 @@ class Session:
         return [outputs[value] for value in self._outputs]
 
 
-def open_session(path: str | Path, threads: int | None = None) -> Session:
+def open_session(path: str | Path) -> Session:
     """Opens a file on the CPU in float32; OpenVINO would choose bfloat16 on CPUs that have it.
 
     Args:
         path: of the `.xml`.
-        threads: number of threads; None for as many as PyTorch uses.
 
     Raises:
         TrimformerError: the file is missing or this version cannot run it.
     """
     import openvino
 
-    options = {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     with one_sentence(f"OpenVINO {openvino.__version__} cannot load '{path}'"):
         return Session(openvino.Core().compile_model(str(path), "CPU", options))

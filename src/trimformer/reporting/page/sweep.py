@@ -20,37 +20,37 @@ NEAR = 0.01 + 1e-9  # largest drop of the score, as a fraction, of a model that 
 _SIZES = (("macs", "MACs a sample, G", 1e9), ("parameters", "parameters, M", 1e6))
 
 
-def family_page(family: Mapping[str, Any]) -> str:
+def sweep_page(sweep: Mapping[str, Any]) -> str:
     """Renders a sweep as a self-contained HTML file without scripts, with links to the page of each member.
 
     Args:
-        family: the model and data by name, `metric` of the budget, `score` (None without labels), `problem`; of
+        sweep: the model and data by name, `metric` of the budget, `score` (None without labels), `problem`; of
             `dense`: `scores`, `sizes` and `latency_ms`; of each of `members` the same, and its `directory`, `method`,
             `constraint`, `kept`, `divergence`, `speedup` and whether it is `pareto`; and the `cost` of the sweep.
     """
-    methods = list(dict.fromkeys(member["method"] for member in family["members"]))
-    score = family["score"]
+    methods = list(dict.fromkeys(member["method"] for member in sweep["members"]))
+    score = sweep["score"]
     return render(
-        "family.html",
-        family=family,
-        headlines=_headlines(family),
+        "sweep.html",
+        sweep=sweep,
+        headlines=_headlines(sweep),
         legend=[(GLYPHS[i % len(GLYPHS)], i % len(GLYPHS) + 1, method) for i, method in enumerate(methods)],
-        plots=_plots(family, methods),
+        plots=_plots(sweep, methods),
         score=figures.score_label(score) if score else None,
-        divergence=figures.divergence_label(family["problem"]),
-        dense=_cells(family, family["dense"]),
+        divergence=figures.divergence_label(sweep["problem"]),
+        dense=_cells(sweep, sweep["dense"]),
         members=[
-            {"link": f"{quote(member['directory'])}/report.html", **member, "cells": _cells(family, member)}
-            for member in family["members"]
+            {"link": f"{quote(member['directory'])}/report.html", **member, "cells": _cells(sweep, member)}
+            for member in sweep["members"]
         ],
-        stages=stages(family["cost"]["seconds"], family["cost"]["forward_passes"]),
-        cost=family["cost"],
+        stages=stages(sweep["cost"]["seconds"], sweep["cost"]["forward_passes"]),
+        cost=sweep["cost"],
     )
 
 
-def _headlines(family: Mapping[str, Any]) -> list[Headline]:
+def _headlines(sweep: Mapping[str, Any]) -> list[Headline]:
     """Returns the fastest and the smallest member that lose little, and the time for all members."""
-    score, dense, cards = family["score"], family["dense"], []
+    score, dense, cards = sweep["score"], sweep["dense"], []
     if score is not None:
         quality = figures.score(dense["scores"], score)
         label, _, unit = figures.score_label(score).partition(", ")
@@ -59,7 +59,7 @@ def _headlines(family: Mapping[str, Any]) -> list[Headline]:
         near = (
             []
             if figures.is_perplexity(score)
-            else [m for m in family["members"] if dense["scores"][score] - m["scores"][score] <= NEAR]
+            else [m for m in sweep["members"] if dense["scores"][score] - m["scores"][score] <= NEAR]
         )
         if near:
             fast = max(near, key=lambda member: member["speedup"]["median"])
@@ -76,18 +76,18 @@ def _headlines(family: Mapping[str, Any]) -> list[Headline]:
                     share,
                 ),
             ]
-    seconds, count = sum(family["cost"]["seconds"].values()), len(family["members"])
+    seconds, count = sum(sweep["cost"]["seconds"].values()), len(sweep["members"])
     cards.append(Headline("all members", str(count), "models", f"made and measured in {seconds:.0f} seconds"))
     return cards
 
 
-def _cells(family: Mapping[str, Any], model: Mapping[str, Any]) -> list[figures.Figure | None]:
+def _cells(sweep: Mapping[str, Any], model: Mapping[str, Any]) -> list[figures.Figure | None]:
     """Returns a model's figures in the order of the table's columns; the dense model has no divergence or speed-up."""
     sizes = model["sizes"]
     return [
-        *([figures.score(model["scores"], family["score"])] if family["score"] else []),
+        *([figures.score(model["scores"], sweep["score"])] if sweep["score"] else []),
         figures.divergence(model["divergence"]) if "divergence" in model else None,
-        *(figures.scaled(sizes[key], scale, family["dense"]["sizes"][key]) for key, _, scale in _SIZES),
+        *(figures.scaled(sizes[key], scale, sweep["dense"]["sizes"][key]) for key, _, scale in _SIZES),
         figures.scaled(sizes["bytes"], 1e6),
         figures.milliseconds(**_interval(model["latency_ms"])),
         figures.speedup(**_interval(model["speedup"])) if "speedup" in model else None,
@@ -99,18 +99,18 @@ def _interval(timing: Mapping[str, float]) -> dict[str, float]:
     return {key: timing[key] for key in ("median", "low", "high")}
 
 
-def _plots(family: Mapping[str, Any], methods: Sequence[str]) -> "list[tuple[str, Markup]]":
+def _plots(sweep: Mapping[str, Any], methods: Sequence[str]) -> "list[tuple[str, Markup]]":
     """Returns (description, plot) of score and divergence against each cost."""
-    score, plots = family["score"], []
-    divergence = figures.divergence_label(family["problem"])
+    score, plots = sweep["score"], []
+    divergence = figures.divergence_label(sweep["problem"])
     for y in (["score"] if score else []) + ["divergence"]:
         label = figures.score_label(score) if y == "score" else divergence
         for x, cost in (*((key, text) for key, text, _ in _SIZES), ("latency_ms", "latency of a batch, ms")):
             series = {
-                method: [_point(m, x, y, score) for m in family["members"] if m["method"] == method]
+                method: [_point(m, x, y, score) for m in sweep["members"] if m["method"] == method]
                 for method in methods
             }
-            dense = _point({**family["dense"], "pareto": True}, x, y, score) if y == "score" else None
+            dense = _point({**sweep["dense"], "pareto": True}, x, y, score) if y == "score" else None
             plot = pareto_plot(f"{y}-{x}", series, dense, (cost, label), log=y == "divergence")
             plots.append((f"{label} against {cost}", plot))
     return plots

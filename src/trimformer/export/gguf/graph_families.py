@@ -143,7 +143,7 @@ def _phi3_layer(layer: Any) -> Parts:
 
 
 @dataclass(frozen=True)
-class Family:
+class GraphFamily:
     """Architectures of llama.cpp for a model class, and what their graphs take for granted.
 
     Attributes:
@@ -176,13 +176,15 @@ class Family:
     layer_parts: Callable[[Any], Parts] = _layer
 
 
-_GEMMA = Family("gemma", output_biases=False, activations=_GELU, outer_parts=_gemma_outer, layer_parts=_gemma_layer)
+_GEMMA = GraphFamily(
+    "gemma", output_biases=False, activations=_GELU, outer_parts=_gemma_outer, layer_parts=_gemma_layer
+)
 
-FAMILIES = {
-    "LlamaForCausalLM": Family("llama", "deci"),
-    "MistralForCausalLM": Family("llama", "deci"),
-    "Qwen2ForCausalLM": Family("qwen2", "deci", square=True, output_biases=False),
-    "Qwen3ForCausalLM": Family("qwen3", "openelm", tied=True),
+GRAPH_FAMILIES = {
+    "LlamaForCausalLM": GraphFamily("llama", "deci"),
+    "MistralForCausalLM": GraphFamily("llama", "deci"),
+    "Qwen2ForCausalLM": GraphFamily("qwen2", "deci", square=True, output_biases=False),
+    "Qwen3ForCausalLM": GraphFamily("qwen3", "openelm", tied=True),
     "GemmaForCausalLM": _GEMMA,
     "Gemma2ForCausalLM": replace(
         _GEMMA,
@@ -192,27 +194,27 @@ FAMILIES = {
         odd_depth=46,
     ),
     "Gemma3ForCausalLM": replace(_GEMMA, plain="gemma3", window_every=6, required=("sliding_window",), odd_depth=62),
-    "PhiForCausalLM": Family("phi2", square=True, activations=_GELU, partial_rotary=True, layer_parts=_phi_layer),
-    "Phi3ForCausalLM": Family("phi3", square=True, output_biases=False, layer_parts=_phi3_layer),
-    "GPT2LMHeadModel": Family("gpt2", square=True, activations=_GELU, layer_parts=_gpt2_layer),
+    "PhiForCausalLM": GraphFamily("phi2", square=True, activations=_GELU, partial_rotary=True, layer_parts=_phi_layer),
+    "Phi3ForCausalLM": GraphFamily("phi3", square=True, output_biases=False, layer_parts=_phi3_layer),
+    "GPT2LMHeadModel": GraphFamily("gpt2", square=True, activations=_GELU, layer_parts=_gpt2_layer),
 }
 
 
-def family_of(model: PreTrainedModel) -> Family:
+def graph_family_of(model: PreTrainedModel) -> GraphFamily:
     """Returns the family of a model.
 
     Raises:
         TrimformerError: models of this class cannot be written.
     """
     name = type(model).__name__
-    if name not in FAMILIES:
+    if name not in GRAPH_FAMILIES:
         raise TrimformerError(
-            f"GGUF files of {name} are not supported; they are written for {', '.join(sorted(FAMILIES))}"
+            f"GGUF files of {name} are not supported; they are written for {', '.join(sorted(GRAPH_FAMILIES))}"
         )
-    return FAMILIES[name]
+    return GRAPH_FAMILIES[name]
 
 
 def parts_of_layers(model: PreTrainedModel) -> list[dict[str, Tensor]]:
     """Returns the tensors of each layer, by the names that Llama gives them."""
-    family = family_of(model)
+    family = graph_family_of(model)
     return [dict(family.layer_parts(layer)) for layer in layers_of(model)]
