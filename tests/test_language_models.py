@@ -102,7 +102,7 @@ def test_a_quality_target_is_kept(target, most, texts):
     result = trimformer.prune(language_model(), TOKENIZER, rows, **{target: most}, **{**OPTIONS, "num_samples": 64})
     assert result.target.measured <= result.target.bound <= most
     assert result.target.samples >= 30
-    scope = "it holds for text of these, too few to tell of others" if texts == 1 else "it holds for data like these"
+    scope = "these are too few documents to generalise to other text" if texts == 1 else "it holds for data like these"
     assert scope in str(result)
     assert ("of 1 document set aside" in str(result)) == (texts == 1)
 

@@ -126,8 +126,8 @@ def test_budgets_that_make_no_sense_are_refused():
     for words, options in {
         "already; ask for less": {"constraint": None, "latency_ms": 1e6},
         "either a constraint or a latency": {"latency_ms": 5.0},
-        "needs the metric 'latency', and to be a positive": {"constraint": None, "latency_ms": 0.0},
-        "'kprune' knows no latency table": {"method": "kprune"},
+        "give a positive number of milliseconds": {"constraint": None, "latency_ms": 0.0},
+        "'kprune' does not support latency budgets": {"method": "kprune"},
     }.items():
         with pytest.raises(TrimformerError, match=words):
             prune_to_latency(**options)
@@ -180,7 +180,7 @@ def test_quality_rows_are_used_neither_for_calibration_nor_for_scores(monkeypatc
     monkeypatch.setattr("trimformer.session.setup.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
     prune_to_quality(max_divergence=10.0)
     data = seen["data"]
-    judged, scored = (set(rows.numbers) for rows in (data.judged.rows, data.scorers[0].rows))
+    judged, scored = (set(rows.numbers) for rows in (data.judged_scorer.rows, data.scorers[0].rows))
     assert not judged & scored
     assert len(judged) == 120
     assert len(data.features) == 60

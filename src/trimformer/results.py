@@ -122,16 +122,16 @@ class QualityTargetReport:
     Attributes:
         kind: "drop" of the score, in points, "divergence", or "perplexity" as a ratio to the dense model's.
         asked: largest value allowed.
-        measured: value on the held-out samples.
+        measured: value on the test samples.
         bound: upper confidence bound of the value.
         confidence: of the bound, as a fraction.
-        samples: number of held-out samples.
+        samples: number of test samples.
         metric: name of the score; None for a divergence without labels.
         tried: verdicts of all models tested, in order; the last is that of this model.
-        judged_on: the held-out samples that the value was measured on, in words.
+        judged_on: the test samples that the value was measured on, in words.
         unjudged_labels: labels that the dense model hardly or never predicts on them; the target does not cover these.
         more_rows: a smaller budget that more test rows could promise; None if none looks good enough.
-        few_documents: number of documents that the samples are blocks of, if too few to tell of others; else None.
+        few_documents: number of documents of the samples, if too few to generalise to other text; else None.
     """
 
     kind: str

@@ -93,7 +93,7 @@ def test_a_memory_budget_is_kept_to_the_byte(quantization, tmp_path):
         ({"memory_mb": 1, "metric": "mac"}, "needs the metric 'memory'"),
         ({"memory_mb": 1, "latency_ms": 3}, "give either a constraint, a latency in ms or a memory in MB"),
         ({"metric": "memory", "gguf": GgufOptions(context=9999)}, "a context of 9999 tokens is longer"),
-        ({"metric": "memory", "method": "kwon2022"}, "needs an allocation that adds up bytes"),
+        ({"metric": "memory", "method": "kwon2022"}, "needs an allocation that counts the bytes"),
         ({"metric": "memory", "method": "flap"}, "does not count the biases that update 'bias' adds"),
         ({"gguf": GgufOptions("q8_0")}, "quantize and context have no effect"),
     ],

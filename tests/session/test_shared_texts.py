@@ -23,8 +23,9 @@ from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
-from trimformer.session.calibration_data import divide_documents, draw_samples
+from trimformer.session.calibration_data import draw_samples
 from trimformer.session.inputs import Inputs
+from trimformer.session.judged_rows import divide_documents
 from trimformer.session.scored_rows import describe_copies
 
 TEXTS = [f"{row['sentence']} {i}" for i, row in enumerate(make_rows(600, seed=5))]
@@ -70,7 +71,7 @@ def drawn(model, tokenizer, rows, target=TARGET, **inputs):
 
 
 def assert_apart(samples):
-    parts = [samples.calibration_rows, samples.judged.rows, *(scorer.rows for scorer in samples.scorers)]
+    parts = [samples.calibration_rows, samples.judged_scorer.rows, *(scorer.rows for scorer in samples.scorers)]
     texts = [{str(row.get("sentence") or row.get("input_ids")) for row in rows} for rows in parts]
     assert all(texts)
     for first, second in combinations(texts, 2):
@@ -86,16 +87,18 @@ def test_copies_of_a_conversation_are_not_judged_where_they_are_calibrated_on():
     rows = [{"prompt": f"{i % 250} and", "completion": TEXTS[i % 250]} for i in range(750)]
     samples = drawn(language_model(), byte_tokenizer(), rows)
     assert_apart(samples)
-    assert samples.judged.num_independent < len(samples.judged.rows)
+    assert samples.judged_scorer.num_independent < len(samples.judged_scorer.rows)
 
 
 @pytest.mark.parametrize(("documents", "is_apart"), [(90, True), (9, False)])
 def test_blocks_of_one_document_are_judged_together_unless_documents_are_few(documents, is_apart):
     letters = np.random.default_rng(0).choice(list("abcdef "), size=(documents, 100_000 // documents))
     samples = drawn(language_model(), byte_tokenizer(), [{"text": "".join(text)} for text in letters])
-    judged, calibrated = ({row[DOCUMENT] for row in part} for part in (samples.judged.rows, samples.calibration_rows))
+    judged, calibrated = (
+        {row[DOCUMENT] for row in part} for part in (samples.judged_scorer.rows, samples.calibration_rows)
+    )
     assert is_apart == (not judged & calibrated)
-    assert samples.judged.num_independent == (len(judged) if is_apart else len(samples.judged.rows))
+    assert samples.judged_scorer.num_independent == (len(judged) if is_apart else len(samples.judged_scorer.rows))
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=400), st.integers(2, 200))
@@ -111,7 +114,7 @@ def test_judged_documents_give_no_block_to_the_calibration(documents, most):
 def test_of_long_documents_many_are_judged():
     letters = np.random.default_rng(0).choice(list("abcdef "), size=(200, 3000))
     samples = drawn(language_model(), byte_tokenizer(), [{"text": "".join(text)} for text in letters])
-    assert 30 <= samples.judged.num_independent <= len(samples.judged.rows) / 5
+    assert 30 <= samples.judged_scorer.num_independent <= len(samples.judged_scorer.rows) / 5
 
 
 def test_few_conversations_in_many_copies_promise_nothing():
@@ -125,7 +128,7 @@ def test_rows_that_are_judged_are_not_calibrated_on():
     model, tokenizer = make_model(num_labels=2), make_tokenizer()
     others = [{"sentence": text} for text in TEXTS[400:500]]
     assert_apart(drawn(model, tokenizer, rows, eval_dataset=others, judge_dataset=rows[100:260]))
-    with pytest.raises(TrimformerError, match="every row to calibrate on holds text of the rows to judge by"):
+    with pytest.raises(TrimformerError, match="every row to calibrate on holds text of the test rows"):
         drawn(model, tokenizer, rows[:200], eval_dataset=rows[200:], judge_dataset=rows)
 
 
@@ -221,9 +224,9 @@ def test_documents_that_are_judged_are_not_calibrated_on(caplog):
     options = DataOptions(num_samples=20, max_length=48)
     inputs = Inputs(language_model(), byte_tokenizer(), texts, judge_dataset=["a preface", *texts[40:]])
     samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
-    assert not any(hold_passages(samples.calibration_rows, samples.judged.rows))
+    assert not any(hold_passages(samples.calibration_rows, samples.judged_scorer.rows))
     same = Inputs(language_model(), byte_tokenizer(), texts, judge_dataset=["a preface", *texts])
-    with pytest.raises(TrimformerError, match="holds text of the rows to judge by"):
+    with pytest.raises(TrimformerError, match="holds text of the test rows"):
         draw_samples(same, inputs.model, inputs.processor, options, 0, TARGET)
     scored = Inputs(language_model(), byte_tokenizer(), texts[:80], eval_dataset=["a preface", *texts[:30]])
     everything = DataOptions(num_samples=500, max_length=48)
@@ -246,8 +249,8 @@ def test_data_that_repeat_themselves_are_judged_with_a_warning(length, repeats, 
     inputs = Inputs(language_model(), byte_tokenizer(), [text, "and another text"])
     samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
     assert any("as the data repeat themselves" in line for line in samples.scored_warnings) == warned
-    assert ("hold text of the rows to judge by and are not calibrated on" in caplog.text) != warned
-    assert any(hold_passages(samples.calibration_rows, samples.judged.rows)) == warned
+    assert ("hold text of the test rows and are not calibrated on" in caplog.text) != warned
+    assert any(hold_passages(samples.calibration_rows, samples.judged_scorer.rows)) == warned
 
 
 def test_many_blocks_are_compared_at_once():
@@ -268,10 +271,10 @@ def test_a_document_that_an_edge_cuts_is_not_on_both_sides(length):
         spans = [block[DOCUMENT_SPAN] for block in blocks]
         return {number for first, _, last in spans for number in range(first, last + 1)}
 
-    judged = documents(samples.judged.rows)
+    judged = documents(samples.judged_scorer.rows)
     assert len(judged) >= 30
     assert not judged & documents(samples.sets[0])
-    written = "".join(byte_tokenizer().decode(block["input_ids"]) for block in samples.judged.rows)
+    written = "".join(byte_tokenizer().decode(block["input_ids"]) for block in samples.judged_scorer.rows)
     assert all(any(texts[i][k : k + 4] in written for k in range(length - 4)) for i in judged)
 
 

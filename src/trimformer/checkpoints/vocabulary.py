@@ -205,7 +205,7 @@ def _find_vocabulary(
         )
     rows, smaller = words(model).num_embeddings, trim_tokenizer(tokenizer, kept)
     lost = unspelled(tokenizer, smaller, kept, rows) if writes_text(model) else set()
-    if lost:  # a reader calls these unknown; a writer would have no way to write them
+    if lost:  # an encoder maps these to [UNK]; a language model could never write them
         kept = needed_ids(tokenizer, {*kept, *lost}, ())
         smaller = trim_tokenizer(tokenizer, kept)
     vocabulary = Vocabulary(kept, rows, smaller)

@@ -8,8 +8,7 @@ from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, load_hub, read_evaluation_rows, read_splits, used_splits
 from trimformer.data.tasks import Task
 from trimformer.options.data import DataOptions
-from trimformer.session.calibration_data import keep_together
-from trimformer.session.scored_rows import is_set_aside
+from trimformer.session.scored_rows import is_set_aside, keep_together
 from trimformer.session.task import named_task, resolve_task
 
 

@@ -1,7 +1,7 @@
 """Measures latency tables in llama.cpp, on a few GGUF files of the model.
 
-What a sublayer takes there is a constant and a time for each row of its matrices, in both phases. So nine whole models
-tell a table: the dense one; those whose feed-forward or attention sublayers have half of their width or the least; one
+A sublayer takes a constant and a time for each row of its matrices, in both phases. So nine whole models determine a
+table: the dense one; those whose feed-forward or attention sublayers have half of their width or the least; one
 of half the width in both; one without half of its layers; one without attention, where llama.cpp runs it; and one
 without any unit. They keep the first units of each sublayer, the embeddings and the vocabulary's matrix, and are timed
 in turns, each as a fraction of the dense model in the same turn. Constants and slopes, one slope below half of the

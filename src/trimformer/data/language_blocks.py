@@ -213,11 +213,11 @@ def model_rows(
     return as_blocks(rows, tokenizer, model.config, columns=options.columns, length=options.length)
 
 
-def _drawn(rows: Rows, most: int | None, seed: int, told: str) -> Rows:
-    """Returns the rows, or as many as `most` of them, drawn at random; then logs `told` with both numbers."""
+def _drawn(rows: Rows, most: int | None, seed: int, message: str) -> Rows:
+    """Returns the rows, or as many as `most` of them, drawn at random; then logs `message` with both numbers."""
     if most is None or len(rows) <= most:
         return rows
-    logger.info(told, most, len(rows))
+    logger.info(message, most, len(rows))
     return Selection(rows, sorted(sample_indices(len(rows), most, seed)))
 
 
@@ -309,7 +309,7 @@ def _joined_documents(documents: Iterable[str], tokenizer: PreTrainedTokenizerBa
             f"the texts have {len(ids):,} tokens in all, less than a block of {length:,} and the next token; give more "
             "text, or shorter blocks with --seq-len"
         )
-    first = None if tokenizer.bos_token_id == end else tokenizer.bos_token_id  # nobody asks a model to begin a document
+    first = None if tokenizer.bos_token_id == end else tokenizer.bos_token_id  # the start token is never predicted
     numbers = number_alike(texts)
     counts = [token != first for token in ids]
     blocks = _cut(ids, counts, length, lambda position: bisect_right(starts, position) - 1, tokenizer.bos_token_id)

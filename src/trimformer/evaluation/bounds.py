@@ -1,6 +1,6 @@
 """Upper confidence bounds of a mean divergence and of the drop of a score.
 
-Both add what the samples may not have shown: samples worse than all others, or one more lost prediction.
+Both add a margin for what the samples may lack: samples worse than all drawn, or one more lost prediction.
 `benchmarks/coverage.py` measures how often the bounds hold.
 """
 
@@ -16,8 +16,8 @@ CONFIDENCE = 0.95
 GROUPS = 50  # of the jackknife
 UNSEEN = 1.5  # divergence of samples that were not drawn, as a multiple of the largest one that was
 
-# The models that may be tested, in this order: power of the predicted budget, allowed probability of error. The powers
-# do not depend on the test samples, so the probability of accepting any bad model is at most the sum.
+# The models that may be tested, in this order: exponent of the predicted budget, allowed probability of error. The
+# exponents do not depend on the test samples, so the probability of accepting any bad model is at most the sum.
 TRIALS = ((1.0, 0.04), (0.5, 0.0075), (0.25, 0.0025))
 
 

@@ -2,7 +2,7 @@
 
 A lost token counts as the tokens that spell it (`trimformer.checkpoints.token_spellings`). A model that loses tokens
 shares their probability out among the others, so its perplexity would fall with every token that the scored text does
-not use. Therefore the pruned model is scored before it loses them: what it gives to lost tokens is gone.
+not use. Therefore the pruned model is scored before it loses them: probability on lost tokens counts as an error.
 """
 
 import logging

@@ -47,7 +47,8 @@ class Scorer:
         name: name of the set, for display.
         rows: rows of the set.
         task: task of the rows.
-        model: the dense model, for its configuration and device; its first passages are right where none are known.
+        model: the dense model, for its configuration and device; where no relevant passage is known, those that it
+            ranks first count.
         processor: the model's tokenizer or processor.
         batch_size: number of samples in a batch; the scores do not depend on it.
 

@@ -108,9 +108,8 @@ def _check_layer(layer: Any) -> None:
     """
     name = type(layer).__name__
     cross = getattr(layer, "add_cross_attention", False)
-    if cross or (
-        getattr(layer, "is_decoder", False) and not hasattr(layer, "layer")
-    ):  # T5's family skips decoder blocks itself
+    skips_decoders = hasattr(layer, "layer")  # T5's family does so itself
+    if cross or (getattr(layer, "is_decoder", False) and not skips_decoders):
         raise TrimformerError(
             f"{name} of this model is configured as a decoder; give a model that uses it as an encoder"
         )

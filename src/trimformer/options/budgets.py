@@ -191,7 +191,7 @@ class SweepBudgetOptions:
         """Checks the list.
 
         Raises:
-            TrimformerError: there is no budget, one is out of range, or they are in no order.
+            TrimformerError: there is no budget, one is out of range, or they are not sorted.
         """
         check_options(self)
         _ = self.requests
@@ -252,9 +252,7 @@ def check_budget(constraint: Any, latency_ms: Any, metric: str | None, memory_mb
     try:
         MILLISECONDS.check(latency_ms, "latency_ms")
     except TrimformerError:
-        raise TrimformerError(
-            f"a latency of {shorten(latency_ms)} ms needs the metric 'latency', and to be a positive number"
-        ) from None
+        raise TrimformerError(f"latency_ms is {shorten(latency_ms)}; give a positive number of milliseconds") from None
 
 
 def check_constraint(constraint: Any) -> None:

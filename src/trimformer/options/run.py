@@ -66,11 +66,11 @@ class RunOptions:
         """
         for method in methods:
             if isinstance(method, WholeMethod) and metric == "latency":
-                raise TrimformerError(f"method '{method.name}' knows no latency table; use the metric 'mac'")
+                raise TrimformerError(f"method '{method.name}' does not support latency budgets; use the metric 'mac'")
             if metric == "memory" and (isinstance(method, WholeMethod) or method.allocation == "global"):
                 raise TrimformerError(
-                    "a memory budget needs an allocation that adds up bytes, such as dp; this method takes each unit "
-                    "of a kind to cost the same"
+                    "a memory budget needs an allocation that counts the bytes of every sublayer, such as dp; this "
+                    "method takes all units of a kind to cost the same"
                 )
             if metric == "memory" and isinstance(method, Method) and method.update == "bias":
                 raise TrimformerError(
@@ -100,10 +100,10 @@ class RunOptions:
             )
 
     def _check_gguf(self, metric: Metric) -> None:
-        """Checks that llama.cpp is used, if anything is said of it.
+        """Checks that options of llama.cpp are given only where llama.cpp is used.
 
         Raises:
-            TrimformerError: it is not.
+            TrimformerError: they have no effect.
         """
         if self.latency.backend == LLAMA_CPP:
             return

@@ -16,9 +16,8 @@ from trimformer.refit.walk_memory import WalkMemory
 
 logger = logging.getLogger(__name__)
 
-_SAVED = (
-    4  # tensors of the hidden size, and of the channels, that a sublayer holds for its backward pass, or as it runs
-)
+# Tensors of the hidden size, and of the channels, that a sublayer holds for its backward pass, or as it runs.
+_SAVED = 4
 _LOGITS = 4  # float32 tensors of the logits' shape: logits, their gradient, its two products
 _CURVE = 4  # float64 matrices of a removal curve: inverse, its successor, updates, factor
 _FIT_SQUARES, _FIT_CROSS = 7, 5  # float64 matrices [channels, channels] and [channels, hidden] of a least-squares fit

@@ -1,4 +1,4 @@
-"""Updates of shrunk models: none, one scale per unit, or a full refit. `UPDATES` lists them by name."""
+"""Updates of shrunk models: none, biases, one scale per unit, or a full refit. `UPDATES` lists them by name."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass

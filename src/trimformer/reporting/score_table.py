@@ -275,7 +275,7 @@ def _target_lines(target: "QualityTargetReport | None") -> list[str]:
     form = ".4f" if target.kind == "divergence" else ".2f"
     return [
         "",
-        f"{label}: {target.measured:{form}}{unit} on {target.samples:,} held-out samples, below "
+        f"{label}: {target.measured:{form}}{unit} on {target.samples:,} test samples, below "
         f"{target.bound:{form}} with {100 * target.confidence:.0f} % confidence; {target.asked:g} was allowed",
         *target_scope(target),
     ]
@@ -289,7 +289,7 @@ def target_scope(target: "QualityTargetReport") -> list[str]:
     labels = target.unjudged_labels
     scope = f"judged on {target.judged_on}; it holds for data like these"
     if target.few_documents is not None:
-        scope = f"judged on {target.judged_on}; it holds for text of these, too few to tell of others"
+        scope = f"judged on {target.judged_on}; these are too few documents to generalise to other text"
     if labels:
         scope += f", and not for the labels that hardly or never occur there: {', '.join(labels)}"
     return [scope, *advice]

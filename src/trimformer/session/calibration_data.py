@@ -1,11 +1,10 @@
 """Draws and encodes the samples of a run, for calibration, for scores and for the test of a quality target."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.vocabulary import Vocabulary
@@ -13,13 +12,10 @@ from trimformer.costs.macs import Positions, layer_lengths
 from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.language_blocks import BlockOptions, model_rows, were_answered
 from trimformer.data.outputs import find_problem, max_batch_tokens
-from trimformer.data.rows import DOCUMENT_SPAN, Rows, Selection, as_rows, is_blocks, joined, shuffled_rows
+from trimformer.data.rows import Rows, Selection, as_rows, is_blocks
 from trimformer.data.splits import (
     check_evaluation_sets,
-    divide,
     find_splits,
-    group_rows,
-    separate_documents,
     used_splits,
 )
 from trimformer.data.tasks import Task
@@ -27,7 +23,6 @@ from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.clusters import FEWEST_DOCUMENTS, count_documents, row_clusters
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
@@ -38,12 +33,13 @@ from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
+from trimformer.session.judged_rows import separate_judged
 from trimformer.session.scored_rows import (
     describe_copies,
     describe_judged,
     describe_scored_rows,
-    hold_text,
     is_set_aside,
+    keep_together,
 )
 from trimformer.session.task import resolve_task
 from trimformer.utils.distributed import shard, world_size
@@ -51,7 +47,6 @@ from trimformer.utils.distributed import shard, world_size
 logger = logging.getLogger(__name__)
 
 MAX_SCORED = 2**15  # tokens of an evaluation set of a language model
-JUDGED = 1  # second part of the seed that draws the rows for a quality target
 
 
 @dataclass(frozen=True)
@@ -68,16 +63,16 @@ class Samples:
         evaluation: number of samples in all evaluation sets.
         blank_dropped: number of rows without a text that are left out of calibration.
         blank_scored: number of rows without a text in the evaluation sets.
-        judged: the set that a quality target is tested on; it shares no sample with the others.
+        judged_scorer: the set that a quality target is tested on; it shares no sample with the others.
         seq_len: mean tokens per text, or positions that the first layer sees of an image or a sound.
         longest: most tokens that a text may have.
         lengths: positions that each sublayer sees of a sample.
         vocabulary: the tokens that the pruned model keeps, where some are dropped.
         small_vocabulary_scorers: the evaluation sets, encoded with the smaller vocabulary.
-        is_judge_data: whether that set was given for this purpose, rather than set aside.
+        is_judge_data: whether the set for the quality target was given, rather than set aside.
         scored_on: the rows of the evaluation sets, in words.
         scored_warnings: why their scores may be too high.
-        small_vocabulary_judged: the set for the quality target, encoded with the smaller vocabulary.
+        small_vocabulary_judged_scorer: the set for the quality target, encoded with the smaller vocabulary.
         lost: what a language model loses with its tokens, on the first evaluation set.
     """
 
@@ -93,10 +88,10 @@ class Samples:
     seq_len: float
     longest: int
     lengths: list[Positions]
-    judged: Scorer | None = None
+    judged_scorer: Scorer | None = None
     vocabulary: Vocabulary | None = None
     small_vocabulary_scorers: Sequence[SmallVocabularyScorer | LanguageVocabularyScorer] = ()
-    small_vocabulary_judged: SmallVocabularyScorer | LanguageVocabularyScorer | None = None
+    small_vocabulary_judged_scorer: SmallVocabularyScorer | LanguageVocabularyScorer | None = None
     lost: LostTokens | None = None
     is_judge_data: bool = False
     scored_on: str = ""
@@ -131,6 +126,84 @@ def draw_samples(
     if find_problem(model) == "language":
         options = replace(options, max_length=blocks.length)
 
+    train, sets, judged = _read_rows(inputs, model, processor, blocks, seed, needs_judged=target is not None)
+    check_evaluation_sets(sets)
+    are_set_aside = is_set_aside(sets)
+    is_drop = target is not None and target.kind == "drop"
+    task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
+    if are_set_aside:
+        (name, aside), *_ = sets.items()
+        train, sets[name] = keep_together(train, aside, task)
+    sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
+    scored_on, scored_warnings = describe_scored_rows(
+        sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
+    )
+    if any(map(were_answered, sets.values())):
+        scored_on += ", answered by the dense model"
+    logger.info("scores are on %s", scored_on)
+    num_samples = options.samples_of(task.problem)
+    if judged is not None and is_drop:
+        check_some_labels(task, judged, "judge_dataset")
+    if target is not None:
+        train, judged, repeats = separate_judged(train, judged, num_samples, seed, task)
+        scored_warnings = [*scored_warnings, *repeats]
+    blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
+    if judged is not None:
+        count_blank_rows("judged", judged, task)
+    before = len(train)
+    train = drop_blank_rows(train, task)
+    calibration_rows = _choose_rows(train, num_samples, seed)
+    scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
+    if judged is not None and inputs.judge_dataset is not None:
+        scored_warnings += describe_judged(judged, sets, task)
+    features = task.encode(calibration_rows, processor, model.config)
+    all_batches = make_batches(features, processor, batch_size, model.device, max_batch_tokens(model))
+    check_padding_token(model, processor, all_batches)
+    batches = _share(all_batches)
+    check_token_ids(model, batches)
+    check_causal(model, batches)
+    seq_len = task.average_length or mean_length(features)
+    lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
+    judged_scorer = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
+    if target is not None and judged_scorer is not None:
+        check_test_samples(target, judged_scorer)
+    return Samples(
+        task=task,
+        sets=[train, *([judged] if judged else []), *sets.values()],
+        calibration_rows=calibration_rows,
+        features=features,
+        batches=batches,
+        scorers=[make_scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
+        evaluation=sum(len(rows) for rows in sets.values()),
+        blank_dropped=before - len(train),
+        blank_scored=blank,
+        judged_scorer=judged_scorer,
+        seq_len=seq_len if "input_ids" in batches[0] else lengths[0].length,
+        longest=task.length_limit(processor, model.config),
+        lengths=lengths,
+        is_judge_data=inputs.judge_dataset is not None,
+        scored_on=scored_on,
+        scored_warnings=scored_warnings,
+    )
+
+
+def _read_rows(
+    inputs: Inputs, model: PreTrainedModel, processor: Any, blocks: BlockOptions, seed: int, *, needs_judged: bool
+) -> tuple[Rows, dict[str, Rows], Rows | None]:
+    """Reads the rows to calibrate on, the evaluation sets by name and, if given and needed, the rows of a quality test.
+
+    Args:
+        inputs: gives the rows.
+        model: the model that is pruned.
+        processor: its tokenizer or processor.
+        blocks: how text becomes blocks of tokens.
+        seed: draws the rows to score on where there is no validation split.
+        needs_judged: whether there is a quality target.
+
+    Raises:
+        TrimformerError: the rows cannot be used.
+    """
+
     def prepared(rows: Rows, options: BlockOptions = blocks) -> Rows:
         return model_rows(model, processor, rows, options)
 
@@ -150,75 +223,24 @@ def draw_samples(
         named = inputs.eval_dataset if _are_sets(inputs.eval_dataset, given) else {"validation": inputs.eval_dataset}
         train = prepared(given)
         sets = {name: prepared_set(rows, "eval_dataset") for name, rows in named.items()}
-    check_evaluation_sets(sets)
-    are_set_aside = is_set_aside(sets)
     judged: Rows | None = None
-    if target is not None and inputs.judge_dataset is not None:
+    if needs_judged and inputs.judge_dataset is not None:
         judged = prepared_set(inputs.judge_dataset, "judge_dataset", blocks.of_all_rows())
-    is_drop = target is not None and target.kind == "drop"
-    task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
-    if are_set_aside:
-        (name, aside), *_ = sets.items()
-        train, sets[name] = keep_together(train, aside, task)
-    sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
-    scored_on, scored_warnings = describe_scored_rows(
-        sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
-    )
-    if any(map(were_answered, sets.values())):
-        scored_on += ", answered by the dense model"
-    logger.info("scores are on %s", scored_on)
-    num_samples = options.samples_of(task.problem)
-    if judged is not None and target is not None and target.kind == "drop":
-        check_some_labels(task, judged, "judge_dataset")
-    if target is not None:
-        if judged is None:
-            train, judged = _set_aside(train, num_samples, seed, task)
-        if inputs.judge_dataset is not None or is_blocks(train):
-            train, repeats = _without(train, judged, task, is_given=inputs.judge_dataset is not None)
-            scored_warnings = [*scored_warnings, *repeats]
-    blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
-    if judged is not None:
-        count_blank_rows("judged", judged, task)
-    before = len(train)
-    train = drop_blank_rows(train, task)
+    return train, sets, judged
+
+
+def _choose_rows(train: Rows, num_samples: int, seed: int) -> Rows:
+    """Draws the rows to calibrate on.
+
+    Raises:
+        TrimformerError: there are too few.
+    """
     chosen = sample_indices(len(train), num_samples, seed)
     if len(chosen) < num_samples:
         logger.warning("the data has %d rows to calibrate on, fewer than %d: all are used", len(chosen), num_samples)
     if len(chosen) < 2:
         raise TrimformerError(f"{len(chosen)} calibration samples are too few; give at least 2")
-    calibration_rows = Selection(train, chosen)
-    scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
-    if judged is not None and inputs.judge_dataset is not None:
-        scored_warnings += describe_judged(judged, sets, task)
-    features = task.encode(calibration_rows, processor, model.config)
-    all_batches = make_batches(features, processor, batch_size, model.device, max_batch_tokens(model))
-    check_padding_token(model, processor, all_batches)
-    batches = _share(all_batches)
-    check_token_ids(model, batches)
-    check_causal(model, batches)
-    seq_len = task.average_length or mean_length(features)
-    lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
-    judges = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
-    if target is not None and judges is not None:
-        check_test_samples(target, judges)
-    return Samples(
-        task=task,
-        sets=[train, *([judged] if judged else []), *sets.values()],
-        calibration_rows=calibration_rows,
-        features=features,
-        batches=batches,
-        scorers=[make_scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
-        evaluation=sum(len(rows) for rows in sets.values()),
-        blank_dropped=before - len(train),
-        blank_scored=blank,
-        judged=judges,
-        seq_len=seq_len if "input_ids" in batches[0] else lengths[0].length,
-        longest=task.length_limit(processor, model.config),
-        lengths=lengths,
-        is_judge_data=inputs.judge_dataset is not None,
-        scored_on=scored_on,
-        scored_warnings=scored_warnings,
-    )
+    return Selection(train, chosen)
 
 
 def limit_blocks(rows: Rows, seed: int) -> Rows:
@@ -228,105 +250,6 @@ def limit_blocks(rows: Rows, seed: int) -> Rows:
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
     chosen = sample_indices(len(rows), max(2, round(MAX_SCORED / mean)), seed)
     return Selection(rows, sorted(chosen)) if len(chosen) < len(rows) else rows
-
-
-def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Rows, Rows]:
-    """Splits rows into those to calibrate on and those to test a target on: twice `num_samples`, at most half.
-
-    Rows that share a text stay together.
-    """
-    order, clusters = shuffled_rows(train, np.random.default_rng([seed, JUDGED])), row_clusters(train, task)
-    if is_blocks(train):
-        spans = [block.get(DOCUMENT_SPAN, (0, 0, 0)) for block in train]
-        cut = {i for i, (first, _, last) in enumerate(spans) if first != last}
-        judged, kept = divide_documents(order, 2 * num_samples, clusters, cut)
-        if count_documents(train) >= FEWEST_DOCUMENTS:
-            judged, kept = separate_documents(judged, kept, train)
-    else:
-        judged, kept = divide(order, min(2 * num_samples, len(train) // 2), clusters)
-    return Selection(train, sorted(kept)), Selection(train, judged)
-
-
-def divide_documents(
-    order: Sequence[int], most: int, documents: Sequence[int], cut: Collection[int] = ()
-) -> tuple[list[int], list[int]]:
-    """Divides blocks of tokens into some to judge by and those to calibrate on, which are of other documents.
-
-    So that many documents are judged, each gives at most a `FEWEST_DOCUMENTS`-th of `most` blocks; its others fill up
-    what is missing then, or are left out of both. Judged documents hold at most half of all blocks.
-
-    Args:
-        order: positions of the blocks.
-        most: largest number of blocks to judge by.
-        documents: document of each block.
-        cut: positions of blocks that hold parts of other documents, too; they are judged last.
-    """
-    share, held = max(1, most // FEWEST_DOCUMENTS), 0
-    judged: list[int] = []
-    others: list[int] = []
-    kept: list[int] = []
-    for blocks in group_rows(order, documents):
-        blocks.sort(key=cut.__contains__)
-        part = blocks[:share]
-        if len(judged) + len(part) <= most and held + len(blocks) <= len(order) // 2:
-            judged += part
-            others += blocks[share:]
-            held += len(blocks)
-        else:
-            kept += blocks
-    return [*judged, *others[: most - len(judged)]], kept
-
-
-def keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
-    """Divides rows that were set aside one by one again, so that they share no text with the others.
-
-    Rows that are divided so already stay as they are.
-
-    Returns:
-        The rows to calibrate on and those set aside; as they are if no two rows share a text.
-    """
-    if not isinstance(train, Selection) or not isinstance(aside, Selection):
-        return train, aside
-    rows = joined(aside, train)
-    clusters = row_clusters(rows, task)
-    if max(clusters) + 1 == len(rows):
-        return train, aside
-    chosen, kept = divide(range(len(rows)), len(aside), clusters)
-    return Selection(rows, kept), Selection(rows, chosen)
-
-
-def _without(train: Rows, judged: Rows, task: Task, *, is_given: bool) -> tuple[Rows, list[str]]:
-    """Returns the training rows that are no copies of rows that a target is tested on, and share no passage with them.
-
-    Data that repeat themselves keep all rows, with a warning for the report.
-
-    Args:
-        train: rows to calibrate on.
-        judged: rows to test on.
-        task: what their columns mean.
-        is_given: whether they were given for this purpose, rather than set aside.
-
-    Raises:
-        TrimformerError: all of them are, and the rows to test on were given.
-    """
-    kept = [i for i, is_copy in enumerate(hold_text(train, judged, task)) if not is_copy]
-    if len(kept) == len(train):
-        return train, []
-    if is_given and len(kept) < 2:
-        raise TrimformerError(
-            "every row to calibrate on holds text of the rows to judge by (--judge-data), so none is left; give other "
-            "rows to judge by, or leave it out and rows are set aside"
-        )
-    lost = len(train) - len(kept)
-    if not is_given and 2 * lost > len(train):
-        line = (
-            f"{lost:,} of {len(train):,} blocks to calibrate on hold text of those to judge by, as the data repeat "
-            "themselves; they stay, so the promise may be too good for other text"
-        )
-        return train, [line]
-    log = logger.warning if 2 * lost > len(train) else logger.info
-    log("%d of %d rows hold text of the rows to judge by and are not calibrated on", lost, len(train))
-    return Selection(train, kept), []
 
 
 def _are_splits(data: Any) -> bool:

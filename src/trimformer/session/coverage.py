@@ -45,12 +45,11 @@ def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> C
     texts: dict[str, TextCoverage] = {}
     tokens = embeddings = None
     if tokenizer is not None and "input_ids" in data.features[0]:
-        limit = (
-            0 if isinstance(data.task, SpanTask | EncodedTask | LanguageTask) else data.longest
-        )  # nothing of these is cut
+        is_cut = not isinstance(data.task, SpanTask | EncodedTask | LanguageTask)
+        limit = data.longest if is_cut else 0
         sets = {"calibration": data.features, **{scorer.name: scorer.features for scorer in data.scorers}}
-        if data.judged is not None:
-            sets.setdefault(data.judged.name, data.judged.features)
+        if data.judged_scorer is not None:
+            sets.setdefault(data.judged_scorer.name, data.judged_scorer.features)
         texts = {name: text_coverage(features, tokenizer, limit) for name, features in sets.items()}
         table = token_table(model)
         tokens, embeddings = len(tokenizer), None if table is None else table.num_embeddings

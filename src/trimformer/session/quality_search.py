@@ -1,7 +1,7 @@
 """Searches the smallest model that keeps a quality target.
 
-The budget is predicted on calibration samples only; the samples of the test judge no more than three models. The
-allowed error is shared out among these, so the promise holds with 95 % confidence however many are judged.
+The budget is predicted on calibration samples only; at most three models are tested on the test rows. The allowed
+error is shared out among these, so the promise holds with 95 % confidence however many are tested.
 """
 
 import logging
@@ -127,7 +127,7 @@ def _predict(session: Session, method: AnyMethod) -> tuple[float, list[Verdict]]
 
 def _screen(session: Session, test_samples: int, indices: list[int]) -> Callable[[Pruned, float], Verdict]:
     """Returns a function that predicts a candidate's verdict from the calibration samples of these indices."""
-    data, judged = session.data, session.data.judged
+    data, judged = session.data, session.data.judged_scorer
     assert session.target is not None
     assert judged is not None
     rows = Selection(data.calibration_rows, _whole_rows(data, indices))
@@ -168,13 +168,13 @@ def _quality_test(session: Session) -> QualityTest:
     """Returns the test of the session's target."""
     data, backend = session.data, session.unit_costs.latency.backend
     assert session.target is not None
-    assert data.judged is not None
-    return QualityTest(session.target, data.judged, session.model, backend, data.small_vocabulary_judged)
+    assert data.judged_scorer is not None
+    return QualityTest(session.target, data.judged_scorer, session.model, backend, data.small_vocabulary_judged_scorer)
 
 
 def _independent_samples(session: Session) -> int:
     """Returns the number of independent samples that the target is tested on."""
-    return session.data.judged.num_independent if session.data.judged else 0
+    return session.data.judged_scorer.num_independent if session.data.judged_scorer else 0
 
 
 def _effective_samples(session: Session) -> int:
@@ -183,7 +183,7 @@ def _effective_samples(session: Session) -> int:
     The blocks of a document are alike to a degree that the calibration samples, mostly one block of each, do not show;
     the number is taken to be the geometric mean of blocks and documents.
     """
-    judged = session.data.judged
+    judged = session.data.judged_scorer
     assert judged is not None
     blocks = len(judged.rows) if isinstance(judged, LanguageScorer) else judged.num_independent
     return round(math.sqrt(judged.num_independent * blocks))
@@ -191,13 +191,13 @@ def _effective_samples(session: Session) -> int:
 
 def _documents(session: Session) -> int:
     """Returns the number of documents that the tested blocks of tokens are of; 0 if it is not known."""
-    judged = session.data.judged
+    judged = session.data.judged_scorer
     return count_documents(judged.rows) if isinstance(judged, LanguageScorer) else 0
 
 
 def _describe_samples(session: Session) -> str:
     """Names the samples that the target is tested on, with their documents where they are blocks of tokens."""
-    judged, documents = session.data.judged, _documents(session)
+    judged, documents = session.data.judged_scorer, _documents(session)
     if judged is None or not documents:
         return f"{_independent_samples(session):,} samples"
     return f"{len(judged.rows):,} blocks of {documents:,} document{'s' * (documents > 1)}"

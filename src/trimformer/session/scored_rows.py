@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trimformer.data.rows import Rows, Selection, is_blocks
+from trimformer.data.rows import Rows, Selection, is_blocks, joined
 from trimformer.data.shared_passages import hold_passages
+from trimformer.data.splits import divide
 from trimformer.data.tasks import Task
 from trimformer.errors import in_unicode
-from trimformer.evaluation.clusters import row_inputs
+from trimformer.evaluation.clusters import row_clusters, row_inputs
 
 _TRAIN = "train"
 _FEW = 0.05  # share of scored rows that may be calibrated on, too: short texts occur twice by themselves
@@ -58,24 +59,24 @@ def hold_text(rows: Rows, others: Rows, task: Task) -> list[bool]:
 
 def describe_copies(calibration: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
     """Returns a warning if many of the rows to score on are copies of calibration rows, or share passages with them."""
-    told = "hold text that is calibrated on, so their scores may be too high; give other rows"
-    return _describe_shared(calibration, sets, task, told)
+    ending = "hold text that is calibrated on, so their scores may be too high; give other rows"
+    return _describe_shared(calibration, sets, task, ending)
 
 
 def describe_judged(judged: Rows, sets: Mapping[str, Rows], task: Task) -> list[str]:
     """Returns a warning if many of the rows to score on are also among those that the quality target is tested on."""
-    told = (
+    ending = (
         "are also among those that the quality target is tested on, so they had a part in the choice of the model; "
         "give other rows"
     )
-    return _describe_shared(judged, sets, task, told)
+    return _describe_shared(judged, sets, task, ending)
 
 
-def _describe_shared(others: Rows, sets: Mapping[str, Rows], task: Task, told: str) -> list[str]:
-    """Returns a warning that ends in `told` if many of the rows to score on hold text of other rows."""
+def _describe_shared(others: Rows, sets: Mapping[str, Rows], task: Task, ending: str) -> list[str]:
+    """Returns a warning that ends in `ending` if many of the rows to score on hold text of other rows."""
     scored = [flag for rows in sets.values() for flag in hold_text(rows, others, task)]
     count = sum(scored)
-    return [f"{count:,} of {len(scored):,} rows to score on {told}"] if count > _FEW * len(scored) else []
+    return [f"{count:,} of {len(scored):,} rows to score on {ending}"] if count > _FEW * len(scored) else []
 
 
 def is_set_aside(sets: Mapping[str, Rows]) -> bool:
@@ -103,3 +104,21 @@ def _inside(path: str) -> list[Path]:
 
 def _is_train(name: Any) -> bool:
     return name is not None and str(name).lower().startswith(_TRAIN)
+
+
+def keep_together(train: Rows, aside: Rows, task: Task) -> tuple[Rows, Rows]:
+    """Divides rows that were set aside one by one again, so that they share no text with the others.
+
+    Rows that are divided so already stay as they are.
+
+    Returns:
+        The rows to calibrate on and those set aside; as they are if no two rows share a text.
+    """
+    if not isinstance(train, Selection) or not isinstance(aside, Selection):
+        return train, aside
+    rows = joined(aside, train)
+    clusters = row_clusters(rows, task)
+    if max(clusters) + 1 == len(rows):
+        return train, aside
+    chosen, kept = divide(range(len(rows)), len(aside), clusters)
+    return Selection(rows, kept), Selection(rows, chosen)

@@ -43,8 +43,8 @@ from trimformer.refit.memory_estimate import warn_of_memory
 from trimformer.results import CoverageReport
 from trimformer.session.calibration_data import Samples, draw_samples
 from trimformer.session.coverage import count_labels, list_labels, measure_coverage, special_ids
-from trimformer.session.fewer_tokens import with_fewer_tokens
 from trimformer.session.inputs import Inputs
+from trimformer.session.smaller_vocabulary import with_smaller_vocabulary
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
 from trimformer.utils.distributed import decide, is_main, world_size
 from trimformer.utils.environment import resolve_device, warn_slow_dtype
@@ -155,7 +155,7 @@ def set_up(
         unjudged_labels = _unjudged_labels(model, processor, data)
     if options.model.vocabulary is not None:
         with timer("vocabulary"):
-            data = with_fewer_tokens(model, processor, data, texts, target)
+            data = with_smaller_vocabulary(model, processor, data, texts, target)
         if data.lost is not None and data.lost.warning:
             coverage = replace(coverage, warnings=[*coverage.warnings, data.lost.warning])
     unit_costs = find_unit_costs(model, data, metric, latency, timer, requests, options.gguf)
@@ -234,7 +234,7 @@ def _polish_inputs(
     model: PreTrainedModel, processor: Any, data: Samples, options: RunOptions, latency: LatencyOptions
 ) -> PolishInputs:
     """Draws the samples to polish on, which are none of those that score or test a model."""
-    tested = [*data.scorers, *([data.judged] if data.judged else [])]
+    tested = [*data.scorers, *([data.judged_scorer] if data.judged_scorer else [])]
     return draw_polish_inputs(
         model,
         processor,
@@ -274,15 +274,15 @@ def check_llama_cpp(model: PreTrainedModel, methods: Sequence[AnyMethod], metric
 
 def _unjudged_labels(model: PreTrainedModel, processor: Any, data: Samples) -> list[str]:
     """Returns and logs the labels that the quality target cannot cover, as its samples hardly or never show them."""
-    if data.judged is None or not is_main():
+    if data.judged_scorer is None or not is_main():
         return []
-    labels, _ = count_labels(model, data.judged.batches, special_ids(find_tokenizer(processor)))
+    labels, _ = count_labels(model, data.judged_scorer.batches, special_ids(find_tokenizer(processor)))
     if labels is None or not labels.missing:
         return []
     logger.warning(
         "on the %d samples to judge by, the dense model never or hardly predicts %d of its %d labels (%s): the quality "
         "target does not cover these; add rows in which they occur",
-        len(data.judged.rows),
+        len(data.judged_scorer.rows),
         len(labels.missing),
         len(labels.counts),
         list_labels(labels.missing),

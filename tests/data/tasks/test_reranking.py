@@ -13,7 +13,7 @@ from trimformer.data.tasks.reranking import settle_candidates
 from trimformer.evaluation.agreement import paired_interval
 from trimformer.evaluation.model_outputs import unbatch
 from trimformer.evaluation.scores import Scorer, compare, score
-from trimformer.session.calibration_data import _set_aside
+from trimformer.session.judged_rows import _set_aside
 
 TEXTS = list(dict.fromkeys(row["sentence"] for row in make_rows(220, seed=2)))
 QUERIES, PASSAGES = TEXTS[:50], TEXTS[50:]

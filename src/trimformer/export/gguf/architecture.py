@@ -302,10 +302,8 @@ def _rope_factors(model: PreTrainedModel, architecture: str) -> Tensor | None:
     """
     settings = rotary(model)
     module: Any = getattr(model.base_model, "rotary_emb", None)
-    if settings is None or not hasattr(
-        module, "inv_freq"
-    ):  # Gemma 3 has two, both checked to be as they are by default
-        return None
+    if settings is None or not hasattr(module, "inv_freq"):
+        return None  # Gemma 3 has two, both checked to be as they are by default
     powers = torch.arange(0, settings.channels, 2, dtype=torch.float64) / settings.channels
     factors = settings.theta**-powers / module.inv_freq.double().cpu()
     if bool((abs(factors - 1) < 1e-5).all()):

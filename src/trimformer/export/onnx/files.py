@@ -92,8 +92,8 @@ def _check_outputs(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     outputs = predict(model, list(numbered_batches(batches)))
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
         raise TrimformerError(
-            f"the outputs of {type(model).__name__} are not finite numbers: its weights overflow in float32; mend the "
-            "checkpoint before it is exported"
+            f"the outputs of {type(model).__name__} are not finite numbers: its weights overflow in float32; repair "
+            "the checkpoint before exporting it"
         )
 
 

@@ -25,7 +25,7 @@ from trimformer.utils.distributed import decide, on_main
 logger = logging.getLogger(__name__)
 
 
-def with_fewer_tokens(
+def with_smaller_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: Samples,
@@ -44,27 +44,30 @@ def with_fewer_tokens(
     """
     check_texts(data.task)
     if find_problem(model) == "language":
-        return _with_fewer_to_write(model, tokenizer, data, texts, target)
-    judged_rows = data.judged.rows if data.judged and find_problem(model) not in ("tokens", "span") else None
+        return _with_smaller_language_vocabulary(model, tokenizer, data, texts, target)
+    judged = data.judged_scorer
+    test_rows = judged.rows if judged is not None and find_problem(model) not in ("tokens", "span") else None
     vocabulary = (
-        vocabulary_of_rows(model, tokenizer, [rows for rows in data.sets if rows is not judged_rows], data.task)
+        vocabulary_of_rows(model, tokenizer, [rows for rows in data.sets if rows is not test_rows], data.task)
         if texts is None
         else vocabulary_of_texts(model, tokenizer, texts)
     )
     logger.info("%d of %d tokens stay", len(vocabulary.kept_ids), vocabulary.dense_size)
     scorers = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in data.scorers]
-    judged = SmallVocabularyScorer(data.judged, vocabulary, model) if data.judged else None
-    return replace(data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged=judged)
+    small_judged = SmallVocabularyScorer(judged, vocabulary, model) if judged else None
+    return replace(
+        data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged_scorer=small_judged
+    )
 
 
-def _with_fewer_to_write(
+def _with_smaller_language_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: Samples,
     texts: Sequence[str] | None,
     target: QualityTarget | None,
 ) -> Samples:
-    """Like `with_fewer_tokens`, for language models."""
+    """Like `with_smaller_vocabulary`, for language models."""
     vocabulary = (
         vocabulary_of_blocks(model, tokenizer, data.sets[0])
         if texts is None
@@ -73,8 +76,8 @@ def _with_fewer_to_write(
     dense = [scorer for scorer in data.scorers if isinstance(scorer, LanguageScorer)]
     scorers = [LanguageVocabularyScorer(scorer, vocabulary, model) for scorer in dense]
     judged = None
-    if isinstance(data.judged, LanguageScorer):
-        judged = LanguageVocabularyScorer(data.judged, vocabulary, model)
+    if isinstance(data.judged_scorer, LanguageScorer):
+        judged = LanguageVocabularyScorer(data.judged_scorer, vocabulary, model)
     lost = decide(lambda: measure_lost(dense[0], vocabulary, model, tokenizer))
     logger.info(
         "%s of %s tokens stay; on the scored text the dense model gives %.2f %% of its next-token probability to the "
@@ -88,13 +91,13 @@ def _with_fewer_to_write(
     if lost.warning:
         logger.warning("%s", lost.warning)
     if target is not None:
-        on_main(lambda: _check_reachable(target, dense[0], scorers[0], model))
+        on_main(lambda: _check_target_reachable(target, dense[0], scorers[0], model))
     return replace(
-        data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged=judged, lost=lost
+        data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged_scorer=judged, lost=lost
     )
 
 
-def _check_reachable(
+def _check_target_reachable(
     target: QualityTarget, dense: LanguageScorer, scorer: LanguageVocabularyScorer, model: PreTrainedModel
 ) -> None:
     """Checks, before the long work, that the lost tokens alone do not cost more than the quality to keep allows.
@@ -110,6 +113,6 @@ def _check_reachable(
     )
     if measured > target.most:
         raise TrimformerError(
-            f"with this vocabulary alone, nothing pruned, the {target.kind} is {measured:.3g} on the scored text, more "
-            f"than max_{target.kind} {target.most:g}; allow more, give more texts with vocabulary, or leave it out"
+            f"before any pruning, this vocabulary alone gives a {target.kind} of {measured:.3g} on the scored text, "
+            f"above max_{target.kind} {target.most:g}; allow more, give more texts with vocabulary, or leave it out"
         )
