@@ -369,6 +369,7 @@ class PruningResult:
         latency: of both models.
         serving: ONNX files of both models; empty if none were written.
         gguf: GGUF files of both models; empty if none were written.
+        gguf_notes: what a user of the pruned model's files has to know.
         processor: tokenizer or processor of the pruned model.
         vocabulary: reduction of the vocabulary; None if it was not reduced.
         target: quality target and its evidence; None without a target.
@@ -395,6 +396,7 @@ class PruningResult:
     latency: LatencyReport | None = None
     serving: list[Served] = field(default_factory=list)
     gguf: list[ComparedGguf] = field(default_factory=list)
+    gguf_notes: list[str] = field(default_factory=list)
     processor: Any = None
     vocabulary: VocabularyReport | None = None
     target: QualityTargetReport | None = None
@@ -424,7 +426,7 @@ class PruningResult:
         """Returns all figures as plain values for JSON; docs/results.md explains the keys."""
         names = (
             "task", "method", "budget", "target", "samples", "scores", "sizes", "vocabulary", "latency", "serving",
-            "gguf", "polish", "cost", "machine", "changed", "coverage", "agreement", "change_ci95",
+            "gguf", "gguf_notes", "polish", "cost", "machine", "changed", "coverage", "agreement", "change_ci95",
         )  # fmt: skip
         figures = {name: _plain(getattr(self, name)) for name in names}
         if figures["scores"]:

@@ -1,20 +1,41 @@
 """What Transformers does not read of a GGUF file is read here, or refused."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    Gemma2Config,
+    GenerationConfig,
+    Phi3Config,
+    StableLmConfig,
+    Starcoder2Config,
+)
 
 from testing.language import language_model
+from tests.export.gguf.models import make_one_size, tokenizer
 from tests.export.gguf.tokenizers import KINDS, wrapped
 from trimformer import load, save
+from trimformer.checkpoints.gguf_input import _read_end_tokens, _read_settings
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.export import export_gguf
 from trimformer.export.gguf.tokenizer import _SPLITS
+from trimformer.export.gguf.verify import run_process
 
 TOKENIZER = wrapped(KINDS["llama"]())
 LLAMA_3 = {"rope_type": "llama3", "rope_theta": 10_000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+class Contents:
+    """The fields of a GGUF file."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    def get_field(self, name: str) -> Any:
+        return SimpleNamespace(contents=lambda: self._fields[name]) if name in self._fields else None
 
 
 def written(folder: Any, family: str, **overrides: Any) -> Any:
@@ -75,6 +96,59 @@ def test_the_rotary_scaling_of_llama_3_is_found_in_its_divisors(tmp_path: Any, f
 def test_a_file_without_scaling_is_read_as_it_is(tmp_path: Any, family: str) -> None:
     model, path = written(tmp_path, family)
     assert difference(model, load(path)[0]) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Gemma3"])
+def test_settings_that_transformers_does_not_read_are_those_of_the_file(tmp_path: Any, family: str) -> None:
+    model = make_one_size(family)  # with soft caps, bases and a scale of attention that are no defaults
+    path = export_gguf(model, tokenizer(), tmp_path, ["f32"], verified=False).files[0].path
+    assert difference(model, load(path)[0]) < 1e-4
+
+
+def test_a_scale_of_attention_that_no_file_holds_is_that_of_a_head_but_for_the_largest_gemmas() -> None:
+    for layers, expected in ((26, 64), (46, 144)):
+        config = Gemma2Config(hidden_size=4608, num_attention_heads=32, head_dim=64, num_hidden_layers=layers)
+        _read_settings(Contents({"general.architecture": "gemma2"}), config)
+        assert config.query_pre_attn_scalar == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "setting", "name", "value"),
+    [
+        (Starcoder2Config(), "rope.freq_base", "rope_parameters.rope_theta", 48.0),
+        (Starcoder2Config(), "attention.layer_norm_epsilon", "norm_epsilon", 0.5),
+        (Phi3Config(), "attention.sliding_window", "sliding_window", 48),
+    ],
+)
+def test_settings_of_families_that_are_only_read(config: Any, setting: str, name: str, value: float) -> None:
+    _read_settings(Contents({"general.architecture": "x", f"x.{setting}": value}), config)
+    found: Any = config
+    for part in name.split("."):
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
+    assert found == value
+
+
+def test_the_part_of_a_head_that_is_rotated_is_that_of_the_file() -> None:
+    config = StableLmConfig(hidden_size=128, num_attention_heads=4)
+    _read_settings(Contents({"general.architecture": "x", "x.rope.dimension_count": 16}), config)
+    assert config.rope_parameters["partial_rotary_factor"] == 0.5
+
+
+@pytest.mark.parametrize("chat", ["The capital", "  two  spaces", "<|im_start|>user\nThe capital<|im_end|>\n"])
+def test_sentencepiece_texts_are_split_as_llama_cpp_splits_them(tmp_path: Any, chat: str) -> None:
+    original = wrapped(KINDS["llama"]())
+    original.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    model = language_model("Llama", vocab_size=len(original), bos_token_id=1, eos_token_id=2)
+    path = export_gguf(model, original, tmp_path, ["f32"], verified=False).files[0].path
+    job = {"file": str(path), "threads": 1, "context": 64, "prompts": [], "tokens": 1, "top": 1, "chat": None}
+    (ids,) = run_process({**job, "texts": [(chat, False)]})["token_ids"]
+    assert load(path)[1](chat, add_special_tokens=False)["input_ids"] == ids
+
+
+def test_tokens_that_end_a_turn_end_generation() -> None:
+    config = GenerationConfig(eos_token_id=2)
+    _read_end_tokens(Contents({"tokenizer.ggml.eot_token_id": 7, "tokenizer.ggml.eom_token_id": 2}), config)
+    assert config.eos_token_id == [2, 7]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -22,10 +22,19 @@ from trimformer.utils.packages import check_packages
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".gguf"
+_SPACE = "\u2581"  # of SentencePiece
 _ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies
 # Names of llama.cpp for GPT-2's split of texts into words, and for single digits before it.
 _GPT_2_SPLITS = ("gpt-2", "gigachat", "jais", "mellum", "mpt", "olmo", "phi-2")
 _DIGIT_SPLITS = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
+_SETTINGS = {  # of a file -> names in configs
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+    "attention.sliding_window": ("sliding_window",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+}
+_LARGEST_GEMMAS = {"gemma2": 46, "gemma3": 62}  # layers of those whose scale of attention is not that of a head
 _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
@@ -49,12 +58,14 @@ def load_gguf(path: str | Path, dtype: torch.dtype | None = None) -> tuple[PreTr
         packed = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype="float32")
     vars(packed.config).pop("quantization_config", None)  # of the file; the weights in memory are plain
     file = _open(path)
+    _read_settings(file, packed.config)
     _read_rope(file, packed.config, path)
     _read_split(file, tokenizer, path)
     model_class = getattr(transformers, type(packed).__name__)
     model: PreTrainedModel = model_class(packed.config).eval()
     model.load_state_dict(packed.state_dict())
     model.generation_config = packed.generation_config
+    _read_end_tokens(file, model.generation_config)
     model.config.architectures = [model_class.__name__]
     model.config._name_or_path = str(path)
     _check_whole(file, model, path)
@@ -75,6 +86,41 @@ def _open(path: str | Path) -> Any:
 def _setting(file: Any, name: str) -> Any:
     """Returns a setting of the file's architecture; None if it has none of this name."""
     return _contents(file, f"{_contents(file, 'general.architecture')}.{name}")
+
+
+def _read_settings(file: Any, config: PreTrainedConfig) -> None:
+    """Writes settings of the file into the config where Transformers leaves a default of its own."""
+    for key, names in _SETTINGS.items():
+        value = _setting(file, key)
+        name = next((name for name in names if hasattr(config, name)), None)
+        if value is not None and name is not None and not _is_close(getattr(config, name), value):
+            setattr(config, name, value)
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    full, sliding = rope.get("full_attention", rope), rope.get("sliding_attention", {})  # Gemma 3 has two
+    for part, key in ((full, "rope.freq_base"), (sliding, "rope.freq_base_swa")):
+        value = _setting(file, key)
+        if part and value is not None and not _is_close(part.get("rope_theta"), value):
+            part["rope_theta"] = value
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    rotated = _setting(file, "rope.dimension_count")
+    if full and rotated is not None and rotated != int(size * full.get("partial_rotary_factor", 1.0)):
+        full["partial_rotary_factor"] = rotated / size
+    if hasattr(config, "query_pre_attn_scalar"):  # no file holds it; llama.cpp tells the largest Gemmas by their layers
+        is_largest = config.num_hidden_layers == _LARGEST_GEMMAS.get(config.model_type.removesuffix("_text"))
+        config.query_pre_attn_scalar = config.hidden_size // heads if is_largest else size
+
+
+def _is_close(a: Any, b: Any) -> bool:
+    """Whether a value of a config is that of a file, which holds it in float32."""
+    return a is not None and math.isclose(a, b, rel_tol=1e-6)
+
+
+def _read_end_tokens(file: Any, config: Any) -> None:
+    """Adds the tokens that end a turn or a message to those that end generation."""
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    more = (_contents(file, f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom"))
+    config.eos_token_id = list(dict.fromkeys(end for end in (*ends, *more) if end is not None)) or None
 
 
 def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
@@ -102,13 +148,24 @@ def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
 
 
 def _read_split(file: Any, tokenizer: Any, path: str | Path) -> None:
-    """Gives a byte-level tokenizer the file's split into words where Transformers does not know it and takes GPT-2's.
+    """Gives a tokenizer the file's split into words where Transformers takes another one.
+
+    That of a byte-level tokenizer is GPT-2's where Transformers does not know the file's. A SentencePiece tokenizer
+    puts a space before every text between special tokens in llama.cpp, and only before the first in Transformers.
 
     Raises:
         TrimformerError: the split is not known here either.
     """
-    kind, name = (_contents(file, f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    kind, name, spaces = (_contents(file, f"tokenizer.ggml.{key}") for key in ("model", "pre", "add_space_prefix"))
     backend = tokenizer.backend_tokenizer
+    if kind == "t5":
+        raise TrimformerError(
+            f"'{path}' has a tokenizer of T5's kind, which Transformers reads without line ends; give the original "
+            "checkpoint"
+        )
+    if kind == "llama" and spaces is not False:
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
+        backend.pre_tokenizer = None
     if kind != "gpt2" or name in _GPT_2_SPLITS or not isinstance(backend.pre_tokenizer, ByteLevel):
         return
     if name in (None, "default"):

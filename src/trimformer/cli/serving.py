@@ -67,6 +67,7 @@ class GgufServing:
         model = on_cpu(result.model)
         files = export_gguf(model, result.processor, folder, self._types, name=self._name, dense=self._dense)
         result.gguf = [*self._compared, *compared_files("pruned", files)]
+        result.gguf_notes = files.notes
 
 
 class OnnxServing:

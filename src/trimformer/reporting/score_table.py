@@ -157,7 +157,7 @@ def _ratio_row(label: str, dense: float, pruned: float, unit: float) -> Row:
 def serving_table(result: "PruningResult") -> ServingTable | None:
     """Builds the table of the exported files; None if there are none."""
     if result.gguf:
-        return _gguf_table(result.gguf)
+        return _gguf_table(result.gguf, result.gguf_notes)
     if not result.serving:
         return None
     first = result.serving[0]
@@ -195,7 +195,7 @@ def serving_table(result: "PruningResult") -> ServingTable | None:
     return ServingTable("ONNX Runtime", header, rows, note)
 
 
-def _gguf_table(files: Sequence[ComparedGguf]) -> ServingTable:
+def _gguf_table(files: Sequence[ComparedGguf], notes: Sequence[str]) -> ServingTable:
     smallest = min(file.bytes for file in files)
     header = ["tokens as PyTorch", "KL to PyTorch (nats)", "tokens as dense", "KL to dense (nats)", "MB"]
     rows = [
@@ -215,6 +215,7 @@ def _gguf_table(files: Sequence[ComparedGguf]) -> ServingTable:
         f"Shares of the {min(file.tokens for file in files):,} greedy tokens or more that llama.cpp generates after a "
         "few texts: those that the same model, and the dense one, ranks first in PyTorch in float32."
     )
+    note += f" Of the pruned model's files: {'; '.join(notes)}." if notes else ""
     return ServingTable("llama.cpp", header, rows, note)
 
 

@@ -41,12 +41,26 @@ class GgufExport:
         architecture: of llama.cpp.
         tokenizer: llama.cpp's names of the tokenizer and of its split into words.
         exact: comparison of the file in float32, which was removed again unless asked for; None if unverified.
+        other_ends: tokens that end generation in Transformers and not in llama.cpp.
     """
 
     files: tuple[GgufFile, ...]
     architecture: Architecture
     tokenizer: str
     exact: FileComparison | None
+    other_ends: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """Returns what a user of the files has to know, in phrases."""
+        notes = list(self.architecture.notes)
+        if self.other_ends:
+            notes.append(
+                f"llama.cpp does not stop at {', '.join(self.other_ends)}, which end generation in Transformers"
+            )
+        if self.exact is not None and self.exact.chat is not None:
+            notes.append(f"llama.cpp writes a conversation {'as' if self.exact.chat else 'unlike'} Transformers")
+        return notes
 
     def __str__(self) -> str:
         """Returns the table of the files, and what was compared."""
@@ -57,14 +71,12 @@ class GgufExport:
             figures = f"{result.equal:>12} of {result.tokens:<8}  {result.divergence:9.1e}" if result else "unverified"
             lines.append(f"{file.path.name:{width}} {file.size / 1e6:8.1f}  {figures:>24}")
         facts = [f"architecture {self.architecture.name}, {len(self.architecture.layers)} layers"]
-        facts += [*self.architecture.notes, f"tokenizer {self.tokenizer}"]
+        facts += [f"tokenizer {self.tokenizer}", *self.notes]
         if self.exact is not None:
             facts.append(
                 f"{runtime_name()} in float32: {self.exact.equal} of {self.exact.tokens} greedy tokens as PyTorch "
                 f"{torch.__version__}, KL {self.exact.divergence:.1e} nats"
             )
-            if self.exact.chat is not None:
-                facts.append(f"llama.cpp writes a conversation {'as' if self.exact.chat else 'unlike'} Transformers")
         return "\n".join([*lines, "", *facts])
 
 
@@ -141,7 +153,8 @@ def export_gguf(
             written[quantization] = GgufFile(path, path.stat().st_size, result)
     files = tuple(written[quantization] for quantization in quantizations)
     split = f" ({vocabulary.pre})" if vocabulary.model == "gpt2" else ""
-    return GgufExport(files, architecture, f"{vocabulary.model}{split}", exact)
+    others = tuple(vocabulary.tokens[token] for token in vocabulary.other_ends)
+    return GgufExport(files, architecture, f"{vocabulary.model}{split}", exact, others)
 
 
 def _file_name(quantization: Quantization) -> str:

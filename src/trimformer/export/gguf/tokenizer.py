@@ -38,7 +38,7 @@ class GgufVocabulary:
         model: llama.cpp's name of the algorithm.
         tokens: one for each row of the embeddings.
         types: the kind of each token, as numbers of `gguf.TokenType`.
-        special: roles ("bos", "eos", "unk", "pad") -> token ids.
+        special: roles ("bos", "eos", "eot", "eom", "unk", "pad") -> token ids; eos, eot and eom end generation.
         adds: roles ("bos", "eos") -> whether the tokenizer puts this token around a text.
         pre: llama.cpp's name for the split into words.
         merges: pairs of tokens with a space between them, in order.
@@ -47,6 +47,7 @@ class GgufVocabulary:
         single_spaces: whether runs of spaces become one.
         charsmap: SentencePiece's table of normalized characters.
         chat_template: of the tokenizer, or several with names.
+        other_ends: tokens that end generation in Transformers and for which GGUF has no role.
     """
 
     model: str
@@ -61,6 +62,7 @@ class GgufVocabulary:
     single_spaces: bool | None = None
     charsmap: bytes = b""
     chat_template: Any = None
+    other_ends: list[int] = field(default_factory=list)
 
     def add_to(self, writer: Any) -> None:
         """Adds the fields to a GGUF writer."""
@@ -240,16 +242,19 @@ def _add_special(vocabulary: GgufVocabulary, tokenizer: Any, model: PreTrainedMo
     whole = tokenizer("a")["input_ids"]
     start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
     before, after = whole[:start], whole[start + len(plain) :]
-    eos = tokenizer.eos_token_id
-    for config in (model.generation_config, model.config):
-        named = getattr(config, "eos_token_id", None)
-        eos = (named[0] if isinstance(named, list) else named) if eos is None else eos
+    configs = [config for config in (model.generation_config, model.config) if config is not None]
+    named = [getattr(config, "eos_token_id", None) for config in configs]
+    ends = [token for ids in named for token in (ids if isinstance(ids, list) else [ids]) if token is not None]
+    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
+    others = [token for token in dict.fromkeys(ends) if token != eos]
+    eot, eom = (*others, None, None)[:2]
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None or not before else before[0]
     if eos is None or not 0 <= eos < len(vocabulary.tokens):
         raise _refused("it has no end-of-text token; give it an eos_token")
     if before not in ([], [bos]) or after not in ([], [eos]):
         raise _refused("it puts tokens around texts that are not its bos_token and eos_token")
-    ids = {"bos": bos, "eos": eos, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
+    vocabulary.other_ends = others[2:]
+    ids = {"bos": bos, "eos": eos, "eot": eot, "eom": eom, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
     vocabulary.special = {role: token for role, token in ids.items() if token is not None}
     vocabulary.adds = {"bos": bool(before), "eos": bool(after)}
     unknown = tokenizer.unk_token_id
