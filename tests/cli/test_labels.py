@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 from datasets import ClassLabel, Dataset
 
-from tests.commands import save_model
+from tests.commands import run, save_model
 from tests.conftest import make_rows
 from trimformer import load, prune
 from trimformer.cli.main import main
@@ -30,6 +31,21 @@ def write_data(path):
     named.to_parquet(path / "numbers.parquet")
     named.save_to_disk(path / "saved")
     return [path / name for name in ("ids.jsonl", "names.jsonl", "numbers.parquet", "saved")]
+
+
+def test_scores_alone_read_numbers_as_pruning_does(tmp_path, capsys):
+    """Labels 1 and 2 could be names of the classes 1 to 3, but for a 0 among the labels to train on."""
+    names = {0: "1", 1: "2", 2: "3"}
+    model = save_model(tmp_path / "model", num_labels=3, id2label=names, label2id={v: k for k, v in names.items()})
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"sentence": row["sentence"], "label": i % 3} for i, row in enumerate(make_rows(60))]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "validation.jsonl").write_text("\n".join(json.dumps(row) for row in rows if row["label"]))
+    accuracy = evaluate(capsys, model, folder)["validation"]["accuracy"]
+    assert run(main, "prune", model, "--data", folder, "--constraint", 0.5, "--output", tmp_path / "out") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["scores"]["dense"]["accuracy"] == pytest.approx(accuracy)
 
 
 def test_every_numbering_gives_the_same_scores(tmp_path, capsys):

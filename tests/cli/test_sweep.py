@@ -55,6 +55,10 @@ def test_a_directory_for_each_member_and_one_file_of_them_all(model_dir, data, t
     assert family["dense"]["sizes"]["macs"] > family["members"][0]["sizes"]["macs"]
     table = capsys.readouterr().out
     assert all(name in table for name in names)
+    warnings = json.loads((tmp_path / "out" / "obs-0.7" / "results.json").read_text())["coverage"]["warnings"]
+    assert warnings
+    assert set(warnings) <= set(family["warnings"])
+    assert all(f"warning: {line}" in table for line in warnings)
     assert evaluate_loads(tmp_path / "out" / "obs-0.7", data)
 
 

@@ -89,6 +89,12 @@ def test_a_conversation_has_the_tokens_of_its_text():
     assert answers.replace(" ", "").replace("\n", "") == "thecapital</s>small</s>"
 
 
+def test_what_the_template_puts_behind_the_end_of_an_answer_does_not_count():
+    tokenizer = templated("{% for m in messages %}<s>{{ m.content }}</s>\n{% endfor %}"
+                          "{% if add_generation_prompt %}<s>{% endif %}")  # fmt: skip
+    assert counted_in(tokenizer, HI, YO, HI, {**YO, "content": "ya\n"}) == "yo</s>ya\n</s>"
+
+
 def test_a_token_across_two_pieces_counts_by_its_last_character():
     tokenizer = wrapped(KINDS["gpt-2"]())
     text = "the cat sat"

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, sem, t
 
 from trimformer.data.metrics import METRICS, confidence_interval
 
@@ -46,9 +46,10 @@ def test_metrics_are_invariant_to_sample_order():
         assert metric(PREDICTIONS[order], LABELS[order]) == pytest.approx(metric(PREDICTIONS, LABELS))
 
 
-def test_confidence_interval_is_normal_and_shrinks_with_the_root_of_the_count():
+def test_confidence_interval_is_students_and_shrinks_with_the_root_of_the_count():
     values = np.array([0.0, 0.5])
-    assert confidence_interval(values) == pytest.approx(1.96 * 0.25 * np.sqrt(2) / np.sqrt(2))
+    low, high = t.interval(0.95, 1, loc=0.25, scale=sem(values))
+    assert confidence_interval(values) == pytest.approx((high - low) / 2)
     wide, narrow = (confidence_interval(np.tile(values, n)) for n in (100, 400))
     assert wide / narrow == pytest.approx(2, rel=0.01)
     assert confidence_interval(np.array([0.5])) == 1.0

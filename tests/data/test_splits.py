@@ -5,7 +5,14 @@ import pytest
 
 from trimformer.data.files import read_rows
 from trimformer.data.rows import Selection, numbered
-from trimformer.data.splits import find_splits, load_hub, read_splits, used_splits
+from trimformer.data.splits import (
+    find_splits,
+    load_hub,
+    read_evaluation_rows,
+    read_evaluation_sets,
+    read_splits,
+    used_splits,
+)
 from trimformer.errors import TrimformerError
 
 ROWS = [{"text": "good film", "label": "1"}, {"text": "it's, well:\n“bad”", "label": "0"}]
@@ -136,6 +143,18 @@ def test_held_out_rows_are_disjoint_complete_and_repeat_with_the_seed(split, cou
 def test_all_rows_are_for_evaluation_if_none_are_needed_for_training():
     assert find_splits({"all": ROWS}, need_train=False)[1] == {"all": ROWS}
     assert find_splits({"test": ROWS}, need_train=False)[1] == {"test": ROWS}
+
+
+def test_all_validation_sets_of_a_folder_are_evaluated(tmp_path, caplog):
+    for name in ("validation_a", "validation_b"):
+        write(tmp_path / f"{name}.jsonl", [{"text": name}])
+    sets = read_evaluation_sets(tmp_path)
+    assert {name: [row["text"] for row in rows] for name, rows in sets.items()} == {name: [name] for name in sets}
+    assert list(sets) == ["validation_a", "validation_b"]
+    assert not caplog.text
+    assert [row["text"] for row in read_evaluation_rows(tmp_path)] == ["validation_a"]
+    assert "only 'validation_a'" in caplog.text
+    assert "not 'validation_b'" in caplog.text
 
 
 @pytest.mark.parametrize("splits", [{"test": ROWS, "dev": ROWS}, {"train": ROWS[:1], "dev": ROWS}, {"all": ROWS}])

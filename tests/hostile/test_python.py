@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import trimformer
-from tests.commands import problem_rows
+from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model, make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.checkpoints.checkpoint_checks import check_finite_weights
@@ -54,6 +54,13 @@ def test_a_number_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(TrimformerError, match=f"^({name} |a latency of )") as caught:
         give(name, value)
     assert "\n" not in str(caught.value)
+
+
+def test_question_answering_has_two_labels():
+    model = problem_model("span")
+    model.config.num_labels = 3
+    with pytest.raises(TrimformerError, match="3 labels, and question answering has 2"):
+        check_model(model)
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 0), ("seed", TOO_MANY - 1), ("max_memory", float("inf")),

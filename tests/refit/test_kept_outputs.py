@@ -7,6 +7,7 @@ import torch
 
 from testing.families import inputs, make
 from tests.conftest import make_batch, make_model
+from trimformer.importance import second_moments
 from trimformer.importance.second_moments import collect_moments
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import count_positions
@@ -49,6 +50,15 @@ def test_the_size_of_outputs_is_that_of_their_towers(family, head):
     moments = collect_moments(model, [batch, batch], keep_outputs=range(len(sublayers)))
     for m, s, count in zip(moments, sublayers, positions, strict=True):
         assert sum(output.nbytes for output in m.outputs) == 4 * count * s.hidden_size
+
+
+def test_outputs_are_not_kept_where_other_work_takes_the_memory(monkeypatch):
+    model, batches, free = make_model(), [make_batch(seed=i) for i in range(4)], iter([1e12, 1e12, 1.0])
+    monkeypatch.setattr(second_moments, "free_memory", lambda _: next(free))
+    plain = collect_moments(model, batches)
+    for one, other in zip(collect_moments(model, batches, keep_outputs=range(6)), plain, strict=True):
+        assert not one.outputs
+        assert torch.equal(one.inputs, other.inputs)
 
 
 def test_the_choice_leaves_the_model_and_the_random_numbers_as_they_were(monkeypatch):

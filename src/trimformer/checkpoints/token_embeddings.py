@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.costs.random_inputs import random_inputs, special_tokens
+from trimformer.data.outputs import writes_text
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import forward
 from trimformer.models.masking import frozen
@@ -47,6 +48,8 @@ def trim_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
     if getattr(made, "generation_config", None) is not None:
         _renumber(made.generation_config, new)
         _renumber_constraints(made.generation_config, new)
+    if writes_text(made):
+        made.config.lost_tokens = rows - len(kept)  # `trimformer evaluate` cannot compare its perplexity then
     vars(made)["lost_tokens"] = True  # prevents saving with the old tokenizer
     return made
 

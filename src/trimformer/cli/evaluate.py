@@ -2,15 +2,21 @@
 
 import argparse
 import json
-from contextlib import nullcontext
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.save_load import load, load_model, read_masks
 from trimformer.cli.option_flags import read_options
+from trimformer.cli.record import RESULTS, read_record
 from trimformer.cli.task_data import load_task_data
 from trimformer.data.outputs import find_problem
+from trimformer.data.processor import find_tokenizer
+from trimformer.data.rows import Rows
 from trimformer.data.tasks import ScoredByQuery
 from trimformer.data.tasks.blank_rows import count_blank_rows
 from trimformer.data.token_ids import check_causal
@@ -19,8 +25,12 @@ from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
 from trimformer.options.data import DataOptions
+from trimformer.session.coverage import measure_texts, text_warnings
+from trimformer.session.scored_rows import describe_scored_rows
 from trimformer.utils.environment import resolve_device, warn_slow_dtype
 from trimformer.utils.outputs import lock_file
+
+logger = logging.getLogger(__name__)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,6 +57,13 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
     report: dict[str, Any] = {}
+    warnings = describe_scored_rows(validation, None, options.data, options.eval_data, are_set_aside=False)[1]
+    warnings += _calibrated_rows(arguments.model, options, validation)
+    if getattr(model.config, "lost_tokens", 0) and find_problem(model) == "language":
+        warnings.append(
+            f"the model lost {model.config.lost_tokens:,} tokens, so its perplexity is over its own tokens and cannot "
+            "be compared with that of another model; the report of its pruning counts lost tokens against it"
+        )
     if isinstance(task, ScoredByQuery) and task.needs_dense_outputs and reference is None and masks is None:
         raise TrimformerError(
             "no passage is known to be right for a query, so the one that the dense model finds first counts; name the "
@@ -59,10 +76,37 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
             check_causal(checked, scorer.batches)
         with masking:
             scores, outputs = scorer(model)
-            report[name] = {"samples": len(rows), **scores}
+            report[name] = {"samples": len(scorer.scored_rows), **scores}
             if reference is not None:
                 report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
-    return report
+        longest, tokenizer = task.length_limit(processor, model.config), find_tokenizer(processor)
+        texts = measure_texts(tokenizer, task, {name: scorer.features}, longest)
+        warnings += text_warnings(model, tokenizer, texts, scorer.batches, longest)
+        if scorer.is_guessing(scores):
+            warnings.append(
+                f"the {task.metric} of '{name}' is {100 * scores[str(task.metric)]:.1f}, no better than guessing; do "
+                "the labels mean what the model's outputs mean (order of classes, direction of scores)?"
+            )
+    warnings = list(dict.fromkeys(warnings))
+    for line in warnings:
+        logger.warning("%s", line)
+    return {**report, "warnings": warnings} if warnings else report
+
+
+def _calibrated_rows(model: str, options: DataOptions, validation: Mapping[str, Rows]) -> list[str]:
+    """Returns a warning if a model was pruned with this data, of which no split is for validation."""
+    file = Path(model, RESULTS)
+    if options.data is None or not file.is_file() or not {"train", "training", "all"} & set(validation):
+        return []
+    command: list[str] = []
+    with suppress(TrimformerError):  # written by another program or version
+        command = read_record(file).command
+    if Path(options.data).resolve() not in (Path(word).resolve() for word in command):
+        return []
+    return [
+        f"the model was pruned with '{options.data}', so rows that it was calibrated on are among those scored here; "
+        "give other rows"
+    ]
 
 
 def _load_reference(arguments: argparse.Namespace, model: PreTrainedModel) -> PreTrainedModel:

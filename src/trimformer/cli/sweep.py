@@ -279,12 +279,18 @@ def gather(
             "latency_ms": dense_ms,
         },
         "members": entries,
+        "warnings": list(dict.fromkeys(line for result in results.values() for line in _warnings(result))),
         "cost": {
             "seconds": total,
             "forward_passes": {stage: value / a_pass for stage, value in total.items()},
         },
         "machine": first["machine"],
     }
+
+
+def _warnings(result: Mapping[str, Any]) -> Sequence[str]:
+    """Returns what the figures of a member do not cover."""
+    return (result["coverage"] or {}).get("warnings", [])
 
 
 def _write(output: Path, record: Mapping[str, Any]) -> None:
@@ -311,4 +317,5 @@ def format_sweep(record: Mapping[str, Any]) -> str:
     seconds = sum(record["cost"]["seconds"].values())
     legend = "* on the Pareto front: none is both cheaper and nearer to the dense model"
     missed = [f"! {MISSED_LATENCY}"] if any(entry.get("missed") for entry in record["members"]) else []
-    return "\n".join([*format_columns(rows), "", legend, *missed, f"{seconds:.1f} seconds in all"])
+    warnings = ["", *(f"warning: {line}" for line in record["warnings"])] if record["warnings"] else []
+    return "\n".join([*format_columns(rows), "", legend, *missed, f"{seconds:.1f} seconds in all", *warnings])

@@ -4,8 +4,9 @@ from typing import Any
 
 from trimformer.cli.arguments import check_data
 from trimformer.data.language_blocks import BlockOptions, model_rows
+from trimformer.data.outputs import find_problem
 from trimformer.data.rows import Rows
-from trimformer.data.splits import find_splits, load_hub, read_evaluation_rows, read_splits, used_splits
+from trimformer.data.splits import find_splits, load_hub, read_evaluation_sets, read_splits, used_splits
 from trimformer.data.tasks import Task
 from trimformer.options.data import DataOptions
 from trimformer.session.scored_rows import is_set_aside, keep_together
@@ -44,17 +45,19 @@ def load_task_data(
         splits = load_hub(task.name, task.hub)
     if options.eval_data is not None:
         train, _ = find_splits(splits, need_train=False)
-        splits = {"train": train, "validation": read_evaluation_rows(options.eval_data)}
+        splits = {"train": train, **read_evaluation_sets(options.eval_data)}
     blocks = BlockOptions.of(options, timed_length, seed=seed)
-    used = used_splits(splits, need_train=need_train)
+    used, all_splits = used_splits(splits, need_train=need_train), splits
     splits = {}
     for name, rows in used.items():
-        is_given = options.eval_data is not None and name == "validation"
+        is_given = options.eval_data is not None and name != "train"
         chosen = blocks.keeping_answers(rows, "--eval-data") if is_given else blocks
         splits[name] = model_rows(model, processor, rows, chosen, author)
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
-    task = resolve_task(task, options, model, sets)
+    unused = [rows for name, rows in all_splits.items() if name in ("train", "training") and name not in used]
+    is_language = find_problem(model) == "language"
+    task = resolve_task(task, options, model, [*sets, *([] if is_language else unused)])  # labels of all tell their ids
     if is_set_aside(validation):
         (name, aside), *_ = validation.items()
         train, validation[name] = keep_together(train, aside, task)

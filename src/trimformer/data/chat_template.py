@@ -32,6 +32,7 @@ class ChatTemplate:
                 "the tokenizer has no chat template, which 'messages' need; give texts, or a tokenizer with a template"
             )
         self._tokenizer = tokenizer
+        self._special = set(tokenizer.all_special_tokens)
         self._count = 0
         self._only_last: list[str] = []  # the rows of which only the last answer counts
         self._incomplete: list[str] = []  # the rows of which something is left out
@@ -91,9 +92,18 @@ class ChatTemplate:
             before = self._text(messages[:number], tools, add_generation_prompt=True)
             if not before.startswith(text) or not after.startswith(before):
                 return None
-            pieces += [(before[len(text) :], False), (after[len(before) :], messages[number].get("weight") != 0)]
+            answer, rest = self._without_rest(after[len(before) :])
+            pieces += [(before[len(text) :], False), (answer, messages[number].get("weight") != 0)]
+            if rest and number != answers[-1]:
+                pieces.append((rest, False))
             text = after
         return pieces
+
+    def _without_rest(self, answer: str) -> tuple[str, str]:
+        """Divides an answer behind its last special token, where only white space follows: no model generates that."""
+        ends = [answer.rfind(token) + len(token) for token in self._special if token in answer]
+        end = max(ends, default=len(answer))
+        return (answer, "") if answer[end:].strip() else (answer[:end], answer[end:])
 
     def _text(self, messages: Messages, tools: list[Any] | None, **options: Any) -> str:
         return str(self._tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, pearsonr, spearmanr
+from scipy.stats import binomtest, pearsonr, spearmanr, t
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 Array = NDArray[np.generic]
@@ -37,10 +37,12 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
 def confidence_interval(per_sample: Array) -> float:
     """Half-width of the 95 % confidence interval of the mean over samples, which are between 0 and 1.
 
-    That of shares is Wilson's, which is not 0 where all samples are alike; others have the normal approximation.
+    That of shares is Wilson's, which is not 0 where all samples are alike; others have Student's t.
     """
     values = np.asarray(per_sample, dtype=np.float64)
     if len(values) and np.isin(values, (0, 1)).all():
         share = binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
         return float(share.high - share.low) / 2
-    return float(1.96 * values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 1.0
+    if len(values) < 2:
+        return 1.0
+    return float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))

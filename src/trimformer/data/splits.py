@@ -97,14 +97,26 @@ def _join(shards: list[Path]) -> Rows:
     return NamedRows(chain.from_iterable(parts), names)
 
 
-def read_evaluation_rows(path: str | Path) -> Rows:
-    """Reads the rows of a file or of a folder's validation split, or its training split if it has no other.
+def read_evaluation_sets(path: str | Path) -> dict[str, Rows]:
+    """Reads the rows of a file or of a folder's validation splits, or its training split if it has no other.
+
+    Returns:
+        The rows by split; a single set is called "validation".
 
     Raises:
         TrimformerError: the path does not exist, holds no data, or cannot be read.
     """
-    _, validation = find_splits(read_splits(path), need_train=False)
-    return next(iter(validation.values()))
+    _, sets = find_splits(read_splits(path), need_train=False)
+    return sets if len(sets) > 1 else {"validation": next(iter(sets.values()))}
+
+
+def read_evaluation_rows(path: str | Path) -> Rows:
+    """Reads the rows of a file or of a folder's first validation split; see `read_evaluation_sets`."""
+    (name, rows), *others = read_evaluation_sets(path).items()
+    if others:
+        left_out = listed(f"'{other}'" for other, _ in others)
+        logger.warning("only '%s' of '%s' is read, not %s; name a file of all rows", name, path, left_out)
+    return rows
 
 
 def _load_from_disk(path: Path) -> dict[str, Rows]:
@@ -291,7 +303,7 @@ def find_splits(splits: Mapping[str, Rows], seed: int = 0, *, need_train: bool =
     train: Rows = [] if training is None else splits[training]
     validation = {name: splits[name] for name in names}
     if not need_train:
-        return train, validation or {"all": train}
+        return train, validation or {training or "all": train}
     if len(train) < (2 if validation else 4):
         row_counts = listed(f"{name} ({len(rows)})" for name, rows in sorted(splits.items()))
         if not len(train):

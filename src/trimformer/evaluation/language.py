@@ -17,7 +17,7 @@ from trimformer.data.next_tokens import compare_tokens, token_losses
 from trimformer.data.rows import Rows
 from trimformer.data.tasks import LanguageTask, Task
 from trimformer.evaluation.agreement import AgreementReport
-from trimformer.evaluation.bounds import cluster_means
+from trimformer.evaluation.bounds import cluster_means, quantile
 from trimformer.evaluation.model_outputs import Outputs, RerunOutputs, unbatch
 from trimformer.evaluation.scores import Scorer
 from trimformer.models.layer_calls import NEXT_TOKENS, Batch
@@ -80,7 +80,8 @@ class LanguageScorer(Scorer):
         independent = self.independent_values(values)
         if len(independent) < 2:
             return None
-        return 1.96 * float(independent.std(ddof=1)) / math.sqrt(len(independent))
+        error = float(independent.std(ddof=1)) / math.sqrt(len(independent))
+        return quantile(0.025, len(independent) - 1) * error
 
     def _compare(self, outputs: Outputs, references: Outputs) -> Tensor:
         """Returns each block's KL divergence and share of kept predictions, [blocks, 2]."""

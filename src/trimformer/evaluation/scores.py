@@ -1,6 +1,6 @@
 """Scores models on evaluation sets and compares them with the dense model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -148,6 +148,11 @@ class Scorer:
         if self.task.metric in ("spearman", "pearson", "matthews"):
             return 0.0
         return 1 / max(len(labels), len(self.names)) if self.task.metric == "accuracy" else None
+
+    def is_guessing(self, scores: Mapping[str, float]) -> bool:
+        """Returns whether a model's main score is no better than that of guessing."""
+        guessed = self.guessed_score
+        return guessed is not None and scores.get(str(self.task.metric), 1.0) <= guessed
 
     @cached_property
     def clusters(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Second moments of a model's sublayers, from one forward and backward pass over the calibration samples."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.importance.fisher import Loss, check_finite_everywhere, sample_losses
 from trimformer.models import Sublayer, find_sublayers
@@ -15,6 +17,8 @@ from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
 from trimformer.models.masking import frozen
 from trimformer.utils.distributed import add_up, together
 from trimformer.utils.gram import SPARSE, gram
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -60,7 +64,8 @@ def collect_moments(
         objective: "labels", "curvature" for the label-free loss, or a function (output, batch) -> [batch].
         seed: seed of the random numbers of the label-free loss.
         only: positions of the sublayers to observe, ascending; None observes all.
-        keep_outputs: positions of the sublayers whose projections' outputs are kept; empty by default.
+        keep_outputs: positions of the sublayers whose projections' outputs are kept, as long as more memory is free
+            than they take; empty by default.
 
     Returns:
         One entry per observed sublayer, summed over all processes.
@@ -77,6 +82,11 @@ def collect_moments(
             observer.start(batch)
             losses = sample_losses(model_output(model, batch, problem), batch, problem, objective, seed)
             losses.sum().backward()
+            if keep_outputs and free_memory(model.device) < sum(s.output_bytes for s in sums):
+                logger.info("outputs of the dense model are not kept for the refit: other work needs the memory")
+                keep_outputs = ()
+                for s in sums:
+                    s.release_outputs()
     moments = [s.finish() for s in sums]
     for sublayer, m in zip(sublayers, moments, strict=True):
         check_finite_everywhere(m.gradients, f"gradients of {sublayer.name}")
@@ -122,6 +132,15 @@ class _Sums:
         self._scalars = torch.zeros(2, dtype=torch.float64, device=device)  # tokens, sum of weights
         self._sparse: bool | None = None
         self._norms: list[list[Tensor]] = []  # per batch and call
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the outputs that are kept."""
+        return sum(output.nbytes for output in self._outputs)
+
+    def release_outputs(self) -> None:
+        """Frees the outputs that are kept and keeps no more."""
+        self._keep_outputs, self._outputs = False, []
 
     def start(self) -> None:
         """Begins a batch."""

@@ -1,5 +1,6 @@
 """Budgets: how small the pruned model must be, or how much quality it must keep."""
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,24 @@ from trimformer.options.quality_target import QualityTarget, TargetKind
 _TARGETS: dict[str, TargetKind] = {"max_drop": "drop", "max_divergence": "divergence", "max_perplexity": "perplexity"}
 
 
+_LARGE_RATIO = 2.0  # of perplexities; few models are of use beyond
+
+
 def read_ratio(text: str) -> float:
-    """Reads a ratio such as "1.1" or "1.10x"."""
-    return float(text.removesuffix("x"))
+    """Reads a ratio such as "1.1" or "1.10x".
+
+    Raises:
+        argparse.ArgumentTypeError: it is no number, or a large one without the x, which may be meant as a perplexity.
+    """
+    try:
+        ratio = float(text.removesuffix("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text[:50]}' is not a ratio such as 1.10x") from None
+    if ratio >= _LARGE_RATIO and not text.endswith("x"):
+        raise argparse.ArgumentTypeError(
+            f"{text} is a ratio to the dense model's perplexity; write {text}x if that is meant"
+        )
+    return ratio
 
 
 def _decimal(number: float) -> str:

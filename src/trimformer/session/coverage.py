@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.data.batches import INPUT_KEYS, Features
 from trimformer.data.outputs import Problem, find_problem, has_classes, model_output, output_mask
 from trimformer.data.processor import find_tokenizer
-from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask
+from trimformer.data.tasks import EncodedTask, LanguageTask, SpanTask, Task
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import token_table
 from trimformer.models.layer_calls import Batch, model_inputs
@@ -42,29 +42,69 @@ def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> C
     """
     tokenizer = find_tokenizer(processor)
     labels, predicted_range = count_labels(model, data.batches, special_ids(tokenizer), shared=True)
-    texts: dict[str, TextCoverage] = {}
-    tokens = embeddings = None
-    if tokenizer is not None and "input_ids" in data.features[0]:
-        is_cut = not isinstance(data.task, SpanTask | EncodedTask | LanguageTask)
-        limit = data.longest if is_cut else 0
-        sets = {"calibration": data.features, **{scorer.name: scorer.features for scorer in data.scorers}}
-        if data.judged_scorer is not None:
-            sets.setdefault(data.judged_scorer.name, data.judged_scorer.features)
-        texts = {name: text_coverage(features, tokenizer, limit) for name, features in sets.items()}
-        table = token_table(model)
-        tokens, embeddings = len(tokenizer), None if table is None else table.num_embeddings
+    sets = {"calibration": data.features, **{scorer.name: scorer.features for scorer in data.scorers}}
+    if data.judged_scorer is not None:
+        sets.setdefault(data.judged_scorer.name, data.judged_scorer.features)
+    texts = measure_texts(tokenizer, data.task, sets, data.longest)
     warnings = [
         *_label_warnings(labels, len(data.features)),
-        *_vocabulary_warnings(tokens, embeddings),
-        *(line for name, text in texts.items() for line in _text_warnings(name, text, data.longest)),
+        *text_warnings(model, tokenizer, texts, data.batches, data.longest),
         *_length_warnings(texts),
-        *_padding_warnings(model, data.batches, tokenizer),
         *data.scored_warnings,
     ]
     if is_main():
         for line in warnings:
             logger.warning("%s", line)
+    tokens, embeddings = _vocabulary_sizes(model, tokenizer) if texts else (None, None)
     return CoverageReport(labels, predicted_range, texts, tokens, embeddings, warnings)
+
+
+def measure_texts(
+    tokenizer: PreTrainedTokenizerBase | None, task: Task, sets: Mapping[str, Sequence[Features]], longest: int
+) -> dict[str, TextCoverage]:
+    """Measures how the texts of several sets fit a tokenizer; nothing where the samples are no texts.
+
+    Args:
+        tokenizer: that encoded them.
+        task: what their columns mean.
+        sets: encoded samples by name.
+        longest: maximum length in tokens.
+    """
+    if tokenizer is None or not all("input_ids" in features[0] for features in sets.values()):
+        return {}
+    is_cut = not isinstance(task, SpanTask | EncodedTask | LanguageTask)
+    return {name: text_coverage(features, tokenizer, longest if is_cut else 0) for name, features in sets.items()}
+
+
+def text_warnings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Mapping[str, TextCoverage],
+    batches: Sequence[Batch],
+    longest: int,
+) -> list[str]:
+    """Returns a sentence for each way in which a tokenizer fits a model or its texts badly.
+
+    Args:
+        model: reads the texts.
+        tokenizer: that encoded them.
+        texts: figures of each set.
+        batches: samples, to find whether padding changes the outputs.
+        longest: maximum length in tokens.
+    """
+    return [
+        *(_vocabulary_warnings(*_vocabulary_sizes(model, tokenizer)) if texts else []),
+        *(line for name, text in texts.items() for line in _text_warnings(name, text, longest)),
+        *_padding_warnings(model, batches, tokenizer),
+    ]
+
+
+def _vocabulary_sizes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[int | None, int | None]:
+    """Returns the number of tokens of the tokenizer and of embeddings of the model."""
+    table = token_table(model)
+    return None if tokenizer is None else len(tokenizer), None if table is None else table.num_embeddings
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase | None) -> set[int]:

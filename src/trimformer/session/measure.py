@@ -257,12 +257,12 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
 
 def _warn_of_guessing(result: PruningResult, scorer: Scorer) -> None:
     """Warns where the dense model scores no better than guessing, as then a pruned model cannot lose either."""
-    guessed, metric, scores = scorer.guessed_score, str(scorer.task.metric), result.scores
-    if guessed is None or scores is None or scores.dense.get(metric, 1.0) > guessed or result.coverage is None:
+    if result.scores is None or result.coverage is None or not scorer.is_guessing(result.scores.dense):
         return
+    metric = str(scorer.task.metric)
     line = (
-        f"the dense model's {metric} is {100 * scores.dense[metric]:.1f}, no better than guessing, so its change says "
-        "nothing; do the labels mean what the model's outputs mean (order of classes, direction of scores)?"
+        f"the dense model's {metric} is {100 * result.scores.dense[metric]:.1f}, no better than guessing, so its "
+        "change says nothing; do the labels mean what the model's outputs mean (order of classes, direction of scores)?"
     )
     logger.warning("%s", line)
     result.coverage = replace(result.coverage, warnings=[*result.coverage.warnings, line])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from trimformer.allocation.predict_constraint import predict_constraint
+from trimformer.data.language_blocks import were_answered
 from trimformer.data.rows import Selection
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.bounds import TRIALS
@@ -205,4 +206,6 @@ def _describe_samples(session: Session) -> str:
 
 def _source(session: Session) -> str:
     """Names the origin of the samples that the target is tested on."""
-    return "of the judge data" if session.data.is_judge_data else "set aside from the calibration data"
+    judged = session.data.judged_scorer
+    answered = ", answered by the dense model" if judged is not None and were_answered(judged.rows) else ""
+    return ("of the judge data" if session.data.is_judge_data else "set aside from the calibration data") + answered

@@ -145,6 +145,12 @@ def test_gold_logits_score_1(make, unanswerable):
     assert len(metrics) == (6 if unanswerable else 2)
 
 
+def test_questions_that_are_cut_are_said(tokenizer, caplog):
+    questions = ("what film is it", "what film", "what film ")
+    SMALL.encode([row("it", question=question) for question in questions], tokenizer, CONFIG)
+    assert "1 of 3 questions have more than 3 tokens" in caplog.text
+
+
 def test_leading_spaces_of_a_question_are_ignored(tokenizer):
     spaced, plain = (SMALL.encode([row("it", question=q)], tokenizer, CONFIG) for q in ("  \n what film", "what film"))
     assert spaced == plain

@@ -70,7 +70,7 @@ def make_family(score: str | None = "accuracy", **changes: Any) -> dict[str, Any
     cost = {"seconds": {"calibrate": 2.0, "update": 8.5}, "forward_passes": {"calibrate": 2.5, "total": 2.5}}
     return {
         "model": "tiny", "data": "reviews", "metric": "mac", "score": score, "problem": "single_label",
-        "dense": model(1.0), "members": members, "cost": cost, **changes,
+        "dense": model(1.0), "members": members, "warnings": ["the data are few"], "cost": cost, **changes,
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Extractive question answering: long contexts are split into windows, and the answer is the best-scoring span."""
 
+import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from trimformer.data.tasks.base import Task, check_columns, guess_column, missin
 from trimformer.data.tasks.squad_metrics import squad_exact, squad_f1
 from trimformer.data.tasks.text_values import as_text, column_texts, is_blank
 from trimformer.errors import TrimformerError, quoted
+
+logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = (
     ("question", "context"),
@@ -246,10 +249,19 @@ def _truncate(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: 
         max_length=length,
         return_offsets_mapping=True,
     )
-    return [
+    truncated = [
         question[: offsets[-1][1]] if len(offsets) == length else question
         for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)
     ]
+    count = sum(len(whole.rstrip()) > len(part) for whole, part in zip(questions, truncated, strict=True))
+    if count:
+        logger.warning(
+            "%d of %d questions have more than %d tokens, and the rest of them is cut off; raise the maximum length",
+            count,
+            len(questions),
+            length,
+        )
+    return truncated
 
 
 def span_task(rows: Rows, *, text_columns: Sequence[str] | None = None, max_length: int = 384) -> SpanTask:
