@@ -19,8 +19,14 @@ from trimformer.checkpoints.shrink import shrink
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
+from trimformer.options.budgets import BudgetRequest
+from trimformer.options.data import DataOptions
+from trimformer.options.run import RunOptions
 from trimformer.pruner import Pruner
 from trimformer.refit import kept_outputs
+from trimformer.session.inputs import Inputs
+from trimformer.session.prune_to import prune_to
+from trimformer.session.setup import set_up
 
 
 @pytest.mark.parametrize(
@@ -238,3 +244,11 @@ def test_a_run_leaves_the_random_numbers_of_the_caller():
     prune(model)
     trimformer.sweep(model, make_tokenizer(), ROWS, [0.5], batch_size=8, num_samples=8)
     assert draw() == expected
+
+
+def test_the_cost_counts_the_time_in_which_rows_were_read():
+    rows = problem_rows("single_label")
+    inputs = Inputs(problem_model("single_label"), make_tokenizer(), rows, reading_seconds=1000.0)
+    session = set_up(inputs, [METHODS["obs"]], options=RunOptions(DataOptions(num_samples=16, batch_size=8)))
+    (result,) = prune_to(session, METHODS["obs"], [BudgetRequest(0.5)])
+    assert result.cost.seconds["data"] > 1000

@@ -40,6 +40,7 @@ from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_e
 from trimformer.utils.distributed import decide, is_main, join
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import check_output, lock_collection, replace_file
+from trimformer.utils.stage_timer import StageTimer
 from trimformer.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -94,9 +95,11 @@ def _prune(
     check_tokenizer_reloads(model, processor)
     model.to(resolve_device(flags.options.execution.device))  # type: ignore[arg-type]
     check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.options)
-    task, train, validation = load_task_data(
-        flags.options.data, model, processor, flags.options.execution.seed, timed_length=flags.options.latency.seq_len
-    )
+    options, timer = flags.options, StageTimer()
+    with timer("data"):
+        task, train, validation = load_task_data(
+            options.data, model, processor, options.execution.seed, timed_length=options.latency.seq_len
+        )
     recorded = {key: value for key, value in vars(arguments).items() if key != "words"}
 
     def write(member: SweepMember, result: PruningResult) -> None:
@@ -109,10 +112,10 @@ def _prune(
         write_result(result, result.processor, output / member.folder, sublayers, recorded, kept_log.lines, command)
 
     session = set_up(
-        Inputs(model, processor, train, validation, task=task),
+        Inputs(model, processor, train, validation, task=task, reading_seconds=timer.seconds["data"]),
         [member.method for member in members],
         flags.budgets.resolved_metric,
-        options=replace(flags.options, polish=read_polish_data(flags.options.polish)),
+        options=replace(options, polish=read_polish_data(options.polish)),
         requests=[member.request for member in members],
     )
     prune_members(session, members, write)

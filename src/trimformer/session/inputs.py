@@ -19,6 +19,7 @@ class Inputs:
         eval_dataset: examples to score on, or several sets by name; None: a fifth of `dataset`.
         judge_dataset: examples that a quality target is tested on; None: part of `dataset`.
         task: what the columns mean; None: inferred from the model and the columns.
+        reading_seconds: seconds that reading the examples took, answers of the dense model included.
     """
 
     model: Any
@@ -27,6 +28,7 @@ class Inputs:
     eval_dataset: Any = None
     judge_dataset: Any = None
     task: Task | None = None
+    reading_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the types.

@@ -153,6 +153,7 @@ def set_up(
         polishing = _polish_inputs(model, processor, data, options, latency) if any(map(polishes, methods)) else None
         coverage = measure_coverage(model, processor, data)
         unjudged_labels = _unjudged_labels(model, processor, data)
+    timer.seconds["data"] += inputs.reading_seconds
     if options.model.vocabulary is not None:
         with timer("vocabulary"):
             data = with_smaller_vocabulary(model, processor, data, texts, target)
