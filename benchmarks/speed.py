@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from trimformer.allocation.allocations import select_masks
 from trimformer.cli.logs import set_up_logging
 from trimformer.costs.cost_tables import linear_costs
-from trimformer.costs.pass_cost import forward_seconds, peak_memory
+from trimformer.costs.pass_cost import forward_seconds
 from trimformer.data.batches import token_mask
 from trimformer.importance.fisher import collect_mask_grads, compute_fisher_info
 from trimformer.importance.obs import importance_curve
@@ -44,6 +44,7 @@ from trimformer.refit.rescale import rescale_system
 from trimformer.utils import distributed
 from trimformer.utils.environment import describe_device, resolve_device, versions
 from trimformer.utils.linalg import lsmr_cupy_solver
+from trimformer.utils.memory import peak_memory
 
 SIZES: dict[str, dict[str, int]] = {
     "MiniLM-L6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from testing.models import enlarged, pruned
 from trimformer.data.outputs import find_problem, model_output, output_mask
 from trimformer.export.onnx.export import export_onnx, quantize
-from trimformer.export.onnx.files import Written
+from trimformer.export.written_files import Written
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import MaskUnits

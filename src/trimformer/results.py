@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.costs.memory import Memory
+from trimformer.costs.llama_cpp_memory import Memory
 from trimformer.costs.timing import Timing
 from trimformer.data.outputs import Problem
 from trimformer.evaluation.agreement import AgreementReport

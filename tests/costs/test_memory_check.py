@@ -52,16 +52,3 @@ def test_each_command_tells_it_before_it_measures_or_calibrates(words, model_dir
     assert run(main, *words.format(model=model_dir, data=data, out=tmp_path / "out").split()) == 2
     assert "a batch of 2000000 takes" in error_line(capsys.readouterr().err)
     assert tree(tmp_path) == before
-
-
-def test_memory_is_what_the_kernel_says_or_the_limit_of_a_container(tmp_path, monkeypatch):
-    told, limit = tmp_path / "meminfo", tmp_path / "memory.max"
-    monkeypatch.setattr(memory_check, "_MEMINFO", told)
-    monkeypatch.setattr(memory_check, "_LIMITS", (limit, tmp_path / "nothing"))
-    assert memory_check.free_memory(CPU) == float("inf")
-    told.write_text("MemTotal:       100 kB\nMemAvailable:    50 kB\n")
-    assert memory_check.free_memory(CPU) == 50 * 1024
-    limit.write_text("max\n")
-    assert memory_check.free_memory(CPU) == 50 * 1024
-    limit.write_text("2048\n")
-    assert memory_check.free_memory(CPU) == 2048

@@ -13,7 +13,7 @@ from testing import families
 from tests.commands import error_line, prune
 from tests.conftest import make_batch, make_model, pruned
 from trimformer import Method, Pruner, TrimformerError
-from trimformer.allocation.plain_layout import search_plain, smallest_plain
+from trimformer.allocation.search_plain import search_plain, smallest_plain
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.importance.obs import importance_curve
 from trimformer.models import find_sublayers

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from trimformer.allocation.dynamic_programming import allocate
-from trimformer.allocation.plain_layout import search_plain, smallest_plain
 from trimformer.allocation.rearrange import rearrange_mask
 from trimformer.allocation.search_latency import search_latency
 from trimformer.allocation.search_mac import search_units, top_units
+from trimformer.allocation.search_plain import search_plain, smallest_plain
 from trimformer.costs.cost_tables import ROUNDED_UP, Costs, Floats
 from trimformer.errors import TrimformerError, UnreachableError
 from trimformer.importance.obs import Curve

@@ -24,10 +24,10 @@ from trimformer.data.outputs import find_problem
 from trimformer.evaluation.serving import MAX_COMPARED_SAMPLES, feeds
 from trimformer.export.gguf.export import check_gguf, export_gguf
 from trimformer.export.onnx.export import check_exportable, check_onnx, write_files
-from trimformer.export.onnx.files import Written
 from trimformer.export.onnx.serve import open_session as onnx_session
 from trimformer.export.openvino.export import check_openvino, write_openvino
 from trimformer.export.openvino.serve import open_session as openvino_session
+from trimformer.export.written_files import Written
 from trimformer.models import max_positions
 from trimformer.models.layer_calls import Batch, forward, model_inputs
 from trimformer.options.data import DataOptions

@@ -19,9 +19,8 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Floats
 from trimformer.costs.latency_bench import check_uniform, resized
+from trimformer.costs.llama_cpp_memory import model_memory
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
-from trimformer.costs.memory import model_memory
-from trimformer.costs.memory_check import free_memory
 from trimformer.costs.workloads import LlamaCppRun
 from trimformer.export.gguf.architecture import (
     FREE,
@@ -36,6 +35,7 @@ from trimformer.export.gguf.graph_families import parts_of_layers
 from trimformer.models import KINDS, Kind, find_sublayers
 from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import versions
+from trimformer.utils.memory import free_memory
 
 logger = logging.getLogger(__name__)
 

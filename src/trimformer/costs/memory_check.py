@@ -1,18 +1,13 @@
 """Checks that a batch can fit into memory, before anything is measured."""
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
-
-_MEMINFO = Path("/proc/meminfo")
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
+from trimformer.utils.memory import free_memory
 
 
 def check_memory(model: PreTrainedModel, one: Mapping[str, Tensor], batch_size: int) -> None:
@@ -51,28 +46,3 @@ def _positions(model: PreTrainedModel, one: Mapping[str, Tensor]) -> int:
         height, width = one["pixel_values"].shape[-2:]
         return (height // patch) * (width // patch)
     return config.max_source_positions if "input_features" in one else 0
-
-
-def free_memory(device: torch.device) -> float:
-    """Returns the free bytes on a device, or infinity if unknown."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(torch.cuda.mem_get_info(device)[0] + cached)
-    return min(_available(), *map(_limit, _LIMITS)) if device.type == "cpu" else float("inf")
-
-
-def _available() -> float:
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", _read(_MEMINFO), re.MULTILINE)
-    return 1024 * float(match[1]) if match else float("inf")
-
-
-def _limit(path: Path) -> float:
-    limit = _read(path).strip()
-    return float(limit) if limit.isdigit() else float("inf")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -1,7 +1,5 @@
-"""Measures the time of a forward pass over the calibration samples, and peak memory."""
+"""Measures the time of a forward pass over the calibration samples."""
 
-import resource
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,12 +31,3 @@ def forward_seconds(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
             watch.mark()
     tokens = [sum(batch[model.main_input_name].numel() for batch in some) for some in (batches, chosen)]
     return float(np.sum(watch.laps())) / 1e3 * tokens[0] / tokens[1]
-
-
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """Returns the peak memory of this process in GB, on the host and on the GPU if it uses one."""
-    unit = 1e9 if sys.platform == "darwin" else 1e9 / 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    if device.type == "cuda":
-        peak["device"] = torch.cuda.max_memory_allocated(device) / 1e9
-    return peak

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import find_problem, model_output
 from trimformer.importance.fisher import Loss, check_finite_everywhere, sample_losses
 from trimformer.models import Sublayer, find_sublayers
@@ -17,6 +16,7 @@ from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
 from trimformer.models.masking import frozen
 from trimformer.utils.distributed import add_up, together
 from trimformer.utils.gram import SPARSE, gram
+from trimformer.utils.memory import free_memory
 
 logger = logging.getLogger(__name__)
 

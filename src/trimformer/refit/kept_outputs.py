@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from trimformer.costs.macs import unit_parameters
-from trimformer.costs.memory_check import free_memory
 from trimformer.importance.second_moments import moment_bytes
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.models.layer_calls import Batch, count_positions
@@ -14,6 +13,7 @@ from trimformer.models.masking import frozen
 from trimformer.refit.memory_estimate import estimate_memory
 from trimformer.refit.walk_memory import WalkMemory
 from trimformer.utils.distributed import world_size
+from trimformer.utils.memory import free_memory
 
 
 def choose_kept_outputs(model: PreTrainedModel, batches: Sequence[Batch], max_memory: float) -> list[int]:

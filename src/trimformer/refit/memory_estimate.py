@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from trimformer.costs.memory_check import free_memory
 from trimformer.data.outputs import find_problem
 from trimformer.importance.second_moments import group_by_memory, moment_bytes
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.refit.walk_memory import WalkMemory
+from trimformer.utils.memory import free_memory
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.checkpoints.save_load import file_size
+from trimformer.costs.llama_cpp_memory import cache_tokens, model_memory
 from trimformer.costs.macs import model_macs
-from trimformer.costs.memory import cache_tokens, model_memory
-from trimformer.costs.pass_cost import peak_memory
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.workloads import ForwardPass, LlamaCppRun
 from trimformer.data.outputs import find_problem, has_classes
@@ -44,6 +43,7 @@ from trimformer.session.coverage import special_ids
 from trimformer.session.setup import Session
 from trimformer.utils.distributed import on_main, world_size
 from trimformer.utils.environment import describe_device, versions
+from trimformer.utils.memory import peak_memory
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from trimformer.checkpoints.save_load import unwrap
 from trimformer.checkpoints.token_embeddings import trim_embeddings
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
 from trimformer.costs.backends import check_backend
+from trimformer.costs.llama_cpp_memory import cache_tokens
 from trimformer.costs.lookup_tables import LatencyTable, check_table
-from trimformer.costs.memory import cache_tokens
 from trimformer.costs.pass_cost import forward_seconds
 from trimformer.costs.workloads import LlamaCppRun
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS

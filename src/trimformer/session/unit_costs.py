@@ -9,10 +9,10 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from trimformer.costs.cost_tables import Costs, linear_costs
+from trimformer.costs.llama_cpp_memory import cache_tokens, memory_costs
 from trimformer.costs.lookup_tables import FILES, LatencyTable, check_inputs, read_table
 from trimformer.costs.measure_latency import check_reachable, measure_table
 from trimformer.costs.measure_llama_cpp import measure_llama_cpp_table
-from trimformer.costs.memory import cache_tokens, memory_costs
 from trimformer.costs.random_inputs import random_inputs, typical_sample
 from trimformer.costs.workloads import ForwardPass, LlamaCppRun, Workload
 from trimformer.errors import TrimformerError

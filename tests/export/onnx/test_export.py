@@ -17,8 +17,8 @@ from trimformer.cli.main import main
 from trimformer.data.outputs import divergence, find_problem, predict
 from trimformer.errors import TrimformerError
 from trimformer.export.onnx.export import export_onnx, quantize
-from trimformer.export.onnx.files import Written
 from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.written_files import Written
 
 
 @cache

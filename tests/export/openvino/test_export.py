@@ -15,10 +15,10 @@ from tests.export.models import BARE, BATCHES, CLASSES, ELSEWHERE, QUICK, emptie
 from trimformer.cli.main import main
 from trimformer.data.outputs import predict
 from trimformer.errors import TrimformerError
-from trimformer.export.onnx.files import Written
 from trimformer.export.onnx.serve import served
 from trimformer.export.openvino.export import MODEL, QUANTIZED, export_openvino, quantize
 from trimformer.export.openvino.serve import open_session
+from trimformer.export.written_files import Written
 
 pytestmark = pytest.mark.skipif(
     any(find_spec(package) is None for package in ("openvino", "nncf")), reason="needs the extra 'openvino'"

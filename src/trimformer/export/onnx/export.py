@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.export.onnx.files import (
+from trimformer.export.onnx.serve import open_session
+from trimformer.export.written_files import (
     TOLERANCE,
     Runtime,
     Written,
@@ -16,7 +17,6 @@ from trimformer.export.onnx.files import (
     of_two_shapes,
     write,
 )
-from trimformer.export.onnx.serve import open_session
 from trimformer.models.layer_calls import Batch
 from trimformer.options.choices import OPSETS as OPSETS
 from trimformer.utils.packages import check_packages

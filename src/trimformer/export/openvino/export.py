@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.export.onnx.files import (
+from trimformer.export.openvino.serve import open_session
+from trimformer.export.written_files import (
     TOLERANCE,
     Runtime,
     Written,
@@ -17,7 +18,6 @@ from trimformer.export.onnx.files import (
     of_two_shapes,
     write,
 )
-from trimformer.export.openvino.serve import open_session
 from trimformer.models.layer_calls import Batch
 from trimformer.utils.packages import check_packages
 

@@ -11,7 +11,7 @@ from tests.conftest import make_model, make_tokenizer
 from tests.export.gguf.models import FAMILIES, LAYOUTS, ONE_SIZE, make, make_one_size, tokenizer
 from trimformer import GgufOptions, TrimformerError
 from trimformer.checkpoints.shrink import shrink
-from trimformer.costs.memory import memory_costs, model_memory
+from trimformer.costs.llama_cpp_memory import memory_costs, model_memory
 from trimformer.data.tasks import LanguageTask
 from trimformer.export.gguf.export import export_gguf
 from trimformer.models import find_sublayers
