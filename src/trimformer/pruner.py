@@ -210,47 +210,83 @@ class Pruner:
             return [self._prune_whole(self.method, budget.costs, budget.constraint) for budget in budgets]
         shrunk = [self._shrink_to(budget) for budget in budgets]
         students = [student for student, _, _ in shrunk]
-        selections = [selection for _, selection, _ in shrunk]
-        masks = [selection.masks for selection in selections]
-        reached = [budget for _, _, budget in shrunk]
-        predicted = [selection.predicted if self._ranking.predicts_loss else [] for selection in selections]
         polish_students = [copy.deepcopy(student) for student in students] if self._needs_polish_students else []
+        refits = self._refit(shrunk, polish_students, every)
+        reports = self._polish_all(students, polish_students, refits, [s.masks for _, s, _ in shrunk])
+        return [
+            Pruned(
+                student,
+                selection.masks,
+                refit,
+                predicted=selection.predicted if self._ranking.predicts_loss else [],
+                polish=report,
+                queries=selection.queries,
+                cost=selection.cost,
+            )
+            for student, (_, selection, _), refit, report in zip(students, shrunk, refits, reports, strict=True)
+        ]
+
+    def _refit(
+        self,
+        shrunk: Sequence[tuple[PreTrainedModel, UnitSelection, Budget]],
+        polish_students: Sequence[PreTrainedModel],
+        every: int,
+    ) -> list[list[Refit]]:
+        """Refits all students together and returns their reports, those of the students to polish last.
+
+        Args:
+            shrunk: students, with their units and budgets.
+            polish_students: copies of the same students to be polished, or none.
+            every: refit on every `every`-th batch only.
+        """
+        masks = [selection.masks for _, selection, _ in shrunk]
+        reached = [budget for _, _, budget in shrunk]
         inputs = UpdateInputs(
             self.model,
-            [*students, *polish_students],
+            [*(student for student, _, _ in shrunk), *polish_students],
             self.batches[::every],
             masks + masks[: len(polish_students)],
             [norms[::every] for norms in self._ranking.token_norms],
             [outputs[::every] for outputs in self._ranking.dense_outputs],
             teacher_masks_of=lambda k: self.select(reached[k].costs, reached[k].constraint ** 0.5),
             run=self._run,
-            without_held_out=range(len(students), len(students) + len(polish_students)),
+            without_held_out=range(len(shrunk), len(shrunk) + len(polish_students)),
         )
+        assert isinstance(self.method, Method)
         with self._run.clock("update"), self._run.precision(self.model.device):
             refits = UPDATES[self.method.update](inputs)
             if self.method.allocation == "plain":
                 for student in inputs.students:
                     make_plain(student, self.model, self.batches)
-        reports: list[PolishReport | None] = [None] * len(students)
-        if self._polishing is not None:
-            del inputs  # with the dense model's outputs, whose memory the polish may need
-            self.release_outputs()
-            for k, candidate in enumerate(polish_students or students):
-                reports[k] = report = self._polish(self._polishing, candidate, masks[k])
-                if report.accepted and polish_students:
-                    students[k], refits[k] = candidate, refits[len(students) + k]
-        return [
-            Pruned(
-                students[k],
-                masks[k],
-                refits[k],
-                predicted=predicted[k],
-                polish=reports[k],
-                queries=selection.queries,
-                cost=selection.cost,
-            )
-            for k, selection in enumerate(selections)
-        ]
+        return refits
+
+    def _polish_all(
+        self,
+        students: list[PreTrainedModel],
+        polish_students: Sequence[PreTrainedModel],
+        refits: list[list[Refit]],
+        masks: Sequence[list[Tensor]],
+    ) -> list[PolishReport | None]:
+        """Polishes students, if the method does, and returns a report for each.
+
+        Args:
+            students: refitted students; those with an accepted polished copy are replaced by it.
+            polish_students: the copies to polish; without any, the students themselves are polished.
+            refits: of the students, then of the copies; of the copies, only those of accepted ones stay.
+            masks: of the students.
+        """
+        copied = refits[len(students) :]
+        del refits[len(students) :]
+        if self._polishing is None:
+            return [None] * len(students)
+        self.release_outputs()  # the polish may need their memory
+        reports: list[PolishReport | None] = []
+        for k, candidate in enumerate(polish_students or students):
+            report = self._polish(self._polishing, candidate, masks[k])
+            if report.accepted and polish_students:
+                students[k], refits[k] = candidate, copied[k]
+            reports.append(report)
+        return reports
 
     @property
     def output_bytes(self) -> int:

@@ -22,6 +22,13 @@ SPELLED = (
 )
 RARE_LABELS = 4  # labels with the lowest agreement that the terminal shows
 
+_COUNTED = {
+    "mac": "MACs of its layers",
+    "parameters": "parameters of its layers",
+    "latency": "latency, as estimated",
+    "memory": "memory in llama.cpp",
+}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -142,6 +149,13 @@ def _lost_rows(vocabulary: "VocabularyReport") -> list[Row]:
 def score_notes(result: "PruningResult") -> list[str]:
     """Returns sentences on how scores were measured where that is not what one expects."""
     return [SPELLED] if result.vocabulary is not None and _lost_rows(result.vocabulary) else []
+
+
+def describe_pruning(result: "PruningResult") -> str:
+    """Describes in half a sentence what is left of the cost, and how the model was made."""
+    polished = result.polish is not None and result.polish.accepted
+    training = "and polished without labels" if polished else "without retraining"
+    return f"pruned to {figures.share(result.budget.kept).text} of the {_COUNTED[result.budget.metric]}, {training}"
 
 
 def score_sentences(result: "PruningResult") -> list[str]:

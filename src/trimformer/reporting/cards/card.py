@@ -14,13 +14,12 @@ from trimformer.models import KINDS
 from trimformer.models.masking import units_left
 from trimformer.options.checks import shorten
 from trimformer.options.choices import Format
+from trimformer.reporting import figures
 from trimformer.reporting.cards.source import Source, shorten_command, source_of
 from trimformer.reporting.cards.use import export_lines, kind_tags, library, loading_lines, pipeline_tag
-from trimformer.reporting.score_table import score_sentences, score_table
+from trimformer.reporting.score_table import describe_pruning, score_sentences, score_table
 from trimformer.results import PruningResult
 from trimformer.utils.environment import describe_device, versions
-
-_COUNTED = {"mac": "MACs", "parameters": "parameters", "latency": "latency", "memory": "memory"}
 
 # Metrics that have another name on the hub.
 _METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
@@ -48,15 +47,8 @@ def model_card(
     """
     if not isinstance(result, PruningResult):
         raise TrimformerError(f"result is {shorten(result)}; give the PruningResult that trimformer.prune returned")
-    source, budget = source_of(result.model), result.budget
-    share = f"{100 * budget.kept:.1f} % of the {_COUNTED[budget.metric]} of its layers"
-    if budget.metric == "memory":
-        share = f"{100 * budget.kept:.1f} % of its memory in llama.cpp"
-    if budget.metric == "latency":
-        share = f"{100 * budget.kept:.1f} % of its latency, as estimated"
-    polished = result.polish is not None and result.polish.accepted
-    training = "and polished without labels" if polished else "without retraining"
-    lines = [f"{source}, pruned by trimformer to {share}, {training}. It is an ordinary, smaller model."]
+    source = source_of(result.model)
+    lines = [f"{source}, {describe_pruning(result)}. It is an ordinary, smaller model, made by trimformer."]
     table = score_table(result)
     if table:
         lines += [
@@ -137,7 +129,7 @@ def _evaluated(metrics: dict[str, float], name: str, dataset: str, task: str) ->
             metric_value=round(value, 6),
         )
         for key, value in metrics.items()
-        if not key.endswith("_ci95") and math.isfinite(value)
+        if not key.endswith(figures.INTERVAL) and math.isfinite(value)
     ]
     return {"model_name": name, "eval_results": results} if results else {}
 

@@ -12,11 +12,8 @@ from trimformer.reporting.page.headlines import headlines
 from trimformer.reporting.page.network import by_layer, sublayer_reports, totals
 from trimformer.reporting.page.plots import predicted_plot, refit_plot, target_plot
 from trimformer.reporting.page.render import render
-from trimformer.reporting.score_table import others_label, score_table, serving_table, target_scope
+from trimformer.reporting.score_table import describe_pruning, others_label, score_table, serving_table, target_scope
 from trimformer.results import PruningResult
-
-COUNTED = {"mac": "MACs of its layers", "parameters": "parameters of its layers", "latency": "latency, as estimated",
-           "memory": "memory in llama.cpp"}  # fmt: skip
 
 FIRST = 8  # changed samples that are shown; the others unfold
 
@@ -75,10 +72,8 @@ def prune_page(
 
 def _lead(result: PruningResult, model: str | None) -> str:
     """Describes the model in one sentence."""
-    polished = result.polish is not None and result.polish.accepted
-    training = "and polished without labels" if polished else "without retraining"
-    kept = f"runed to {figures.share(result.budget.kept).text} of the {COUNTED[result.budget.metric]}, {training}."
-    return f"{PurePath(model).name}, p{kept}" if model else f"P{kept}"
+    kept = describe_pruning(result)
+    return f"{PurePath(model).name}, {kept}." if model else f"{kept[0].upper()}{kept[1:]}."
 
 
 def _refit_samples(result: PruningResult) -> str:
