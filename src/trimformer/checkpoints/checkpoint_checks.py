@@ -12,6 +12,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from trimformer.checkpoints.load_guard import QUANT_METHOD
+from trimformer.data.outputs import PROBLEM_TYPES
 from trimformer.errors import TrimformerError, one_sentence, quoted
 from trimformer.models import find_layers
 
@@ -22,7 +23,6 @@ WEIGHT_FILES = (
 _ADAPTER_FILES = (
     "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "pytorch_adapter.bin",
 )  # fmt: skip
-_PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 _MAX_SIZE_RATIO = 500  # parameters per byte of weights; a pruned model's config is the dense one's
 _ALWAYS_ALLOWED = 10_000_000  # parameters
 
@@ -77,10 +77,10 @@ def check_config(config: PreTrainedConfig, path: Path) -> None:
     """
     _check_sizes(config.to_dict(), path, "")
     problem = getattr(config, "problem_type", None)
-    if problem not in _PROBLEM_TYPES:
+    if problem not in PROBLEM_TYPES:
         raise TrimformerError(
             f"the config of '{path}' has the problem_type '{problem}'; "
-            f"known are {', '.join(filter(None, _PROBLEM_TYPES))}"
+            f"known are {', '.join(filter(None, PROBLEM_TYPES))}"
         )
     widths = getattr(config, "quantization_config", None)
     if widths is not None:

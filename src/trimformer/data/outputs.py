@@ -33,6 +33,8 @@ _PER_TOKEN = ("ForTokenClassification", "ForMaskedLM", "ForCTC", "ForAudioFrameC
 _GENERATORS = ("ForCausalLM", "LMHeadModel")
 _HEADLESS = ("Model", "Encoder", "ModelWithProjection")
 
+PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")  # of configs
+
 _MAX_PROBABILITIES = 2**24  # of a divergence per token, in memory at once
 
 # Text encoders that are used through their pooled output; others through the mean over tokens.
@@ -46,11 +48,10 @@ def find_problem(model: PreTrainedModel) -> Problem:
         TrimformerError: the task head is not supported, or the config's `problem_type` is unknown.
     """
     name, config = type(model).__name__, model.config
-    problem_types = (None, "regression", "single_label_classification", "multi_label_classification")
-    if getattr(config, "problem_type", None) not in problem_types:
+    if getattr(config, "problem_type", None) not in PROBLEM_TYPES:
         raise TrimformerError(
             f"the model's problem_type '{config.problem_type}' is unknown; set it to one of "
-            f"{', '.join(filter(None, problem_types))}"
+            f"{', '.join(filter(None, PROBLEM_TYPES))}"
         )
     if name.endswith(_CLASSIFIERS):
         if config.problem_type == "multi_label_classification":

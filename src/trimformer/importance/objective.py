@@ -18,6 +18,8 @@ from trimformer.models.masking import frozen
 # Softens the predictions of several classes, as a model is overconfident on the samples it was trained on.
 TEMPERATURE = 2.0
 
+NO_LABELS = "this method needs labels, but the calibration data has none; choose a label-free method such as obs"
+
 
 def reads_first_token(model: PreTrainedModel, batch: Batch) -> bool:
     """Returns whether the output depends only on the last layer's first position, as in BERT's classifiers."""
@@ -52,9 +54,7 @@ def supervised_losses(output: Tensor, batch: Batch, problem: Problem) -> Tensor:
     if problem == "language":
         return mean_token_losses(output, batch)
     if "labels" not in batch or problem == "embedding":
-        raise TrimformerError(
-            "this method needs labels, but the calibration data has none; choose a label-free method such as obs"
-        )
+        raise TrimformerError(NO_LABELS)
     labels = batch["labels"]
     if problem == "single_label":
         return F.cross_entropy(output, labels, reduction="none")

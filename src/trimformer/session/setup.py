@@ -28,6 +28,7 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.scores import Scored, score
 from trimformer.export.gguf.architecture import check_graph, check_timed_graph
 from trimformer.importance.calibration_cache import check_calibration_dir
+from trimformer.importance.objective import NO_LABELS
 from trimformer.models.layer_calls import LABEL_KEYS
 from trimformer.models.model_checks import check_model, check_query_heads
 from trimformer.options.budgets import BudgetRequest
@@ -299,6 +300,4 @@ def _check_labels(method: AnyMethod, features: Sequence[Mapping[str, Any]]) -> N
     """
     needs_labels = isinstance(method, Method) and method.needs_labels
     if needs_labels and not any(key in features[0] for key in LABEL_KEYS):
-        raise TrimformerError(
-            "this method needs labels, but the calibration data has none; choose a label-free method such as obs"
-        )
+        raise TrimformerError(NO_LABELS)
