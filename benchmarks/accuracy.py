@@ -38,10 +38,10 @@ from trimformer.costs.macs import layer_lengths
 from trimformer.data.batches import make_batches, mean_length, sample_indices
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import TASKS, task_of
+from trimformer.evaluation.onnx_files import on_cpu, write_onnx_files
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.serving import on_cpu, write_served
 from trimformer.export.onnx.export import QUANTIZED
-from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.onnx.serve import open_session, running_in
 from trimformer.models import find_sublayers
 from trimformer.options.execution import ExecutionOptions
 from trimformer.options.methods import METHODS, Layout, find_method, polishes, with_layout
@@ -127,9 +127,9 @@ def run_task(name: str, options: argparse.Namespace) -> Iterable[dict[str, Any]]
 def served_int8(model: Any, scorer: Scorer) -> Iterator[Any]:
     """Exports a model and yields it with the outputs of its int8 file in ONNX Runtime."""
     with TemporaryDirectory() as folder:
-        write_served(model, Path(folder) / "onnx", scorer, int8=True)
+        write_onnx_files(model, Path(folder) / "onnx", scorer, int8=True)
         plain = on_cpu(model)
-        with served(plain, open_session(Path(folder) / "onnx" / QUANTIZED)):
+        with running_in(plain, open_session(Path(folder) / "onnx" / QUANTIZED)):
             yield plain
 
 

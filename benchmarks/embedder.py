@@ -40,8 +40,8 @@ from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.files import read_rows, read_texts
 from trimformer.data.splits import read_splits
 from trimformer.data.tasks import task_of
+from trimformer.evaluation.onnx_files import feeds, write_onnx_files
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.serving import feeds, write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session
 from trimformer.options.methods import METHODS, Method, polishes
@@ -105,7 +105,7 @@ def time_files(models: Path, dense: Any, scorer: Scorer, shape: tuple[int, int])
     with TemporaryDirectory() as folder:
         for path in (None, *sorted(models.iterdir())):
             name = path.name if path else "dense-1"
-            write_served(load(path)[0] if path else dense, Path(folder) / name, scorer, int8=True)
+            write_onnx_files(load(path)[0] if path else dense, Path(folder) / name, scorer, int8=True)
             for file, precision in ((MODEL, "float32"), (QUANTIZED, "int8")):
                 session = open_session(Path(folder) / name / file)
                 calls[f"{name} {precision}"] = partial(session.run, None, feeds(session, inputs))

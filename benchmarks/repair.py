@@ -21,10 +21,10 @@ from polish import calibration, find_task
 
 from trimformer import Pruner, Run
 from trimformer.cli.logs import set_up_logging
+from trimformer.evaluation.onnx_files import write_onnx_files
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.serving import write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
-from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.onnx.serve import open_session, running_in
 from trimformer.options.methods import Layout, find_method, with_layout
 from trimformer.options.polish import PolishOptions
 from trimformer.polish.data import draw_polish_inputs
@@ -36,10 +36,10 @@ def serve(model: Any, scorer: Scorer) -> dict[str, tuple[dict[str, float], Seque
     """Returns scores and outputs of a model's files in ONNX Runtime."""
     results = {}
     with TemporaryDirectory() as folder:
-        write_served(model, place := Path(folder) / "served", scorer, int8=True)
+        write_onnx_files(model, place := Path(folder) / "served", scorer, int8=True)
         for name, file in FILES.items():
             session = open_session(place / file)
-            with served(model, session):
+            with running_in(model, session):
                 results[name] = scorer(model, name)
     return results
 

@@ -41,10 +41,10 @@ from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, mean_length, sample_indices
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import task_of
+from trimformer.evaluation.onnx_files import MAX_COMPARED_SAMPLES, examples, feeds, write_onnx_files
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.serving import MAX_COMPARED_SAMPLES, examples, feeds, write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
-from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.onnx.serve import open_session, running_in
 from trimformer.export.onnx.trace import TupleModel
 from trimformer.export.openvino.export import check_openvino, quantize, write_openvino
 from trimformer.export.openvino.serve import open_session as openvino_session
@@ -167,7 +167,7 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
     sessions, references = [], None
     for name, model in bench.models():
         place = folder / bench.name / name.replace(" %", "")
-        write_served(model, place, bench.scorer, int8=True)
+        write_onnx_files(model, place, bench.scorer, int8=True)
         folders = [(name, place)]
         if options.plain and name == "dense":
             write_plain_export(model, place / "plain")
@@ -179,7 +179,7 @@ def measure(bench: Bench, folder: Path, options: argparse.Namespace) -> list[dic
             files += [(f"{name}, OpenVINO{suffix}", path, openvino_session) for suffix, path in named_files]
         for kind, path, opened in files:
             session = opened(path, options.threads)
-            with served(model, session):
+            with running_in(model, session):
                 scores, outputs = bench.scorer(model, kind)
             references = references or outputs
             size = sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.is_file())

@@ -14,9 +14,9 @@ from trimformer.evaluation.agreement import AgreementReport
 from trimformer.evaluation.bounds import CONFIDENCE
 from trimformer.evaluation.changed_predictions import ChangedReport
 from trimformer.evaluation.gguf_files import ComparedGguf
+from trimformer.evaluation.onnx_files import ComparedOnnx
 from trimformer.evaluation.quality_test import Verdict
 from trimformer.evaluation.scores import Scores
-from trimformer.evaluation.serving import Served
 from trimformer.models import Kind
 from trimformer.models.masking import units_left
 from trimformer.options.choices import Metric, Phase, Quantization
@@ -394,7 +394,7 @@ class PruningResult:
     scores: Scores | None = None
     sizes: dict[str, Size] | None = None
     latency: LatencyReport | None = None
-    serving: list[Served] = field(default_factory=list)
+    serving: list[ComparedOnnx] = field(default_factory=list)
     gguf: list[ComparedGguf] = field(default_factory=list)
     gguf_notes: list[str] = field(default_factory=list)
     processor: Any = None

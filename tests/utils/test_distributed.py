@@ -285,7 +285,7 @@ def test_an_unexpected_error_of_the_main_process_ends_all(model_dir, data, tmp_p
 
 FAIL_ON_ONE = """
 import os, sys
-from trimformer.cli import serving
+from trimformer.cli import exported_files
 from trimformer.cli.main import main
 from trimformer.errors import TrimformerError
 from trimformer.importance import second_moments
@@ -296,7 +296,7 @@ def fail(*_, **__):
 
 place, rank, *words = sys.argv[1:]
 owner, name = {
-    "export": (serving, "write_served"),
+    "export": (exported_files, "write_onnx_files"),
     "calibrate": (second_moments, "sample_losses"),
     "walk": (regression_moments.MomentSums, "add"),
 }[place]

@@ -21,7 +21,7 @@ from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
 from trimformer.data.batches import make_batches, sample_indices
 from trimformer.data.outputs import find_problem
-from trimformer.evaluation.serving import MAX_COMPARED_SAMPLES, feeds
+from trimformer.evaluation.onnx_files import MAX_COMPARED_SAMPLES, feeds
 from trimformer.export.gguf.export import check_gguf, export_gguf
 from trimformer.export.onnx.export import check_exportable, check_onnx, write_files
 from trimformer.export.onnx.serve import open_session as onnx_session

@@ -12,10 +12,10 @@ from trimformer.checkpoints.save_load import load
 from trimformer.checkpoints.standalone import check_standalone
 from trimformer.checkpoints.vocabulary import check_trimmable, read_vocabulary
 from trimformer.checkpoints.written_checks import check_tokenizer_reloads
+from trimformer.cli.exported_files import ExportedFiles, export_dense
 from trimformer.cli.flags.prune import read
 from trimformer.cli.logs import kept_log
 from trimformer.cli.resume import forget_calibration
-from trimformer.cli.serving import Serving, open_serving
 from trimformer.cli.task_data import load_task_data
 from trimformer.costs.backends import check_backend
 from trimformer.data.splits import read_evaluation_rows
@@ -126,20 +126,20 @@ def prune_and_write(
         The exit code: 0, or `MISSED` where the model misses its latency budget.
     """
     with temporary_directory() as temporary:
-        serving: list[Serving] = []  # of the main process only
+        exported: list[ExportedFiles] = []  # of the main process only
         timer = StageTimer()
         if output.export:  # the dense files first, so that a failing export ends before the long work
             with timer("export"):
                 size, name = options.data.batch_size, last_part(path)
-                on_main(lambda: serving.append(open_serving(inputs, temporary, output, size, name)))
+                on_main(lambda: exported.append(export_dense(inputs, temporary, output, size, name)))
         result = prune_model(inputs, budget, method, options)
         if not is_main():
             return 0
 
         def add_files(directory: Path) -> None:
-            if serving:
+            if exported:
                 with timer("export"):
-                    serving[0].add(result, directory)
+                    exported[0].add(result, directory)
                 result.cost.seconds.update(timer.seconds)
 
         write_result(

@@ -22,7 +22,7 @@ Outputs = Sequence[Tensor]  # one per batch, on the CPU
 class RerunOutputs(Sequence[Tensor]):
     """Outputs that are computed again at every access, so that only one batch of them is in memory.
 
-    The model must stay as it is while they are read. A forward that replaces the model's own, as in `served`, is
+    The model must stay as it is while they are read. A forward that replaces the model's own, as in `running_in`, is
     remembered.
 
     Args:

@@ -22,10 +22,10 @@ from trimformer.evaluation.bounds import (
 )
 from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.model_outputs import Outputs, unbatch
+from trimformer.evaluation.onnx_files import on_cpu, write_onnx_files
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.serving import on_cpu, write_served
 from trimformer.export.onnx.export import MODEL, QUANTIZED
-from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.onnx.serve import open_session, running_in
 from trimformer.options.choices import AnyBackend
 from trimformer.options.quality_target import QualityTarget
 from trimformer.utils.temp_dirs import temporary_directory
@@ -130,9 +130,9 @@ class QualityTest:
         int8 = self._backend == "onnx-int8"
         with temporary_directory() as folder:
             files = folder / "onnx"
-            write_served(model, files, self._pruned_scorer, int8=int8)
+            write_onnx_files(model, files, self._pruned_scorer, int8=int8)
             plain = on_cpu(model)
-            with served(plain, open_session(files / (QUANTIZED if int8 else MODEL))):
+            with running_in(plain, open_session(files / (QUANTIZED if int8 else MODEL))):
                 return self._pruned_scorer(plain, "judge")[1]
 
     def _divergences(self, outputs: Outputs) -> Floats:

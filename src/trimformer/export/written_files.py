@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from trimformer.data.batches import numbered_batches, token_mask
 from trimformer.data.outputs import divergence, find_problem, model_output, predict
 from trimformer.errors import TrimformerError, one_sentence
-from trimformer.export.onnx.serve import served
+from trimformer.export.onnx.serve import running_in
 from trimformer.export.onnx.trace import token_axis
 from trimformer.models import max_positions
 from trimformer.models.layer_calls import Batch, forward
@@ -172,7 +172,10 @@ def _compare(
         for example in batches:
             (batch,) = numbered_batches([example])
             expected, [reference] = forward(model, batch), predict(model, [batch])
-            with served(model, session), one_sentence(f"{runtime.name} cannot run the file of {type(model).__name__}"):
+            with (
+                running_in(model, session),
+                one_sentence(f"{runtime.name} cannot run the file of {type(model).__name__}"),
+            ):
                 actual, [output] = forward(model, batch), predict(model, [batch])
             for name, value in actual.items():
                 reference_value = model_output(model, batch, "embedding") if name == EMBEDDING else expected[name]

@@ -17,7 +17,7 @@ from trimformer.cli.main import main
 from trimformer.data.outputs import divergence, find_problem, predict
 from trimformer.errors import TrimformerError
 from trimformer.export.onnx.export import export_onnx, quantize
-from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.onnx.serve import open_session, running_in
 from trimformer.export.written_files import Written
 
 
@@ -35,7 +35,7 @@ def operators(path: Path) -> Counter[str]:
 
 def outputs(model: PreTrainedModel, path: Path, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """(the file's, the model's)"""
-    with served(model, open_session(path)):
+    with running_in(model, open_session(path)):
         given = predict(model, [batch])[0]
     return given, predict(model, [batch])[0]
 

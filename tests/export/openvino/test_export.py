@@ -15,7 +15,7 @@ from tests.export.models import BARE, BATCHES, CLASSES, ELSEWHERE, QUICK, emptie
 from trimformer.cli.main import main
 from trimformer.data.outputs import predict
 from trimformer.errors import TrimformerError
-from trimformer.export.onnx.serve import served
+from trimformer.export.onnx.serve import running_in
 from trimformer.export.openvino.export import MODEL, QUANTIZED, export_openvino, quantize
 from trimformer.export.openvino.serve import open_session
 from trimformer.export.written_files import Written
@@ -43,7 +43,7 @@ def test_a_pruned_file_gives_what_the_model_gives(family: str, head: str) -> Non
     assert names(written.path.parent) == ["openvino_model.bin", "openvino_model.xml"]
     assert written.size == sum(path.stat().st_size for path in written.path.parent.iterdir())
     for batch in (ELSEWHERE, make_batch(1, 5, labels=None)):
-        with served(model, open_session(written.path)):
+        with running_in(model, open_session(written.path)):
             given = predict(model, [batch])[0]
         torch.testing.assert_close(given, predict(model, [batch])[0], atol=1e-4, rtol=0)
 

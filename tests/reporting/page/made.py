@@ -10,8 +10,8 @@ import trimformer
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.costs.timing import Timing
+from trimformer.evaluation.onnx_files import ComparedOnnx
 from trimformer.evaluation.quality_test import Verdict
-from trimformer.evaluation.serving import Served
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.reporting.page.prune import prune_page
 from trimformer.results import PruningResult, QualityTargetReport
@@ -46,7 +46,7 @@ TARGET = QualityTargetReport(
 )
 
 SERVED = [
-    Served(
+    ComparedOnnx(
         name, {"accuracy": 0.9 - i / 50, "accuracy_ci95": 0.01}, i / 100, None, 80_000_000 // (i + 1),
         Timing(**ms(30 / (i + 1))), Timing(**ms(i + 1.0)),
     )

@@ -47,7 +47,7 @@ def open_session(path: str | Path | bytes) -> Any:
 
 
 @contextmanager
-def served(model: PreTrainedModel, session: Any) -> Iterator[None]:
+def running_in(model: PreTrainedModel, session: Any) -> Iterator[None]:
     """Replaces a model's forward pass by a session within the context.
 
     Args:

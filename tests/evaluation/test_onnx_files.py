@@ -13,11 +13,11 @@ from tests.commands import error_line, prune, run, tree
 from tests.conftest import make_model
 from tests.test_kinds import KINDS
 from trimformer import LatencyOptions
-from trimformer.cli import serving
+from trimformer.cli import exported_files
 from trimformer.cli.main import main
 from trimformer.data.rows import as_rows
 from trimformer.errors import TrimformerError
-from trimformer.evaluation.serving import examples, feeds, serve
+from trimformer.evaluation.onnx_files import compare_onnx_files, examples, feeds
 from trimformer.options.data import DataOptions
 from trimformer.session.inputs import Inputs
 from trimformer.session.task import resolve_task
@@ -93,13 +93,13 @@ def test_files_are_timed_on_inputs_of_the_shape_of_the_data(kind, tmp_path, monk
 
     def watched(models, scorer, inputs):
         timed.append(inputs)
-        return serve(models, scorer, inputs)
+        return compare_onnx_files(models, scorer, inputs)
 
-    monkeypatch.setattr(serving, "serve", watched)
+    monkeypatch.setattr(exported_files, "compare_onnx_files", watched)
     sets = [as_rows(rows), as_rows(rows)]
     task = resolve_task(None, DataOptions(), model, sets)
     inputs = Inputs(model.eval(), processor, sets[0], {"validation": sets[1]}, task=task)
-    files = serving.OnnxServing(inputs, tmp_path / "dense", int8=False, batch_size=2)
+    files = exported_files.OnnxFiles(inputs, tmp_path / "dense", int8=False, batch_size=2)
     options = {"device": "cpu", "neuron_multiple": 4, "latency": LatencyOptions(2), "task": task}
     result = trimformer.prune(model, processor, rows, 0.6, **options)
     files.add(result, tmp_path / "pruned")

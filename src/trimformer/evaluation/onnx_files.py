@@ -18,14 +18,14 @@ from trimformer.errors import TrimformerError
 from trimformer.evaluation.model_outputs import Outputs
 from trimformer.evaluation.scores import Scorer
 from trimformer.export.onnx.export import MODEL, QUANTIZED, write_files
-from trimformer.export.onnx.serve import open_session, served
+from trimformer.export.onnx.serve import open_session, running_in
 from trimformer.models.layer_calls import Batch
 
 MAX_COMPARED_SAMPLES = 256  # samples at most, on which a file is compared with PyTorch
 
 
 @dataclass(frozen=True)
-class Served:
+class ComparedOnnx:
     """Scores and latency of one file in ONNX Runtime.
 
     Attributes:
@@ -52,7 +52,7 @@ def examples(batches: Sequence[Batch]) -> list[Batch]:
     return list(batches[:: max(1, count_samples(batches) // MAX_COMPARED_SAMPLES)])
 
 
-def write_served(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: bool) -> None:
+def write_onnx_files(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: bool) -> None:
     """Exports a model's files to a new folder and compares each with PyTorch on samples of the scorer.
 
     Raises:
@@ -62,13 +62,13 @@ def write_served(model: PreTrainedModel, folder: Path, scorer: Scorer, *, int8: 
     write_files(on_cpu(model), folder, examples(scorer.batches), int8=int8)
 
 
-def serve(
+def compare_onnx_files(
     models: Mapping[str, tuple[PreTrainedModel, Path]], scorer: Scorer, inputs: Mapping[str, Tensor]
-) -> list[Served]:
+) -> list[ComparedOnnx]:
     """Scores the files of models and times all files in turns.
 
     Args:
-        models: by name, the dense one first; each with the folder of its files, see `write_served`.
+        models: by name, the dense one first; each with the folder of its files, see `write_onnx_files`.
         scorer: of the set to score on.
         inputs: to time with.
     """
@@ -79,13 +79,13 @@ def serve(
         kinds = {folder / MODEL: name, folder / QUANTIZED: f"{name} + int8"}
         for path, kind in ((path, kind) for path, kind in kinds.items() if path.is_file()):
             session = open_session(path)
-            with served(plain, session):
+            with running_in(plain, session):
                 scored.append((kind, *scorer(plain, f"evaluate {kind}"), path))
             calls.append(partial(session.run, None, feeds(session, inputs)))
     laps = interleaved(calls, torch.device("cpu"))
     dense = scored[0][2]
     return [
-        Served(
+        ComparedOnnx(
             kind,
             scores,
             scorer.divergence(outputs, dense),

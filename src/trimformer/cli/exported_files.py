@@ -6,8 +6,8 @@ from typing import Protocol
 
 from trimformer.costs.random_inputs import random_inputs, typical_sample
 from trimformer.evaluation.gguf_files import compared_files
+from trimformer.evaluation.onnx_files import compare_onnx_files, on_cpu, write_onnx_files
 from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.serving import on_cpu, serve, write_served
 from trimformer.export.gguf.export import export_gguf
 from trimformer.options.choices import Quantization
 from trimformer.options.output import OutputOptions
@@ -15,14 +15,14 @@ from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
 
 
-class Serving(Protocol):
+class ExportedFiles(Protocol):
     """The dense model's files, to which those of the pruned model are added."""
 
     def add(self, result: PruningResult, directory: Path) -> None:
         """Writes the pruned model's files into a directory and compares all files in the result."""
 
 
-def open_serving(inputs: Inputs, folder: Path, output: OutputOptions, batch_size: int, name: str) -> Serving:
+def export_dense(inputs: Inputs, folder: Path, output: OutputOptions, batch_size: int, name: str) -> ExportedFiles:
     """Exports the dense model, to the files that were asked for.
 
     Args:
@@ -36,11 +36,11 @@ def open_serving(inputs: Inputs, folder: Path, output: OutputOptions, batch_size
         TrimformerError: the model cannot be exported.
     """
     if output.gguf:
-        return GgufServing(inputs, folder, output.gguf, name)
-    return OnnxServing(inputs, folder, output.onnx == "onnx-int8", batch_size)
+        return GgufFiles(inputs, folder, output.gguf, name)
+    return OnnxFiles(inputs, folder, output.onnx == "onnx-int8", batch_size)
 
 
-class GgufServing:
+class GgufFiles:
     """Exports both models to GGUF and compares the files in llama.cpp.
 
     Args:
@@ -70,7 +70,7 @@ class GgufServing:
         result.gguf_notes = files.notes
 
 
-class OnnxServing:
+class OnnxFiles:
     """Exports both models to ONNX and compares the files.
 
     Args:
@@ -88,13 +88,13 @@ class OnnxServing:
         assert inputs.task is not None
         self._scorer = Scorer(name, rows, inputs.task, inputs.model, inputs.processor, batch_size)
         self._model, self._dense, self._int8 = inputs.model, folder / "onnx", int8
-        write_served(self._model, self._dense, self._scorer, int8=int8)
+        write_onnx_files(self._model, self._dense, self._scorer, int8=int8)
 
     def add(self, result: PruningResult, directory: Path) -> None:
         """Writes the pruned model's files to `onnx` in a directory and compares all files in the result."""
         assert result.latency is not None
-        write_served(result.model, directory / "onnx", self._scorer, int8=self._int8)
+        write_onnx_files(result.model, directory / "onnx", self._scorer, int8=self._int8)
         models = {"dense": (self._model, self._dense), "pruned": (result.model, directory / "onnx")}
         example = typical_sample(self._scorer.features)
         inputs = random_inputs(self._model, result.latency.batch_size, result.latency.seq_len, example)
-        result.serving = serve(models, self._scorer, inputs)
+        result.serving = compare_onnx_files(models, self._scorer, inputs)
