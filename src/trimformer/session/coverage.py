@@ -32,25 +32,25 @@ SPARE_EMBEDDINGS = (128, 0.01)  # embeddings are padded to a multiple of 128, or
 _LISTED = 8  # labels named in a sentence
 
 
-def measure_coverage(model: PreTrainedModel, processor: Any, data: Samples) -> CoverageReport:
+def measure_coverage(model: PreTrainedModel, processor: Any, samples: Samples) -> CoverageReport:
     """Measures what the calibration samples exercise, and logs a sentence for each gap.
 
     Args:
         model: the dense model.
         processor: its tokenizer or processor.
-        data: the samples of the run; all processes together measure their shares.
+        samples: the samples of the run; all processes together measure their shares.
     """
     tokenizer = find_tokenizer(processor)
-    labels, predicted_range = count_labels(model, data.batches, special_ids(tokenizer), shared=True)
-    sets = {"calibration": data.features, **{scorer.name: scorer.features for scorer in data.scorers}}
-    if data.judged_scorer is not None:
-        sets.setdefault(data.judged_scorer.name, data.judged_scorer.features)
-    texts = measure_texts(tokenizer, data.task, sets, data.longest)
+    labels, predicted_range = count_labels(model, samples.batches, special_ids(tokenizer), shared=True)
+    sets = {"calibration": samples.features, **{scorer.name: scorer.features for scorer in samples.scorers}}
+    if samples.judged_scorer is not None:
+        sets.setdefault(samples.judged_scorer.name, samples.judged_scorer.features)
+    texts = measure_texts(tokenizer, samples.task, sets, samples.longest)
     warnings = [
-        *_label_warnings(labels, len(data.features)),
-        *text_warnings(model, tokenizer, texts, data.batches, data.longest),
+        *_label_warnings(labels, len(samples.features)),
+        *text_warnings(model, tokenizer, texts, samples.batches, samples.longest),
         *_length_warnings(texts),
-        *data.scored_warnings,
+        *samples.scored_warnings,
     ]
     if is_main():
         for line in warnings:

@@ -70,21 +70,26 @@ def report(
         request: the budget as it was asked for.
         seconds: seconds that pruning took, by stage.
     """
-    data, unit_costs = session.data, session.unit_costs
+    samples, unit_costs = session.samples, session.unit_costs
     stages = {stage: seconds[stage] / session.seconds_per_pass for stage in PRUNING if stage in seconds}
     result = PruningResult(
         session.with_kept_tokens(pruned.model),
         pruned.masks,
         task=TaskReport(
-            data.task.name,
+            samples.task.name,
             find_problem(session.model),
-            data.task.metric,
-            data.task.reading.description if data.task.reading else None,
+            samples.task.metric,
+            samples.task.reading.description if samples.task.reading else None,
         ),
         method=method,
         budget=BudgetReport(unit_costs.metric, budget.constraint, pruned.cost / unit_costs.costs.dense),
         samples=SampleReport(
-            len(data.features), data.evaluation, data.seq_len, data.blank_dropped, data.blank_scored, data.scored_on
+            len(samples.features),
+            samples.evaluation,
+            samples.seq_len,
+            samples.blank_dropped,
+            samples.blank_scored,
+            samples.scored_on,
         ),
         cost=CostReport(
             dict(seconds),
@@ -132,13 +137,13 @@ def _measure(
         budget: the budget that it keeps.
         requested_ms: the latency that was asked for.
     """
-    data = session.data
+    samples = session.samples
     with session.timer("evaluate"):
-        scored = result.model if data.lost is None else untrimmed  # see `evaluation.language_vocabulary`
-        pruned = score(data.small_vocabulary_scorers or data.scorers, scored, "pruned")
-        result.scores = compare(data.scorers, session.dense_scores, pruned, data.small_vocabulary_scorers)
+        scored = result.model if samples.lost is None else untrimmed  # see `evaluation.language_vocabulary`
+        pruned = score(samples.small_vocabulary_scorers or samples.scorers, scored, "pruned")
+        result.scores = compare(samples.scorers, session.dense_scores, pruned, samples.small_vocabulary_scorers)
         _compare_predictions(session, result, pruned[0][1])
-    result.vocabulary = _vocabulary_report(data)
+    result.vocabulary = _vocabulary_report(samples)
     with session.timer("timing"):
         latency = _measure_latency(session, result)
     result.sizes = _sizes(session, result)
@@ -148,13 +153,13 @@ def _measure(
 
 def _measure_latency(session: Session, result: PruningResult) -> ComparedLatency:
     """Times both models in turn, adds the latencies to the result and returns them."""
-    data, unit_costs = session.data, session.unit_costs
+    samples, unit_costs = session.samples, session.unit_costs
     batch_size = unit_costs.latency.batch_size or DEFAULT_BATCH_SIZE
     workload = unit_costs.workload
-    if data.vocabulary is not None and isinstance(workload, ForwardPass):
+    if samples.vocabulary is not None and isinstance(workload, ForwardPass):
         # The pruned model has other token ids than the dense one, but the same number of texts.
         first_ids = workload.inputs["input_ids"][0].cpu().numpy()
-        example = {"input_ids": data.vocabulary.new_ids[first_ids].clip(0).tolist()}
+        example = {"input_ids": samples.vocabulary.new_ids[first_ids].clip(0).tolist()}
         pruned_inputs = random_inputs(result.model, batch_size, unit_costs.length, example)
         workload = replace(workload, pruned_inputs=pruned_inputs)
     latency = compare_latency(session.model, result.model, workload)
@@ -168,7 +173,7 @@ def _measure_latency(session: Session, result: PruningResult) -> ComparedLatency
 
 def _sizes(session: Session, result: PruningResult) -> dict[str, Size]:
     """Returns MACs, parameters and bytes of both models."""
-    model, lengths = session.model, session.data.lengths
+    model, lengths = session.model, session.samples.lengths
     kept_layers = {s.layer for s, mask in zip(find_sublayers(model), result.masks, strict=True) if mask.any()}
     pruned_lengths = lengths
     if len(find_sublayers(result.model)) < len(lengths):  # a plain layout leaves layers out
@@ -214,13 +219,15 @@ def _latency_budget(
     )
 
 
-def _vocabulary_report(data: Samples) -> VocabularyReport | None:
+def _vocabulary_report(samples: Samples) -> VocabularyReport | None:
     """Returns the report of the smaller vocabulary; None without one."""
-    if data.vocabulary is None:
+    if samples.vocabulary is None:
         return None
-    changed = sum(scorer.changed for scorer in data.small_vocabulary_scorers)
-    counts = len(data.vocabulary.kept_ids), data.vocabulary.dense_size, changed
-    return VocabularyReport(*counts) if data.lost is None else LanguageVocabularyReport(*counts, **asdict(data.lost))
+    changed = sum(scorer.changed for scorer in samples.small_vocabulary_scorers)
+    counts = len(samples.vocabulary.kept_ids), samples.vocabulary.dense_size, changed
+    return (
+        VocabularyReport(*counts) if samples.lost is None else LanguageVocabularyReport(*counts, **asdict(samples.lost))
+    )
 
 
 def _compare_predictions(session: Session, result: PruningResult, pruned: Sequence[Tensor]) -> None:
@@ -231,9 +238,9 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
         result: of the run; its scores are known.
         pruned: the pruned model's outputs per batch.
     """
-    data, model, scores = session.data, session.model, result.scores
+    samples, model, scores = session.samples, session.model, result.scores
     assert scores is not None
-    scorer, pruned_scorer = data.scorers[0], (data.small_vocabulary_scorers or data.scorers)[0]
+    scorer, pruned_scorer = samples.scorers[0], (samples.small_vocabulary_scorers or samples.scorers)[0]
     references = session.dense_scores[0][1]
     if isinstance(pruned_scorer, LanguageScorer):
         result.agreement = pruned_scorer.agreement(pruned, references)
@@ -247,7 +254,7 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
     result.agreement = find_agreement(problem, names, before, after, special_ids(session.tokenizer))
     if scores.changed is None and names and session.tokenizer is not None:
         result.scores = replace(scores, changed=find_changed_tokens(session.tokenizer, names, before, after))
-    metric = data.task.metric
+    metric = samples.task.metric
     if metric is not None and metric in scores.dense:
         half = paired_interval(scorer, before.outputs, pruned_scorer, after.outputs, metric)
         result.change_ci95 = {} if half is None else {metric: half}

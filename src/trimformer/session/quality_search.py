@@ -101,10 +101,10 @@ def _predict(session: Session, method: AnyMethod) -> tuple[float, list[Verdict]]
     Returns:
         The budget, and predicted verdicts of smaller budgets. No test sample is used.
     """
-    target, data = session.target, session.data
+    target, samples = session.target, session.samples
     assert target is not None
-    every = max(2, min(4, len(data.features) // QUICK_SAMPLES))
-    unused = [batch for k, batch in enumerate(data.batches) if k % every] or data.batches
+    every = max(2, min(4, len(samples.features) // QUICK_SAMPLES))
+    unused = [batch for k, batch in enumerate(samples.batches) if k % every] or samples.batches
     with session.timer("judge"):
         indices = [i for batch in unused for i in batch["index"].tolist()]
         screen: list[Callable[[Pruned, float], Verdict]] = []
@@ -128,26 +128,26 @@ def _predict(session: Session, method: AnyMethod) -> tuple[float, list[Verdict]]
 
 def _screen(session: Session, test_samples: int, indices: list[int]) -> Callable[[Pruned, float], Verdict]:
     """Returns a function that predicts a candidate's verdict from the calibration samples of these indices."""
-    data, judged = session.data, session.data.judged_scorer
+    samples, judged = session.samples, session.samples.judged_scorer
     assert session.target is not None
     assert judged is not None
-    rows = Selection(data.calibration_rows, _whole_rows(data, indices))
-    scorer = make_scorer("calibration", rows, data.task, session.model, judged.processor, judged.batch_size)
+    rows = Selection(samples.calibration_rows, _whole_rows(samples, indices))
+    scorer = make_scorer("calibration", rows, samples.task, session.model, judged.processor, judged.batch_size)
     pruned_scorer = None
-    if isinstance(scorer, LanguageScorer) and data.vocabulary is not None:
-        pruned_scorer = LanguageVocabularyScorer(scorer, data.vocabulary, session.model)
+    if isinstance(scorer, LanguageScorer) and samples.vocabulary is not None:
+        pruned_scorer = LanguageVocabularyScorer(scorer, samples.vocabulary, session.model)
     screen = PredictedTest(session.target, scorer, session.model, test_samples, TRIALS[0][1], pruned_scorer)
     return lambda pruned, constraint: screen(pruned.model, constraint)
 
 
-def _whole_rows(data: Samples, indices: list[int]) -> list[int]:
+def _whole_rows(samples: Samples, indices: list[int]) -> list[int]:
     """Returns the rows all of whose samples are among some samples; if there are none, the rows with any of them.
 
     Args:
-        data: gives the calibration samples; a row has several if it holds several texts, or a long one.
+        samples: gives the calibration samples; a row has several if it holds several texts, or a long one.
         indices: indices of the samples.
     """
-    rows = rows_of_features(data.features, len(data.calibration_rows))
+    rows = rows_of_features(samples.features, len(samples.calibration_rows))
     partly = list(dict.fromkeys(rows[i] for i in indices))
     others = {rows[i] for i in set(range(len(rows))).difference(indices)}
     return [row for row in partly if row not in others] or partly
@@ -167,15 +167,17 @@ def _more_rows(session: Session, smaller: list[Verdict]) -> MoreRows | None:
 
 def _quality_test(session: Session) -> QualityTest:
     """Returns the test of the session's target."""
-    data, backend = session.data, session.unit_costs.latency.backend
+    samples, backend = session.samples, session.unit_costs.latency.backend
     assert session.target is not None
-    assert data.judged_scorer is not None
-    return QualityTest(session.target, data.judged_scorer, session.model, backend, data.small_vocabulary_judged_scorer)
+    assert samples.judged_scorer is not None
+    return QualityTest(
+        session.target, samples.judged_scorer, session.model, backend, samples.small_vocabulary_judged_scorer
+    )
 
 
 def _independent_samples(session: Session) -> int:
     """Returns the number of independent samples that the target is tested on."""
-    return session.data.judged_scorer.num_independent if session.data.judged_scorer else 0
+    return session.samples.judged_scorer.num_independent if session.samples.judged_scorer else 0
 
 
 def _effective_samples(session: Session) -> int:
@@ -184,7 +186,7 @@ def _effective_samples(session: Session) -> int:
     The blocks of a document are alike to a degree that the calibration samples, mostly one block of each, do not show;
     the number is taken to be the geometric mean of blocks and documents.
     """
-    judged = session.data.judged_scorer
+    judged = session.samples.judged_scorer
     assert judged is not None
     blocks = len(judged.rows) if isinstance(judged, LanguageScorer) else judged.num_independent
     return round(math.sqrt(judged.num_independent * blocks))
@@ -192,13 +194,13 @@ def _effective_samples(session: Session) -> int:
 
 def _documents(session: Session) -> int:
     """Returns the number of documents that the tested blocks of tokens are of; 0 if it is not known."""
-    judged = session.data.judged_scorer
+    judged = session.samples.judged_scorer
     return count_documents(judged.rows) if isinstance(judged, LanguageScorer) else 0
 
 
 def _describe_samples(session: Session) -> str:
     """Names the samples that the target is tested on, with their documents where they are blocks of tokens."""
-    judged, documents = session.data.judged_scorer, _documents(session)
+    judged, documents = session.samples.judged_scorer, _documents(session)
     if judged is None or not documents:
         return f"{_independent_samples(session):,} samples"
     return f"{len(judged.rows):,} blocks of {documents:,} document{'s' * (documents > 1)}"
@@ -206,6 +208,6 @@ def _describe_samples(session: Session) -> str:
 
 def _source(session: Session) -> str:
     """Names the origin of the samples that the target is tested on."""
-    judged = session.data.judged_scorer
+    judged = session.samples.judged_scorer
     answered = ", answered by the dense model" if judged is not None and were_answered(judged.rows) else ""
-    return ("of the judge data" if session.data.is_judge_data else "set aside from the calibration data") + answered
+    return ("of the judge data" if session.samples.is_judge_data else "set aside from the calibration data") + answered

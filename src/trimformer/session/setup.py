@@ -63,7 +63,7 @@ class Session:
     Attributes:
         model: the dense model, on its device.
         processor: the tokenizer or processor of the result.
-        data: samples to calibrate on, to score on and to test a target on.
+        samples: samples to calibrate on, to score on and to test a target on.
         unit_costs: what budgets are counted in.
         target: the quality to keep, if one is asked for.
         polishing: samples to polish on, if a method polishes.
@@ -79,7 +79,7 @@ class Session:
 
     model: PreTrainedModel
     processor: Any
-    data: Samples
+    samples: Samples
     unit_costs: UnitCosts
     target: QualityTarget | None
     polishing: PolishInputs | None
@@ -95,7 +95,7 @@ class Session:
     @cached_property
     def seconds_per_pass(self) -> float:
         """Seconds of a forward pass of the dense model over the calibration samples."""
-        return forward_seconds(self.model, self.data.batches)
+        return forward_seconds(self.model, self.samples.batches)
 
     @cached_property
     def seconds_per_polish_pass(self) -> float:
@@ -107,15 +107,15 @@ class Session:
     @cached_property
     def dense_scores(self) -> Scored:
         """Scores and outputs of the dense model on the evaluation sets."""
-        return score(self.data.scorers, self.model, "dense")
+        return score(self.samples.scorers, self.model, "dense")
 
     def as_scored(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model as it is scored: language models with all tokens, see `evaluation.language_vocabulary`."""
-        return model if self.data.lost is not None else self.with_kept_tokens(model)
+        return model if self.samples.lost is not None else self.with_kept_tokens(model)
 
     def with_kept_tokens(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model with only the tokens that are kept."""
-        return model if self.data.vocabulary is None else trim_embeddings(model, self.data.vocabulary.kept_ids)
+        return model if self.samples.vocabulary is None else trim_embeddings(model, self.samples.vocabulary.kept_ids)
 
 
 def set_up(
@@ -148,19 +148,19 @@ def set_up(
     timer = StageTimer()
     transformers.set_seed(execution.seed)
     with timer("data"):
-        data = draw_samples(inputs, model, processor, options.data, execution.seed, target, latency.seq_len)
+        samples = draw_samples(inputs, model, processor, options.data, execution.seed, target, latency.seq_len)
         for method in methods:
-            _check_labels(method, data.features)
-        polishing = _polish_inputs(model, processor, data, options, latency) if any(map(polishes, methods)) else None
-        coverage = measure_coverage(model, processor, data)
-        unjudged_labels = _unjudged_labels(model, processor, data)
+            _check_labels(method, samples.features)
+        polishing = _polish_inputs(model, processor, samples, options, latency) if any(map(polishes, methods)) else None
+        coverage = measure_coverage(model, processor, samples)
+        unjudged_labels = _unjudged_labels(model, processor, samples)
     timer.seconds["data"] += inputs.reading_seconds
     if options.model.vocabulary is not None:
         with timer("vocabulary"):
-            data = with_smaller_vocabulary(model, processor, data, texts, target)
-        if data.lost is not None and data.lost.warning:
-            coverage = replace(coverage, warnings=[*coverage.warnings, data.lost.warning])
-    unit_costs = find_unit_costs(model, data, metric, latency, timer, requests, options.gguf)
+            samples = with_smaller_vocabulary(model, processor, samples, texts, target)
+        if samples.lost is not None and samples.lost.warning:
+            coverage = replace(coverage, warnings=[*coverage.warnings, samples.lost.warning])
+    unit_costs = find_unit_costs(model, samples, metric, latency, timer, requests, options.gguf)
     setup_seconds = dict(timer.seconds)
     max_memory = execution.max_memory
     if model.device.type == "cuda" and math.isinf(max_memory):
@@ -169,21 +169,21 @@ def set_up(
         execution, max_memory=max_memory, calibration_dir=calibration_dir, progress=progress, clock=timer
     )
     if is_main():
-        warn_of_memory(model, data.batches, max_memory=max_memory)
+        warn_of_memory(model, samples.batches, max_memory=max_memory)
     return Session(
-        model,
-        processor if data.vocabulary is None else data.vocabulary.tokenizer,
-        data,
-        unit_costs,
-        target,
-        polishing,
-        options.model.neuron_multiple,
-        execution,
-        timer,
-        setup_seconds,
-        coverage,
-        find_tokenizer(processor),
-        unjudged_labels,
+        model=model,
+        processor=processor if samples.vocabulary is None else samples.vocabulary.tokenizer,
+        samples=samples,
+        unit_costs=unit_costs,
+        target=target,
+        polishing=polishing,
+        neuron_multiple=options.model.neuron_multiple,
+        execution=execution,
+        timer=timer,
+        setup_seconds=setup_seconds,
+        coverage=coverage,
+        tokenizer=find_tokenizer(processor),
+        unjudged_labels=unjudged_labels,
     )
 
 
@@ -233,19 +233,19 @@ def _prepare_model(
 
 
 def _polish_inputs(
-    model: PreTrainedModel, processor: Any, data: Samples, options: RunOptions, latency: LatencyOptions
+    model: PreTrainedModel, processor: Any, samples: Samples, options: RunOptions, latency: LatencyOptions
 ) -> PolishInputs:
     """Draws the samples to polish on, which are none of those that score or test a model."""
-    tested = [*data.scorers, *([data.judged_scorer] if data.judged_scorer else [])]
+    tested = [*samples.scorers, *([samples.judged_scorer] if samples.judged_scorer else [])]
     return draw_polish_inputs(
         model,
         processor,
-        data.task,
-        data.features,
+        samples.task,
+        samples.features,
         options.polish,
         options.data.batch_size,
         [sample for scorer in tested for sample in scorer.features],
-        BlockOptions.of(options.data, latency.seq_len, data.task, options.execution.seed),
+        BlockOptions.of(options.data, latency.seq_len, samples.task, options.execution.seed),
     )
 
 
@@ -274,17 +274,17 @@ def check_llama_cpp(model: PreTrainedModel, methods: Sequence[AnyMethod], metric
         LlamaCppRun.of(model, options.gguf)
 
 
-def _unjudged_labels(model: PreTrainedModel, processor: Any, data: Samples) -> list[str]:
+def _unjudged_labels(model: PreTrainedModel, processor: Any, samples: Samples) -> list[str]:
     """Returns and logs the labels that the quality target cannot cover, as its samples hardly or never show them."""
-    if data.judged_scorer is None or not is_main():
+    if samples.judged_scorer is None or not is_main():
         return []
-    labels, _ = count_labels(model, data.judged_scorer.batches, special_ids(find_tokenizer(processor)))
+    labels, _ = count_labels(model, samples.judged_scorer.batches, special_ids(find_tokenizer(processor)))
     if labels is None or not labels.missing:
         return []
     logger.warning(
         "on the %d samples to judge by, the dense model never or hardly predicts %d of its %d labels (%s): the quality "
         "target does not cover these; add rows in which they occur",
-        len(data.judged_scorer.rows),
+        len(samples.judged_scorer.rows),
         len(labels.missing),
         len(labels.counts),
         list_labels(labels.missing),

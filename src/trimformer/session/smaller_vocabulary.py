@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def with_smaller_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: Samples,
+    samples: Samples,
     texts: Sequence[str] | None,
     target: QualityTarget | None = None,
 ) -> Samples:
@@ -42,42 +42,42 @@ def with_smaller_vocabulary(
         TrimformerError: the model or its tokenizer cannot lose tokens, or no language model without them can keep the
             quality.
     """
-    check_texts(data.task)
+    check_texts(samples.task)
     if find_problem(model) == "language":
-        return _with_smaller_language_vocabulary(model, tokenizer, data, texts, target)
-    judged = data.judged_scorer
+        return _with_smaller_language_vocabulary(model, tokenizer, samples, texts, target)
+    judged = samples.judged_scorer
     test_rows = judged.rows if judged is not None and find_problem(model) not in ("tokens", "span") else None
     vocabulary = (
-        vocabulary_of_rows(model, tokenizer, [rows for rows in data.sets if rows is not test_rows], data.task)
+        vocabulary_of_rows(model, tokenizer, [rows for rows in samples.sets if rows is not test_rows], samples.task)
         if texts is None
         else vocabulary_of_texts(model, tokenizer, texts)
     )
     logger.info("%d of %d tokens stay", len(vocabulary.kept_ids), vocabulary.dense_size)
-    scorers = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in data.scorers]
+    scorers = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in samples.scorers]
     small_judged = SmallVocabularyScorer(judged, vocabulary, model) if judged else None
     return replace(
-        data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged_scorer=small_judged
+        samples, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged_scorer=small_judged
     )
 
 
 def _with_smaller_language_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: Samples,
+    samples: Samples,
     texts: Sequence[str] | None,
     target: QualityTarget | None,
 ) -> Samples:
     """Like `with_smaller_vocabulary`, for language models."""
     vocabulary = (
-        vocabulary_of_blocks(model, tokenizer, data.sets[0])
+        vocabulary_of_blocks(model, tokenizer, samples.sets[0])
         if texts is None
         else vocabulary_of_texts(model, tokenizer, texts)
     )
-    dense = [scorer for scorer in data.scorers if isinstance(scorer, LanguageScorer)]
+    dense = [scorer for scorer in samples.scorers if isinstance(scorer, LanguageScorer)]
     scorers = [LanguageVocabularyScorer(scorer, vocabulary, model) for scorer in dense]
     judged = None
-    if isinstance(data.judged_scorer, LanguageScorer):
-        judged = LanguageVocabularyScorer(data.judged_scorer, vocabulary, model)
+    if isinstance(samples.judged_scorer, LanguageScorer):
+        judged = LanguageVocabularyScorer(samples.judged_scorer, vocabulary, model)
     lost = decide(lambda: measure_lost(dense[0], vocabulary, model, tokenizer))
     logger.info(
         "%s of %s tokens stay; on the scored text the dense model gives %.2f %% of its next-token probability to the "
@@ -93,7 +93,11 @@ def _with_smaller_language_vocabulary(
     if target is not None:
         on_main(lambda: _check_target_reachable(target, dense[0], scorers[0], model))
     return replace(
-        data, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged_scorer=judged, lost=lost
+        samples,
+        vocabulary=vocabulary,
+        small_vocabulary_scorers=scorers,
+        small_vocabulary_judged_scorer=judged,
+        lost=lost,
     )
 
 

@@ -54,7 +54,7 @@ class UnitCosts:
 
 def find_unit_costs(
     model: PreTrainedModel,
-    data: Samples,
+    samples: Samples,
     metric: Metric,
     latency: LatencyOptions,
     timer: StageTimer,
@@ -67,10 +67,10 @@ def find_unit_costs(
         TrimformerError: one of the requested latencies is out of reach; raised before a table is measured.
     """
     batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
-    reads_text = "input_ids" in data.batches[0]
-    mean = max(1, min(round(data.seq_len), data.longest) if reads_text else round(data.seq_len))
+    reads_text = "input_ids" in samples.batches[0]
+    mean = max(1, min(round(samples.seq_len), samples.longest) if reads_text else round(samples.seq_len))
     length = latency.seq_len or mean if reads_text else mean
-    example = typical_sample(data.features)
+    example = typical_sample(samples.features)
     workload: Workload
     if latency.backend == LLAMA_CPP:
         workload = LlamaCppRun.of(model, gguf or GgufOptions())
@@ -83,7 +83,9 @@ def find_unit_costs(
         costs = memory_costs(model, gguf.quantize, tokens)
         return UnitCosts(metric, costs, latency, workload, length, gguf=replace(gguf, context=tokens))
     if metric != "latency":
-        return UnitCosts(metric, linear_costs(find_sublayers(model), metric, data.lengths), latency, workload, length)
+        return UnitCosts(
+            metric, linear_costs(find_sublayers(model), metric, samples.lengths), latency, workload, length
+        )
     table = latency.table
     with timer("table"):
         if not isinstance(table, LatencyTable):
