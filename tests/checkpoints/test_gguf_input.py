@@ -9,6 +9,7 @@ from transformers import (
     AutoTokenizer,
     Gemma2Config,
     GenerationConfig,
+    MambaConfig,
     Phi3Config,
     StableLmConfig,
     Starcoder2Config,
@@ -117,7 +118,7 @@ def test_a_scale_of_attention_that_no_file_holds_is_that_of_a_head_but_for_the_l
     [
         (Starcoder2Config(), "rope.freq_base", "rope_parameters.rope_theta", 48.0),
         (Starcoder2Config(), "attention.layer_norm_epsilon", "norm_epsilon", 0.5),
-        (Phi3Config(), "attention.sliding_window", "sliding_window", 48),
+        (Gemma2Config(), "final_logit_softcapping", "final_logit_softcapping", 48.0),
     ],
 )
 def test_settings_of_families_that_are_only_read(config: Any, setting: str, name: str, value: float) -> None:
@@ -126,6 +127,14 @@ def test_settings_of_families_that_are_only_read(config: Any, setting: str, name
     for part in name.split("."):
         found = found[part] if isinstance(found, dict) else getattr(found, part)
     assert found == value
+
+
+@pytest.mark.parametrize("config", [Phi3Config(), MambaConfig()], ids=lambda config: config.model_type)
+def test_settings_that_a_family_has_not_are_left_out(config: Any) -> None:
+    before = config.to_dict()
+    fields = {"general.architecture": "x", "x.attention.sliding_window": 0, "x.final_logit_softcapping": 0.0}
+    _read_settings(Contents(fields), config)
+    assert config.to_dict() == before
 
 
 def test_the_part_of_a_head_that_is_rotated_is_that_of_the_file() -> None:

@@ -114,7 +114,7 @@ def documents(count: int = 60) -> str:
     return "\n\n".join(" ".join(draw.choices(words, k=11)) for _ in range(count))
 
 
-def test_the_command_line_reports_what_is_lost(tmp_path: Path) -> None:
+def test_the_command_line_reports_what_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = wrapped(KINDS["gpt-2"]())
     save(model_for(tokenizer), tokenizer, tmp_path / "model")
     (tmp_path / "text.txt").write_text(documents())
@@ -136,6 +136,9 @@ def test_the_command_line_reports_what_is_lost(tmp_path: Path) -> None:
     assert any(
         "next-token probability to tokens that the vocabulary loses" in w for w in results["coverage"]["warnings"]
     )
+    assert run(main, "evaluate", tmp_path / "out", "--data", tmp_path / "text.txt", "--max-length", "32") == 0
+    warnings = json.loads(capsys.readouterr().out.partition("written to")[2].partition("\n")[2])["warnings"]
+    assert any("its perplexity is over its own tokens" in line for line in warnings)
     for page in ("README.md", "report.html"):
         assert "lost token counts as the tokens that spell it" in (tmp_path / "out" / page).read_text()
 

@@ -71,6 +71,17 @@ def test_every_option_for_the_command_line_has_a_flag(command, capsys):
                 assert f"  {flag}" in text, flag
 
 
+@pytest.mark.parametrize(("word", "fits"), [("1.1", True), ("1.10x", True), ("12x", True), ("12", False), ("a", False)])
+def test_a_large_ratio_of_perplexities_needs_its_x(word, fits, capsys):
+    words = ["prune", "model", "--data", "rows", "--output", "out", "--max-perplexity", word]
+    if fits:
+        assert build_parser().parse_args(words).max_perplexity == float(word.removesuffix("x"))
+        return
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(words)
+    assert "ratio" in capsys.readouterr().err
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, contextlib, io\n"

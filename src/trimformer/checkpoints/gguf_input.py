@@ -27,10 +27,10 @@ _ROPE_FACTORS = "rope_freqs.weight"  # divisors of the rotary frequencies
 # Names of llama.cpp for GPT-2's split of texts into words, and for single digits before it.
 _GPT_2_SPLITS = ("gpt-2", "gigachat", "jais", "mellum", "mpt", "olmo", "phi-2")
 _DIGIT_SPLITS = ("codeshell", "command-r", "exaone", "minerva-7b", "refact", "smollm", "starcoder")
-_SETTINGS = {  # of a file -> names in configs
+# Settings of a file -> names in configs. Not windows, which Transformers reads where llama.cpp uses them.
+_SETTINGS = {
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
     "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
-    "attention.sliding_window": ("sliding_window",),
     "attn_logit_softcapping": ("attn_logit_softcapping",),
     "final_logit_softcapping": ("final_logit_softcapping",),
 }
@@ -93,7 +93,7 @@ def _read_settings(file: Any, config: PreTrainedConfig) -> None:
     for key, names in _SETTINGS.items():
         value = _setting(file, key)
         name = next((name for name in names if hasattr(config, name)), None)
-        if value is not None and name is not None and not _is_close(getattr(config, name), value):
+        if value and name is not None and not _is_close(getattr(config, name), value):  # 0 is no window or cap
             setattr(config, name, value)
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     full, sliding = rope.get("full_attention", rope), rope.get("sliding_attention", {})  # Gemma 3 has two
@@ -101,7 +101,9 @@ def _read_settings(file: Any, config: PreTrainedConfig) -> None:
         value = _setting(file, key)
         if part and value is not None and not _is_close(part.get("rope_theta"), value):
             part["rope_theta"] = value
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:  # such as Mamba, which is refused below
+        return
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     rotated = _setting(file, "rope.dimension_count")
     if full and rotated is not None and rotated != int(size * full.get("partial_rotary_factor", 1.0)):

@@ -49,7 +49,7 @@ def trim_embeddings(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMo
         _renumber(made.generation_config, new)
         _renumber_constraints(made.generation_config, new)
     if writes_text(made):
-        made.config.lost_tokens = rows - len(kept)  # `trimformer evaluate` cannot compare its perplexity then
+        made.config.lost_tokens = True  # `trimformer evaluate` cannot compare its perplexity then
     vars(made)["lost_tokens"] = True  # prevents saving with the old tokenizer
     return made
 

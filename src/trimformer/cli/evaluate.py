@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from trimformer.checkpoints.save_load import load, load_model, read_masks
 from trimformer.cli.option_flags import read_options
-from trimformer.cli.record import RESULTS, read_record
+from trimformer.cli.record import RESULTS
 from trimformer.cli.task_data import load_task_data
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import find_tokenizer
@@ -59,10 +59,10 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {}
     warnings = describe_scored_rows(validation, None, options.data, options.eval_data, are_set_aside=False)[1]
     warnings += _calibrated_rows(arguments.model, options, validation)
-    if getattr(model.config, "lost_tokens", 0) and find_problem(model) == "language":
+    if getattr(model.config, "lost_tokens", False) and find_problem(model) == "language":
         warnings.append(
-            f"the model lost {model.config.lost_tokens:,} tokens, so its perplexity is over its own tokens and cannot "
-            "be compared with that of another model; the report of its pruning counts lost tokens against it"
+            "the model lost tokens, so its perplexity is over its own tokens and cannot be compared with that of "
+            "another model; if it was pruned, the report of that counts lost tokens against it"
         )
     if isinstance(task, ScoredByQuery) and task.needs_dense_outputs and reference is None and masks is None:
         raise TrimformerError(
@@ -79,9 +79,9 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
             report[name] = {"samples": len(scorer.scored_rows), **scores}
             if reference is not None:
                 report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
-        longest, tokenizer = task.length_limit(processor, model.config), find_tokenizer(processor)
-        texts = measure_texts(tokenizer, task, {name: scorer.features}, longest)
-        warnings += text_warnings(model, tokenizer, texts, scorer.batches, longest)
+            longest, tokenizer = task.length_limit(processor, model.config), find_tokenizer(processor)
+            texts = measure_texts(tokenizer, task, {name: scorer.features}, longest)
+            warnings += text_warnings(model, tokenizer, texts, scorer.batches, longest)
         if scorer.is_guessing(scores):
             warnings.append(
                 f"the {task.metric} of '{name}' is {100 * scores[str(task.metric)]:.1f}, no better than guessing; do "
@@ -98,10 +98,11 @@ def _calibrated_rows(model: str, options: DataOptions, validation: Mapping[str, 
     file = Path(model, RESULTS)
     if options.data is None or not file.is_file() or not {"train", "training", "all"} & set(validation):
         return []
-    command: list[str] = []
-    with suppress(TrimformerError):  # written by another program or version
-        command = read_record(file).command
-    if Path(options.data).resolve() not in (Path(word).resolve() for word in command):
+    used: list[Any] = []
+    with suppress(ValueError, KeyError, TypeError, AttributeError, OSError):  # written by another program or version
+        arguments = json.loads(file.read_text(encoding="utf-8"))["arguments"]
+        used = [arguments.get("data"), arguments.get("polish_data")]
+    if Path(options.data).resolve() not in (Path(path).resolve() for path in used if isinstance(path, str)):
         return []
     return [
         f"the model was pruned with '{options.data}', so rows that it was calibrated on are among those scored here; "

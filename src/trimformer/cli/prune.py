@@ -82,14 +82,14 @@ def _run(arguments: argparse.Namespace) -> int:
         check_standalone(model)
     judged = read_evaluation_rows(arguments.judge_data) if arguments.judge_data is not None else None
     timer = StageTimer()
-    with timer("data"):
+    with timer("rows"):
         task, train, validation = load_task_data(
             options.data, model, processor, options.execution.seed, timed_length=options.latency.seq_len
         )
     if judged is not None and flags.budget.target is not None and flags.budget.target.kind == "drop":
         check_some_labels(task, judged, f"--judge-data '{arguments.judge_data}'")
     return prune_and_write(
-        Inputs(model, processor, train, validation, judged, task, timer.seconds["data"]),
+        Inputs(model, processor, train, validation, judged, task, timer.seconds["rows"]),
         flags.budget,
         flags.method,
         options,

@@ -96,7 +96,7 @@ def _prune(
     model.to(resolve_device(flags.options.execution.device))  # type: ignore[arg-type]
     check_llama_cpp(model, [member.method for member in members], arguments.metric, flags.options)
     options, timer = flags.options, StageTimer()
-    with timer("data"):
+    with timer("rows"):
         task, train, validation = load_task_data(
             options.data, model, processor, options.execution.seed, timed_length=options.latency.seq_len
         )
@@ -112,7 +112,7 @@ def _prune(
         write_result(result, result.processor, output / member.folder, sublayers, recorded, kept_log.lines, command)
 
     session = set_up(
-        Inputs(model, processor, train, validation, task=task, reading_seconds=timer.seconds["data"]),
+        Inputs(model, processor, train, validation, task=task, reading_seconds=timer.seconds["rows"]),
         [member.method for member in members],
         flags.budgets.resolved_metric,
         options=replace(options, polish=read_polish_data(options.polish)),

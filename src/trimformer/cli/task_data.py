@@ -1,5 +1,7 @@
 """Reads the task and its rows, as the flags name them, for several commands."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from trimformer.cli.arguments import check_data
@@ -8,6 +10,7 @@ from trimformer.data.outputs import find_problem
 from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, load_hub, read_evaluation_sets, read_splits, used_splits
 from trimformer.data.tasks import Task
+from trimformer.errors import TrimformerError
 from trimformer.options.data import DataOptions
 from trimformer.session.scored_rows import is_set_aside, keep_together
 from trimformer.session.task import named_task, resolve_task
@@ -56,9 +59,21 @@ def load_task_data(
     train, validation = find_splits(splits, seed, need_train=need_train)
     sets = [*([train] if need_train else []), *validation.values()]
     unused = [rows for name, rows in all_splits.items() if name in ("train", "training") and name not in used]
-    is_language = find_problem(model) == "language"
-    task = resolve_task(task, options, model, [*sets, *([] if is_language else unused)])  # labels of all tell their ids
+    task = _task_of_sets(task, options, model, sets, unused)
     if is_set_aside(validation):
         (name, aside), *_ = validation.items()
         train, validation[name] = keep_together(train, aside, task)
     return task, train, validation
+
+
+def _task_of_sets(
+    task: Task | None, options: DataOptions, model: Any, sets: Sequence[Rows], unused: Sequence[Rows]
+) -> Task:
+    """Finds what the columns of some sets mean, by their rows and those of an unused training split, where they fit.
+
+    All numbers that occur tell whether labels are ids or names that are numbers, as in a run that calibrates.
+    """
+    if unused and find_problem(model) != "language":
+        with suppress(TrimformerError):  # nothing else is asked of rows that are not used
+            return resolve_task(task, options, model, [*sets, *unused])
+    return resolve_task(task, options, model, sets)

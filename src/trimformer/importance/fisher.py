@@ -71,11 +71,11 @@ def collect_mask_grads(
                 row.append(grad.squeeze(1).float())
     grads = [torch.cat(row) for row in rows]
     for sublayer, grad in zip(sublayers, grads, strict=True):
-        check_finite_everywhere(grad, f"gradients of {sublayer.name}")
+        check_finite_in_all_processes(grad, f"gradients of {sublayer.name}")
     return grads
 
 
-def check_finite_everywhere(values: Tensor, name: str) -> None:
+def check_finite_in_all_processes(values: Tensor, name: str) -> None:
     """Checks that values are finite in all processes.
 
     Raises:

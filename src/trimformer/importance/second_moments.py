@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.data.outputs import find_problem, model_output
-from trimformer.importance.fisher import Loss, check_finite_everywhere, sample_losses
+from trimformer.importance.fisher import Loss, check_finite_in_all_processes, sample_losses
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
 from trimformer.models.masking import frozen
@@ -65,7 +65,7 @@ def collect_moments(
         seed: seed of the random numbers of the label-free loss.
         only: positions of the sublayers to observe, ascending; None observes all.
         keep_outputs: positions of the sublayers whose projections' outputs are kept, as long as more memory is free
-            than they take; empty by default.
+            than the outputs of this call take; empty by default.
 
     Returns:
         One entry per observed sublayer, summed over all processes.
@@ -89,8 +89,8 @@ def collect_moments(
                     s.release_outputs()
     moments = [s.finish() for s in sums]
     for sublayer, m in zip(sublayers, moments, strict=True):
-        check_finite_everywhere(m.gradients, f"gradients of {sublayer.name}")
-        check_finite_everywhere(m.inputs, f"activations of {sublayer.name}")
+        check_finite_in_all_processes(m.gradients, f"gradients of {sublayer.name}")
+        check_finite_in_all_processes(m.inputs, f"activations of {sublayer.name}")
     return moments
 
 

@@ -28,10 +28,11 @@ def check_model(model: Any) -> None:
     for switch in ("output_attentions", "output_hidden_states"):
         if getattr(config, switch, False):
             raise TrimformerError(f"the model's config sets {switch}; set it to False before pruning")
-    if type(model).__name__.endswith("ForQuestionAnswering") and config.num_labels != 2:
+    outputs = getattr(getattr(model, "qa_outputs", None), "out_features", 2)
+    if outputs != 2:
         raise TrimformerError(
-            f"the model's config has {config.num_labels} labels, and question answering has 2, start and end; set "
-            "num_labels to 2"
+            f"the model answers questions with {outputs} outputs instead of 2, start and end; set num_labels to 2 in "
+            "its config and train it"
         )
     if torch.is_inference_mode_enabled():
         raise TrimformerError("calibration needs gradients, but torch.inference_mode() is on; call prune outside of it")

@@ -30,7 +30,7 @@ def read_ratio(text: str) -> float:
         ratio = float(text.removesuffix("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text[:50]}' is not a ratio such as 1.10x") from None
-    if ratio >= _LARGE_RATIO and not text.endswith("x"):
+    if _LARGE_RATIO <= ratio < math.inf and not text.endswith("x"):
         raise argparse.ArgumentTypeError(
             f"{text} is a ratio to the dense model's perplexity; write {text}x if that is meant"
         )

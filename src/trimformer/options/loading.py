@@ -20,8 +20,8 @@ class LoadOptions:
     )
     dtype: str | None = option(
         None,
-        "dtype of the model in memory and as it is saved (default: the checkpoint's own); float32 is many times faster "
-        "on a CPU without instructions for bfloat16",
+        "dtype to load the model in (default: the checkpoint's own); pruned models are saved in it; on a CPU without "
+        "instructions for bfloat16, float32 is many times faster",
         choices=DTYPES,
         keyword=False,
     )

@@ -64,12 +64,14 @@ class ServingTable:
         header: titles of the columns after the first.
         rows: name of each file, and its figures.
         note: what the figures compare.
+        facts: what a user of the files has to know, for the terminal too.
     """
 
     runtime: str
     header: list[str]
     rows: list[tuple[str, list[Figure]]]
     note: str
+    facts: str = ""
 
 
 def score_table(result: "PruningResult") -> list[Row]:
@@ -229,8 +231,8 @@ def _gguf_table(files: Sequence[ComparedGguf], notes: Sequence[str]) -> ServingT
         f"Shares of the {min(file.tokens for file in files):,} greedy tokens or more that llama.cpp generates after a "
         "few texts: those that the same model, and the dense one, ranks first in PyTorch in float32."
     )
-    note += f" Of the pruned model's files: {'; '.join(notes)}." if notes else ""
-    return ServingTable("llama.cpp", header, rows, note)
+    facts = f"Of the pruned model's files: {'; '.join(notes)}." if notes else ""
+    return ServingTable("llama.cpp", header, rows, note, facts)
 
 
 def format_table(result: "PruningResult") -> str:
@@ -268,7 +270,8 @@ def _serving_lines(table: ServingTable | None) -> list[str]:
     if table is None:
         return []
     rows = [[name, *(figure.text for figure in row)] for name, row in table.rows]
-    return ["", *format_columns([[f"in {table.runtime}", *table.header], *rows])]
+    facts = ["", table.facts] if table.facts else []
+    return ["", *format_columns([[f"in {table.runtime}", *table.header], *rows]), *facts]
 
 
 def _agreement_lines(agreement: AgreementReport | None) -> list[str]:

@@ -14,7 +14,7 @@ from trimformer.session.scored_rows import hold_text
 
 logger = logging.getLogger(__name__)
 
-SEED = 1  # second part of the seed that draws the rows
+_JUDGED_DRAW = 1  # second part of the seed, for this draw only
 
 
 def separate_judged(
@@ -46,7 +46,7 @@ def _set_aside(train: Rows, num_samples: int, seed: int, task: Task) -> tuple[Ro
 
     Rows that share a text stay together.
     """
-    order, clusters = shuffled_rows(train, np.random.default_rng([seed, SEED])), row_clusters(train, task)
+    order, clusters = shuffled_rows(train, np.random.default_rng([seed, _JUDGED_DRAW])), row_clusters(train, task)
     if is_blocks(train):
         spans = [block.get(DOCUMENT_SPAN, (0, 0, 0)) for block in train]
         cut = {i for i, (first, _, last) in enumerate(spans) if first != last}
@@ -108,7 +108,7 @@ def _without_shared(train: Rows, judged: Rows, task: Task, *, is_given: bool) ->
     if is_given and len(kept) < 2:
         raise TrimformerError(
             "every row to calibrate on holds text of the test rows (--judge-data), so none is left; give other test "
-            "rows, or leave it out and rows are set aside"
+            "rows, or leave out --judge-data and rows are set aside"
         )
     lost = len(train) - len(kept)
     if not is_given and 2 * lost > len(train):

@@ -19,32 +19,33 @@ class _Container:
         limit: bytes that it may use.
         usage: bytes that it uses, files that could be dropped from memory included.
         details: kinds of memory, among them these files.
-        files: name of these files in `details`.
+        files: names of these files in `details`.
     """
 
     limit: Path
     usage: Path
     details: Path
-    files: str
+    files: tuple[str, ...]
 
     def free(self) -> float:
         """Returns the bytes that are left; infinity if there is no limit."""
         limit, usage = _read(self.limit).strip(), _read(self.usage).strip()
         if not limit.isdigit():
             return float("inf")
-        match = re.search(rf"^{self.files} (\d+)$", _read(self.details), re.MULTILINE)
-        used = float(usage) - float(match[1] if match else 0) if usage.isdigit() else 0.0
+        kinds = re.findall(r"^(\w+) (\d+)$", _read(self.details), re.MULTILINE)
+        droppable = sum(float(size) for kind, size in kinds if kind in self.files)
+        used = float(usage) - droppable if usage.isdigit() else 0.0
         return max(0.0, float(limit) - max(0.0, used))
 
 
-_CGROUP, _CGROUP_1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+_V2, _V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")  # two versions of Linux's control groups
 _CONTAINERS = (
-    _Container(_CGROUP / "memory.max", _CGROUP / "memory.current", _CGROUP / "memory.stat", "inactive_file"),
+    _Container(_V2 / "memory.max", _V2 / "memory.current", _V2 / "memory.stat", ("inactive_file", "active_file")),
     _Container(
-        _CGROUP_1 / "memory.limit_in_bytes",
-        _CGROUP_1 / "memory.usage_in_bytes",
-        _CGROUP_1 / "memory.stat",
-        "total_inactive_file",
+        _V1 / "memory.limit_in_bytes",
+        _V1 / "memory.usage_in_bytes",
+        _V1 / "memory.stat",
+        ("total_inactive_file", "total_active_file"),
     ),
 )
 

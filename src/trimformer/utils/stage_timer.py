@@ -10,7 +10,8 @@ import torch
 logger = logging.getLogger(__name__)
 
 _LABELS = {
-    "data": "reading the data",
+    "rows": "reading the data",
+    "data": "drawing the samples",
     "vocabulary": "counting tokens",
     "table": "measuring latencies",
     "calibrate": "collecting statistics",

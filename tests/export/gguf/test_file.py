@@ -133,6 +133,16 @@ def test_all_tokens_that_end_generation_are_written_or_said(tmp_path):
     assert f"does not stop at {name}" in str(written)
 
 
+@pytest.mark.parametrize(("generation", "config"), [([3], 40), ([3, 500], 500), (None, [3, -1])])
+def test_tokens_at_which_transformers_does_not_stop_are_not_written(tmp_path, generation, config):
+    model = make()
+    model.generation_config.eos_token_id, model.config.eos_token_id = generation, config
+    path = export_gguf(model, tokenizer(), tmp_path, ["f32"], verified=False).files[0].path
+    reader = gguf.GGUFReader(path)
+    assert reader.get_field("tokenizer.ggml.eos_token_id").contents() == 3
+    assert reader.get_field("tokenizer.ggml.eot_token_id") is None
+
+
 def test_the_split_into_words_is_recognized():
     for name in ("gpt-2", "smollm", "llama-bpe", "qwen2", "tekken"):
         assert describe_tokenizer(wrapped(bpe(name)), make(vocab_size=350)).pre == name

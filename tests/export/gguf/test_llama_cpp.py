@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,14 @@ def test_without_llama_cpp_files_are_written_only_where_a_flag_says_so(directory
     assert [path.name for path in (tmp_path / "out" / "gguf").iterdir()] == ["model-Q8_0.gguf"]
 
 
+def test_a_process_that_hangs_is_killed_and_one_that_works_is_waited_for():
+    hanging, working = "import time; time.sleep(600)", "x = 0\nfor i in range(10**7): x += i\nimport sys; sys.exit(3)"
+    assert verify.run_watched([sys.executable, "-c", hanging], "", seconds=0.5) is None
+    assert verify.run_watched([sys.executable, "-c", working], "", seconds=30) == (3, "")
+    code, errors = verify.run_watched([sys.executable, "-c", "print(input(), file=__import__('sys').stderr)"], "a\n")
+    assert (code, errors) == (0, "a\n")
+
+
 def test_prune_writes_the_files_and_compares_them_with_those_of_the_dense_model(tmp_path, capsys, few_tokens):
     save(make(), tokenizer(), tmp_path / "model")
     (tmp_path / "texts.txt").write_text("\n\n".join(["abcab cabba bacca cab aab bba"] * 40))
@@ -328,8 +337,13 @@ def test_prune_writes_the_files_and_compares_them_with_those_of_the_dense_model(
     assert files["dense + f32"]["dense_divergence"] < 1e-9 < files["dense + q4_0"]["dense_divergence"]
     assert files["pruned + f32"]["dense_divergence"] > 1e-6 > files["pruned + f32"]["divergence"]
     assert files["pruned + q4_0"]["bytes"] == (out / "gguf" / "model-Q4_0.gguf").stat().st_size
-    assert "in llama.cpp" in capsys.readouterr().out
-    assert "In llama.cpp" in (out / "report.html").read_text()
+    notes = json.loads((out / "results.json").read_text())["gguf_notes"]
+    assert "llama.cpp writes a conversation as Transformers" in notes
+    table, page = capsys.readouterr().out, (out / "report.html").read_text()
+    assert "in llama.cpp" in table
+    assert "In llama.cpp" in page
+    for text in (table, page):
+        assert f"Of the pruned model's files: {'; '.join(notes)}." in text.replace("&#39;", "'")
 
 
 @pytest.mark.parametrize(

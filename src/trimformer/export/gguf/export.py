@@ -55,9 +55,7 @@ class GgufExport:
         """Returns what a user of the files has to know, in phrases."""
         notes = list(self.architecture.notes)
         if self.other_ends:
-            notes.append(
-                f"llama.cpp does not stop at {', '.join(self.other_ends)}, which end generation in Transformers"
-            )
+            notes.append(f"llama.cpp does not stop at {', '.join(self.other_ends)}, as generation in Transformers does")
         if self.exact is not None and self.exact.chat is not None:
             notes.append(f"llama.cpp writes a conversation {'as' if self.exact.chat else 'unlike'} Transformers")
         return notes

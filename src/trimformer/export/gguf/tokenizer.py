@@ -242,11 +242,10 @@ def _add_special(vocabulary: GgufVocabulary, tokenizer: Any, model: PreTrainedMo
     whole = tokenizer("a")["input_ids"]
     start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
     before, after = whole[:start], whole[start + len(plain) :]
-    configs = [config for config in (model.generation_config, model.config) if config is not None]
-    named = [getattr(config, "eos_token_id", None) for config in configs]
-    ends = [token for ids in named for token in (ids if isinstance(ids, list) else [ids]) if token is not None]
+    named = (getattr(config, "eos_token_id", None) for config in (model.generation_config, model.config))
+    ends = next(([ids] if isinstance(ids, int) else ids for ids in named if ids is not None), [])
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
-    others = [token for token in dict.fromkeys(ends) if token != eos]
+    others = [token for token in dict.fromkeys(ends) if token != eos and 0 <= token < len(vocabulary.tokens)]
     eot, eom = (*others, None, None)[:2]
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None or not before else before[0]
     if eos is None or not 0 <= eos < len(vocabulary.tokens):
