@@ -6,12 +6,13 @@ from itertools import product
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, SwinConfig, SwinModel, pipeline
 
+from testing.families import make
 from testing.language import byte_tokenizer, language_model
 from tests.conftest import FAMILIES, HEADS, make_batch, make_model, make_tokenizer
-from trimformer.checkpoints.save_load import file_size, load, read_masks, save, unwrap
+from trimformer.checkpoints.save_load import file_size, load, load_model, read_masks, save, unwrap
 from trimformer.checkpoints.shrink import shrink
 from trimformer.errors import TrimformerError
 from trimformer.models import find_sublayers
@@ -422,6 +423,29 @@ def test_a_given_model_type_loads_an_old_checkpoint_as_its_modern_self(tmp_path)
 
     save(loaded, tokenizer, tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["model_type"] == "bert"
+
+
+def test_code_of_its_own_is_said_and_the_librarys_model_is_loaded(tmp_path, caplog):
+    model, tokenizer = make_model(), make_tokenizer()
+    save(model, tokenizer, tmp_path / "plain")
+    entries = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert "auto_map" not in caplog.text
+    entries["auto_map"] = {"AutoModelForSequenceClassification": "modeling_own.OwnModel"}
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(entries))
+    loaded, _ = load(tmp_path / "plain")
+    assert type(loaded) is type(model)
+    assert "names code of its own (auto_map), which is not run" in caplog.text
+
+
+def test_a_pooler_that_gives_the_embedding_of_images_must_be_there(tmp_path):
+    model = make("ViT", "Model")
+    model.save_pretrained(tmp_path / "vit")
+    weights = load_file(tmp_path / "vit" / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "vit" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrimformerError, match="lack the pooler that gives ViTModel its embedding"):
+        load_model(tmp_path / "vit")
 
 
 def test_weights_without_the_head_of_their_config_load_as_the_bare_encoder(tmp_path, caplog):

@@ -145,6 +145,15 @@ def test_other_labels_are_an_error_that_names_the_flag_for_a_new_head(tmp_path, 
     assert AutoConfig.from_pretrained(tmp_path / "out").num_labels == 3
 
 
+def test_only_a_head_can_be_replaced(tmp_path, capsys):
+    model = save_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    rows = problem_rows("single_label", 24)
+    assert train(model, tmp_path / "out", "--ignore_mismatched_sizes", rows=rows) == 2
+    assert "only a head can be replaced" in error_line(capsys.readouterr().err)
+
+
 def test_the_model_is_saved_beside_the_trainers_checkpoints(base, tmp_path, capsys):
     words = ("--save_strategy", "epoch", "--eval_strategy", "epoch", "--load_best_model_at_end")
     assert train(base, tmp_path / "out", *words, rows=problem_rows("single_label", 24)) == 0

@@ -177,6 +177,8 @@ REFUSED = {
     "a list for a name": ("config_sentence_transformers.json", {"default_prompt_name": []}, r"'\[\]', which is not"),
     "expansion": ("sentence_bert_config.json", {"query_expansion": {"length": 32}}, "sets query_expansion, which"),
     "template": ("sentence_bert_config.json", {"processing_kwargs": {"chat_template": {"x": 1}}}, "chat_template"),
+    "layers": ("sentence_bert_config.json", {"config_args": {"num_hidden_layers": 2}}, "config_args.num_hidden_layers"),
+    "dtype": ("sentence_bert_config.json", {"model_kwargs": {"dtype": "float16"}}, "model_kwargs.dtype"),
     "side": ("sentence_bert_config.json", {"processing_kwargs": {"text": {"truncation": "only_first"}}}, "truncation"),
     "tokenizer": ("sentence_bert_config.json", {"tokenizer_args": {"do_lower_case": True}}, "sets do_lower_case"),
     "dimensions": ("config_sentence_transformers.json", {"truncate_dim": -1}, "truncate_dim"),

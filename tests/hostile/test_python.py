@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import trimformer
+from testing.families import make
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_model, make_tokenizer
 from trimformer import METHODS, TrimformerError
@@ -54,6 +55,14 @@ def test_a_number_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(TrimformerError, match=f"^({name} |a latency of )") as caught:
         give(name, value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_masks_patches_at_random_is_refused():
+    model = make("ViTMAE", "Model")
+    check_model(model)
+    model.config.mask_ratio = 0.75
+    with pytest.raises(TrimformerError, match="set mask_ratio to 0"):
+        check_model(model)
 
 
 def test_question_answering_has_two_labels():

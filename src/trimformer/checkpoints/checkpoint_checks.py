@@ -146,7 +146,7 @@ def check_unexpected(names: Iterable[str], skeleton: PreTrainedModel, path: Path
 
 
 def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: Path) -> None:
-    """Checks the loading info of `from_pretrained`: a head may be new, layers may not.
+    """Checks the loading info of `from_pretrained`: a head may be new, the rest of the model may not.
 
     Raises:
         TrimformerError: the weights lack parts of layers, or contain some that the config does not describe.
@@ -158,6 +158,14 @@ def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: P
         raise TrimformerError(
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); is its config another model's?"
         )
+    prefix = f"{model.base_model_prefix}."
+    for name, *shapes in sorted(info.get("mismatched_keys", ())):
+        if name.startswith(prefix):
+            found, expected = map(tuple, shapes)
+            raise TrimformerError(
+                f"the weights in '{path}' do not match its config: {name} is {found}, should be {expected}, and only a head "
+                "can be replaced"
+            )
 
 
 def check_finite_weights(model: torch.nn.Module, weights: str) -> None:

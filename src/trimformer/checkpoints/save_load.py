@@ -37,10 +37,11 @@ from trimformer.checkpoints.checkpoint_checks import (
 )
 from trimformer.checkpoints.companions import copy_companions, remember_source
 from trimformer.checkpoints.gguf_input import is_gguf, load_gguf
-from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard, write_guard_files
+from trimformer.checkpoints.load_guard import QUANT_METHOD, is_pruned, open_guard, write_guard_files
 from trimformer.checkpoints.shrink import resize_by
 from trimformer.checkpoints.standalone import dense_class, restore_library_class, write_standalone
 from trimformer.checkpoints.written_checks import check_written, check_written_tokenizer
+from trimformer.data.batches import IMAGE_KEYS
 from trimformer.data.processor import architecture_of, load_processor
 from trimformer.data.sentence_transformers import (
     attach_sentence_head,
@@ -218,6 +219,14 @@ def load_model(
         check_readable(path / file, "file")
     config = read_config(path, LoadOptions(model_type).model_type)
     check_config(config, path)
+    own_code = getattr(config, "auto_map", None) or {}
+    if any(name.startswith("AutoModel") for name in own_code) and not is_pruned(config):
+        logger.warning(
+            "config.json of '%s' names code of its own (auto_map), which is not run: the library's %s is loaded, and "
+            "may compute something else",
+            path,
+            architecture_of(config),
+        )
     is_embedder = head is not None and not head.is_cross_encoder
     model_class = (_bare_class(config) if is_embedder else None) or _named_class(config, path)
     model = _load_weights(model_class, config, path, keywords)
@@ -300,6 +309,11 @@ def _load_weights(model_class: Any, config: PreTrainedConfig, path: Path, keywor
         raise TrimformerError(
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); "
             "is it a fine-tuned checkpoint of this architecture?"
+        )
+    if any(name.startswith("pooler.") for name in info["missing_keys"]) and model.main_input_name in IMAGE_KEYS:
+        raise TrimformerError(
+            f"the weights in '{path}' lack the pooler that gives {model_class.__name__} its embedding; give a "
+            "checkpoint that has it, or one with a head"
         )
     check_unexpected(info["unexpected_keys"], skeleton, path)
     check_finite_weights(model, f"the weights in '{path}'")

@@ -21,6 +21,7 @@ _LOWEST_RATE, _HIGHEST_RATE = 100, 1_000_000
 
 # libsndfile's log of a file whose header promises more than there is. Sizes near 2^31 and 2^32 mean an unknown length.
 _SHORT = re.compile(r"\b(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
+_LOUDEST = 10.0  # float samples beyond are no fractions of full scale
 _UNKNOWN_LENGTH = 2**31 - 2**16
 
 
@@ -96,7 +97,9 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
         wave, source_rate = _decode_sound(value, where)
     elif hasattr(value, "__array__") or isinstance(value, list):
         with one_sentence(f"{where} is not an array of samples"):
-            wave = np.atleast_2d(_as_floats(np.asarray(value)))
+            samples = np.asarray(value)
+            _check_scale(samples, where)
+            wave = np.atleast_2d(_as_floats(samples))
     else:
         raise TrimformerError(f"{where} is of type {type(value).__name__}; give a path, bytes or an array")
     if not wave.size:
@@ -113,6 +116,20 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
         raise TrimformerError(f"{where} holds NaN or infinite samples; remove or replace them")
     with one_sentence(f"{where} cannot be resampled from {source_rate} to {target_rate} Hz"):
         return _resample(mono, source_rate, target_rate)
+
+
+def _check_scale(wave: NDArray[Any], where: str) -> None:
+    """Checks that samples are floats from -1 to 1, or PCM that can be brought there.
+
+    Raises:
+        TrimformerError: they are integers of another size, or floats that can only be unscaled PCM.
+    """
+    is_pcm = wave.dtype in (np.int16, np.int32)
+    if wave.size and not is_pcm and (wave.dtype.kind in "iub" or float(np.nanmax(np.abs(wave))) > _LOUDEST):
+        raise TrimformerError(
+            f"{where} has samples of type {wave.dtype} up to {float(np.nanmax(np.abs(wave))):g}; give floats from -1 "
+            "to 1, or an array of int16"
+        )
 
 
 def _as_floats(wave: NDArray[Any]) -> NDArray[np.float32]:

@@ -165,6 +165,9 @@ def _check_followed(module: Mapping[str, Any], file: Path) -> None:
     ignored += [f"processing_kwargs.{name}" for name, value in kwargs.items() if name != "text" and value]
     ignored += [f"processing_kwargs.text.{name}" for name in text if name not in ("max_length", "padding")]
     ignored += [name for name in _options(module, file) if name not in ("model_max_length", "trust_remote_code")]
+    for name in ("config_args", "config_kwargs", "model_args", "model_kwargs"):
+        ignored += [f"{name}.{key}" for key, value in _option(module, name, file).items()
+                    if key != "trust_remote_code" and value is not None]  # fmt: skip
     modalities = _option(module, "modality_config", file)
     if "message" in modalities:
         ignored.append("modality_config.message")

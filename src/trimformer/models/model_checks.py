@@ -28,6 +28,11 @@ def check_model(model: Any) -> None:
     for switch in ("output_attentions", "output_hidden_states"):
         if getattr(config, switch, False):
             raise TrimformerError(f"the model's config sets {switch}; set it to False before pruning")
+    if getattr(config, "mask_ratio", 0):
+        raise TrimformerError(
+            f"the model leaves out {100 * config.mask_ratio:g} % of the patches at random, so no two passes agree; set "
+            "mask_ratio to 0 in its config"
+        )
     outputs = getattr(getattr(model, "qa_outputs", None), "out_features", 2)
     if outputs != 2:
         raise TrimformerError(

@@ -48,6 +48,7 @@ def measure_coverage(model: PreTrainedModel, processor: Any, samples: Samples) -
     texts = measure_texts(tokenizer, samples.task, sets, samples.longest)
     warnings = [
         *_label_warnings(labels, len(samples.features)),
+        *_mask_warnings(model),
         *text_warnings(model, tokenizer, texts, samples.batches, samples.longest),
         *_length_warnings(texts),
         *samples.scored_warnings,
@@ -218,6 +219,15 @@ def _label_warnings(labels: LabelCoverage | None, samples: int) -> list[str]:
         f"on the {samples:,} calibration samples the dense model never or hardly predicts {len(labels.missing):,} of "
         f"its {len(labels.counts):,} labels ({list_labels(labels.missing)}), so pruning may damage these unnoticed; "
         "add samples in which they occur"
+    ]
+
+
+def _mask_warnings(model: PreTrainedModel) -> list[str]:
+    if not type(model).__name__.endswith("ForMaskedLM"):
+        return []
+    return [
+        "no token of the texts is masked, and most predictions of other tokens are copies, so filling in masked tokens "
+        "loses more than these figures say; score it by itself"
     ]
 
 

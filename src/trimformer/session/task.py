@@ -16,6 +16,7 @@ from trimformer.data.tasks import EmbeddingTask, Task, TextTask, find_task, foll
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
 from trimformer.data.tasks.embedding import without_classes
+from trimformer.data.tasks.label_values import relevance
 from trimformer.data.tasks.multiple_choice import settle_choices
 from trimformer.data.tasks.reranking import settle_candidates
 from trimformer.data.tasks.retrieval import RetrievalTask, settle_answers
@@ -120,7 +121,7 @@ def _name_columns(task: Task, row: Mapping[str, Any], rows: Rows) -> None:
 
 def _is_graded(values: Sequence[Any]) -> bool:
     """Whether the values of a column may say how relevant a passage is: few different numbers."""
-    numbers = {value for value in values if isinstance(value, int | float)}
+    numbers = {number for value in values if (number := relevance(value)) is not None}
     return 2 <= len(numbers) <= _GRADES
 
 

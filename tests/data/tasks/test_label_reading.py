@@ -164,6 +164,10 @@ class TestNamedNumbers:
         labels, _ = read(make_model(num_labels=1), dataset(("1", "2.5"), [0, 1]))
         assert labels == [[1.0, 2.5]]
 
+    def test_names_that_are_no_numbers_are_no_values_of_a_regression(self):
+        with pytest.raises(TrimformerError, match=r"holds classes .* and the model gives a number"):
+            read(make_model(num_labels=1), dataset(("exact", "other"), [0, 1]))
+
 
 class TestCompanionColumns:
     """A text column beside numbered labels names them."""

@@ -8,6 +8,7 @@ from sentence_transformers.cross_encoder.evaluation import CrossEncoderReranking
 
 from tests.conftest import make_model, make_rows, make_tokenizer
 from trimformer import load, prune
+from trimformer.data.rows import NamedRows
 from trimformer.data.tasks import RerankingTask, task_of
 from trimformer.data.tasks.reranking import settle_candidates
 from trimformer.evaluation.agreement import paired_interval
@@ -125,6 +126,15 @@ def test_labels_may_be_written_as_true_and_false():
     numbers = settle_candidates(task_of(make_model(num_labels=1), ROWS), [ROWS]).row_scores(outputs, ROWS)
     for name, values in task.row_scores(outputs, rows).items():
         np.testing.assert_array_equal(values, numbers[name])
+
+
+def test_names_of_classes_that_are_numbers_are_the_relevance():
+    rows = [{**row, "label": int(not row["label"])} for row in ROWS]  # 0 is called "1"
+    named = NamedRows(rows, {"label": ["1", "0"]})
+    task = settle_candidates(task_of(make_model(num_labels=1), ROWS), [ROWS])
+    outputs = [torch.tensor([float(i % 7)]) for i in range(len(rows))]
+    for name, values in task.row_scores(outputs, named).items():
+        np.testing.assert_array_equal(values, task.row_scores(outputs, ROWS)[name])
 
 
 @pytest.mark.parametrize("rows", [ROWS, UNLABELLED], ids=["labelled", "unlabelled"])

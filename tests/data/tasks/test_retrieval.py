@@ -49,6 +49,23 @@ def test_other_columns_and_rated_pairs_do_not(columns):
     )
 
 
+@pytest.mark.parametrize("marks", [("True", "False"), ("true", "false"), (1, 0), ("1", "0"), (True, False)])
+def test_marks_of_right_passages_are_read_however_they_are_written(marks):
+    rows = [{"query": "film", "passage": "story", "label": mark} for mark in marks]
+    task = infer_task("embedding", CONFIG, rows)
+    assert task.score_column == "label"
+    assert not isinstance(task, RetrievalTask)
+    features = task.encode(rows, make_tokenizer(), CONFIG)
+    assert len(features) >= 2
+
+
+def test_marks_that_are_other_text_are_refused():
+    rows = [{"query": "film", "passage": "story", "label": mark} for mark in ("relevant", "irrelevant")]
+    with pytest.raises(TrimformerError, match="'label' holds text such as 'relevant'"):
+        infer_task("embedding", CONFIG, rows)
+    assert isinstance(infer_task("embedding", CONFIG, rows, text_columns=["query", "passage"]), RetrievalTask)
+
+
 def test_passages_that_are_equally_similar_count_as_found_before_the_right_one():
     embeddings = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
     assert first_passages(embeddings, [0], [1, 2, 3], excludes_self=False) == [[1, 2]]

@@ -19,7 +19,7 @@ from trimformer.data.rows import Rows, numbered
 from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
-from trimformer.data.tasks.label_values import as_number
+from trimformer.data.tasks.label_values import as_number, relevance
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import ALIKE_COLUMNS, PASSAGE_COLUMNS, TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
@@ -63,7 +63,7 @@ class EmbeddingTask(Task):
         check_columns(rows, (*self.text_columns, *([self.score_column] if self.score_column else [])))
         if self.score_column:
             for number, row in numbered(rows):
-                if as_number(value := row[self.score_column]) is None:
+                if relevance(value := row[self.score_column]) is None:
                     raise TrimformerError(
                         f"{quoted(value)} in column {quoted(self.score_column)} of row {number} is not a finite number "
                         "in float32; the column must hold the similarity of two texts"
@@ -87,7 +87,7 @@ class EmbeddingTask(Task):
             return {}
         pairs = zip(outputs[: len(rows)], outputs[len(rows) :], strict=True)
         predicted = np.array([float(SIMILARITY[self.similarity](a.float(), b.float())) for a, b in pairs])
-        similarities = np.array([float(row[self.score_column]) for row in rows])
+        similarities = np.array([relevance(row[self.score_column]) for row in rows], dtype=np.float64)
         return {name: METRICS[name](predicted, similarities) for name in ("spearman", "pearson")}
 
 
@@ -108,7 +108,9 @@ def embedding_task(
         # Whole numbers beside a premise are classes: entailment, neutral, contradiction; -1: none.
         is_class = texts[0].strip().lower() == "premise" and str(column).strip().lower() in _CLASS_COLUMNS
         is_class = is_class and str(value).strip() in _CLASSES
-        score_column = column if as_number(value) is not None and not is_class else None
+        score_column = column if relevance(value) is not None and not is_class else None
+        if column is not None and text_columns is None and isinstance(value, str) and score_column is None:
+            _check_relevance(texts, column, value)
     return EmbeddingTask(
         name="embedding",
         text_columns=texts,
@@ -116,6 +118,19 @@ def embedding_task(
         metric="spearman" if score_column and len(texts) == 2 else None,
         max_length=max_length,
     )
+
+
+def _check_relevance(texts: Sequence[str], column: str, value: str) -> None:
+    """Checks that a column that may say which passages are right is not text, which nothing would read.
+
+    Raises:
+        TrimformerError: it is text, beside queries and passages.
+    """
+    if texts[0].strip().lower() in QUERY_COLUMNS and texts[1].strip().lower() in PASSAGE_COLUMNS:
+        raise TrimformerError(
+            f"column {quoted(column)} holds text such as {quoted(value)}; if it says which passages are right, write "
+            "numbers, else name the columns of the texts with --text-column (text_columns)"
+        )
 
 
 def without_classes(task: Task, sets: Sequence[Rows]) -> Task:

@@ -114,7 +114,12 @@ def _numbers(labels: Iterable[Any]) -> set[float]:
 
 def _of_regression(column: str, sets: Sequence[Rows]) -> LabelReading:
     names = next(filter(None, (names_of(rows, column) for rows in sets)), {})
-    if names and all(as_number(name) is not None for name in names.values()):
+    if not all(as_number(name) is not None for name in names.values()):
+        raise TrimformerError(
+            f"column {quoted(column)} holds classes ({_shown(names)}), and the model gives a number; write the number "
+            "of each row, or leave the column out"
+        )
+    if names:
         return LabelReading(
             description=f"column {quoted(column)} holds classes whose names are the numbers: {_shown(names)}"
         )

@@ -89,6 +89,11 @@ def as_number(value: Any) -> float | None:
     return number if abs(number) <= _LARGEST else None
 
 
+def relevance(value: Any) -> float | None:
+    """Returns the number of a label, which may be written as true or false; None for other text."""
+    return class_number(value) if is_written_truth(value) else as_number(value)
+
+
 def class_number(value: Any) -> float | None:
     """Returns the number that a label is or is written as; "true" is 1 and "false" 0; None for a name."""
     if is_written_truth(value):

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.base import Task
-from trimformer.data.tasks.label_values import as_number, class_number, is_written_truth
+from trimformer.data.tasks.label_values import names_of, relevance
 from trimformer.data.tasks.retrieval import METRIC, OF_DENSE, is_query_and_passage
 from trimformer.data.tasks.retrieval_metrics import DEPTH, scores_of_ranks
 from trimformer.data.tasks.text import TextTask
@@ -111,7 +110,11 @@ class RerankingTask(TextTask):
             passages = self._texts(rows, 1)
             is_right = np.array([passages[i] in self.first.get(q, ()) for i, q in enumerate(self._texts(rows, 0))])
         elif self.label_column is not None and all(row.get(self.label_column) is not None for row in rows):
-            labels = np.array([_relevance(row[self.label_column]) for row in rows], dtype=np.float64)
+            names = names_of(rows, self.label_column)  # of a `ClassLabel`, such as ["2", "1", "0"]
+            values = [row[self.label_column] for row in rows]
+            labels = np.array(
+                [relevance(names.get(value, value) if names else value) for value in values], dtype=np.float64
+            )
             is_right = np.zeros(len(rows), dtype=bool)
             for places in self._candidates(rows).values():
                 is_right[places] = labels[places] == labels[places].max()
@@ -149,11 +152,6 @@ def _has_candidates(rows: Rows, columns: Sequence[str]) -> bool:
     """Whether a query has several different passages."""
     pairs = {tuple(str(row.get(column)) for column in columns) for row in rows}
     return len({query for query, _ in pairs}) < len(pairs)
-
-
-def _relevance(label: Any) -> float | None:
-    """Returns the number of a label, which may be written as true or false."""
-    return class_number(label) if is_written_truth(label) else as_number(label)
 
 
 def _scores(outputs: Sequence[Tensor]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Token classification tasks, such as named entities and parts of speech: one label per word."""
 
 import copy
+import json
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+from tokenizers import pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -59,12 +61,15 @@ class TokenTask(Task):
         check_columns(rows, (self.words_column, *([self.tags_column] if self.tags_column else [])))
         require_token_offsets(tokenizer)
         words = [_items(row[self.words_column], f"{quoted(self.words_column)} of row {n}") for n, row in numbered(rows)]
+        texts = [
+            [as_text(word, f"a word of row {n}") for word in sample]
+            for (n, _), sample in zip(numbered(rows), words, strict=True)
+        ]
+        if _splits_by_spaces(tokenizer):
+            texts = [[word if i == 0 else f" {word}" for i, word in enumerate(sample)] for sample in texts]
         encoded = tokenize(
             _with_leading_spaces(tokenizer),
-            [
-                [as_text(word, f"a word of row {n}") for word in sample]
-                for (n, _), sample in zip(numbered(rows), words, strict=True)
-            ],
+            texts,
             is_split_into_words=True,
             truncation=True,
             max_length=self.length_limit(tokenizer, config),
@@ -149,6 +154,16 @@ def _with_leading_spaces(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeni
     spaced = copy.deepcopy(tokenizer)
     spaced.backend_tokenizer.pre_tokenizer.add_prefix_space = True
     return spaced
+
+
+def _splits_by_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Returns whether a tokenizer splits texts at spaces before it turns them into bytes, as Llama 3's and Qwen's."""
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    if not isinstance(pre_tokenizer, pre_tokenizers.Sequence):
+        return False
+    state = json.loads(pre_tokenizer.__getstate__())
+    kinds = [part["type"] for part in state["pretokenizers"]]
+    return "ByteLevel" in kinds and not any(part.get("add_prefix_space") for part in state["pretokenizers"])
 
 
 def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
