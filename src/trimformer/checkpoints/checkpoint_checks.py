@@ -163,8 +163,8 @@ def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: P
         if name.startswith(prefix):
             found, expected = map(tuple, shapes)
             raise TrimformerError(
-                f"the weights in '{path}' do not match its config: {name} is {found}, should be {expected}, and only a head "
-                "can be replaced"
+                f"the weights in '{path}' do not match its config: {name} is {found}, should be {expected}, and only a "
+                "head can be replaced"
             )
 
 
