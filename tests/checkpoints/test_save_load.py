@@ -429,6 +429,7 @@ def test_code_of_its_own_is_said_and_the_librarys_model_is_loaded(tmp_path, capl
     model, tokenizer = make_model(), make_tokenizer()
     save(model, tokenizer, tmp_path / "plain")
     entries = json.loads((tmp_path / "plain" / "config.json").read_text())
+    load(tmp_path / "plain")
     assert "auto_map" not in caplog.text
     entries["auto_map"] = {"AutoModelForSequenceClassification": "modeling_own.OwnModel"}
     (tmp_path / "plain" / "config.json").write_text(json.dumps(entries))

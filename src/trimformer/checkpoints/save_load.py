@@ -219,20 +219,26 @@ def load_model(
         check_readable(path / file, "file")
     config = read_config(path, LoadOptions(model_type).model_type)
     check_config(config, path)
-    own_code = getattr(config, "auto_map", None) or {}
-    if any(name.startswith("AutoModel") for name in own_code) and not is_pruned(config):
-        logger.warning(
-            "config.json of '%s' names code of its own (auto_map), which is not run: the library's %s is loaded, and "
-            "may compute something else",
-            path,
-            architecture_of(config),
-        )
     is_embedder = head is not None and not head.is_cross_encoder
     model_class = (_bare_class(config) if is_embedder else None) or _named_class(config, path)
+    _warn_of_own_code(config, model_class, path)
     model = _load_weights(model_class, config, path, keywords)
     attach_sentence_head(model, head)
     remember_source(model, root)
     return model
+
+
+def _warn_of_own_code(config: PreTrainedConfig, model_class: Any, path: Path) -> None:
+    """Warns where a config names code of its own for the model, which is never run."""
+    own_code = getattr(config, "auto_map", None)
+    names = own_code if isinstance(own_code, dict) else {}
+    if not is_pruned(config) and any(name.startswith("AutoModel") for name in map(str, names)):
+        logger.warning(
+            "config.json of '%s' names code of its own (auto_map), which is not run: the library's %s is loaded, and "
+            "may compute something else",
+            path,
+            model_class.__name__,
+        )
 
 
 def _named_class(config: PreTrainedConfig, path: Path) -> Any:

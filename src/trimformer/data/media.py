@@ -98,8 +98,9 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
     elif hasattr(value, "__array__") or isinstance(value, list):
         with one_sentence(f"{where} is not an array of samples"):
             samples = np.asarray(value)
-            _check_scale(samples, where)
-            wave = np.atleast_2d(_as_floats(samples))
+            raw = samples.astype(np.int16) if _is_listed_pcm(samples) else samples
+            wave = np.atleast_2d(_as_floats(raw))
+        _check_scale(raw, wave, where)
     else:
         raise TrimformerError(f"{where} is of type {type(value).__name__}; give a path, bytes or an array")
     if not wave.size:
@@ -118,16 +119,28 @@ def open_sound(value: Any, where: str, target_rate: int, source_rate: int | None
         return _resample(mono, source_rate, target_rate)
 
 
-def _check_scale(wave: NDArray[Any], where: str) -> None:
-    """Checks that samples are floats from -1 to 1, or PCM that can be brought there.
+def _is_listed_pcm(samples: NDArray[Any]) -> bool:
+    """Returns whether integers are PCM of 16 bits that lost its type, in a list or a file of JSON."""
+    pcm = np.iinfo(np.int16)
+    return samples.dtype == np.int64 and bool(((samples >= pcm.min) & (samples <= pcm.max)).all())
+
+
+def _check_scale(samples: NDArray[Any], wave: NDArray[np.float32], where: str) -> None:
+    """Checks that samples are floats from -1 to 1, or PCM that was brought there.
+
+    Args:
+        samples: as given.
+        wave: as floats.
+        where: names the sound.
 
     Raises:
         TrimformerError: they are integers of another size, or floats that can only be unscaled PCM.
     """
-    is_pcm = wave.dtype in (np.int16, np.int32)
-    if wave.size and not is_pcm and (wave.dtype.kind in "iub" or float(np.nanmax(np.abs(wave))) > _LOUDEST):
+    finite = wave[np.isfinite(wave)]
+    is_loud = finite.size and float(np.abs(finite).max()) > _LOUDEST
+    if is_loud or (samples.size and samples.dtype.kind in "iu" and samples.dtype not in (np.int16, np.int32)):
         raise TrimformerError(
-            f"{where} has samples of type {wave.dtype} up to {float(np.nanmax(np.abs(wave))):g}; give floats from -1 "
+            f"{where} has samples of type {samples.dtype} up to {float(np.abs(finite).max()):g}; give floats from -1 "
             "to 1, or an array of int16"
         )
 

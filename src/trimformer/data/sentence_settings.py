@@ -35,6 +35,9 @@ _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 QUERY_COLUMNS = ("anchor", "query", "question")
 
 _TASKS = ("feature-extraction", "sequence-classification")
+# Arguments of models that do not change embeddings, or hardly.
+_HARMLESS = ("trust_remote_code", "attn_implementation", "add_pooling_layer", "use_cache", "low_cpu_mem_usage",
+             "device_map", "use_safetensors")  # fmt: skip
 _NOT_FOLLOWED = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
 
 
@@ -166,8 +169,11 @@ def _check_followed(module: Mapping[str, Any], file: Path) -> None:
     ignored += [f"processing_kwargs.text.{name}" for name in text if name not in ("max_length", "padding")]
     ignored += [name for name in _options(module, file) if name not in ("model_max_length", "trust_remote_code")]
     for name in ("config_args", "config_kwargs", "model_args", "model_kwargs"):
-        ignored += [f"{name}.{key}" for key, value in _option(module, name, file).items()
-                    if key != "trust_remote_code" and value is not None]  # fmt: skip
+        ignored += [
+            f"{name}.{key}"
+            for key, value in _option(module, name, file).items()
+            if key not in _HARMLESS and value not in (None, "auto")
+        ]
     modalities = _option(module, "modality_config", file)
     if "message" in modalities:
         ignored.append("modality_config.message")
@@ -178,8 +184,8 @@ def _check_followed(module: Mapping[str, Any], file: Path) -> None:
         ignored.append(f"transformer_task {str(module['transformer_task'])[:100]}")
     if ignored:
         raise TrimformerError(
-            f"'{file}' sets {', '.join(ignored)}, which trimformer does not follow, so it would prune for other "
-            "inputs than sentence-transformers gives the model; remove the setting if the model is used without it"
+            f"'{file}' sets {', '.join(ignored)}, which trimformer does not follow, so it would prune another model, "
+            "or for other inputs, than sentence-transformers uses; remove the setting if the model is used without it"
         )
 
 

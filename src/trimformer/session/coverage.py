@@ -48,7 +48,6 @@ def measure_coverage(model: PreTrainedModel, processor: Any, samples: Samples) -
     texts = measure_texts(tokenizer, samples.task, sets, samples.longest)
     warnings = [
         *_label_warnings(labels, len(samples.features)),
-        *_mask_warnings(model),
         *text_warnings(model, tokenizer, texts, samples.batches, samples.longest),
         *_length_warnings(texts),
         *samples.scored_warnings,
@@ -97,6 +96,7 @@ def text_warnings(
         *(_vocabulary_warnings(*_vocabulary_sizes(model, tokenizer)) if texts else []),
         *(line for name, text in texts.items() for line in _text_warnings(name, text, longest)),
         *_padding_warnings(model, batches, tokenizer),
+        *_mask_warnings(model, batches, tokenizer),
     ]
 
 
@@ -222,12 +222,17 @@ def _label_warnings(labels: LabelCoverage | None, samples: int) -> list[str]:
     ]
 
 
-def _mask_warnings(model: PreTrainedModel) -> list[str]:
+def _mask_warnings(
+    model: PreTrainedModel, batches: Sequence[Batch], tokenizer: PreTrainedTokenizerBase | None
+) -> list[str]:
+    mask = getattr(tokenizer, "mask_token_id", None)
     if not type(model).__name__.endswith("ForMaskedLM"):
         return []
+    if mask is not None and any(bool(batch["input_ids"].eq(mask).any()) for batch in batches):
+        return []
     return [
-        "no token of the texts is masked, and most predictions of other tokens are copies, so filling in masked tokens "
-        "loses more than these figures say; score it by itself"
+        "texts are read unmasked, where most predictions repeat the token itself, so filling in masked tokens loses "
+        "more than these figures say; score that by itself"
     ]
 
 

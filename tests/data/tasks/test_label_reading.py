@@ -166,7 +166,12 @@ class TestNamedNumbers:
 
     def test_names_that_are_no_numbers_are_no_values_of_a_regression(self):
         with pytest.raises(TrimformerError, match=r"holds classes .* and the model gives a number"):
-            read(make_model(num_labels=1), dataset(("exact", "other"), [0, 1]))
+            read(make_model(num_labels=1), dataset(("exact", "other", "none"), [0, 1]))
+
+    def test_two_classes_of_a_model_with_one_output_are_0_and_1(self):
+        labels, task = read(make_model(num_labels=1), dataset(("other", "duplicate"), [0, 1]))
+        assert labels == [[0.0, 1.0]]
+        assert "two classes" in task.reading.description
 
 
 class TestCompanionColumns:

@@ -64,6 +64,9 @@ def test_marks_that_are_other_text_are_refused():
     with pytest.raises(TrimformerError, match="'label' holds text such as 'relevant'"):
         infer_task("embedding", CONFIG, rows)
     assert isinstance(infer_task("embedding", CONFIG, rows, text_columns=["query", "passage"]), RetrievalTask)
+    for column in ("answer", "language", "topic"):
+        others = [{"question": "film", "context": "story", column: "other"}]
+        assert isinstance(infer_task("embedding", CONFIG, others), RetrievalTask)
 
 
 def test_passages_that_are_equally_similar_count_as_found_before_the_right_one():

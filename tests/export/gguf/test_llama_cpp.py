@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import replace
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -314,12 +315,16 @@ def test_without_llama_cpp_files_are_written_only_where_a_flag_says_so(directory
     assert [path.name for path in (tmp_path / "out" / "gguf").iterdir()] == ["model-Q8_0.gguf"]
 
 
-def test_a_process_that_hangs_is_killed_and_one_that_works_is_waited_for():
-    hanging, working = "import time; time.sleep(600)", "x = 0\nfor i in range(10**7): x += i\nimport sys; sys.exit(3)"
-    assert verify.run_watched([sys.executable, "-c", hanging], "", seconds=0.5) is None
-    assert verify.run_watched([sys.executable, "-c", working], "", seconds=30) == (3, "")
-    code, errors = verify.run_watched([sys.executable, "-c", "print(input(), file=__import__('sys').stderr)"], "a\n")
-    assert (code, errors) == (0, "a\n")
+@pytest.mark.parametrize(("ticks", "expected"), [(repeat(7), None), (count(), (3, ""))], ids=["hangs", "works"])
+def test_a_process_that_uses_no_cpu_is_killed_and_another_is_waited_for(monkeypatch, ticks, expected):
+    monkeypatch.setattr(verify, "_cpu_ticks", lambda pid: next(ticks))
+    command = [sys.executable, "-c", "import sys, time; time.sleep(2); sys.exit(3)"]
+    assert verify.run_watched(command, "", seconds=0.2) == expected
+
+
+def test_a_watched_process_reads_its_input_and_tells_its_errors():
+    command = [sys.executable, "-c", "print(input(), file=__import__('sys').stderr)"]
+    assert verify.run_watched(command, "a\n") == (0, "a\n")
 
 
 def test_prune_writes_the_files_and_compares_them_with_those_of_the_dense_model(tmp_path, capsys, few_tokens):

@@ -19,7 +19,7 @@ from trimformer.data.rows import Rows, numbered
 from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.sentence_transformers import sentence_head_of
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
-from trimformer.data.tasks.label_values import as_number, relevance
+from trimformer.data.tasks.label_values import as_number, relevance, relevance_values
 from trimformer.data.tasks.sample_labels import LABEL_COLUMNS
 from trimformer.data.tasks.text import ALIKE_COLUMNS, PASSAGE_COLUMNS, TEXT_COLUMNS, TextTask, encode_texts
 from trimformer.data.tasks.text_values import column_texts, is_blank
@@ -87,8 +87,12 @@ class EmbeddingTask(Task):
             return {}
         pairs = zip(outputs[: len(rows)], outputs[len(rows) :], strict=True)
         predicted = np.array([float(SIMILARITY[self.similarity](a.float(), b.float())) for a, b in pairs])
-        similarities = np.array([relevance(row[self.score_column]) for row in rows], dtype=np.float64)
+        similarities = np.array(relevance_values(rows, self.score_column), dtype=np.float64)
         return {name: METRICS[name](predicted, similarities) for name in ("spearman", "pearson")}
+
+
+# Columns that say which passages are right, if they stand beside queries and passages.
+_MARKS = ("label", "labels", "gold_label", "relevance", "relevant", "is_relevant")
 
 
 def embedding_task(
@@ -126,7 +130,8 @@ def _check_relevance(texts: Sequence[str], column: str, value: str) -> None:
     Raises:
         TrimformerError: it is text, beside queries and passages.
     """
-    if texts[0].strip().lower() in QUERY_COLUMNS and texts[1].strip().lower() in PASSAGE_COLUMNS:
+    names = [name.strip().lower() for name in (*texts, column)]
+    if names[0] in QUERY_COLUMNS and names[1] in PASSAGE_COLUMNS and names[-1] in _MARKS:
         raise TrimformerError(
             f"column {quoted(column)} holds text such as {quoted(value)}; if it says which passages are right, write "
             "numbers, else name the columns of the texts with --text-column (text_columns)"

@@ -114,7 +114,9 @@ def _numbers(labels: Iterable[Any]) -> set[float]:
 
 def _of_regression(column: str, sets: Sequence[Rows]) -> LabelReading:
     names = next(filter(None, (names_of(rows, column) for rows in sets)), {})
-    if not all(as_number(name) is not None for name in names.values()):
+    if len(names) == 2 and any(as_number(name) is None for name in names.values()):
+        return LabelReading(description=f"column {quoted(column)} holds the numbers of two classes: {_shown(names)}")
+    if any(as_number(name) is None for name in names.values()):
         raise TrimformerError(
             f"column {quoted(column)} holds classes ({_shown(names)}), and the model gives a number; write the number "
             "of each row, or leave the column out"

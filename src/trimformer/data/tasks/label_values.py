@@ -94,6 +94,13 @@ def relevance(value: Any) -> float | None:
     return class_number(value) if is_written_truth(value) else as_number(value)
 
 
+def relevance_values(rows: Rows, column: str) -> list[float | None]:
+    """Returns the number of each row's label, or the number that is its class's name, such as "2" of a `ClassLabel`."""
+    names = {number: name for number, name in names_of(rows, column).items() if as_number(name) is not None}
+    values = [row[column] for row in rows]
+    return [relevance(names.get(value, value) if isinstance(value, int) else value) for value in values]
+
+
 def class_number(value: Any) -> float | None:
     """Returns the number that a label is or is written as; "true" is 1 and "false" 0; None for a name."""
     if is_written_truth(value):

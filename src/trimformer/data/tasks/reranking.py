@@ -12,7 +12,7 @@ from trimformer.data.batches import Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.rows import Rows
 from trimformer.data.tasks.base import Task
-from trimformer.data.tasks.label_values import names_of, relevance
+from trimformer.data.tasks.label_values import relevance_values
 from trimformer.data.tasks.retrieval import METRIC, OF_DENSE, is_query_and_passage
 from trimformer.data.tasks.retrieval_metrics import DEPTH, scores_of_ranks
 from trimformer.data.tasks.text import TextTask
@@ -110,11 +110,7 @@ class RerankingTask(TextTask):
             passages = self._texts(rows, 1)
             is_right = np.array([passages[i] in self.first.get(q, ()) for i, q in enumerate(self._texts(rows, 0))])
         elif self.label_column is not None and all(row.get(self.label_column) is not None for row in rows):
-            names = names_of(rows, self.label_column)  # of a `ClassLabel`, such as ["2", "1", "0"]
-            values = [row[self.label_column] for row in rows]
-            labels = np.array(
-                [relevance(names.get(value, value) if names else value) for value in values], dtype=np.float64
-            )
+            labels = np.array(relevance_values(rows, self.label_column), dtype=np.float64)
             is_right = np.zeros(len(rows), dtype=bool)
             for places in self._candidates(rows).values():
                 is_right[places] = labels[places] == labels[places].max()

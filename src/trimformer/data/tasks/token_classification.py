@@ -66,7 +66,7 @@ class TokenTask(Task):
             for (n, _), sample in zip(numbered(rows), words, strict=True)
         ]
         if _splits_by_spaces(tokenizer):
-            texts = [[word if i == 0 else f" {word}" for i, word in enumerate(sample)] for sample in texts]
+            texts = [[_with_space(tokenizer, word) if i else word for i, word in enumerate(sample)] for sample in texts]
         encoded = tokenize(
             _with_leading_spaces(tokenizer),
             texts,
@@ -164,6 +164,12 @@ def _splits_by_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     state = json.loads(pre_tokenizer.__getstate__())
     kinds = [part["type"] for part in state["pretokenizers"]]
     return "ByteLevel" in kinds and not any(part.get("add_prefix_space") for part in state["pretokenizers"])
+
+
+def _with_space(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
+    """Returns a word with a space before it, unless that would be a token by itself, as before digits."""
+    pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(f" {word}")
+    return word if len(pieces) > 1 and len(pieces[0][0]) == 1 else f" {word}"
 
 
 def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:

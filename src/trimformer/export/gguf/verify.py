@@ -1,7 +1,6 @@
 """Compares a GGUF file in llama.cpp with the model in PyTorch: greedy tokens, log probabilities and the tokenizer."""
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -154,9 +153,9 @@ def run_process(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="trimformer-") as folder:
         answer = Path(folder) / "answer.json"
         command, line = [sys.executable, "-P", str(script)], json.dumps({**request, "answer": str(answer)})
-        code, errors = run_watched(command, line) or run_watched(command, line) or (-signal.SIGKILL, "it hangs")
-        if code or not answer.is_file():
-            reason = failure_reason(errors, code)
+        done = run_watched(command, line) or run_watched(command, line)
+        if done is None or done[0] or not answer.is_file():
+            reason = "it hangs" if done is None else failure_reason(done[1], done[0])
             raise TrimformerError(f"{runtime_name()} cannot run '{Path(request['file']).name}': {reason}")
         answered: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     return answered
