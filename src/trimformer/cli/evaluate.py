@@ -22,6 +22,7 @@ from trimformer.data.tasks.blank_rows import count_blank_rows
 from trimformer.data.token_ids import check_causal
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
+from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
 from trimformer.options.data import DataOptions
@@ -56,19 +57,14 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
     task, _, validation = load_task_data(options, model, processor, need_train=False, author=reference)
     masks = read_masks(arguments.masks, model) if arguments.masks else None
     masking = MaskUnits(find_sublayers(model), [m.to(device) for m in masks]) if masks else nullcontext()
-    report: dict[str, Any] = {}
-    warnings = describe_scored_rows(validation, None, options.data, options.eval_data, are_set_aside=False)[1]
-    warnings += _calibrated_rows(arguments.model, options, validation)
-    if getattr(model.config, "lost_tokens", False) and find_problem(model) == "language":
-        warnings.append(
-            "the model lost tokens, so its perplexity is over its own tokens and cannot be compared with that of "
-            "another model; if it was pruned, the report of that counts lost tokens against it"
-        )
     if isinstance(task, ScoredByQuery) and task.needs_dense_outputs and reference is None and masks is None:
         raise TrimformerError(
             "no passage is known to be right for a query, so the one that the dense model finds first counts; name the "
             "dense model with --reference"
         )
+    report: dict[str, Any] = {}
+    warnings = describe_scored_rows(validation, None, options.data, options.eval_data, are_set_aside=False)[1]
+    warnings += [*_calibrated_rows(arguments.model, options, validation), *_lost_tokens(model)]
     for name, rows in validation.items():
         count_blank_rows(name, rows, task)
         scorer = make_scorer(name, rows, task, reference or model, processor, arguments.batch_size)
@@ -79,18 +75,35 @@ def _scores(arguments: argparse.Namespace) -> dict[str, Any]:
             report[name] = {"samples": len(scorer.scored_rows), **scores}
             if reference is not None:
                 report[name]["divergence"] = scorer.divergence(outputs, scorer(reference)[1])
-            longest, tokenizer = task.length_limit(processor, model.config), find_tokenizer(processor)
-            texts = measure_texts(tokenizer, task, {name: scorer.features}, longest)
-            warnings += text_warnings(model, tokenizer, texts, scorer.batches, longest)
-        if scorer.is_guessing(scores):
-            warnings.append(
-                f"the {task.metric} of '{name}' is {100 * scores[str(task.metric)]:.1f}, no better than guessing; do "
-                "the labels mean what the model's outputs mean (order of classes, direction of scores)?"
-            )
+            warnings += _set_warnings(scorer, model, scores)
     warnings = list(dict.fromkeys(warnings))
     for line in warnings:
         logger.warning("%s", line)
     return {**report, "warnings": warnings} if warnings else report
+
+
+def _set_warnings(scorer: Scorer, model: PreTrainedModel, scores: Mapping[str, float]) -> list[str]:
+    """Returns what is wrong with the texts of a set, the tokenizer or the scores."""
+    task, processor = scorer.task, scorer.processor
+    longest, tokenizer = task.length_limit(processor, model.config), find_tokenizer(processor)
+    texts = measure_texts(tokenizer, task, {scorer.name: scorer.features}, longest)
+    warnings = text_warnings(model, tokenizer, texts, scorer.batches, longest)
+    if scorer.is_guessing(scores):
+        warnings.append(
+            f"the {task.metric} of '{scorer.name}' is {100 * scores[str(task.metric)]:.1f}, no better than guessing; "
+            "do the labels mean what the model's outputs mean (order of classes, direction of scores)?"
+        )
+    return warnings
+
+
+def _lost_tokens(model: PreTrainedModel) -> list[str]:
+    """Returns a warning if a language model lost tokens, which its perplexity does not count."""
+    if not getattr(model.config, "lost_tokens", False) or find_problem(model) != "language":
+        return []
+    return [
+        "the model lost tokens, so its perplexity is over its own tokens and cannot be compared with that of another "
+        "model; if it was pruned, the report of that counts lost tokens against it"
+    ]
 
 
 def _calibrated_rows(model: str, options: DataOptions, validation: Mapping[str, Rows]) -> list[str]:
