@@ -122,7 +122,9 @@ def _read_end_tokens(file: Any, config: Any) -> None:
     """Adds the tokens that end a turn or a message to those that end generation."""
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     more = (_contents(file, f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom"))
-    config.eos_token_id = list(dict.fromkeys(end for end in (*ends, *more) if end is not None)) or None
+    ids = list(dict.fromkeys(end for end in (*ends, *more) if end is not None))
+    if len(ids) > len(ends):
+        config.eos_token_id = ids
 
 
 def _check_whole(file: Any, model: PreTrainedModel, path: str | Path) -> None:
