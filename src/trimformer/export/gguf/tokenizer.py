@@ -246,13 +246,15 @@ def _add_special(vocabulary: GgufVocabulary, tokenizer: Any, model: PreTrainedMo
     ends = next(([ids] if isinstance(ids, int) else ids for ids in named if ids is not None), [])
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(ends), None)
     others = [token for token in dict.fromkeys(ends) if token != eos and 0 <= token < len(vocabulary.tokens)]
-    eot, eom = (*others, None, None)[:2]
+    # llama.cpp makes tokens of these roles special, which would change how texts are split.
+    special = [token for token in others if vocabulary.types[token] == gguf.TokenType.CONTROL]
+    eot, eom = (*special, None, None)[:2]
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None or not before else before[0]
     if eos is None or not 0 <= eos < len(vocabulary.tokens):
         raise _refused("it has no end-of-text token; give it an eos_token")
     if before not in ([], [bos]) or after not in ([], [eos]):
         raise _refused("it puts tokens around texts that are not its bos_token and eos_token")
-    vocabulary.other_ends = others[2:]
+    vocabulary.other_ends = [token for token in others if token not in (eot, eom)]
     ids = {"bos": bos, "eos": eos, "eot": eot, "eom": eom, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
     vocabulary.special = {role: token for role, token in ids.items() if token is not None}
     vocabulary.adds = {"bos": bool(before), "eos": bool(after)}
