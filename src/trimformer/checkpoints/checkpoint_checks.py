@@ -1,7 +1,8 @@
 """Checks a checkpoint's config against its weights before a model is built."""
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from trimformer.checkpoints.load_guard import QUANT_METHOD
+from trimformer.checkpoints.load_guard import QUANT_METHOD, is_pruned
 from trimformer.data.outputs import PROBLEM_TYPES
 from trimformer.errors import TrimformerError, one_sentence, quoted
 from trimformer.models import find_layers
+
+logger = logging.getLogger(__name__)
 
 MAX_LAYERS = 1000
 WEIGHT_FILES = (
@@ -158,14 +161,39 @@ def check_layers_loaded(model: PreTrainedModel, info: Mapping[str, Any], path: P
         raise TrimformerError(
             f"the weights in '{path}' lack {missing[0]} ({len(missing)} missing in all); is its config another model's?"
         )
-    prefix = f"{model.base_model_prefix}."
-    for name, *shapes in sorted(info.get("mismatched_keys", ())):
-        if name.startswith(prefix):
-            found, expected = map(tuple, shapes)
-            raise TrimformerError(
-                f"the weights in '{path}' do not match its config: {name} is {found}, should be {expected}, and only a "
-                "head can be replaced"
-            )
+    inner = [entry for entry in info["mismatched_keys"] if entry[0].startswith(f"{model.base_model_prefix}.")]
+    check_shapes(inner, path, ", and only a head can be replaced")
+
+
+def check_shapes(mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]], path: Path, advice: str = "") -> None:
+    """Checks that weights have the shapes that the config gives them.
+
+    Args:
+        mismatched: name, shape in the file and shape by the config, of those that differ.
+        path: the model's directory.
+        advice: ends the sentence.
+
+    Raises:
+        TrimformerError: a shape differs.
+    """
+    for name, found, expected in sorted(mismatched):
+        raise TrimformerError(
+            f"the weights in '{path}' do not match its config: {name} is {tuple(found)}, should be "
+            f"{tuple(expected)}{advice}"
+        )
+
+
+def warn_of_own_code(config: PreTrainedConfig, model_class: Any, path: Path) -> None:
+    """Warns where a config names code of its own for the model, which is never run."""
+    own_code = getattr(config, "auto_map", None)
+    names = own_code if isinstance(own_code, dict) else {}
+    if not is_pruned(config) and any(name.startswith("AutoModel") for name in map(str, names)):
+        logger.warning(
+            "config.json of '%s' names code of its own (auto_map), which is not run: the library's %s is loaded, and "
+            "may compute something else",
+            path,
+            model_class.__name__,
+        )
 
 
 def check_finite_weights(model: torch.nn.Module, weights: str) -> None:

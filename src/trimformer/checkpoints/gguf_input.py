@@ -93,7 +93,7 @@ def _read_settings(file: Any, config: PreTrainedConfig) -> None:
     for key, names in _SETTINGS.items():
         value = _setting(file, key)
         name = next((name for name in names if hasattr(config, name)), None)
-        if value and name is not None and not _is_close(getattr(config, name), value):  # 0 is no window or cap
+        if value and name is not None and not _is_close(getattr(config, name), value):  # 0 is no cap
             setattr(config, name, value)
     rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     full, sliding = rope.get("full_attention", rope), rope.get("sliding_attention", {})  # Gemma 3 has two

@@ -31,13 +31,15 @@ from trimformer.checkpoints.checkpoint_checks import (
     check_finite_weights,
     check_model_size,
     check_no_adapter,
+    check_shapes,
     check_unexpected,
     check_weights,
     read_config,
+    warn_of_own_code,
 )
 from trimformer.checkpoints.companions import copy_companions, remember_source
 from trimformer.checkpoints.gguf_input import is_gguf, load_gguf
-from trimformer.checkpoints.load_guard import QUANT_METHOD, is_pruned, open_guard, write_guard_files
+from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard, write_guard_files
 from trimformer.checkpoints.shrink import resize_by
 from trimformer.checkpoints.standalone import dense_class, restore_library_class, write_standalone
 from trimformer.checkpoints.written_checks import check_written, check_written_tokenizer
@@ -221,24 +223,11 @@ def load_model(
     check_config(config, path)
     is_embedder = head is not None and not head.is_cross_encoder
     model_class = (_bare_class(config) if is_embedder else None) or _named_class(config, path)
-    _warn_of_own_code(config, model_class, path)
+    warn_of_own_code(config, model_class, path)
     model = _load_weights(model_class, config, path, keywords)
     attach_sentence_head(model, head)
     remember_source(model, root)
     return model
-
-
-def _warn_of_own_code(config: PreTrainedConfig, model_class: Any, path: Path) -> None:
-    """Warns where a config names code of its own for the model, which is never run."""
-    own_code = getattr(config, "auto_map", None)
-    names = own_code if isinstance(own_code, dict) else {}
-    if not is_pruned(config) and any(name.startswith("AutoModel") for name in map(str, names)):
-        logger.warning(
-            "config.json of '%s' names code of its own (auto_map), which is not run: the library's %s is loaded, and "
-            "may compute something else",
-            path,
-            model_class.__name__,
-        )
 
 
 def _named_class(config: PreTrainedConfig, path: Path) -> Any:
@@ -299,11 +288,7 @@ def _load_weights(model_class: Any, config: PreTrainedConfig, path: Path, keywor
         model, info = model_class.from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **keywords
         )
-    if info["mismatched_keys"]:
-        name, found, expected = sorted(info["mismatched_keys"])[0]
-        raise TrimformerError(
-            f"the weights in '{path}' do not match its config: {name} is {tuple(found)}, should be {tuple(expected)}"
-        )
+    check_shapes(info["mismatched_keys"], path)
     # Old checkpoints may lack the pooler, which only some heads use.
     missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
     head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}

@@ -22,7 +22,7 @@ from trimformer.data.tasks.blank_rows import count_blank_rows
 from trimformer.data.token_ids import check_causal
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
-from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.scores import DO_LABELS_FIT, Scorer
 from trimformer.models import find_sublayers
 from trimformer.models.masking import MaskUnits
 from trimformer.options.data import DataOptions
@@ -91,7 +91,7 @@ def _set_warnings(scorer: Scorer, model: PreTrainedModel, scores: Mapping[str, f
     if scorer.is_guessing(scores):
         warnings.append(
             f"the {task.metric} of '{scorer.name}' is {100 * scores[str(task.metric)]:.1f}, no better than guessing; "
-            "do the labels mean what the model's outputs mean (order of classes, direction of scores)?"
+            f"{DO_LABELS_FIT}"
         )
     return warnings
 

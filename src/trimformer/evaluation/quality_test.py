@@ -23,7 +23,7 @@ from trimformer.evaluation.bounds import (
 from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.model_outputs import Outputs, unbatch
 from trimformer.evaluation.onnx_files import on_cpu, write_onnx_files
-from trimformer.evaluation.scores import Scorer
+from trimformer.evaluation.scores import DO_LABELS_FIT, Scorer
 from trimformer.export.onnx.export import MODEL, QUANTIZED
 from trimformer.export.onnx.serve import open_session, running_in
 from trimformer.options.choices import AnyBackend
@@ -99,12 +99,11 @@ class QualityTest:
         Raises:
             TrimformerError: it is no better than guessing: the labels do not fit the model, or it does not know them.
         """
-        guessed, dense = self._scorer.guessed_score, float(self._dense[0])
-        if guessed is not None and dense <= guessed:
+        dense = float(self._dense[0])
+        if self._scorer.is_guessing({str(self.metric): dense}):
             raise TrimformerError(
                 f"the dense model's {self.metric} is {100 * dense:.1f}, no better than guessing, so a drop says "
-                "nothing; do the labels mean what the model's outputs mean (order of classes, direction of scores)? If "
-                "the model is to stay as it is, give max_divergence"
+                f"nothing; {DO_LABELS_FIT} If the model is to stay as it is, give max_divergence"
             )
 
     def __call__(self, model: PreTrainedModel, constraint: float, *, alpha: float = 1 - CONFIDENCE) -> Verdict:

@@ -39,6 +39,9 @@ def rows_of_features(features: Sequence[Features], num_rows: int) -> list[int]:
 
 FEWEST_TO_JUDGE = 30  # rows from which a score no better than guessing is no accident
 
+# Ends the sentences on a model that is no better than guessing.
+DO_LABELS_FIT = "do the labels mean what the model's outputs mean (order of classes, direction of scores)?"
+
 
 class Scorer:
     """One evaluation set, encoded once and scored for any number of models.

@@ -17,7 +17,7 @@ from trimformer.evaluation.agreement import find_agreement, find_changed_tokens,
 from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.latency_target import ComparedLatency, LatencyTarget, compare_latency
 from trimformer.evaluation.model_outputs import RerunOutputs
-from trimformer.evaluation.scores import Scorer, compare, score
+from trimformer.evaluation.scores import DO_LABELS_FIT, Scorer, compare, score
 from trimformer.models import find_sublayers
 from trimformer.models.masking import units_left
 from trimformer.options.budgets import BudgetRequest
@@ -269,7 +269,7 @@ def _warn_of_guessing(result: PruningResult, scorer: Scorer) -> None:
     metric = str(scorer.task.metric)
     line = (
         f"the dense model's {metric} is {100 * result.scores.dense[metric]:.1f}, no better than guessing, so its "
-        "change says nothing; do the labels mean what the model's outputs mean (order of classes, direction of scores)?"
+        f"change says nothing; {DO_LABELS_FIT}"
     )
     logger.warning("%s", line)
     result.coverage = replace(result.coverage, warnings=[*result.coverage.warnings, line])

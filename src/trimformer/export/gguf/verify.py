@@ -192,7 +192,7 @@ def run_watched(command: Sequence[str], text: str, seconds: float = 60.0) -> tup
 
 
 def _cpu_ticks(pid: int) -> int | None:
-    """Returns the CPU time of a process in the kernel's unit; None where it is not told."""
+    """Returns the CPU time of a process in clock ticks; None where the system does not report it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
