@@ -26,7 +26,7 @@ from trimformer.evaluation.language import make_scorer
 from trimformer.models import find_sublayers
 from trimformer.options.data import DataOptions
 from trimformer.pruner import Pruner
-from trimformer.session.calibration_data import draw_samples
+from trimformer.session.draw_samples import draw_samples
 from trimformer.session.inputs import Inputs
 
 TOKENIZER = byte_tokenizer()
@@ -220,10 +220,10 @@ def test_sets_with_answers_keep_them_where_the_model_answers_prompts(tmp_path, i
     inputs = [Inputs(model, TOKENIZER, train, validation, task=task), Inputs(model, TOKENIZER, rows[4:], scored)]
     for each in inputs:  # from the command line, and from Python
         samples = draw_samples(each, model, TOKENIZER, options, 0, None)
-        texts = [TOKENIZER.decode(row["input_ids"]) for row in samples.scorers[0].rows]
+        texts = [TOKENIZER.decode(row["input_ids"]) for row in samples.scored.scorers[0].rows]
         assert len(texts) == 4
         assert all(("GOLDEN" in text) == is_answered for text in texts)
-        assert samples.scored_on.endswith("answered by the dense model") != is_answered
+        assert samples.scored.description.endswith("answered by the dense model") != is_answered
 
 
 def test_encoders_write_no_answers():

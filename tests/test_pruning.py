@@ -212,7 +212,7 @@ def test_kprune_in_bfloat16_is_refused():
 
 
 def test_fewer_batches_than_processes_are_an_error(monkeypatch):
-    monkeypatch.setattr("trimformer.session.calibration_data.world_size", lambda: 4)
+    monkeypatch.setattr("trimformer.session.draw_samples.world_size", lambda: 4)
     with pytest.raises(TrimformerError, match="20 calibration samples make 3 batches, too few for 4 processes"):
         prune()
 

@@ -122,7 +122,7 @@ def _group_size(session: Session, method: AnyMethod) -> int:
     if isinstance(method, WholeMethod) or method.polish:
         return 1
     bound = min(_GROUP_MEMORY, session.execution.max_memory - pruner_for(session, method).output_bytes)
-    return max(1, int(bound // bytes_per_student(session.model, session.samples.batches)))
+    return max(1, int(bound // bytes_per_student(session.model, session.samples.calibration.batches)))
 
 
 def dense_latency(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from trimformer.data.tasks.text import TextTask
 from trimformer.evaluation.clusters import row_clusters, row_inputs
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
-from trimformer.session.calibration_data import draw_samples
+from trimformer.session.draw_samples import draw_samples
 from trimformer.session.inputs import Inputs
 from trimformer.session.judged_rows import divide_documents
 from trimformer.session.scored_rows import describe_copies
@@ -71,7 +71,7 @@ def drawn(model, tokenizer, rows, target=TARGET, **inputs):
 
 
 def assert_apart(samples):
-    parts = [samples.calibration_rows, samples.judged_scorer.rows, *(scorer.rows for scorer in samples.scorers)]
+    parts = [samples.calibration.rows, samples.judged_scorer.rows, *(scorer.rows for scorer in samples.scored.scorers)]
     texts = [{str(row.get("sentence") or row.get("input_ids")) for row in rows} for rows in parts]
     assert all(texts)
     for first, second in combinations(texts, 2):
@@ -95,7 +95,7 @@ def test_blocks_of_one_document_are_judged_together_unless_documents_are_few(doc
     letters = np.random.default_rng(0).choice(list("abcdef "), size=(documents, 100_000 // documents))
     samples = drawn(language_model(), byte_tokenizer(), [{"text": "".join(text)} for text in letters])
     judged, calibrated = (
-        {row[DOCUMENT] for row in part} for part in (samples.judged_scorer.rows, samples.calibration_rows)
+        {row[DOCUMENT] for row in part} for part in (samples.judged_scorer.rows, samples.calibration.rows)
     )
     assert is_apart == (not judged & calibrated)
     assert samples.judged_scorer.num_independent == (len(judged) if is_apart else len(samples.judged_scorer.rows))
@@ -170,7 +170,7 @@ def test_the_commands_rows_to_score_on_are_those_of_the_session(tmp_path):
     task, train, validation = load_task_data(options, model, tokenizer)
     samples = draw_samples(Inputs(model, tokenizer, train, validation, None, task), model, tokenizer, options, 0, None)
     (scored,) = validation.values()
-    assert [dict(row) for row in samples.scorers[0].rows] == [dict(row) for row in scored]
+    assert [dict(row) for row in samples.scored.scorers[0].rows] == [dict(row) for row in scored]
     assert not {row["sentence"] for row in scored} & {row["sentence"] for row in train}
 
 
@@ -224,14 +224,14 @@ def test_documents_that_are_judged_are_not_calibrated_on(caplog):
     options = DataOptions(num_samples=20, max_length=48)
     inputs = Inputs(language_model(), byte_tokenizer(), texts, judge_dataset=["a preface", *texts[40:]])
     samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
-    assert not any(hold_passages(samples.calibration_rows, samples.judged_scorer.rows))
+    assert not any(hold_passages(samples.calibration.rows, samples.judged_scorer.rows))
     same = Inputs(language_model(), byte_tokenizer(), texts, judge_dataset=["a preface", *texts])
     with pytest.raises(TrimformerError, match="holds text of the test rows"):
         draw_samples(same, inputs.model, inputs.processor, options, 0, TARGET)
     scored = Inputs(language_model(), byte_tokenizer(), texts[:80], eval_dataset=["a preface", *texts[:30]])
     everything = DataOptions(num_samples=500, max_length=48)
     samples = draw_samples(scored, inputs.model, inputs.processor, everything, 0, None)
-    assert any("rows to score on hold text that is calibrated on" in line for line in samples.scored_warnings)
+    assert any("rows to score on hold text that is calibrated on" in line for line in samples.scored.warnings)
 
 
 def test_a_form_in_every_document_makes_no_copies():
@@ -248,9 +248,9 @@ def test_data_that_repeat_themselves_are_judged_with_a_warning(length, repeats, 
     options = DataOptions(num_samples=60, max_length=96)
     inputs = Inputs(language_model(), byte_tokenizer(), [text, "and another text"])
     samples = draw_samples(inputs, inputs.model, inputs.processor, options, 0, TARGET)
-    assert any("as the data repeat themselves" in line for line in samples.scored_warnings) == warned
+    assert any("as the data repeat themselves" in line for line in samples.scored.warnings) == warned
     assert ("hold text of the test rows and are not calibrated on" in caplog.text) != warned
-    assert any(hold_passages(samples.calibration_rows, samples.judged_scorer.rows)) == warned
+    assert any(hold_passages(samples.calibration.rows, samples.judged_scorer.rows)) == warned
 
 
 def test_many_blocks_are_compared_at_once():
@@ -298,4 +298,4 @@ def test_columns_to_score_language_models_on_are_no_sets(columns):
     table = {name: [f"{name} {i} of some length, for a block" for i in range(20)] for name in columns}
     inputs = Inputs(language_model(), byte_tokenizer(), table, eval_dataset=table)
     samples = draw_samples(inputs, inputs.model, inputs.processor, DataOptions(num_samples=8, max_length=48), 0, None)
-    assert [scorer.name for scorer in samples.scorers] == ["validation"]
+    assert [scorer.name for scorer in samples.scored.scorers] == ["validation"]

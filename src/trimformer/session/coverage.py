@@ -18,7 +18,7 @@ from trimformer.data.token_ids import token_table
 from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import frozen
 from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
-from trimformer.session.calibration_data import Samples
+from trimformer.session.samples import Samples
 from trimformer.utils.distributed import add_up, gather_rows, is_main
 
 logger = logging.getLogger(__name__)
@@ -40,17 +40,17 @@ def measure_coverage(model: PreTrainedModel, processor: Any, samples: Samples) -
         processor: its tokenizer or processor.
         samples: the samples of the run; all processes together measure their shares.
     """
-    tokenizer = find_tokenizer(processor)
-    labels, predicted_range = count_labels(model, samples.batches, special_ids(tokenizer), shared=True)
-    sets = {"calibration": samples.features, **{scorer.name: scorer.features for scorer in samples.scorers}}
+    tokenizer, calibration = find_tokenizer(processor), samples.calibration
+    labels, predicted_range = count_labels(model, calibration.batches, special_ids(tokenizer), shared=True)
+    sets = {"calibration": calibration.features, **{s.name: s.features for s in samples.scored.scorers}}
     if samples.judged_scorer is not None:
         sets.setdefault(samples.judged_scorer.name, samples.judged_scorer.features)
-    texts = measure_texts(tokenizer, samples.task, sets, samples.longest)
+    texts = measure_texts(tokenizer, samples.task, sets, calibration.length_limit)
     warnings = [
-        *_label_warnings(labels, len(samples.features)),
-        *text_warnings(model, tokenizer, texts, samples.batches, samples.longest),
+        *_label_warnings(labels, len(calibration.features)),
+        *text_warnings(model, tokenizer, texts, calibration.batches, calibration.length_limit),
         *_length_warnings(texts),
-        *samples.scored_warnings,
+        *samples.scored.warnings,
     ]
     if is_main():
         for line in warnings:

@@ -38,8 +38,8 @@ from trimformer.results import (
     TaskReport,
     VocabularyReport,
 )
-from trimformer.session.calibration_data import Samples
 from trimformer.session.coverage import special_ids
+from trimformer.session.samples import Samples
 from trimformer.session.setup import Session
 from trimformer.utils.distributed import on_main, world_size
 from trimformer.utils.environment import describe_device, versions
@@ -84,12 +84,12 @@ def report(
         method=method,
         budget=BudgetReport(unit_costs.metric, budget.constraint, pruned.cost / unit_costs.costs.dense),
         samples=SampleReport(
-            len(samples.features),
-            samples.evaluation,
-            samples.seq_len,
-            samples.blank_dropped,
-            samples.blank_scored,
-            samples.scored_on,
+            len(samples.calibration.features),
+            samples.scored.num_rows,
+            samples.calibration.mean_length,
+            samples.calibration.num_blank,
+            samples.scored.num_blank,
+            samples.scored.description,
         ),
         cost=CostReport(
             dict(seconds),
@@ -140,8 +140,8 @@ def _measure(
     samples = session.samples
     with session.timer("evaluate"):
         scored = result.model if samples.lost is None else untrimmed  # see `evaluation.language_vocabulary`
-        pruned = score(samples.small_vocabulary_scorers or samples.scorers, scored, "pruned")
-        result.scores = compare(samples.scorers, session.dense_scores, pruned, samples.small_vocabulary_scorers)
+        pruned = score(samples.pruned_scorers, scored, "pruned")
+        result.scores = compare(samples.scored.scorers, session.dense_scores, pruned, samples.pruned_scorers)
         _compare_predictions(session, result, pruned[0][1])
     result.vocabulary = _vocabulary_report(samples)
     with session.timer("timing"):
@@ -156,10 +156,10 @@ def _measure_latency(session: Session, result: PruningResult) -> ComparedLatency
     samples, unit_costs = session.samples, session.unit_costs
     batch_size = unit_costs.latency.batch_size or DEFAULT_BATCH_SIZE
     workload = unit_costs.workload
-    if samples.vocabulary is not None and isinstance(workload, ForwardPass):
+    if samples.smaller_vocabulary is not None and isinstance(workload, ForwardPass):
         # The pruned model has other token ids than the dense one, but the same number of texts.
         first_ids = workload.inputs["input_ids"][0].cpu().numpy()
-        example = {"input_ids": samples.vocabulary.new_ids[first_ids].clip(0).tolist()}
+        example = {"input_ids": samples.smaller_vocabulary.vocabulary.new_ids[first_ids].clip(0).tolist()}
         pruned_inputs = random_inputs(result.model, batch_size, unit_costs.length, example)
         workload = replace(workload, pruned_inputs=pruned_inputs)
     latency = compare_latency(session.model, result.model, workload)
@@ -173,7 +173,7 @@ def _measure_latency(session: Session, result: PruningResult) -> ComparedLatency
 
 def _sizes(session: Session, result: PruningResult) -> dict[str, Size]:
     """Returns MACs, parameters and bytes of both models."""
-    model, lengths = session.model, session.samples.lengths
+    model, lengths = session.model, session.samples.calibration.positions
     kept_layers = {s.layer for s, mask in zip(find_sublayers(model), result.masks, strict=True) if mask.any()}
     pruned_lengths = lengths
     if len(find_sublayers(result.model)) < len(lengths):  # a plain layout leaves layers out
@@ -221,13 +221,14 @@ def _latency_budget(
 
 def _vocabulary_report(samples: Samples) -> VocabularyReport | None:
     """Returns the report of the smaller vocabulary; None without one."""
-    if samples.vocabulary is None:
+    smaller = samples.smaller_vocabulary
+    if smaller is None:
         return None
-    changed = sum(scorer.changed for scorer in samples.small_vocabulary_scorers)
-    counts = len(samples.vocabulary.kept_ids), samples.vocabulary.dense_size, changed
-    return (
-        VocabularyReport(*counts) if samples.lost is None else LanguageVocabularyReport(*counts, **asdict(samples.lost))
-    )
+    changed = sum(scorer.changed for scorer in smaller.scorers)
+    counts = len(smaller.vocabulary.kept_ids), smaller.vocabulary.dense_size, changed
+    if smaller.lost is None:
+        return VocabularyReport(*counts)
+    return LanguageVocabularyReport(*counts, **asdict(smaller.lost))
 
 
 def _compare_predictions(session: Session, result: PruningResult, pruned: Sequence[Tensor]) -> None:
@@ -240,7 +241,7 @@ def _compare_predictions(session: Session, result: PruningResult, pruned: Sequen
     """
     samples, model, scores = session.samples, session.model, result.scores
     assert scores is not None
-    scorer, pruned_scorer = samples.scorers[0], (samples.small_vocabulary_scorers or samples.scorers)[0]
+    scorer, pruned_scorer = samples.scored.scorers[0], samples.pruned_scorers[0]
     references = session.dense_scores[0][1]
     if isinstance(pruned_scorer, LanguageScorer):
         result.agreement = pruned_scorer.agreement(pruned, references)

@@ -118,7 +118,7 @@ def _calibrated(session: Session, method: AnyMethod) -> tuple[Pruner, dict[str, 
         transformers.set_seed(session.execution.seed)
         pruner = Pruner(
             session.model,
-            session.samples.batches,
+            session.samples.calibration.batches,
             method,
             neuron_multiple=session.neuron_multiple,
             polishing=session.polishing if polishes(method) else None,

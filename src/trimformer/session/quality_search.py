@@ -23,9 +23,9 @@ from trimformer.options.budgets import BudgetRequest
 from trimformer.options.methods import AnyMethod
 from trimformer.pruner import Pruned
 from trimformer.results import MoreRows, PruningResult, QualityTargetReport
-from trimformer.session.calibration_data import Samples
 from trimformer.session.measure import report
 from trimformer.session.prune_to import budget_for, pruner_for, seconds_since, smallest_reachable, start_pruning
+from trimformer.session.samples import Samples
 from trimformer.session.setup import Session
 from trimformer.utils.distributed import decide, on_main
 
@@ -103,8 +103,8 @@ def _predict(session: Session, method: AnyMethod) -> tuple[float, list[Verdict]]
     """
     target, samples = session.target, session.samples
     assert target is not None
-    every = max(2, min(4, len(samples.features) // QUICK_SAMPLES))
-    unused = [batch for k, batch in enumerate(samples.batches) if k % every] or samples.batches
+    every = max(2, min(4, len(samples.calibration.features) // QUICK_SAMPLES))
+    unused = [batch for k, batch in enumerate(samples.calibration.batches) if k % every] or samples.calibration.batches
     with session.timer("judge"):
         indices = [i for batch in unused for i in batch["index"].tolist()]
         screen: list[Callable[[Pruned, float], Verdict]] = []
@@ -131,11 +131,11 @@ def _screen(session: Session, test_samples: int, indices: list[int]) -> Callable
     samples, judged = session.samples, session.samples.judged_scorer
     assert session.target is not None
     assert judged is not None
-    rows = Selection(samples.calibration_rows, _whole_rows(samples, indices))
+    rows = Selection(samples.calibration.rows, _whole_rows(samples, indices))
     scorer = make_scorer("calibration", rows, samples.task, session.model, judged.processor, judged.batch_size)
     pruned_scorer = None
-    if isinstance(scorer, LanguageScorer) and samples.vocabulary is not None:
-        pruned_scorer = LanguageVocabularyScorer(scorer, samples.vocabulary, session.model)
+    if isinstance(scorer, LanguageScorer) and samples.smaller_vocabulary is not None:
+        pruned_scorer = LanguageVocabularyScorer(scorer, samples.smaller_vocabulary.vocabulary, session.model)
     screen = PredictedTest(session.target, scorer, session.model, test_samples, TRIALS[0][1], pruned_scorer)
     return lambda pruned, constraint: screen(pruned.model, constraint)
 
@@ -147,7 +147,7 @@ def _whole_rows(samples: Samples, indices: list[int]) -> list[int]:
         samples: gives the calibration samples; a row has several if it holds several texts, or a long one.
         indices: indices of the samples.
     """
-    rows = rows_of_features(samples.features, len(samples.calibration_rows))
+    rows = rows_of_features(samples.calibration.features, len(samples.calibration.rows))
     partly = list(dict.fromkeys(rows[i] for i in indices))
     others = {rows[i] for i in set(range(len(rows))).difference(indices)}
     return [row for row in partly if row not in others] or partly
@@ -170,9 +170,8 @@ def _quality_test(session: Session) -> QualityTest:
     samples, backend = session.samples, session.unit_costs.latency.backend
     assert session.target is not None
     assert samples.judged_scorer is not None
-    return QualityTest(
-        session.target, samples.judged_scorer, session.model, backend, samples.small_vocabulary_judged_scorer
-    )
+    pruned_scorer = samples.smaller_vocabulary.judged_scorer if samples.smaller_vocabulary else None
+    return QualityTest(session.target, samples.judged_scorer, session.model, backend, pruned_scorer)
 
 
 def _independent_samples(session: Session) -> int:

@@ -42,9 +42,10 @@ from trimformer.polish.data import PolishInputs, draw_polish_inputs
 from trimformer.pruner import Pruner
 from trimformer.refit.memory_estimate import warn_of_memory
 from trimformer.results import CoverageReport
-from trimformer.session.calibration_data import Samples, draw_samples
 from trimformer.session.coverage import count_labels, list_labels, measure_coverage, special_ids
+from trimformer.session.draw_samples import draw_samples
 from trimformer.session.inputs import Inputs
+from trimformer.session.samples import Samples
 from trimformer.session.smaller_vocabulary import with_smaller_vocabulary
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
 from trimformer.utils.distributed import decide, is_main, world_size
@@ -95,7 +96,7 @@ class Session:
     @cached_property
     def seconds_per_pass(self) -> float:
         """Seconds of a forward pass of the dense model over the calibration samples."""
-        return forward_seconds(self.model, self.samples.batches)
+        return forward_seconds(self.model, self.samples.calibration.batches)
 
     @cached_property
     def seconds_per_polish_pass(self) -> float:
@@ -107,7 +108,7 @@ class Session:
     @cached_property
     def dense_scores(self) -> Scored:
         """Scores and outputs of the dense model on the evaluation sets."""
-        return score(self.samples.scorers, self.model, "dense")
+        return score(self.samples.scored.scorers, self.model, "dense")
 
     def as_scored(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model as it is scored: language models with all tokens, see `evaluation.language_vocabulary`."""
@@ -115,7 +116,8 @@ class Session:
 
     def with_kept_tokens(self, model: PreTrainedModel) -> PreTrainedModel:
         """A pruned model with only the tokens that are kept."""
-        return model if self.samples.vocabulary is None else trim_embeddings(model, self.samples.vocabulary.kept_ids)
+        smaller = self.samples.smaller_vocabulary
+        return model if smaller is None else trim_embeddings(model, smaller.vocabulary.kept_ids)
 
 
 def set_up(
@@ -150,7 +152,7 @@ def set_up(
     with timer("data"):
         samples = draw_samples(inputs, model, processor, options.data, execution.seed, target, latency.seq_len)
         for method in methods:
-            _check_labels(method, samples.features)
+            _check_labels(method, samples.calibration.features)
         polishing = _polish_inputs(model, processor, samples, options, latency) if any(map(polishes, methods)) else None
         coverage = measure_coverage(model, processor, samples)
         unjudged_labels = _unjudged_labels(model, processor, samples)
@@ -169,10 +171,10 @@ def set_up(
         execution, max_memory=max_memory, calibration_dir=calibration_dir, progress=progress, clock=timer
     )
     if is_main():
-        warn_of_memory(model, samples.batches, max_memory=max_memory)
+        warn_of_memory(model, samples.calibration.batches, max_memory=max_memory)
     return Session(
         model=model,
-        processor=processor if samples.vocabulary is None else samples.vocabulary.tokenizer,
+        processor=samples.smaller_vocabulary.vocabulary.tokenizer if samples.smaller_vocabulary else processor,
         samples=samples,
         unit_costs=unit_costs,
         target=target,
@@ -236,12 +238,12 @@ def _polish_inputs(
     model: PreTrainedModel, processor: Any, samples: Samples, options: RunOptions, latency: LatencyOptions
 ) -> PolishInputs:
     """Draws the samples to polish on, which are none of those that score or test a model."""
-    tested = [*samples.scorers, *([samples.judged_scorer] if samples.judged_scorer else [])]
+    tested = [*samples.scored.scorers, *([samples.judged_scorer] if samples.judged_scorer else [])]
     return draw_polish_inputs(
         model,
         processor,
         samples.task,
-        samples.features,
+        samples.calibration.features,
         options.polish,
         options.data.batch_size,
         [sample for scorer in tested for sample in scorer.features],

@@ -19,7 +19,7 @@ from trimformer.evaluation.language import LanguageScorer
 from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, measure_lost
 from trimformer.evaluation.smaller_vocabulary import SmallVocabularyScorer
 from trimformer.options.quality_target import QualityTarget
-from trimformer.session.calibration_data import Samples
+from trimformer.session.samples import Samples, SmallerVocabulary
 from trimformer.utils.distributed import decide, on_main
 
 logger = logging.getLogger(__name__)
@@ -53,11 +53,9 @@ def with_smaller_vocabulary(
         else vocabulary_of_texts(model, tokenizer, texts)
     )
     logger.info("%d of %d tokens stay", len(vocabulary.kept_ids), vocabulary.dense_size)
-    scorers = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in samples.scorers]
+    scorers = [SmallVocabularyScorer(scorer, vocabulary, model) for scorer in samples.scored.scorers]
     small_judged = SmallVocabularyScorer(judged, vocabulary, model) if judged else None
-    return replace(
-        samples, vocabulary=vocabulary, small_vocabulary_scorers=scorers, small_vocabulary_judged_scorer=small_judged
-    )
+    return replace(samples, smaller_vocabulary=SmallerVocabulary(vocabulary, scorers, small_judged))
 
 
 def _with_smaller_language_vocabulary(
@@ -73,7 +71,7 @@ def _with_smaller_language_vocabulary(
         if texts is None
         else vocabulary_of_texts(model, tokenizer, texts)
     )
-    dense = [scorer for scorer in samples.scorers if isinstance(scorer, LanguageScorer)]
+    dense = [scorer for scorer in samples.scored.scorers if isinstance(scorer, LanguageScorer)]
     scorers = [LanguageVocabularyScorer(scorer, vocabulary, model) for scorer in dense]
     judged = None
     if isinstance(samples.judged_scorer, LanguageScorer):
@@ -92,13 +90,7 @@ def _with_smaller_language_vocabulary(
         logger.warning("%s", lost.warning)
     if target is not None:
         on_main(lambda: _check_target_reachable(target, dense[0], scorers[0], model))
-    return replace(
-        samples,
-        vocabulary=vocabulary,
-        small_vocabulary_scorers=scorers,
-        small_vocabulary_judged_scorer=judged,
-        lost=lost,
-    )
+    return replace(samples, smaller_vocabulary=SmallerVocabulary(vocabulary, scorers, judged, lost))
 
 
 def _check_target_reachable(

@@ -1,10 +1,11 @@
 """The cost of every unit of a model, in MACs, parameters or measured latency."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -21,7 +22,7 @@ from trimformer.options.budgets import BudgetRequest
 from trimformer.options.choices import LLAMA_CPP, Metric
 from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import DEFAULT_BATCH_SIZE, LatencyOptions
-from trimformer.session.calibration_data import Samples
+from trimformer.session.samples import CalibrationSamples, Samples
 from trimformer.utils.distributed import decide
 from trimformer.utils.progress import progress
 from trimformer.utils.stage_timer import StageTimer
@@ -66,37 +67,27 @@ def find_unit_costs(
     Raises:
         TrimformerError: one of the requested latencies is out of reach; raised before a table is measured.
     """
-    batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
-    reads_text = "input_ids" in samples.batches[0]
-    mean = max(1, min(round(samples.seq_len), samples.longest) if reads_text else round(samples.seq_len))
-    length = latency.seq_len or mean if reads_text else mean
-    example = typical_sample(samples.features)
-    workload: Workload
-    if latency.backend == LLAMA_CPP:
-        workload = LlamaCppRun.of(model, gguf or GgufOptions())
-        length = workload.tokens
-    else:
-        workload = ForwardPass(random_inputs(model, batch_size, length, example), latency.backend)
+    gguf = gguf or GgufOptions()
+    example = typical_sample(samples.calibration.features)
+    workload, length = _timed_workload(model, samples.calibration, latency, gguf, example)
     if metric == "memory":
-        gguf = gguf or GgufOptions()
         tokens = cache_tokens(model, gguf)
         costs = memory_costs(model, gguf.quantize, tokens)
         return UnitCosts(metric, costs, latency, workload, length, gguf=replace(gguf, context=tokens))
     if metric != "latency":
-        return UnitCosts(
-            metric, linear_costs(find_sublayers(model), metric, samples.lengths), latency, workload, length
-        )
+        costs = linear_costs(find_sublayers(model), metric, samples.calibration.positions)
+        return UnitCosts(metric, costs, latency, workload, length)
     table = latency.table
     with timer("table"):
         if not isinstance(table, LatencyTable):
-            desc = partial(progress, desc="latency table")
 
             def measure() -> LatencyTable:
                 check_reachable(model, workload, requests)
                 if isinstance(workload, LlamaCppRun):
                     return measure_llama_cpp_table(model, workload)
-                backend = workload.backend
-                return measure_table(model, batch_size, length, example=example, backend=backend, progress=desc)
+                batch_size = latency.batch_size or DEFAULT_BATCH_SIZE
+                bar = partial(progress, desc="latency table")
+                return measure_table(model, batch_size, length, example=example, backend=workload.backend, progress=bar)
 
             table = decide(measure)
         elif isinstance(workload, ForwardPass) and not latency.any_table:
@@ -106,6 +97,32 @@ def find_unit_costs(
     if not is_local:
         logger.warning("the latency table may be from another machine; its values are used without correction")
     return UnitCosts(metric, table.costs(model), latency, workload, length, is_local)
+
+
+def _timed_workload(
+    model: PreTrainedModel,
+    calibration: CalibrationSamples,
+    latency: LatencyOptions,
+    gguf: GgufOptions,
+    example: Mapping[str, Any],
+) -> tuple[ForwardPass | LlamaCppRun, int]:
+    """Returns what is timed, and its length in tokens: the one asked for, or the calibration samples' mean.
+
+    Args:
+        model: the dense model.
+        calibration: the samples to calibrate on.
+        latency: shape of the inputs, and backend.
+        gguf: how llama.cpp holds and runs the model.
+        example: a calibration sample of typical length; random inputs have its keys.
+    """
+    if latency.backend == LLAMA_CPP:
+        run = LlamaCppRun.of(model, gguf)
+        return run, run.tokens
+    length = max(1, round(calibration.mean_length))
+    if "input_ids" in calibration.batches[0]:
+        length = latency.seq_len or min(length, calibration.length_limit)
+    inputs = random_inputs(model, latency.batch_size or DEFAULT_BATCH_SIZE, length, example)
+    return ForwardPass(inputs, latency.backend), length
 
 
 def _check_head(table: LatencyTable, model: PreTrainedModel, requests: Sequence[BudgetRequest]) -> None:

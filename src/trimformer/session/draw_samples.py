@@ -2,38 +2,30 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer.checkpoints.vocabulary import Vocabulary
-from trimformer.costs.macs import Positions, layer_lengths
-from trimformer.data.batches import Features, count_samples, make_batches, mean_length, sample_indices
+from trimformer.costs.macs import layer_lengths
+from trimformer.data.batches import count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.language_blocks import BlockOptions, model_rows, were_answered
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, is_blocks
-from trimformer.data.splits import (
-    check_evaluation_sets,
-    find_splits,
-    used_splits,
-)
-from trimformer.data.tasks import Task
+from trimformer.data.splits import check_evaluation_sets, find_splits, used_splits
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
-from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, LostTokens
 from trimformer.evaluation.quality_test import check_test_samples
-from trimformer.evaluation.scores import Scorer
-from trimformer.evaluation.smaller_vocabulary import SmallVocabularyScorer
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.inputs import Inputs
 from trimformer.session.judged_rows import separate_judged
+from trimformer.session.samples import CalibrationSamples, Samples, ScoredSamples
 from trimformer.session.scored_rows import (
     describe_copies,
     describe_judged,
@@ -47,55 +39,6 @@ from trimformer.utils.distributed import shard, world_size
 logger = logging.getLogger(__name__)
 
 MAX_SCORED = 2**15  # tokens of an evaluation set of a language model
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples to calibrate on, sets to score on, and, with a quality target, a set to test it on.
-
-    Attributes:
-        task: what the columns mean.
-        sets: all rows that were read.
-        calibration_rows: the rows to calibrate on.
-        features: the encoded calibration samples.
-        batches: this process's share of their batches.
-        scorers: one per evaluation set.
-        evaluation: number of samples in all evaluation sets.
-        blank_dropped: number of rows without a text that are left out of calibration.
-        blank_scored: number of rows without a text in the evaluation sets.
-        judged_scorer: the set that a quality target is tested on; it shares no sample with the others.
-        seq_len: mean tokens per text, or positions that the first layer sees of an image or a sound.
-        longest: most tokens that a text may have.
-        lengths: positions that each sublayer sees of a sample.
-        vocabulary: the tokens that the pruned model keeps, where some are dropped.
-        small_vocabulary_scorers: the evaluation sets, encoded with the smaller vocabulary.
-        is_judge_data: whether the set for the quality target was given, rather than set aside.
-        scored_on: the rows of the evaluation sets, in words.
-        scored_warnings: why their scores may be too high.
-        small_vocabulary_judged_scorer: the set for the quality target, encoded with the smaller vocabulary.
-        lost: what a language model loses with its tokens, on the first evaluation set.
-    """
-
-    task: Task
-    sets: list[Rows]
-    calibration_rows: Rows
-    features: Sequence[Features]
-    batches: list[Batch]
-    scorers: list[Scorer]
-    evaluation: int
-    blank_dropped: int
-    blank_scored: int
-    seq_len: float
-    longest: int
-    lengths: list[Positions]
-    judged_scorer: Scorer | None = None
-    vocabulary: Vocabulary | None = None
-    small_vocabulary_scorers: Sequence[SmallVocabularyScorer | LanguageVocabularyScorer] = ()
-    small_vocabulary_judged_scorer: SmallVocabularyScorer | LanguageVocabularyScorer | None = None
-    lost: LostTokens | None = None
-    is_judge_data: bool = False
-    scored_on: str = ""
-    scored_warnings: Sequence[str] = ()
 
 
 def draw_samples(
@@ -147,7 +90,7 @@ def draw_samples(
     if target is not None:
         train, judged, repeats = separate_judged(train, judged, num_samples, seed, task)
         scored_warnings = [*scored_warnings, *repeats]
-    blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
+    num_blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
         count_blank_rows("judged", judged, task)
     before = len(train)
@@ -162,28 +105,32 @@ def draw_samples(
     batches = _share(all_batches)
     check_token_ids(model, batches)
     check_causal(model, batches)
-    seq_len = task.average_length or mean_length(features)
-    lengths = layer_lengths(model, find_sublayers(model), batches[0], features, seq_len)
+    mean_tokens = task.average_length or mean_length(features)
+    positions = layer_lengths(model, find_sublayers(model), batches[0], features, mean_tokens)
     judged_scorer = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
     if target is not None and judged_scorer is not None:
         check_test_samples(target, judged_scorer)
     return Samples(
-        task=task,
+        task,
         sets=[train, *([judged] if judged else []), *sets.values()],
-        calibration_rows=calibration_rows,
-        features=features,
-        batches=batches,
-        scorers=[make_scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
-        evaluation=sum(len(rows) for rows in sets.values()),
-        blank_dropped=before - len(train),
-        blank_scored=blank,
+        calibration=CalibrationSamples(
+            calibration_rows,
+            features,
+            batches,
+            num_blank=before - len(train),
+            mean_length=mean_tokens if "input_ids" in batches[0] else positions[0].length,
+            length_limit=task.length_limit(processor, model.config),
+            positions=positions,
+        ),
+        scored=ScoredSamples(
+            [make_scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
+            num_rows=sum(len(rows) for rows in sets.values()),
+            num_blank=num_blank,
+            description=scored_on,
+            warnings=scored_warnings,
+        ),
         judged_scorer=judged_scorer,
-        seq_len=seq_len if "input_ids" in batches[0] else lengths[0].length,
-        longest=task.length_limit(processor, model.config),
-        lengths=lengths,
         is_judge_data=inputs.judge_dataset is not None,
-        scored_on=scored_on,
-        scored_warnings=scored_warnings,
     )
 
 
