@@ -149,8 +149,8 @@ class Pruner:
             self._ranking = self._calibrate(method)
         if not any(curve.error.any() for curve in self._ranking.curves):
             raise TrimformerError(
-                f"criterion '{method.criterion}' finds no unit to matter: the loss has no gradient at any sublayer; "
-                "is the checkpoint fine-tuned, and on data of this kind?"
+                f"criterion '{method.criterion}' cannot rank units: the loss has no gradient at any sublayer; "
+                "check that the checkpoint is fine-tuned, on data of this kind"
             )
 
     def _calibrate(self, method: Method) -> Ranking:

@@ -156,7 +156,7 @@ def test_an_empty_name_of_a_vocabulary_is_refused() -> None:
 
 def test_a_model_of_images_is_refused() -> None:
     config = transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    with pytest.raises(TrimformerError, match="ViTModel is no model of texts alone"):
+    with pytest.raises(TrimformerError, match="ViTModel does not read text only"):
         trim_vocabulary(transformers.ViTModel(config), make_tokenizer(), ["a"])
 
 

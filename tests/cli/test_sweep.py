@@ -108,7 +108,7 @@ def test_lists_of_budgets_are_parsed():
     assert read_numbers("0.5:0.5:0.1") == [0.5]
     assert read_numbers(None) is None
     for text in ("0.9:0.1", "0.9:0.1:0", "a,b", "0.9:0.1:0.3", "1:2:nan", "::", "0:1e9:1e-9"):
-        with pytest.raises(TrimformerError, match="is no list of numbers"):
+        with pytest.raises(TrimformerError, match="is not a list of numbers"):
             read_numbers(text)
 
 
@@ -117,7 +117,7 @@ def test_bad_sweeps_are_refused_before_anything_is_written(model_dir, data, tmp_
         "list of constraints is empty": ["--constraints", ","],
         "are not sorted": ["--constraints", "0.5,0.9,0.7"],
         "give either constraints or latencies": ["--latency-ms", "5", "--constraints", "0.5"],
-        "is no list of numbers": ["--constraints", "half"],
+        "is not a list of numbers": ["--constraints", "half"],
         "method 'no' is unknown": ["--constraints", "0.5", "--methods", "no"],
         "leaves no unit": ["--constraints", "0.5,0.00001"],
     }.items():

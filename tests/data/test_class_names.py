@@ -77,7 +77,7 @@ def test_shards_that_number_their_classes_otherwise_are_an_error(tmp_path):
     other = Features({**FEATURES, "label": ClassLabel(names=["spam", "ham"])})
     DATASET.to_parquet(tmp_path / "train-00000-of-00002.parquet")
     DATASET.cast(other).to_parquet(tmp_path / "train-00001-of-00002.parquet")
-    with pytest.raises(TrimformerError, match="numbers its classes otherwise"):
+    with pytest.raises(TrimformerError, match="numbers its classes in another order"):
         read_splits(tmp_path)
 
 

@@ -9,7 +9,7 @@ from testing.families import GRID, exists, inputs, make
 from tests.commands import run
 from tests.conftest import make_tokenizer
 from trimformer import TrimformerError, prune
-from trimformer.cli.export import made_up
+from trimformer.cli.export import random_batches
 from trimformer.cli.main import main
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.data.batches import collate
@@ -40,13 +40,13 @@ def make_or_skip(family, head):
 @every_head(QUICK)
 def test_made_up_inputs_run(family, head):
     model = make_or_skip(family, head)
-    for batch in (random_inputs(model, 2, 5), random_inputs(model, 1, 1), *made_up(model, None)):
+    for batch in (random_inputs(model, 2, 5), random_inputs(model, 1, 1), *random_batches(model, None)):
         samples = len(batch[model.main_input_name])
         with torch.no_grad():
             output = model_output(model, {**batch, "index": torch.arange(samples)}, find_problem(model))
         assert len(output) == samples
         assert output.isfinite().all()
-    for batch in made_up(model, None):
+    for batch in random_batches(model, None):
         assert "attention_mask" not in batch or not batch["attention_mask"].all()
 
 

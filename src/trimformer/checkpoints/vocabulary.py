@@ -82,12 +82,12 @@ def check_trimmable(model: PreTrainedModel, processor: Any) -> None:
     """
     config: Any = model.config
     if model.main_input_name != "input_ids" or is_dual_encoder(config, model.main_input_name):
-        raise TrimformerError(f"{type(model).__name__} is no model of texts alone; leave out the vocabulary")
+        raise TrimformerError(f"{type(model).__name__} does not read text only; leave out the vocabulary")
     tokenizer, table = check_tokenizer(processor), words(model)
     if not isinstance(table, nn.Embedding) or table.num_embeddings != getattr(config, "vocab_size", None):
         raise TrimformerError(
-            f"the token embeddings of {type(model).__name__} are no single table, one row a token; leave out the "
-            "vocabulary"
+            f"the token embeddings of {type(model).__name__} are not one table with one row per token; leave "
+            "out the vocabulary"
         )
     largest = max(tokenizer.get_vocab().values())
     if largest >= table.num_embeddings:
@@ -211,7 +211,8 @@ def _find_vocabulary(
     vocabulary = Vocabulary(kept, rows, smaller)
     if not np.array_equal(vocabulary.new_ids[used], encode(vocabulary.tokenizer)):
         raise TrimformerError(
-            f"with fewer tokens this {type(tokenizer).__name__} reads the texts otherwise; leave out the vocabulary"
+            f"with fewer tokens this {type(tokenizer).__name__} tokenizes the texts differently; leave out the "
+            "vocabulary"
         )
     check_outputs(model, kept)
     return vocabulary

@@ -54,11 +54,11 @@ def _write(arguments: argparse.Namespace) -> str:
     model, processor = load(arguments.model, model_type=arguments.model_type)
     check_exportable(model)
     model.float().eval()
-    origin = "the data" if has_data(arguments) else "made-up inputs"
+    origin = "the data" if has_data(arguments) else "random inputs"
     if has_data(arguments):
         batches, calibration = _data(model, processor, arguments)
     else:
-        batches, calibration = made_up(model, processor), []
+        batches, calibration = random_batches(model, processor), []
     with write_directory(arguments.output) as directory:
         _write_beside(model, processor, directory)
         folder = directory / arguments.format
@@ -109,7 +109,7 @@ def _data(
     return compared, batches([train[i] for i in sample_indices(len(train), min(MAX_COMPARED_SAMPLES, len(train)), 0)])
 
 
-def made_up(model: PreTrainedModel, processor: Any) -> list[Batch]:
+def random_batches(model: PreTrainedModel, processor: Any) -> list[Batch]:
     """Returns two random batches of different shapes; one text of each is padded."""
     find_problem(model)
     length = _shape(model)[1]

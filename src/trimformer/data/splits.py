@@ -88,7 +88,9 @@ def _join(shards: list[Path]) -> Rows:
     names = class_names_of(parts[0])
     for shard, part in zip(shards, parts, strict=True):
         if class_names_of(part) != names:
-            raise TrimformerError(f"'{shard}' numbers its classes otherwise than '{shards[0].name}'; write both anew")
+            raise TrimformerError(
+                f"'{shard}' numbers its classes in another order than '{shards[0].name}'; write both in one order"
+            )
     texts = [part for part in parts if isinstance(part, TextLines)]
     if len(texts) == len(parts):
         return TextLines(

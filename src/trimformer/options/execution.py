@@ -61,12 +61,12 @@ class ExecutionOptions:
 
     max_memory: float = option(
         math.inf,
-        "memory for the samples' hidden states and channels in each process, such as 8GB, and before that for second "
-        "moments; beyond, channels are computed twice, hidden states go to temporary files, and moments are collected "
-        "for a few sublayers at a time, with a pass over the samples for each group",
-        python_help="bytes that the hidden states of the calibration samples may take, and before that second moments; "
-        "beyond, hidden states go to temporary files, and moments are collected for a few sublayers at a time. On a "
-        "GPU the default is half of its free memory.",
+        "memory in each process for stored statistics and activations, such as 8GB, weights not counted. Beyond it, "
+        "temporary files and further passes over the samples replace memory, with the same result (default: no limit; "
+        "on a GPU half of the free memory)",
+        python_help="bytes in each process for stored statistics and activations, weights not counted. Beyond it, "
+        "temporary files and further passes over the samples replace memory, with the same result. On a GPU the "
+        "default is half of its free memory.",
         number=BYTES,
         read=read_size,
         metavar="SIZE",

@@ -31,8 +31,9 @@ class GgufOptions:
     )
     context: int | None = option(
         None,
-        f"tokens of the key-value cache (default: {DEFAULT_CONTEXT:,}, or as many as the model takes); with --backend "
-        f"{LLAMA_CPP}, of the prompt that is timed, or before the token that is (default: {DEFAULT_TIMED_CONTEXT})",
+        f"context length in tokens. A memory budget counts a key-value cache of this length (default: "
+        f"{DEFAULT_CONTEXT:,}, or the model's limit); --backend {LLAMA_CPP} times a prompt of this length, or a token "
+        f"after it (default: {DEFAULT_TIMED_CONTEXT})",
         number=POSITIVE,
         keyword=False,
     )

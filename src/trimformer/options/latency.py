@@ -37,12 +37,18 @@ class LatencyOptions:
 
     batch_size: int | None = option(
         None,
-        "batch size (default: 32, for language models 1, or that of the tables)",
+        "samples of a batch in latency measurements (default: 32, for language models 1, or that of the tables)",
         number=POSITIVE,
         flags=("--bs",),
         keyword=False,
     )
-    seq_len: int | None = option(None, "tokens (default: the samples' average)", number=POSITIVE, keyword=False)
+    seq_len: int | None = option(
+        None,
+        "tokens of a sample in latency measurements (default: the calibration samples' mean); for language models also "
+        "tokens of a block of text (default: 512, or the model's limit)",
+        number=POSITIVE,
+        keyword=False,
+    )
     backend: AnyBackend = option(
         "eager",
         f"what runs the model; {LLAMA_CPP} times one phase of language models as GGUF files",

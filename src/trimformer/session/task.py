@@ -113,7 +113,7 @@ def _name_columns(task: Task, row: Mapping[str, Any], rows: Rows) -> None:
               if name not in read and str(name).strip().lower() in usual and isinstance(value, str)]  # fmt: skip
     if others:
         logger.warning(
-            "only the texts of %s are read, and %s not; name the columns to read with --text-column (text_columns)",
+            "only the texts of %s are read, and %s not; name the columns to read with --text-column (text_column)",
             listed(task.text_columns),
             listed(others),
         )

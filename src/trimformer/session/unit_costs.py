@@ -136,10 +136,12 @@ def _check_head(table: LatencyTable, model: PreTrainedModel, requests: Sequence[
         return
     if any(request.ms is not None for request in requests):
         raise TrimformerError(
-            f"the latency table is of class '{measured}', here it is '{name}', so its milliseconds do not apply; "
-            "measure one with `trimformer lut`, or use this one nevertheless with --any-lut"
+            f"the latency table was measured for '{measured}', and the model is '{name}', so its milliseconds do not "
+            "apply; measure one with `trimformer lut`, or use this one nevertheless with --any-lut"
         )
-    logger.warning("the latency table is of class '%s', here it is '%s'; measured latencies correct it", measured, name)
+    logger.warning(
+        "the latency table was measured for '%s', and the model is '%s'; measured latencies correct it", measured, name
+    )
 
 
 def resolve_latency(latency: LatencyOptions) -> LatencyOptions:

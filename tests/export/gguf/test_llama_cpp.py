@@ -286,8 +286,8 @@ def test_a_dense_model_of_another_size_of_heads_keeps_its_own_architecture(tmp_p
     [
         (["--quantize", "q4_k_m"], "'q4_k_m' is not one of f32, f16"),
         (["--quantize", ","], "names no type"),
-        (["--int8"], "--int8 is of ONNX and OpenVINO files"),
-        (["--opset", "20"], "--opset is of ONNX files"),
+        (["--int8"], "--int8 applies to ONNX and OpenVINO files only"),
+        (["--opset", "20"], "--opset applies to ONNX files only"),
         (["--data", "somewhere"], "--data and --task are of ONNX and OpenVINO files"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_loaded_is_an_error_and_its_process_ends(tmp_path)
     [
         (["--quantize", "q9"], "'q9' is not one of f32"),
         (["--bs", "8"], "one text at a time"),
-        (["--dtype", "float16"], "--dtype is of PyTorch"),
+        (["--dtype", "float16"], "--dtype applies to PyTorch only"),
         (["--device", "cuda"], "timed on the CPU only"),
         (["--seq-len", "240"], "takes 256 tokens, fewer than a prompt of 240 and 32 generated"),
     ],

@@ -272,5 +272,5 @@ def test_the_command_writes_a_directory(tmp_path: Path, capsys: pytest.CaptureFi
     assert not {"quantization_config", "transformers_weights"} & set(config)
     assert config["architectures"] == ["BertForSequenceClassification"]
     printed = capsys.readouterr().out
-    assert "compared with PyTorch on made-up inputs" in printed
+    assert "compared with PyTorch on random inputs" in printed
     assert [line.split()[0] for line in printed.splitlines()[3:6]] == ["PyTorch", "model.onnx", "model_quantized.onnx"]

@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty; the files are "
                         "DIR/onnx/model.onnx, DIR/openvino/openvino_model.xml, DIR/gguf/model-Q8_0.gguf "
                         "and the like")  # fmt: skip
-    parser.add_argument("--format", choices=get_args(Format), default="onnx", help="of the files (default: onnx)")
+    parser.add_argument("--format", choices=get_args(Format), default="onnx", help="file format (default: onnx)")
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit file; for OpenVINO, --data also "
                         "quantizes the activations")  # fmt: skip
     parser.add_argument("--quantize", metavar="TYPES", help="types of GGUF files, separated by commas: "
                         f"{', '.join(get_args(Quantization))} (default: {DEFAULT_QUANTIZATION})")  # fmt: skip
     parser.add_argument("--unverified", action="store_true", help="write GGUF files without comparing them with "
                         "PyTorch, which needs llama.cpp (the package xllamacpp)")  # fmt: skip
-    parser.add_argument("--opset", type=positive_int, help="of ONNX files, "
+    parser.add_argument("--opset", type=positive_int, help="ONNX opset, "
                         f"{OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[-1]})")  # fmt: skip
     add_options(parser, LoadOptions, "model_type")  # files are always made from float32
     add_data_options(parser)
@@ -56,16 +56,16 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.opset is not None and arguments.opset not in OPSETS:
         raise TrimformerError(f"opset {arguments.opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
     if arguments.opset is not None and arguments.format != "onnx":
-        raise TrimformerError(f"--opset is of ONNX files; leave it out with --format {arguments.format}")
+        raise TrimformerError(f"--opset applies to ONNX files only; leave it out with --format {arguments.format}")
     if arguments.format == "gguf":
         _check_gguf(arguments)
     elif arguments.quantize is not None or arguments.unverified:
-        raise TrimformerError("--quantize and --unverified are of GGUF files; give them with --format gguf")
+        raise TrimformerError("--quantize and --unverified apply to GGUF files only; give them with --format gguf")
     if has_data(arguments):
         check_data(read_options(DataOptions, arguments))
     elif arguments.text_column or arguments.label_column or arguments.max_length or arguments.generate:
         raise TrimformerError(
-            "--text-column, --label-column, --max-length and --generate are of data; give it with --data"
+            "--text-column, --label-column, --max-length and --generate say how data is read; give --data"
         )
     check_output(arguments.output)
 
@@ -99,6 +99,6 @@ def _check_gguf(arguments: argparse.Namespace) -> None:
     """
     quantizations(arguments.quantize)
     if arguments.int8:
-        raise TrimformerError("--int8 is of ONNX and OpenVINO files; give --quantize q8_0 with --format gguf")
+        raise TrimformerError("--int8 applies to ONNX and OpenVINO files only; give --quantize q8_0 with --format gguf")
     if has_data(arguments):
-        raise TrimformerError("--data and --task are of ONNX and OpenVINO files; leave them out with --format gguf")
+        raise TrimformerError("--data and --task apply to ONNX and OpenVINO files only; leave them out for GGUF files")

@@ -119,7 +119,7 @@ def _check_llama_cpp(arguments: argparse.Namespace) -> None:
     if arguments.bs not in (None, [1]):
         raise TrimformerError(f"--backend {LLAMA_CPP} times one text at a time; leave out --bs")
     if arguments.dtype is not None:
-        raise TrimformerError(f"--dtype is of PyTorch; give --quantize with --backend {LLAMA_CPP}")
+        raise TrimformerError(f"--dtype applies to PyTorch only; give --quantize with --backend {LLAMA_CPP}")
     if arguments.device not in ("auto", "cpu"):
         raise TrimformerError(f"--backend {LLAMA_CPP} is timed on the CPU only, not on '{arguments.device}'")
 

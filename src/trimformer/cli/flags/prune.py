@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(
         budget, BudgetOptions, "constraint", "latency_ms", "memory_mb", "max_drop", "max_divergence", "max_perplexity"
     )
-    budget.add_argument("--judge-data", metavar="FILE_OR_DIR", help="rows to test a drop or a divergence on "
+    budget.add_argument("--judge-data", metavar="FILE_OR_DIR", help="rows that the quality target is tested on "
                         "(default: some of the training rows, set aside)")  # fmt: skip
     parser.add_argument("--output", required=True, help="directory of the pruned model; must not exist or be empty")
     add_options(parser, BudgetOptions, "metric")

@@ -16,7 +16,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `trimformer reproduce`."""
-    parser.add_argument("results", metavar="RESULTS_JSON", help="of a directory that `trimformer prune` wrote")
+    parser.add_argument("results", metavar="RESULTS_JSON", help="results.json that `trimformer prune` wrote")
     parser.add_argument("--output", metavar="DIR", help="keep what the second run writes; must not exist or be empty "
                         "(default: a temporary folder)")  # fmt: skip
 

@@ -106,5 +106,5 @@ def read_numbers(text: str | None) -> list[float] | None:
         return [round(first + i * signed_step, 9) for i in range(count)]
     except (ValueError, ZeroDivisionError, OverflowError):
         raise TrimformerError(
-            f"'{text}' is no list of numbers such as 0.7,0.5,0.3 or FIRST:LAST:STEP such as 0.9:0.1:0.1"
+            f"'{text}' is not a list of numbers such as 0.7,0.5,0.3 or FIRST:LAST:STEP such as 0.9:0.1:0.1"
         ) from None

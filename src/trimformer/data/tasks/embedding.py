@@ -134,7 +134,7 @@ def _check_relevance(texts: Sequence[str], column: str, value: str) -> None:
     if names[0] in QUERY_COLUMNS and names[1] in PASSAGE_COLUMNS and names[-1] in _MARKS:
         raise TrimformerError(
             f"column {quoted(column)} holds text such as {quoted(value)}; if it says which passages are right, write "
-            "numbers, else name the columns of the texts with --text-column (text_columns)"
+            "numbers, else name the columns of the texts with --text-column (text_column)"
         )
 
 
