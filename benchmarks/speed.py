@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="without suffix")
     options = parser.parse_args()
-    options.device = resolve_device(distributed.join(options.device))
+    options.device = resolve_device(distributed.join_processes(options.device))
     set_up_logging()
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
@@ -279,7 +279,7 @@ def main() -> None:
             f"{describe_device(options.device)}, {distributed.world_size()} processes; stages in forward passes"
             f"\n\n{table}"
         )
-    distributed.leave()
+    distributed.leave_processes()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from trimformer.refit.kprune import kprune
 from trimformer.refit.plain_layout import make_plain, try_plain_layout
 from trimformer.refit.result import Refit
 from trimformer.refit.updates import UPDATES, UpdateInputs
-from trimformer.utils.distributed import decide
+from trimformer.utils.distributed import broadcast_from_main
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Pruner:
         run: memory, precision, seed, progress and timer.
 
     Raises:
-        TrimformerError: there are no batches, the method is no method, polishes without samples for it or removes query
+        TrimformerError: there are no batches, `method` is not a method, it polishes without samples or removes query
             heads that the model does not have, no unit affects the loss, a gradient is not finite, or a plain config
             cannot express this model's sizes.
     """
@@ -162,7 +162,7 @@ class Pruner:
         rank_units = partial(criterion, self.model, self.batches, method.objective)
         if run.calibration_dir is None:
             return rank_units(run)
-        parts = (method.criterion, method.objective, f"seed {run.seed}", "bf16" * run.bf16)
+        parts = (method.criterion, method.objective, f"seed {run.seed}", "bf16" if run.bf16 else "")
         setting = " ".join([*parts, *(["query heads"] if method.query_heads else [])])
         return cached_ranking(Path(run.calibration_dir), self.model, self.batches, setting, lambda: rank_units(run))
 
@@ -309,7 +309,7 @@ class Pruner:
         correct = budget.correct
         for _ in range(MAX_CORRECTIONS if correct else 0):
             assert correct is not None
-            corrected = decide(partial(correct, student))
+            corrected = broadcast_from_main(partial(correct, student))
             if corrected is None:
                 break
             try:
@@ -329,7 +329,7 @@ class Pruner:
         if isinstance(self.method, WholeMethod):
             raise TrimformerError(f"method '{self.method.name}' selects units during its refit; call the pruner")
         allocation = self.method.allocation
-        return decide(
+        return broadcast_from_main(
             lambda: select_masks(
                 allocation,
                 find_sublayers(self.model),
@@ -347,7 +347,9 @@ class Pruner:
         assert isinstance(method, Method)
         if method.query_heads and any(costs.narrow):
             sublayers = find_sublayers(self.model)
-            return decide(lambda: select_queries(sublayers, self.curves, costs, constraint, self._neuron_multiple))
+            return broadcast_from_main(
+                lambda: select_queries(sublayers, self.curves, costs, constraint, self._neuron_multiple)
+            )
         masks = self.select(costs, constraint)
         units = units_left(masks)
         predicted = [float(curve.error[k]) for curve, k in zip(self.curves, units, strict=True)]

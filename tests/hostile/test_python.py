@@ -302,7 +302,7 @@ def test_incomplete_launcher_variables_are_an_error(environment, says, monkeypat
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TrimformerError, match=says):
-        distributed.join("cpu")
+        distributed.join_processes("cpu")
 
 
 def test_compiling_without_a_compiler_is_an_error(monkeypatch):

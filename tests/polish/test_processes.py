@@ -10,9 +10,9 @@ sys.path.insert(0, sys.argv[1])
 from tests.commands import problem_model, problem_rows
 from tests.conftest import make_tokenizer
 from trimformer.utils import distributed
-from trimformer.utils.distributed import gather_rows, is_main, join, leave
+from trimformer.utils.distributed import gather_rows, is_main, join_processes, leave_processes
 
-device = join("cpu")
+device = join_processes("cpu")
 rows = problem_rows("embedding", 120)
 options = {"batch_size": 8, "neuron_multiple": 4, "method": "obs-polish", "polish_budget": "200x", "device": device}
 result = trimformer.prune(problem_model("embedding"), make_tokenizer(), rows, 0.3, **options)
@@ -23,7 +23,7 @@ assert polish.accepted and polish.after < polish.before, polish
 assert (polish.samples, polish.held_out) == (80, 12), polish
 if is_main():
     print("polished by", distributed.world_size())
-leave()
+leave_processes()
 """
 
 

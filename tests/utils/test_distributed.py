@@ -68,7 +68,7 @@ from trimformer.importance.second_moments import collect_moments
 from trimformer.utils import distributed
 from trimformer.cli.main import main
 
-leave, distributed.leave = distributed.leave, lambda: None  # all runs in one pair of processes
+leave, distributed.leave_processes = distributed.leave_processes, lambda: None  # all runs in one pair of processes
 *words, output = sys.argv[1:]
 codes = [main([*words, "--method", m, "--output", f"{output}-{m}"]) for m in ("kwon2022", "kprune")]
 leave()
@@ -168,26 +168,26 @@ def test_every_item_is_computed_once_and_the_shares_cost_about_the_same(costs, c
 
 def test_a_process_alone_does_everything_itself():
     rows = torch.ones(2, 3)
-    distributed.add_up(rows)
+    distributed.sum_over_processes(rows)
     assert torch.equal(rows, torch.ones(2, 3))
     assert distributed.gather_rows(rows) is rows
     assert distributed.shard("abc") == ["a", "b", "c"]
     assert distributed.compute_shared("abc", str.upper, cost=ord) == ["A", "B", "C"]
-    assert distributed.decide(lambda: 7) == 7
+    assert distributed.broadcast_from_main(lambda: 7) == 7
     assert (distributed.rank(), distributed.world_size(), distributed.is_main(), distributed.launched()) == (
         0,
         1,
         True,
         False,
     )
-    assert distributed.join("cuda:7") == "cuda:7"
+    assert distributed.join_processes("cuda:7") == "cuda:7"
 
     def refuse():
         raise TrimformerError("no")
 
     with pytest.raises(TrimformerError, match="no"):
-        distributed.decide(refuse)
-    distributed.leave()
+        distributed.broadcast_from_main(refuse)
+    distributed.leave_processes()
 
 
 def test_an_error_between_processes_is_a_lost_process():
@@ -216,12 +216,12 @@ def test_any_error_of_the_main_process_reaches_the_others(monkeypatch, error, me
 
     sent = []
     as_process(monkeypatch, 0, broadcast=lambda box: sent.append(list(box)))
-    for call in (distributed.decide, distributed.on_main):
+    for call in (distributed.broadcast_from_main, distributed.on_main):
         with pytest.raises(type(error)) as raised:
             call(fail)
         assert raised.value is error  # with its traceback
     as_process(monkeypatch, 1, broadcast=lambda box: box.__setitem__(slice(None), sent.pop()))
-    for call in (distributed.decide, distributed.on_main):
+    for call in (distributed.broadcast_from_main, distributed.on_main):
         with pytest.raises(RemoteError, match=message):
             call(fail)
 

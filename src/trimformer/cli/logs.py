@@ -147,7 +147,7 @@ def _leave_processes() -> None:
     """Leaves the other processes of the run, if it imported `torch.distributed` at all."""
     distributed = sys.modules.get("trimformer.utils.distributed")
     if distributed is not None:
-        distributed.leave()
+        distributed.leave_processes()
 
 
 def _report_unexpected(error: Exception) -> int:

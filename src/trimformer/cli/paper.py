@@ -23,7 +23,7 @@ from trimformer.options.methods import find_method
 from trimformer.options.output import OutputOptions
 from trimformer.options.run import RunOptions
 from trimformer.session.inputs import Inputs
-from trimformer.utils.distributed import is_main, join
+from trimformer.utils.distributed import is_main, join_processes
 from trimformer.utils.input_paths import check_model_path
 from trimformer.utils.outputs import lock_output
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     find_task(arguments.task_name)  # the task also names a folder
     check_model_path(arguments.ckpt_dir)
     latency = LatencyOptions(table=read_luts(arguments), any_table=arguments.any_lut)
-    device = join(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
+    device = join_processes(f"cuda:{arguments.gpu}" if torch.cuda.is_available() else "cpu")
     if device == "cpu":
         logging.getLogger("trimformer").info("no CUDA device: --gpu is ignored, the CPU is used")
     setting = Path(arguments.task_name, arguments.metric, str(arguments.constraint), f"seed_{arguments.seed}")

@@ -35,7 +35,7 @@ from trimformer.results import MISSED_LATENCY
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp
 from trimformer.session.unit_costs import resolve_latency
-from trimformer.utils.distributed import is_main, join, on_main
+from trimformer.utils.distributed import is_main, join_processes, on_main
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import lock_output
 from trimformer.utils.stage_timer import StageTimer
@@ -46,7 +46,7 @@ MISSED = 3  # exit code where the latency budget is not kept
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    arguments.device = join(arguments.device)
+    arguments.device = join_processes(arguments.device)
     with lock_output(arguments.output, is_main()):
         code = _run(arguments)
         if is_main():

@@ -37,7 +37,7 @@ from trimformer.results import MISSED_LATENCY, PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp, set_up
 from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_entry, prune_members, sweep_members
-from trimformer.utils.distributed import decide, is_main, join
+from trimformer.utils.distributed import broadcast_from_main, is_main, join_processes
 from trimformer.utils.environment import resolve_device
 from trimformer.utils.outputs import check_output, lock_collection, replace_file
 from trimformer.utils.stage_timer import StageTimer
@@ -54,7 +54,7 @@ _FREE = {"output", "constraints", "latency_ms", "methods", "words", "command", "
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns 0, or `MISSED` where a model misses its latency budget."""
-    arguments.device = join(arguments.device)
+    arguments.device = join_processes(arguments.device)
     flags = read(arguments)
     arguments.metric = flags.budgets.resolved_metric
     members = sweep_members(flags.methods.methods, flags.budgets.requests, flags.options.model.layout)
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             stack.enter_context(lock_collection(arguments.output))
             return _known(output, identity, members)
 
-        before = decide(begin)
+        before = broadcast_from_main(begin)
         missing = [member for member in members if not (output / member.folder / "results.json").is_file()]
         begun = {"identity": identity, "cost": before["cost"]}
         seconds = _prune(arguments, flags, missing, output, begun) if missing else {}

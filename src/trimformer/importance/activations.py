@@ -14,7 +14,7 @@ from trimformer.models import Sublayer, find_layers, find_sublayers
 from trimformer.models.layer_calls import Batch, PaddingTracker, by_position, hidden_states
 from trimformer.models.linear import matrix
 from trimformer.models.masking import frozen
-from trimformer.utils.distributed import add_up
+from trimformer.utils.distributed import sum_over_processes
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def channel_statistics(model: PreTrainedModel, batches: Iterable[Batch]) -> list
         for batch in batches:
             observer.batch = batch
             model_output(model, batch, problem)
-    add_up(*observer.sums)
+    sum_over_processes(*observer.sums)
     counts = [total[2].clamp(min=1) for total in observer.sums]
     return [ChannelStatistics(total[0] / count, total[1] / count, total[2])
             for total, count in zip(observer.sums, counts, strict=True)]  # fmt: skip
@@ -110,7 +110,7 @@ def layer_angles(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
         for batch in batches:
             observer.batch = batch
             model_output(model, batch, problem)
-    add_up(sums)
+    sum_over_processes(sums)
     return sums[:, 0] / sums[:, 1].clamp(min=1)
 
 

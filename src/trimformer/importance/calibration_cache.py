@@ -24,7 +24,7 @@ from trimformer.importance.obs import Curve, QueryCurve
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch, forward
 from trimformer.models.masking import frozen
-from trimformer.utils.distributed import add_up, rank, world_size
+from trimformer.utils.distributed import rank, sum_over_processes, world_size
 from trimformer.utils.environment import describe_device
 from trimformer.version import __version__
 
@@ -67,7 +67,7 @@ def cached_ranking(
     file = folder / f"calibration-{_fingerprint(model, batches, setting)}-{rank()}.safetensors"
     ranking = _read(file, model.device)
     num_stored = torch.tensor(float(ranking is not None), device=model.device)
-    add_up(num_stored)  # all processes calibrate together, or none does
+    sum_over_processes(num_stored)  # all processes calibrate together, or none does
     if ranking is not None and num_stored == world_size():
         logger.info("calibration is read from %s", file)
         return ranking

@@ -15,7 +15,7 @@ from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import MaskUnits, frozen
 from trimformer.options.methods import Objective
-from trimformer.utils.distributed import add_up, together
+from trimformer.utils.distributed import failing_together, sum_over_processes
 
 # The loss to differentiate: that of the labels, the label-free one, or a function (output, batch) -> [batch].
 Loss = Objective | Callable[[Tensor, Batch], Tensor]
@@ -59,7 +59,7 @@ def collect_mask_grads(
     """
     problem, sublayers = find_problem(model), find_sublayers(model)
     rows: list[list[Tensor]] = [[] for _ in sublayers]
-    with frozen(model), torch.enable_grad(), together():
+    with frozen(model), torch.enable_grad(), failing_together():
         for batch in numbered_batches(batches):
             size = len(batch["index"]) if per_sample else 1
             new_mask = partial(torch.ones, device=batch["index"].device, requires_grad=True)
@@ -82,7 +82,7 @@ def check_finite_in_all_processes(values: Tensor, name: str) -> None:
         TrimformerError: `values` has NaN or infinity in any process.
     """
     has_invalid = (~values.isfinite()).any().float()
-    add_up(has_invalid)
+    sum_over_processes(has_invalid)
     if has_invalid:
         raise TrimformerError(f"{name} are not finite; check the checkpoint for NaN, or load it in float32")
 

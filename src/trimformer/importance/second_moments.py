@@ -14,7 +14,7 @@ from trimformer.importance.fisher import Loss, check_finite_in_all_processes, sa
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.models.layer_calls import Batch, PaddingTracker, by_position
 from trimformer.models.masking import frozen
-from trimformer.utils.distributed import add_up, together
+from trimformer.utils.distributed import failing_together, sum_over_processes
 from trimformer.utils.gram import SPARSE, gram
 from trimformer.utils.memory import free_memory
 
@@ -77,7 +77,7 @@ def collect_moments(
     observed = range(len(sublayers)) if only is None else only
     sublayers = [sublayers[i] for i in observed]
     sums = [_Sums(s, keep_outputs=i in keep_outputs) for i, s in zip(observed, sublayers, strict=True)]
-    with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer, together():
+    with frozen(model), torch.enable_grad(), _MomentObserver(model, sublayers, sums) as observer, failing_together():
         for batch in batches:
             observer.start(batch)
             losses = sample_losses(model_output(model, batch, problem), batch, problem, objective, seed)
@@ -173,7 +173,7 @@ class _Sums:
     def finish(self) -> SublayerMoments:
         """Returns the sums over all processes."""
         inputs, gradients = self._inputs.value, self._gradients.value
-        add_up(inputs, gradients, self._scalars)
+        sum_over_processes(inputs, gradients, self._scalars)
         tokens, weight_sum = self._scalars.tolist()
         norms = [calls[0] if len(calls) == 1 else torch.stack(calls) for calls in self._norms]
         outputs = self._outputs

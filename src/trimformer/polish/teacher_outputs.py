@@ -18,7 +18,7 @@ from trimformer.models.layer_calls import Batch, has_attention_mask, hidden_stat
 from trimformer.models.masking import Hooks, frozen
 from trimformer.options.execution import ExecutionOptions
 from trimformer.refit.batch_tensors import BatchTensors
-from trimformer.utils.distributed import add_up
+from trimformer.utils.distributed import sum_over_processes
 
 # Halves the bytes of hidden states; the rounding error is a hundredth of a student's error.
 _STORED_DTYPE = torch.bfloat16
@@ -177,6 +177,6 @@ class _VarianceSums:
 
     def variance(self) -> float:
         """Returns the variance over the tokens of all processes, summed over channels."""
-        add_up(self._sums)
+        sum_over_processes(self._sums)
         mean, square = self._sums[:-2] / self._sums[-1], self._sums[-2] / self._sums[-1]
         return float((square - mean.square().sum()).clamp(min=1e-12))

@@ -22,7 +22,7 @@ from trimformer.polish.losses import target_divergence
 from trimformer.polish.result import PolishReport
 from trimformer.polish.teacher_outputs import TeacherOutputs, matching_teacher_layers, teacher_outputs
 from trimformer.polish.training_loop import TrainingLoop, copy_values, write_values
-from trimformer.utils.distributed import add_up, decide
+from trimformer.utils.distributed import broadcast_from_main, sum_over_processes
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def polish(
         note = f"{note}; {rejection}" if note else rejection
     logger.info("polish: held-out divergence %.4g -> %.4g after %d steps", before, after, steps_taken)
     samples = torch.tensor([count_samples(batches), count_samples(held_out)], device=student.device)
-    add_up(samples)
+    sum_over_processes(samples)
     return PolishReport(
         samples=int(samples[0]),
         held_out=int(samples[1]),
@@ -131,7 +131,7 @@ def _affordable_steps(loop: TrainingLoop, budget: PolishBudget, start: float) ->
     per_step, afterwards = loop.measure_seconds()
     assert budget.seconds is not None
     seconds_left = budget.seconds - (time.perf_counter() - start) - afterwards
-    return decide(lambda: steps_of_seconds(budget, seconds_left, per_step, len(loop.batches)))
+    return broadcast_from_main(lambda: steps_of_seconds(budget, seconds_left, per_step, len(loop.batches)))
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def _measure(
             output = model_output(student, batch, problem)
             divergences = target_divergence(output, references[i][0], batch, problem)  # [samples]
             sums += torch.stack([divergences.double().sum(), sums.new_tensor(len(divergences))])
-    add_up(sums)
+    sum_over_processes(sums)
     return float(sums[0] / sums[1])
 
 

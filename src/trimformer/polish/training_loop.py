@@ -21,7 +21,7 @@ from trimformer.options.execution import ExecutionOptions
 from trimformer.polish.losses import hidden_loss, output_loss
 from trimformer.polish.schedule import learning_rate, long_training, peak_rate
 from trimformer.polish.teacher_outputs import OutputRecorder, TeacherOutputs
-from trimformer.utils.distributed import add_up, world_size
+from trimformer.utils.distributed import sum_over_processes, world_size
 
 HIDDEN_WEIGHT = 4.0
 MAX_NORM = 1.0
@@ -140,7 +140,7 @@ class TrainingLoop:
         loss.backward()
         if world_size() > 1:
             gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            add_up(*gradients)
+            sum_over_processes(*gradients)
             torch._foreach_div_(gradients, world_size())
         norm = nn.utils.clip_grad_norm_(self._parameters, MAX_NORM)
         if not torch.isfinite(norm):

@@ -30,7 +30,7 @@ from trimformer.refit.regression_moments import Moments
 from trimformer.refit.result import Refit
 from trimformer.refit.sublayer_stage import Step
 from trimformer.refit.walk import walk
-from trimformer.utils.distributed import add_up, decide
+from trimformer.utils.distributed import broadcast_from_main, sum_over_processes
 
 TEMPERATURE = 2.0
 REPRESENTATIONAL = 2.5e-4
@@ -68,7 +68,7 @@ def kprune(
     for step in walk(teacher, student, batches, run=run, desc="kprune"):
         i = step.index
         scores = _scores(student, sublayers, batches, references, unit_costs)
-        keep = decide(partial(_select_best, scores[i:], unit_costs[i:], budget)).to(scores[i].device)
+        keep = broadcast_from_main(partial(_select_best, scores[i:], unit_costs[i:], budget)).to(scores[i].device)
         budget -= unit_costs[i] * float(keep.sum())
         refits.append(_refit_kept(step, keep))
         masks.append(keep.float())
@@ -114,7 +114,7 @@ def _scores(
     statistics = channel_statistics(student, batches)
     for s, grad, channels, cost in zip(sublayers, grads, statistics, costs, strict=True):
         fisher, samples = compute_fisher_info(grad), torch.tensor(float(len(grad)), device=grad.device)
-        add_up(fisher, samples)
+        sum_over_processes(fisher, samples)
         predictive = 0.5 * fisher / samples
         channel = channels.square * channels.tokens * matrix(s.projection).detach().double().square().mean(0)
         score = (predictive + REPRESENTATIONAL * channel.view(-1, s.unit_size).sum(1)) / cost

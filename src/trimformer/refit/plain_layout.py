@@ -23,7 +23,7 @@ from trimformer.models import find_layers, find_sublayers
 from trimformer.models.layer_calls import Batch, PaddingTracker, forward, hidden_states
 from trimformer.models.masking import frozen
 from trimformer.models.plain_config import check_plain_layout, removable_layers, supports_fewer_heads, write_sizes
-from trimformer.utils.distributed import add_up
+from trimformer.utils.distributed import sum_over_processes
 
 TOLERANCE = 1e-4  # relative difference of outputs between the model and the one built from its config
 
@@ -135,7 +135,7 @@ class _AffineSums(PaddingTracker):
 
     def fit(self) -> tuple[Tensor, Tensor]:
         """Fits factor and shift, both [hidden], from x to y by least squares; without a norm the factor is 1."""
-        add_up(self._sums)
+        sum_over_processes(self._sums)
         count, x, y, xx, xy = self._sums
         variance = xx / count - (x / count).square()
         covariance = xy / count - (x / count) * (y / count)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimformer.utils.distributed import add_up
+from trimformer.utils.distributed import sum_over_processes
 from trimformer.utils.gram import SPARSE, ProductSum, gram
 
 HELD_OUT_EVERY = 8  # every eighth sample is held out
@@ -56,7 +56,7 @@ class MomentSums:
     def moments(self) -> Moments:
         """Returns the moments over the tokens of all processes."""
         parts = [self._xx.value, self._xy.value, *self._sums]
-        add_up(*parts)
+        sum_over_processes(*parts)
         return Moments(*parts)
 
 

@@ -17,7 +17,7 @@ from trimformer.options.methods import Update
 from trimformer.refit.reconstruct import reconstruct
 from trimformer.refit.rescale import rescale_mask
 from trimformer.refit.result import Refit
-from trimformer.utils.distributed import decide
+from trimformer.utils.distributed import broadcast_from_main
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def add_biases(inputs: UpdateInputs) -> list[list[Refit]]:
 
 def scale_units(inputs: UpdateInputs) -> list[list[Refit]]:
     """Fits one scale per unit (Kwon et al., section 4.3); each student has its own teacher."""
-    reads_first = decide(lambda: reads_first_token(inputs.teacher, inputs.batches[0]))
+    reads_first = broadcast_from_main(lambda: reads_first_token(inputs.teacher, inputs.batches[0]))
     reports = []
     for k, (student, masks) in enumerate(zip(inputs.students, inputs.masks, strict=True)):
         scales, refits = rescale_mask(

@@ -19,7 +19,7 @@ from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import frozen
 from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
 from trimformer.session.samples import Samples
-from trimformer.utils.distributed import add_up, gather_rows, is_main
+from trimformer.utils.distributed import gather_rows, is_main, sum_over_processes
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def count_labels(
         for batch in (_on(model, batch) for batch in batches):
             counts += _predicted(model_output(model, batch, problem), batch, problem, special_tokens, len(names))
     if shared:
-        add_up(counts)
+        sum_over_processes(counts)
     return _label_coverage(counts.long().tolist(), names, problem), None
 
 

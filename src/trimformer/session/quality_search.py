@@ -27,7 +27,7 @@ from trimformer.session.measure import report
 from trimformer.session.prune_to import budget_for, pruner_for, seconds_since, smallest_reachable, start_pruning
 from trimformer.session.samples import Samples
 from trimformer.session.setup import Session
-from trimformer.utils.distributed import decide, on_main
+from trimformer.utils.distributed import broadcast_from_main, on_main
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,9 @@ def prune_to_quality(session: Session, method: AnyMethod) -> PruningResult:
 def _verdict(session: Session, test: list[QualityTest], pruned: Pruned, constraint: float, alpha: float) -> Verdict:
     """Tests a model in the main process; the others receive its verdict."""
     with session.timer("judge"):
-        verdict: Verdict = decide(lambda: test[0](session.as_scored(pruned.model), constraint, alpha=alpha))
+        verdict: Verdict = broadcast_from_main(
+            lambda: test[0](session.as_scored(pruned.model), constraint, alpha=alpha)
+        )
     logger.info("at %.3f of the cost: %.4f, below %.4f", constraint, verdict.measured, verdict.bound)
     return verdict
 
@@ -115,7 +117,7 @@ def _predict(session: Session, method: AnyMethod) -> tuple[float, list[Verdict]]
         budget = budget_for(session, method, BudgetRequest(constraint))
         pruned = pruner_for(session, method).prune_all([replace(budget, correct=None)], every=every)[0]
         with session.timer("judge"):
-            verdicts.append(decide(lambda: screen[0](pruned, constraint)))
+            verdicts.append(broadcast_from_main(lambda: screen[0](pruned, constraint)))
         verdict = verdicts[-1]
         logger.info("predicted at %.3f of the cost: %s %.4f", constraint, target.kind, verdict.measured)
         return verdict.bound - target.most

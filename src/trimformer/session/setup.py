@@ -48,7 +48,7 @@ from trimformer.session.inputs import Inputs
 from trimformer.session.samples import Samples
 from trimformer.session.smaller_vocabulary import with_smaller_vocabulary
 from trimformer.session.unit_costs import UnitCosts, find_unit_costs, resolve_latency
-from trimformer.utils.distributed import decide, is_main, world_size
+from trimformer.utils.distributed import broadcast_from_main, is_main, world_size
 from trimformer.utils.environment import resolve_device, warn_slow_dtype
 from trimformer.utils.packages import check_packages
 from trimformer.utils.progress import progress
@@ -103,7 +103,7 @@ class Session:
         """Seconds of a forward pass of the dense model over the samples to polish on, the same in every process."""
         polishing = self.polishing
         assert polishing is not None
-        return decide(lambda: forward_seconds(self.model, polishing.batches))
+        return broadcast_from_main(lambda: forward_seconds(self.model, polishing.batches))
 
     @cached_property
     def dense_scores(self) -> Scored:

@@ -20,7 +20,7 @@ from trimformer.evaluation.language_vocabulary import LanguageVocabularyScorer, 
 from trimformer.evaluation.smaller_vocabulary import SmallVocabularyScorer
 from trimformer.options.quality_target import QualityTarget
 from trimformer.session.samples import Samples, SmallerVocabulary
-from trimformer.utils.distributed import decide, on_main
+from trimformer.utils.distributed import broadcast_from_main, on_main
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _with_smaller_language_vocabulary(
     judged = None
     if isinstance(samples.judged_scorer, LanguageScorer):
         judged = LanguageVocabularyScorer(samples.judged_scorer, vocabulary, model)
-    lost = decide(lambda: measure_lost(dense[0], vocabulary, model, tokenizer))
+    lost = broadcast_from_main(lambda: measure_lost(dense[0], vocabulary, model, tokenizer))
     logger.info(
         "%s of %s tokens stay; on the scored text the dense model gives %.2f %% of its next-token probability to the "
         "others, one of them is most likely at %.2f %% of positions, and the text takes %.3f times as many tokens",

@@ -23,7 +23,7 @@ from trimformer.options.choices import LLAMA_CPP, Metric
 from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import DEFAULT_BATCH_SIZE, LatencyOptions
 from trimformer.session.samples import CalibrationSamples, Samples
-from trimformer.utils.distributed import decide
+from trimformer.utils.distributed import broadcast_from_main
 from trimformer.utils.progress import progress
 from trimformer.utils.stage_timer import StageTimer
 
@@ -89,7 +89,7 @@ def find_unit_costs(
                 bar = partial(progress, desc="latency table")
                 return measure_table(model, batch_size, length, example=example, backend=workload.backend, progress=bar)
 
-            table = decide(measure)
+            table = broadcast_from_main(measure)
         elif isinstance(workload, ForwardPass) and not latency.any_table:
             check_inputs(table, workload.inputs)
             _check_head(table, model, requests)

@@ -39,7 +39,7 @@ def launched() -> bool:
     return int(size) > 1
 
 
-def join(device: str) -> str:
+def join_processes(device: str) -> str:
     """Joins the other processes of the run and silences the log of all but the main one.
 
     Args:
@@ -68,7 +68,7 @@ def join(device: str) -> str:
     return process_device
 
 
-def leave() -> None:
+def leave_processes() -> None:
     """Leaves the other processes at the end of the run."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -121,7 +121,7 @@ def compute_shared(items: Sequence[S], compute: Callable[[S], T], cost: Callable
         owners[i] = loads.index(min(loads))
         loads[owners[i]] += cost(items[i])
     mine: dict[int, T] = {}
-    with together():
+    with failing_together():
         mine = {i: compute(item) for i, item in enumerate(items) if owners[i] == rank()}
     if world_size() == 1:
         return list(mine.values())
@@ -132,7 +132,7 @@ def compute_shared(items: Sequence[S], compute: Callable[[S], T], cost: Callable
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def failing_together() -> Iterator[None]:
     """Runs a block without communication; if it raises in one process, every process raises.
 
     Raises:
@@ -189,7 +189,7 @@ def _one_sentence_if_lost() -> Iterator[None]:
         raise LostProcess(f"another process was lost, so the run ends and nothing is written: {reason}") from error
 
 
-def add_up(*tensors: Tensor) -> None:
+def sum_over_processes(*tensors: Tensor) -> None:
     """Adds each tensor up over all processes, in place."""
     if world_size() > 1:
         with _one_sentence_if_lost():
@@ -211,7 +211,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(parts).to(rows.device)
 
 
-def decide(choose: Callable[[], T]) -> T:
+def broadcast_from_main(choose: Callable[[], T]) -> T:
     """Calls `choose` in the main process and returns its result in all processes.
 
     If `choose` raises, every process raises, so none waits for a result that never comes.
@@ -244,10 +244,10 @@ def on_main(act: Callable[[], object]) -> None:
     """Calls `act` in the main process while the others wait; if it raises, every process raises.
 
     Raises:
-        TrimformerError: see `decide`.
+        TrimformerError: see `broadcast_from_main`.
     """
 
     def run() -> None:
         act()
 
-    decide(run)
+    broadcast_from_main(run)
