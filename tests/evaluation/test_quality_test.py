@@ -182,8 +182,8 @@ def test_windows_of_one_row_count_as_one_sample():
     scorer = Scorer("judged", rows, task, model, make_tokenizer())
     assert len(scorer.features) > 2 * len(rows)
     test = QualityTest(QualityTarget("divergence", 0.1), scorer, model)
-    assert test.samples == 110
-    assert len(test._divergences(scorer(problem_model("span", seed=1))[1])) == 110
+    assert scorer.num_independent == 110
+    assert len(test._losses.divergences(scorer(problem_model("span", seed=1))[1])) == 110
 
 
 @pytest.mark.parametrize("samples", [100, 300, 1000])
@@ -233,7 +233,8 @@ def test_few_rows_of_a_rare_class_promise_little_of_a_macro_average():
         for batch in scorer.batches
     ]
     test = QualityTest(QualityTarget("drop", 5.0), scorer, model)
-    test._references, test._dense = outputs, test._scores(scorer, outputs)  # the dense model is always right
+    losses = test._losses
+    losses._references, losses._dense = outputs, losses._scores(scorer, outputs)  # the dense model is always right
     test._outputs = lambda *_: outputs  # type: ignore[method-assign]
     verdict = test(model, 1.0)
     assert verdict.measured == 0
