@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from markupsafe import Markup
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -127,10 +128,16 @@ def without_intervals(scores: dict[str, float]) -> dict[str, float]:
 
 
 @pytest.fixture(autouse=True)
-def few_turns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are timed in few turns, but for the slow tests: what a tiny model takes is noise."""
-    if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", MIN_TURNS + 1)
+def few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are timed in few turns: what a tiny model takes is noise."""
+    monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", MIN_TURNS + 1)
+
+
+@pytest.fixture(autouse=True)
+def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are drawn in tests/reporting only; elsewhere they would take a fifth of every command that prunes."""
+    if "tests/reporting/" not in request.node.nodeid:
+        monkeypatch.setattr("trimformer.reporting.page.plots.draw", lambda name, *_, **__: Markup("<svg></svg>"))
 
 
 @pytest.fixture

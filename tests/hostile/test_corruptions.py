@@ -19,7 +19,7 @@ from trimformer.cli.reproduce import figure_differences
 from trimformer.costs.lookup_tables import read_table, write_table
 from trimformer.errors import TrimformerError
 
-QUICK = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 # The same examples in every run, and new ones in `make fuzz`.
 THOROUGH = settings(
     max_examples=200 * FUZZ, deadline=None, derandomize=FUZZ == 1, suppress_health_check=list(HealthCheck)

@@ -176,7 +176,7 @@ def test_macs_match_those_that_torch_counts(family, head):
     model = dense(family, head, "eager")  # torch does not count SDPA
     batch, sublayers = inputs(model), find_sublayers(model)
     features, alone = samples_of(batch)
-    for sample, own_batch in zip(features, alone, strict=True):
+    for sample, own_batch in zip(features[:2], alone[:2], strict=True):  # the longest, and a shorter one
         length = own_batch["input_ids"].shape[-1] if "input_ids" in own_batch else 0
         # The padded batch shows how the model is called; what is counted is this sample.
         positions = layer_lengths(model, sublayers, batch, [sample], length)
@@ -241,7 +241,7 @@ def test_unit_parameters_match_those_removed(family, head):
     assert gone == sum(s.num_units * unit_parameters(s) for s in sublayers)
 
 
-@pytest.mark.parametrize(("family", "head"), parameters(ONE_EACH, lambda family, _: family in STRUCTURES))
+@pytest.mark.parametrize(("family", "head"), [model for model in ONE_EACH if model[0] in STRUCTURES])
 def test_a_refit_gives_the_same_weights_however_little_runs(family, head, monkeypatch):
     """Which attention modules are skipped is tested in tests/refit/test_finished_sublayer.py."""
     model = dense(family, head)
