@@ -23,9 +23,9 @@ test-slow: install
 	$(PYTEST) -m slow --ignore=tests/export/onnx --ignore=tests/export/gguf --ignore=tests/models/test_public_door.py \
 		--ignore=tests/cli/test_endurance.py --deselect=tests/costs/test_backends.py::$(EVERY_HEAD)
 
-# What is random in tests/hostile, five times as often: 18,000 spoiled files, 105 killed commands. Fifteen minutes.
+# What is random, five times as often: 18,000 spoiled files, 105 killed commands, 10,000 cases of each search. Half an hour.
 fuzz: install
-	TRIMFORMER_FUZZ=5 $(PYTEST) -m slow tests/hostile
+	TRIMFORMER_FUZZ=5 $(PYTEST) -m slow tests/hostile tests/allocation
 
 test-all: install
 	$(PYTEST)

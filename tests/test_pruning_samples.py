@@ -88,10 +88,13 @@ def test_several_sets_of_texts_keep_their_names():
     texts, sets = [row["sentence"] for row in ROWS], {"news": [ROWS[0]["sentence"]] * 3, "reviews": ["one", "two"]}
     assert prune(rows=texts, eval_dataset=sets).samples.scored_on == "3 rows of 'news', 2 rows of 'reviews'"
     pairs = [(row["sentence"], row["label"]) for row in ROWS]
-    scores = prune(rows=pairs, eval_dataset={"validation": pairs[:6], "other": pairs[6:20]}).scores
-    assert "other_accuracy" in scores.dense
+    result = prune(rows=pairs, eval_dataset={"validation": pairs[:6], "other": pairs[6:20]})
+    assert "other_accuracy" in result.scores.dense
+    assert "scores without the name of a set are of 'validation'" in str(result)
     columns = {"sentence": texts[:6], "label": [row["label"] for row in ROWS[:6]]}
-    assert prune(eval_dataset=columns).samples.scored_on == "6 rows of 'validation'"
+    result = prune(eval_dataset=columns)
+    assert result.samples.scored_on == "6 rows of 'validation'"
+    assert result.samples.first_set is None
 
 
 def test_columns_are_refused_beside_a_task_that_gives_them():

@@ -60,6 +60,8 @@ def finetune(
 
     if not any(key in features[0] for key in LABEL_KEYS):
         raise TrimformerError("the training data has no labels")
+    if arguments.label_smoothing_factor and "labels" not in features[0]:
+        raise TrimformerError("--label_smoothing_factor has no effect on questions and answers; leave it out")
     arguments.remove_unused_columns = False  # `collate` selects the inputs
     with one_sentence("the training flags cannot be used"):
         trainer = Trainer(

@@ -24,7 +24,7 @@ from trimformer.importance.obs import Curve
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.models.masking import units_left
-from trimformer.models.model_checks import check_query_heads
+from trimformer.models.model_checks import check_own_forward, check_query_heads
 from trimformer.models.removal import keep_queries
 from trimformer.options.checks import FRACTION, POSITIVE, shorten
 from trimformer.options.choices import NEURON_MULTIPLE
@@ -131,6 +131,7 @@ class Pruner:
                 f"method is {shorten(method)}; give a trimformer.Method, or one of trimformer.METHODS"
             )
         POSITIVE.check(neuron_multiple, "neuron_multiple")
+        check_own_forward(model)
         if writes_text(model):
             batches = list(map(with_next_tokens, batches))
         self.model, self.batches, self.method = model, list(numbered_batches(batches)), method

@@ -176,6 +176,7 @@ class SampleReport:
         blank_dropped: number of rows without a text that were left out of the calibration.
         blank_scored: number of evaluation rows without a text; they are scored like all others.
         scored_on: the evaluation rows, in words.
+        first_set: name of the first evaluation set, where there are several.
     """
 
     calibration: int
@@ -184,6 +185,7 @@ class SampleReport:
     blank_dropped: int = 0
     blank_scored: int = 0
     scored_on: str = ""
+    first_set: str | None = None
 
 
 @dataclass(frozen=True)

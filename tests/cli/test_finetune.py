@@ -217,6 +217,7 @@ OBJECTS = [{"text": "a film", "label": {"stars": 1}}] * 16
 
 BAD = {
     "neither": (["--do_train=False", "--do_eval=False"], None, ["--do_train", "--do_eval"]),
+    "predictions": (["--do_predict"], None, ["--do_predict"]),
     "no output": (["--output_dir="], None, ["--output_dir"]),
     "full output": (["--output_dir", "base"], None, ["base", "not empty"]),
     "no such model": (["--model_name_or_path", "./nowhere"], None, ["./nowhere", "does not exist"]),
@@ -247,6 +248,21 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(base, tmp_path, capsys
     message = error_line(capsys.readouterr().err)
     assert all(word in message for word in words), message
     assert tree(tmp_path) == before
+
+
+def test_a_model_is_scored_with_its_own_labels_only(tmp_path, capsys):
+    model = save_model(tmp_path / "model")
+    data = write_jsonl(tmp_path / "validation.jsonl", named(problem_rows("single_label", 8)))
+    capsys.readouterr()
+    assert run(main, "finetune", "--model_name_or_path", model, "--validation_file", data, "--do_eval") == 2
+    assert "labels of the data are not the model's" in error_line(capsys.readouterr().err)
+
+
+def test_label_smoothing_is_for_labels(tmp_path):
+    rows = [{"input_ids": [5, 6], "start_positions": 0, "end_positions": 1}] * 4
+    arguments = TrainingArguments(tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(TrimformerError, match="label_smoothing_factor has no effect"):
+        finetune(problem_model("span"), make_tokenizer(), rows, arguments)
 
 
 def encoded(rows):

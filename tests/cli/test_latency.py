@@ -60,6 +60,22 @@ def test_lut_writes_tables_that_are_accepted_for_the_model(model_dir, data, tmp_
     assert (latency["batch_size"], latency["seq_len"], latency["backend"]) == (2, 8, "eager")
 
 
+def test_a_table_of_images_has_their_positions(tmp_path, capsys):
+    image_model().save_pretrained(tmp_path / "model")
+    words = ["lut", tmp_path / "model", "--bs", 2, "--seconds", 0.1, "--output", tmp_path / "lut"]
+    assert run(main, *words, "--seq-len", 7) == 2
+    assert "reads images or sounds" in error_line(capsys.readouterr().err)
+    assert run(main, *words) == 0
+    assert (
+        json.loads((tmp_path / "lut" / "lut.json").read_text())["setting"]["seq_len"] == 5
+    )  # four patches and the class token
+
+
+def test_texts_are_timed_at_the_length_that_is_given(model_dir, tmp_path, capsys):
+    assert run(main, "lut", model_dir, "--bs", 2, "--output", tmp_path / "lut") == 2
+    assert "--seq-len is missing" in error_line(capsys.readouterr().err)
+
+
 @pytest.mark.slow
 def test_generate_lut_takes_the_papers_flags(model_dir, tmp_path):
     words = ["--model_name", model_dir, "--bs", "2", "--seq_len", "8", "--output_dir", "./luts/tiny-2-8"]
@@ -179,7 +195,7 @@ def test_a_table_of_another_head_tells_shares_but_no_milliseconds(model_dir, dat
     words = ["--metric", "latency", "--lut", str(lut)]
     in_ms = [*words, "--data", data, "--output", tmp_path / "ms", "--latency-ms", "12"]
     assert run(main, "prune", model_dir, *in_ms) == 2
-    assert "class 'BertForMaskedLM'" in error_line(capsys.readouterr().err)
+    assert "measured for 'BertForMaskedLM'" in error_line(capsys.readouterr().err)
     assert prune(model_dir, data, tmp_path / "share", *words) in (0, 3)
     assert "measured latencies correct it" in capsys.readouterr().err
 

@@ -122,3 +122,20 @@ def test_any_other_type_is_an_error_that_names_it(data, words):
     with pytest.raises(TrimformerError, match=words) as raised:
         as_rows(data, "mine")
     assert "\n" not in str(raised.value)
+
+
+def test_columns_that_the_user_hid_stay_hidden():
+    rows = [{**row, "input_ids": [7, 8]} for row in ROWS]
+    dataset = datasets.Dataset.from_list(rows)
+    dataset.set_format("torch", columns=["text", "label"])
+    assert list(as_rows(dataset)) == ROWS
+    dataset.set_format("torch", columns=["text", "label"], output_all_columns=True)
+    assert list(as_rows(dataset)) == rows
+
+
+def test_lists_that_pytorch_transposes_are_refused():
+    rows = [{"input_ids": [3, 4], "label": i} for i in range(2)]  # as many tokens as rows
+    with pytest.raises(TrimformerError, match="one tensor per position in input_ids"):
+        as_rows(DataLoader(datasets.Dataset.from_list(rows), batch_size=2))
+    tensors = DataLoader(datasets.Dataset.from_list(rows).with_format("torch"), batch_size=2)
+    assert [row["input_ids"].tolist() for row in as_rows(tensors)] == [[3, 4], [3, 4]]

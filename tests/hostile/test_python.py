@@ -65,6 +65,20 @@ def test_a_model_that_masks_patches_at_random_is_refused():
         check_model(model)
 
 
+def test_a_replaced_forward_is_refused_as_copies_would_run_the_dense_one():
+    model = problem_model("single_label")
+    model.forward = torch.compile(model.forward)
+    for call in (check_model, lambda m: trimformer.Pruner(m, [{"input_ids": torch.ones(2, 3).long()}], METHODS["obs"])):
+        with pytest.raises(TrimformerError, match="the forward of BertForSequenceClassification was replaced"):
+            call(model)
+    del model.forward
+    check_model(model)
+    layer = model.bert.encoder.layer[0].output.dense
+    layer.forward = functools.partial(type(layer).forward, layer)
+    with pytest.raises(TrimformerError, match=r"forward of bert.encoder.layer.0.output.dense was replaced"):
+        check_model(model)
+
+
 def test_question_answering_has_two_labels():
     with pytest.raises(TrimformerError, match="with 3 outputs instead of 2"):
         check_model(problem_model("span", num_labels=3))

@@ -89,8 +89,22 @@ def test_export_and_lut(family, head, tmp_path, capsys):
         assert "has two towers or layers of several sizes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("family", ["Bros", "LayoutLM"])
+def test_random_texts_of_documents_have_boxes(family):
+    model = make_or_skip(family, "Model")
+    boxes = random_inputs(model, 2, 5)["bbox"]
+    assert boxes.shape == (2, 5, 4)
+    assert (boxes[..., :2] <= boxes[..., 2:]).all()
+    assert boxes.is_floating_point() == (family == "Bros")
+
+
+def test_exported_sounds_have_the_mask_that_their_processor_gives():
+    model = make_or_skip("Wav2Vec2, stable", "ForSequenceClassification")
+    assert all("attention_mask" in batch for batch in random_batches(model, processor_for(model)))
+
+
 def test_samples_without_an_input_are_refused_in_a_sentence():
-    with pytest.raises(TrimformerError, match="BrosModel cannot run these samples: You have to specify bbox"):
+    with pytest.raises(TrimformerError, match="BrosModel reads 'bbox'"):
         prune(make_or_skip("Bros", "Model"), make_tokenizer(), ["we saw the film", "we love it"] * 4, 0.5)
 
 

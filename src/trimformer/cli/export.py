@@ -116,8 +116,9 @@ def random_batches(model: PreTrainedModel, processor: Any) -> list[Batch]:
     batches: list[Batch] = []
     for samples, tokens in ((4, length), (3, max(1, length // 2))):
         batch = _like(model, processor, samples, tokens)
-        if "attention_mask" in batch and tokens > 1:
-            batch["attention_mask"][1, ..., tokens // 2 :] = 0
+        if "attention_mask" in batch:
+            length = batch["attention_mask"].shape[-1]
+            batch["attention_mask"][1, ..., max(1, length // 2) :] = 0
         batches.append(batch)
     return batches
 
@@ -132,6 +133,10 @@ def _like(model: PreTrainedModel, processor: Any, samples: int, tokens: int) -> 
     named = "token_type_ids" in getattr(processor, "model_input_names", ())
     if "input_ids" in batch and named and "token_type_ids" in inspect.signature(model.forward).parameters:
         batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    sounds = batch.get("input_values")
+    extractor = getattr(processor, "feature_extractor", processor)
+    if sounds is not None and getattr(extractor, "return_attention_mask", False):
+        batch["attention_mask"] = torch.ones(sounds.shape, dtype=torch.long)
     return batch
 
 

@@ -21,13 +21,15 @@ from trimformer.checkpoints.checkpoint_checks import (
 from trimformer.cli.training_flags import check_training_flags
 from trimformer.data.class_names import class_names_of
 from trimformer.data.files import read_rows
+from trimformer.data.model_inputs import check_inputs
 from trimformer.data.processor import check_vocabulary
 from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, load_hub, read_splits
 from trimformer.data.tasks import Task, find_task, infer_task
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, settle_labels
+from trimformer.data.tasks.encoded import is_encoded
 from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
-from trimformer.errors import TrimformerError, one_sentence
+from trimformer.errors import TrimformerError, listed, one_sentence
 from trimformer.evaluation.scores import Scorer
 from trimformer.finetuning import check_train_extra, finetune
 from trimformer.options.checks import POSITIVE
@@ -66,6 +68,8 @@ def run(argv: Sequence[str]) -> None:
     with one_sentence("the flags cannot be used"):
         arguments, training = parser.parse_args_into_dataclasses(args=list(argv))
     check_model_path(arguments.model_name_or_path)
+    if training.do_predict:
+        raise TrimformerError("--do_predict writes nothing here; leave it out, or give --do_eval for scores")
     if not training.do_train and not training.do_eval:
         raise TrimformerError("nothing to do: give --do_train, --do_eval or both")
     if arguments.max_seq_length is not None:
@@ -170,6 +174,7 @@ def _train(arguments: FinetuneArguments, training: TrainingArguments) -> dict[st
     setup = _prepare(arguments, training)
     model, tokenizer, task = setup.model, setup.tokenizer, setup.task
     scorers = setup.scorers()
+    check_inputs(model, tokenizer, setup.train, are_encoded=is_encoded(setup.train))
     features = task.encode(setup.train, tokenizer, model.config)
     eval_features = None
     if training.eval_strategy != "no":
@@ -210,7 +215,13 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     named_task = find_task(arguments.task_name) if arguments.task_name else None
     problem, column = problem_of(named_task) if named_task else guess_problem(rows, arguments.label_column)
     names = class_names_of(sets[0]).get(column or "", getattr(named_task, "class_names", ()))
+    own_names = dict(config.id2label)
     set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)], names)
+    if not training.do_train and config.id2label != own_names:
+        raise TrimformerError(
+            f"the labels of the data are not the model's ({listed(own_names.values())}), and nothing is trained; "
+            "rename them, or give --do_train"
+        )
     # Any set may have questions without an answer.
     every_row = [*rows, *chain.from_iterable(sets[1:])] if problem == "span" else rows
     task = named_task or infer_task(

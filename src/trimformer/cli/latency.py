@@ -1,6 +1,7 @@
 """`trimformer lut` and `trimformer bench`: measure the latency of sublayers and of whole models."""
 
 import argparse
+import inspect
 import json
 from functools import partial
 from typing import Any
@@ -17,8 +18,10 @@ from trimformer.costs.lookup_tables import write_table
 from trimformer.costs.measure_latency import measure_table
 from trimformer.costs.random_inputs import random_inputs
 from trimformer.costs.timing import Timing, interleaved
+from trimformer.data.batches import numbered_batches
 from trimformer.errors import TrimformerError
 from trimformer.export.gguf.export import check_gguf
+from trimformer.models.layer_calls import count_positions
 from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import describe_device, resolve_device, versions
 from trimformer.utils.outputs import lock_file, lock_output
@@ -41,22 +44,40 @@ def run_lut(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace) -> str:
     """Writes the tables and returns the text to print."""
+    model = _load(arguments.model, arguments)
+    length = _table_length(model, arguments.seq_len)
     table = measure_table(
-        _load(arguments.model, arguments),
+        model,
         arguments.bs,
-        arguments.seq_len,
+        length,
         backend=arguments.backend,
         seconds=arguments.seconds,
         progress=partial(progress, desc="passes"),
     )
     write_table(table, arguments.output)
     setting = table.setting
-    lines = [f"{setting['device']}, {setting['backend']}, {setting['dtype']}, {arguments.bs} x {arguments.seq_len}\n"]
+    lines = [f"{setting['device']}, {setting['backend']}, {setting['dtype']}, {arguments.bs} x {length}\n"]
     for kind, rows in table.measured.items():
         spread = max((high - low) / 2 / median for _, median, low, high, _ in rows)
         lines.append(f"{kind}: {len(rows)} widths measured, the least certain to ±{100 * spread:.1f} %")
         lines += [f"{int(units):8d} {median:10.3f} ms" for units, median, *_ in rows]
     return "\n".join([*lines, f"everything else: {table.fixed:.3f} ms"])
+
+
+def _table_length(model: PreTrainedModel, asked: int | None) -> int:
+    """Returns the length of the samples to time: tokens of texts, or positions of images and sounds.
+
+    Raises:
+        TrimformerError: tokens are not given for a model of texts, or are given for another.
+    """
+    if "input_ids" in inspect.signature(model.forward).parameters:
+        if asked is None:
+            raise TrimformerError("--seq-len is missing; give the tokens of a text")
+        return asked
+    if asked is not None:
+        raise TrimformerError("--seq-len is the number of tokens, and this model reads images or sounds; leave it out")
+    inputs = random_inputs(model, 1, 1)
+    return count_positions(model, list(numbered_batches([inputs])))[0]
 
 
 def run_bench(arguments: argparse.Namespace) -> None:

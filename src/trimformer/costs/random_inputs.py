@@ -121,9 +121,11 @@ def _texts(
     elif ends:
         ids[..., -1] = ends[0]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model.config.model_type == "bros":  # the one text model that cannot run without boxes
-        corners = torch.rand(*ids.shape, 2, 2, generator=generator).sort(-2).values
-        inputs[BOXES] = corners.flatten(-2)  # [batch, length, 4]: left, top, right, bottom
+    if BOXES in inspect.signature(model.forward).parameters:
+        corners = torch.rand(*ids.shape, 2, 2, generator=generator).sort(-2).values.flatten(-2)
+        places = getattr(config, "max_2d_position_embeddings", 0)  # 0: boxes are fractions of the page
+        # [batch, length, 4]: left, top, right, bottom
+        inputs[BOXES] = (corners * (places - 1)).long() if places else corners
     if example is not None and BOXES in example:
         boxes = torch.as_tensor(np.asarray(example[BOXES]))
         inputs[BOXES] = boxes[torch.arange(seq_len) % len(boxes)].expand(batch_size, seq_len, -1).contiguous()

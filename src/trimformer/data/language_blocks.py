@@ -33,6 +33,7 @@ from trimformer.data.conversations import (
     row_tools,
 )
 from trimformer.data.generated_answers import answer_prompts
+from trimformer.data.model_inputs import check_inputs
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import tokenize, tokenizer_of
 from trimformer.data.rows import (
@@ -193,7 +194,8 @@ def model_rows(
         author: the model that answers prompts; None: `model`.
 
     Raises:
-        TrimformerError: see `as_blocks`; or answers are wanted of a model that writes none, or of rows without prompts.
+        TrimformerError: see `as_blocks` and `check_inputs`; or answers are wanted of a model that writes none, or of
+            rows without prompts.
     """
     if find_problem(model) != "language":
         if options.generate:
@@ -207,6 +209,8 @@ def model_rows(
         asked = [(prompt_messages(row, prompts, f"row {number}"), row_tools(row, prompts, f"row {number}"))
                  for number, row in numbered(rows)]  # fmt: skip
         return answer_prompts(author or model, tokenizer, asked, how=options.generate, length=length, seed=options.seed)
+    if len(rows) and not is_blocks(rows) and not options.columns and "input_ids" in rows[0]:
+        check_inputs(model, tokenizer, rows, are_encoded=True)
     are_many = options.most_rows is not None and len(rows) > options.most_rows
     if are_many and _holds_conversations(rows, options.columns):  # the columns are looked for again in `as_blocks`
         rows = _drawn(rows, options.most_rows, options.seed, "%d of %d conversations are read, drawn at random")

@@ -44,6 +44,19 @@ def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_padding_side(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that padding comes after a text, as labels and outputs of tokens are counted from the first one.
+
+    Raises:
+        TrimformerError: the tokenizer pads on the left.
+    """
+    if tokenizer.padding_side != "right":
+        raise TrimformerError(
+            "the tokenizer pads on the left, which shifts the labels and outputs of tokens; set padding_side to "
+            "'right' (in tokenizer_config.json)"
+        )
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
     """Calls the tokenizer and restores its truncation and padding settings, which are saved with it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)  # None for pure Python tokenizers, which keep no such state

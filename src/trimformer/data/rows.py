@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from trimformer.data.class_names import class_names, class_names_of
 from trimformer.data.media import is_image
@@ -171,12 +171,14 @@ def _rows_of_dataset(data: Any, name: str) -> Rows | None:
         return None
     if data.format["type"] == "custom":  # keep the user's transform
         return data
-    return disable_decoding(data.with_format(None))
+    columns = None if data.format["output_all_columns"] else data.format["columns"]  # others are hidden by the user
+    return disable_decoding(data.with_format(None, columns=columns))
 
 
 def _rows_of_loader(loader: Iterable[Any], name: str) -> Rows:
     """Splits batches into samples; batch values without one entry per sample are dropped."""
     rows: list[Mapping[str, Any]] = []
+    is_default = getattr(loader, "collate_fn", None) is default_collate
     for batch in loader:
         if not isinstance(batch, Mapping):
             raise TrimformerError(
@@ -184,6 +186,13 @@ def _rows_of_loader(loader: Iterable[Any], name: str) -> Rows:
                 "those of DataCollatorWithPadding"
             )
         columns = {key: value for key, value in batch.items() if _num_items(value) is not None}
+        lists = [key for key, value in columns.items() if isinstance(value, list) and isinstance(value[0], Tensor)]
+        if is_default and lists:
+            raise TrimformerError(
+                f"the batches of {name} hold one tensor per position in {listed(lists)}, as PyTorch collates lists; "
+                "give the dataset the format 'torch' (set_format), or the DataLoader a collator such as "
+                "DataCollatorWithPadding"
+            )
         rows += _rows_of_columns(columns, f"a batch of {name}")
     names = class_names_of(getattr(loader, "dataset", None))
     if "labels" not in names and "label" in names:  # data collators rename the column

@@ -20,6 +20,7 @@ def check_model(model: Any) -> None:
         TrimformerError: the model is wrapped, quantized, parametrized, masked or otherwise not a plain model.
     """
     _check_wrapped(model)
+    check_own_forward(model)
     for name, module in model.named_modules():
         _check_module(name or type(model).__name__, module)
     config = model.config
@@ -51,6 +52,21 @@ def check_model(model: Any) -> None:
         for module in layer.modules():
             _check_plain(names[module], module)
     _check_weights(model)
+
+
+def check_own_forward(model: nn.Module) -> None:
+    """Checks that every module runs its class's forward; a replaced one would stay that of the dense model in copies.
+
+    Raises:
+        TrimformerError: a module's forward was replaced.
+    """
+    for name, module in model.named_modules():
+        if "forward" in vars(module):
+            raise TrimformerError(
+                f"the forward of {name or type(model).__name__} was replaced (by torch.compile, accelerate or other "
+                "code), and a copy of the model would still run it; save the model and load it again, or delete the "
+                "replacement (`del module.forward`)"
+            )
 
 
 def check_query_heads(model: PreTrainedModel) -> None:

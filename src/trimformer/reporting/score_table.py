@@ -150,7 +150,11 @@ def _lost_rows(vocabulary: "VocabularyReport") -> list[Row]:
 
 def score_notes(result: "PruningResult") -> list[str]:
     """Returns sentences on how scores were measured where that is not what one expects."""
-    return [SPELLED] if result.vocabulary is not None and _lost_rows(result.vocabulary) else []
+    notes = [SPELLED] if result.vocabulary is not None and _lost_rows(result.vocabulary) else []
+    first = result.samples.first_set
+    if first is not None:
+        notes.append(f"divergence, kept predictions and scores without the name of a set are of '{first}'")
+    return notes
 
 
 def describe_pruning(result: "PruningResult") -> str:

@@ -10,11 +10,13 @@ from transformers import PreTrainedModel
 from trimformer.costs.macs import layer_lengths
 from trimformer.data.batches import count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.language_blocks import BlockOptions, model_rows, were_answered
+from trimformer.data.model_inputs import check_inputs
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, is_blocks
 from trimformer.data.splits import check_evaluation_sets, find_splits, used_splits
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
+from trimformer.data.tasks.encoded import is_encoded
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
@@ -99,6 +101,7 @@ def draw_samples(
     scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
     if judged is not None and inputs.judge_dataset is not None:
         scored_warnings += describe_judged(judged, sets, task)
+    check_inputs(model, processor, calibration_rows, are_encoded=is_encoded(calibration_rows))
     features = task.encode(calibration_rows, processor, model.config)
     all_batches = make_batches(features, processor, batch_size, model.device, max_batch_tokens(model))
     check_padding_token(model, processor, all_batches)

@@ -90,6 +90,7 @@ def report(
             samples.calibration.num_blank,
             samples.scored.num_blank,
             samples.scored.description,
+            samples.scored.scorers[0].name if len(samples.scored.scorers) > 1 else None,
         ),
         cost=CostReport(
             dict(seconds),

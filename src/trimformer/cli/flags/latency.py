@@ -38,7 +38,8 @@ def add_lut_arguments(parser: argparse.ArgumentParser, underscores: bool = False
         parser.add_argument("model", metavar="MODEL", help="model directory, or name on the hub")
         parser.add_argument("--output", required=True, metavar="DIR", help="must not exist or be empty")
     parser.add_argument("--bs", type=positive_int, required=True, help="batch size")
-    parser.add_argument("--seq-len", "--seq_len", type=positive_int, required=True, help="tokens")
+    parser.add_argument("--seq-len", "--seq_len", type=positive_int, required=underscores, help="tokens of a "
+                        "text; leave it out for images and sounds")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=60.0, help="time for measuring (default: %(default)s)")
     add_options(parser, LatencyOptions, "backend")
     _add_setting(parser)

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from trimformer.data.batches import INPUT_KEYS, Features
 from trimformer.data.metrics import confidence_interval
 from trimformer.data.outputs import Problem
-from trimformer.data.processor import tokenize, tokenizer_of
+from trimformer.data.processor import check_padding_side, tokenize, tokenizer_of
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.tasks.base import Task, check_columns, guess_column, missing_column
 from trimformer.data.tasks.squad_metrics import squad_exact, squad_f1
@@ -186,8 +186,7 @@ def require_token_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     if not tokenizer.is_fast:
         raise TrimformerError(f"{type(tokenizer).__name__} returns no token positions; load a fast tokenizer")
-    if tokenizer.padding_side != "right":
-        raise TrimformerError("the tokenizer pads on the left, which shifts the labels; set padding_side='right'")
+    check_padding_side(tokenizer)
 
 
 def _texts(answer: Mapping[str, Any]) -> list[Any]:
