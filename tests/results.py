@@ -11,16 +11,8 @@ from trimformer.evaluation.scores import Scores
 from trimformer.models import find_sublayers
 from trimformer.options.methods import METHODS
 from trimformer.refit.result import Refit
-from trimformer.results import (
-    BudgetReport,
-    CostReport,
-    LatencyReport,
-    MachineReport,
-    PruningResult,
-    SampleReport,
-    Size,
-    TaskReport,
-)
+from trimformer.reports import BudgetReport, CostReport, LatencyReport, MachineReport, SampleReport, Size, TaskReport
+from trimformer.results import PruningResult
 
 
 def make_result(**options: Any) -> PruningResult:

@@ -19,7 +19,8 @@ from trimformer.cli.main import main
 from trimformer.cli.task_data import load_task_data
 from trimformer.costs.cost_tables import linear_costs
 from trimformer.data.batches import make_batches
-from trimformer.data.language_blocks import BlockOptions, as_blocks, model_rows
+from trimformer.data.block_options import BlockOptions
+from trimformer.data.language_blocks import as_blocks, model_rows
 from trimformer.data.tasks import LanguageTask
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer

@@ -30,6 +30,7 @@ __all__ = [
     "PruningResult",
     "Run",
     "Sublayer",
+    "SweepResult",
     "TrimformerError",
     "__version__",
     "find_sublayers",
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from trimformer.pruner import Budget, Pruned, Pruner
     from trimformer.reporting.cards.card import model_card
     from trimformer.results import PruningResult
-    from trimformer.sweeping import Family
+    from trimformer.sweeping import Family, SweepResult
 else:
     _LATER = {
         "Budget": "pruner",
@@ -85,6 +86,7 @@ else:
         "ExecutionOptions": "options.execution",
         "Run": "options.execution",
         "Sublayer": "models",
+        "SweepResult": "sweeping",
         "find_sublayers": "models",
         "linear_costs": "costs.cost_tables",
         "load": "checkpoints.save_load",

@@ -7,8 +7,9 @@ import pytest
 
 from testing.language import byte_tokenizer, language_model
 from tests.export.gguf.tokenizers import KINDS, wrapped
+from trimformer.data.block_options import BlockOptions
 from trimformer.data.conversations import PromptColumns, encode_pieces, find_pair
-from trimformer.data.language_blocks import BlockOptions, as_blocks, model_rows
+from trimformer.data.language_blocks import as_blocks, model_rows
 from trimformer.data.rows import as_rows
 from trimformer.data.splits import read_splits
 from trimformer.errors import TrimformerError

@@ -8,7 +8,8 @@ from tests.commands import PROBLEMS, problem_model, problem_rows, write_jsonl
 from tests.conftest import make_tokenizer
 from trimformer import METHODS, TrimformerError
 from trimformer.data.batches import count_samples
-from trimformer.data.language_blocks import BlockOptions, as_blocks
+from trimformer.data.block_options import BlockOptions
+from trimformer.data.language_blocks import as_blocks
 from trimformer.data.rows import as_rows
 from trimformer.data.shared_passages import hold_passages
 from trimformer.data.tasks import TASKS, LanguageTask, task_of

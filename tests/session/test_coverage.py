@@ -14,7 +14,7 @@ from trimformer.data.batches import make_batches
 from trimformer.data.rows import Selection
 from trimformer.models import find_sublayers
 from trimformer.reporting.page.prune import prune_page
-from trimformer.results import TextCoverage
+from trimformer.reports import TextCoverage
 from trimformer.session.coverage import (
     _label_coverage,
     _label_warnings,

@@ -1,9 +1,4 @@
-"""Saves and loads model directories, dense or pruned.
-
-Transformers cannot load layers of different widths by itself, but it lets a registered quantizer prepare the model
-before the weights are loaded. Ours resizes the linear layers. After `import trimformer`, `AutoModel*.from_pretrained`
-and `pipeline` therefore load a pruned directory and return a plain model, without any trace of the quantizer.
-"""
+"""Saves and loads model directories, dense or pruned; `resizer` lets Transformers load the pruned ones."""
 
 import atexit
 import copy
@@ -19,11 +14,9 @@ import transformers
 from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import MODEL_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
-from transformers.quantizers.base import HfQuantizer
 from transformers.utils import GENERATION_CONFIG_NAME
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
+import trimformer.checkpoints.resizer  # noqa: F401  # lets Transformers load pruned directories
 from trimformer.checkpoints.checkpoint_checks import (
     WEIGHT_FILES,
     check_class,
@@ -39,9 +32,8 @@ from trimformer.checkpoints.checkpoint_checks import (
 )
 from trimformer.checkpoints.companions import copy_companions, remember_source
 from trimformer.checkpoints.gguf_input import is_gguf, load_gguf
-from trimformer.checkpoints.load_guard import QUANT_METHOD, open_guard, write_guard_files
-from trimformer.checkpoints.shrink import resize_by
-from trimformer.checkpoints.standalone import dense_class, restore_library_class, write_standalone
+from trimformer.checkpoints.load_guard import write_guard_files
+from trimformer.checkpoints.standalone import dense_class, write_standalone
 from trimformer.checkpoints.written_checks import check_written, check_written_tokenizer
 from trimformer.data.batches import IMAGE_KEYS
 from trimformer.data.processor import architecture_of, load_processor
@@ -63,63 +55,6 @@ logger = logging.getLogger(__name__)
 
 # Weights of other libraries, which a download skips.
 _IGNORED_FILES = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite", "openvino*", "rust_model*"]
-
-
-@register_quantization_config(QUANT_METHOD)
-class TrimformerConfig(QuantizationConfigMixin):
-    """The widths in a pruned config; Transformers names this class if another quantization is requested."""
-
-    def __init__(
-        self,
-        heads: list[int],
-        neurons: list[int],
-        kept_heads: list[list[int] | None] | None = None,
-        new_biases: list[int] | None = None,
-        queries: list[int] | None = None,
-        **_: Any,
-    ) -> None:
-        self.quant_method = QUANT_METHOD  # type: ignore[assignment]
-        self.heads, self.neurons = heads, neurons
-        if kept_heads is not None:
-            self.kept_heads = kept_heads
-        if new_biases is not None:
-            self.new_biases = new_biases
-        if queries is not None:
-            self.queries = queries
-
-
-@register_quantizer(QUANT_METHOD)
-class _Resizer(HfQuantizer):  # type: ignore[misc]
-    quantization_config: TrimformerConfig
-    _shapes: dict[str, tuple[int, ...]]
-
-    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
-        open_guard(config)  # the only hook that sees the config before the weights are looked for
-        return config
-
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        resize_by(model, vars(self.quantization_config))
-        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-
-    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        # Before 5.23, Transformers takes weights of any shape if a model has a quantizer.
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if (shape := tuple(parameter.shape)) != self._shapes.get(name, shape):
-                raise TrimformerError(f"{name} is {shape}, but {self._shapes[name]} by the config; they do not match")
-        # A plain model from here on: it can be halved, trained, and saved with its widths in the config.
-        self.remove_quantization_config(model)
-        for module in model.modules():
-            if isinstance(module, PreTrainedModel):
-                vars(module.config).pop("_is_quantized", None)
-        model.config.quantization_config = self.quantization_config.to_dict()
-        restore_library_class(model)
-
-    def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return True
 
 
 def load(

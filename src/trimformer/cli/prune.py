@@ -31,7 +31,7 @@ from trimformer.options.run import RunOptions
 from trimformer.polish.unlabelled_rows import read_polish_data
 from trimformer.reporting.cards.source import last_part
 from trimformer.reporting.result_files import write_result
-from trimformer.results import MISSED_LATENCY
+from trimformer.reports import MISSED_LATENCY
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp
 from trimformer.session.unit_costs import resolve_latency

@@ -33,7 +33,8 @@ from trimformer.reporting import figures
 from trimformer.reporting.page.sweep import sweep_page
 from trimformer.reporting.result_files import write_result
 from trimformer.reporting.score_table import format_columns
-from trimformer.results import MISSED_LATENCY, PruningResult
+from trimformer.reports import MISSED_LATENCY
+from trimformer.results import PruningResult
 from trimformer.session.inputs import Inputs
 from trimformer.session.setup import check_llama_cpp, set_up
 from trimformer.sweeping import SweepMember, dense_latency, mark_front, member_entry, prune_members, sweep_members

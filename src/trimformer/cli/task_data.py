@@ -5,7 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 from trimformer.cli.arguments import check_data
-from trimformer.data.language_blocks import BlockOptions, model_rows
+from trimformer.data.block_options import BlockOptions
+from trimformer.data.language_blocks import model_rows
 from trimformer.data.outputs import find_problem
 from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, load_hub, read_evaluation_sets, read_splits, used_splits

@@ -10,14 +10,14 @@ models (Gemma) read nothing well without it.
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.batches import IGNORED, sample_indices
+from trimformer.data.block_options import FIRST_ROWS, BlockOptions
 from trimformer.data.chat_template import Piece
 from trimformer.data.conversations import (
     MESSAGES,
@@ -27,7 +27,6 @@ from trimformer.data.conversations import (
     conversation_pieces,
     encode_pieces,
     find_pair,
-    holds_answer,
     holds_messages,
     prompt_messages,
     row_tools,
@@ -47,23 +46,19 @@ from trimformer.data.rows import (
     number_alike,
     numbered,
 )
-from trimformer.data.tasks.base import NO_LIMIT, Task, check_columns, guess_column, missing_column
+from trimformer.data.tasks.base import NO_LIMIT, check_columns, guess_column, missing_column
 from trimformer.data.tasks.text import TEXT_COLUMNS
 from trimformer.data.tasks.text_values import column_texts
 from trimformer.errors import TrimformerError, listed, one_sentence, quoted
 from trimformer.models import max_positions
 from trimformer.models.layer_calls import NEXT_TOKENS
-from trimformer.options.data import DataOptions
 
 logger = logging.getLogger(__name__)
 
 BLOCK_LENGTH = 512  # tokens, if nothing else is asked for and the model takes as many
 
-_PROMPTS = 4  # answered for each calibration sample: some are scored, and twice the samples judge a quality target
 _BATCH = 256  # documents that are tokenized at once
 _MOST_CHARACTERS = 2**26
-_FIRST_ROWS = 1000  # that tell the columns
-_MOST_CONVERSATIONS = 2**13  # that are put into a chat template to calibrate or score on
 
 
 def as_blocks(
@@ -126,55 +121,6 @@ def as_blocks(
     if not blocks:
         raise TrimformerError("the conversations hold no answer; give messages of the role 'assistant'")
     return NamedRows(blocks, {})
-
-
-@dataclass(frozen=True)
-class BlockOptions:
-    """How rows become blocks.
-
-    Attributes:
-        columns: see `as_blocks`.
-        length: see `as_blocks`.
-        generate: "greedy" or "sample": the model answers prompts, and the answers count; None: rows stay as they are.
-        seed: of sampled answers, and of the draw of prompts.
-        most_prompts: prompts that are answered, drawn at random if there are more; None: all.
-        most_rows: conversations, or prompts with answers, drawn at random if there are more; None: all.
-    """
-
-    columns: Sequence[str] | None = None
-    length: int | None = None
-    generate: str | None = None
-    seed: int = 0
-    most_prompts: int | None = None
-    most_rows: int | None = None
-
-    def of_all_rows(self) -> Self:
-        """Returns options by which no rows are drawn."""
-        return replace(self, most_prompts=None, most_rows=None)
-
-    def keeping_answers(self, rows: Rows, name: str) -> Self:
-        """Returns options by which rows that hold answers keep them, and logs it; the model answers other prompts."""
-        if not self.generate or not len(rows) or is_blocks(rows) or self.columns:
-            return self
-        if not any(map(holds_answer, islice(rows, _FIRST_ROWS))):
-            return self
-        logger.info("%s is used with the answers that it holds: none is generated", name)
-        return replace(self, generate=None)
-
-    @classmethod
-    def of(cls, data: DataOptions, timed_length: int | None = None, task: Task | None = None, seed: int = 0) -> Self:
-        """How rows become blocks by the options of a run.
-
-        Args:
-            data: columns, answers, and the length of blocks if they say.
-            timed_length: of the inputs that are timed, which is that of blocks if `data` does not say.
-            task: its longest sample is the length of blocks if nothing else is given.
-            seed: of sampled answers.
-        """
-        task_length = None if task is None or task.max_length == NO_LIMIT else task.max_length
-        most = _PROMPTS * data.samples_of("language")
-        length = data.max_length or timed_length or task_length
-        return cls(data.text_columns, length, data.generate, seed, most, _MOST_CONVERSATIONS)
 
 
 def model_rows(
@@ -264,7 +210,7 @@ def _find_columns(rows: Rows, columns: Sequence[str] | None) -> tuple[str, tuple
         return "messages", (messages,)
     pair = find_pair(list(row))
     if pair is None and guess_column(PROMPTS, row) and guess_column(TEXT_COLUMNS, row) in (None, *PROMPTS):
-        pair = find_pair(list({name: None for other in islice(rows, _FIRST_ROWS) for name in other}))  # not in row 1
+        pair = find_pair(list({name: None for other in islice(rows, FIRST_ROWS) for name in other}))  # not in row 1
     if pair is not None:
         return "answers", pair
     text = guess_column(TEXT_COLUMNS, row)

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import Features, make_batches
-from trimformer.data.language_blocks import BlockOptions
+from trimformer.data.block_options import BlockOptions
 from trimformer.data.outputs import max_batch_tokens
 from trimformer.data.tasks import Task
 from trimformer.errors import TrimformerError

@@ -8,8 +8,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import Features
+from trimformer.data.block_options import BlockOptions
 from trimformer.data.conversations import needs_answers
-from trimformer.data.language_blocks import BlockOptions, model_rows
+from trimformer.data.language_blocks import model_rows
 from trimformer.data.model_inputs import check_inputs
 from trimformer.data.rows import as_rows
 from trimformer.data.splits import find_splits, read_splits

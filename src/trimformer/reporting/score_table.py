@@ -10,7 +10,8 @@ from trimformer.reporting import figures
 from trimformer.reporting.figures import Figure
 
 if TYPE_CHECKING:  # a result prints as its table, so `results` imports this module
-    from trimformer.results import PruningResult, QualityTargetReport, VocabularyReport
+    from trimformer.reports import QualityTargetReport, VocabularyReport
+    from trimformer.results import PruningResult
 
 INTERVALS = (
     "± is half a 95 % interval: how far chance alone, in which samples were drawn, moves a score; beside a change it "

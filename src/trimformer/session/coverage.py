@@ -17,7 +17,7 @@ from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import token_table
 from trimformer.models.layer_calls import Batch, model_inputs
 from trimformer.models.masking import frozen
-from trimformer.results import CoverageReport, LabelCoverage, TextCoverage
+from trimformer.reports import CoverageReport, LabelCoverage, TextCoverage
 from trimformer.session.samples import Samples
 from trimformer.utils.distributed import gather_rows, is_main, sum_over_processes
 

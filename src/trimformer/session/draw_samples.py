@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from trimformer.costs.macs import layer_lengths
 from trimformer.data.batches import count_samples, make_batches, mean_length, sample_indices
-from trimformer.data.language_blocks import BlockOptions, model_rows, were_answered
+from trimformer.data.block_options import BlockOptions
+from trimformer.data.language_blocks import model_rows, were_answered
 from trimformer.data.model_inputs import check_inputs
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, is_blocks

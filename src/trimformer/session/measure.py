@@ -25,19 +25,19 @@ from trimformer.options.gguf import GgufOptions
 from trimformer.options.latency import DEFAULT_BATCH_SIZE
 from trimformer.options.methods import AnyMethod
 from trimformer.pruner import Budget, Pruned
-from trimformer.results import (
+from trimformer.reports import (
     BudgetReport,
     CostReport,
     LanguageVocabularyReport,
     LatencyReport,
     MachineReport,
     MemoryReport,
-    PruningResult,
     SampleReport,
     Size,
     TaskReport,
     VocabularyReport,
 )
+from trimformer.results import PruningResult
 from trimformer.session.coverage import special_ids
 from trimformer.session.samples import Samples
 from trimformer.session.setup import Session

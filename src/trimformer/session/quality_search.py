@@ -22,7 +22,8 @@ from trimformer.evaluation.scores import rows_of_features
 from trimformer.options.budgets import BudgetRequest
 from trimformer.options.methods import AnyMethod
 from trimformer.pruner import Pruned
-from trimformer.results import MoreRows, PruningResult, QualityTargetReport
+from trimformer.reports import MoreRows, QualityTargetReport
+from trimformer.results import PruningResult
 from trimformer.session.measure import report
 from trimformer.session.prune_to import budget_for, pruner_for, seconds_since, smallest_reachable, start_pruning
 from trimformer.session.samples import Samples

@@ -21,7 +21,7 @@ from trimformer.costs.lookup_tables import LatencyTable, check_table
 from trimformer.costs.pass_cost import forward_seconds
 from trimformer.costs.workloads import LlamaCppRun
 from trimformer.data.batches import AUDIO_KEYS, IMAGE_KEYS
-from trimformer.data.language_blocks import BlockOptions
+from trimformer.data.block_options import BlockOptions
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import find_tokenizer
 from trimformer.errors import TrimformerError
@@ -41,7 +41,7 @@ from trimformer.options.run import RunOptions
 from trimformer.polish.data import PolishInputs, draw_polish_inputs
 from trimformer.pruner import Pruner
 from trimformer.refit.memory_estimate import warn_of_memory
-from trimformer.results import CoverageReport
+from trimformer.reports import CoverageReport
 from trimformer.session.coverage import count_labels, list_labels, measure_coverage, special_ids
 from trimformer.session.draw_samples import draw_samples
 from trimformer.session.inputs import Inputs

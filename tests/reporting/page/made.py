@@ -14,7 +14,8 @@ from trimformer.evaluation.onnx_files import ComparedOnnx
 from trimformer.evaluation.quality_test import Verdict
 from trimformer.models import Sublayer, find_sublayers
 from trimformer.reporting.page.prune import prune_page
-from trimformer.results import PruningResult, QualityTargetReport
+from trimformer.reports import QualityTargetReport
+from trimformer.results import PruningResult
 
 HOSTILE = "<script>alert('1')</script>\"&$x_1$"
 

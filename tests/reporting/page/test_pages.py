@@ -23,7 +23,7 @@ from trimformer.reporting.page.svg import format_tick
 from trimformer.reporting.page.sweep import sweep_page
 from trimformer.reporting.result_files import results_dict
 from trimformer.reporting.score_table import score_table
-from trimformer.results import Size
+from trimformer.reports import Size
 
 LINES = ["import trimformer", f'model = load("{HOSTILE}")']
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimformer.reporting.page.network import UNIT_NAMES, SublayerReport
 from trimformer.reporting.page.svg import INK, LINE, MARKERS, MUTED, PAPER, SERIES, draw, format_tick
-from trimformer.results import QualityTargetReport
+from trimformer.reports import QualityTargetReport
 
 if TYPE_CHECKING:
     from markupsafe import Markup
