@@ -15,6 +15,7 @@ from trimformer.data.model_inputs import check_inputs
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, is_blocks
 from trimformer.data.splits import check_evaluation_sets, find_splits, used_splits
+from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
 from trimformer.data.tasks.encoded import is_encoded
@@ -22,6 +23,7 @@ from trimformer.data.token_ids import check_causal, check_padding_token, check_t
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
 from trimformer.evaluation.quality_test import check_test_samples
+from trimformer.evaluation.scores import Scorer
 from trimformer.models import find_sublayers
 from trimformer.models.layer_calls import Batch
 from trimformer.options.data import DataOptions
@@ -67,74 +69,115 @@ def draw_samples(
     Raises:
         TrimformerError: the rows do not fit the task or the model, or there are too few of them.
     """
-    batch_size = options.batch_size
     blocks = BlockOptions.of(options, timed_length, inputs.task, seed)
     if find_problem(model) == "language":
         options = replace(options, max_length=blocks.length)
-
-    train, sets, judged = _read_rows(inputs, model, processor, blocks, seed, needs_judged=target is not None)
-    check_evaluation_sets(sets)
+    task, train, sets, judged = _find_rows(inputs, model, processor, options, blocks, seed, target)
     are_set_aside = is_set_aside(sets)
-    is_drop = target is not None and target.kind == "drop"
-    task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
-    if are_set_aside:
-        (name, aside), *_ = sets.items()
-        train, sets[name] = keep_together(train, aside, task)
     sets = {name: limit_blocks(rows, seed) for name, rows in sets.items()}
-    scored_on, scored_warnings = describe_scored_rows(
-        sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
-    )
-    if any(map(were_answered, sets.values())):
-        scored_on += ", answered by the dense model"
-    logger.info("scores are on %s", scored_on)
-    num_samples = options.samples_of(task.problem)
-    if judged is not None and is_drop:
-        check_some_labels(task, judged, "judge_dataset")
+    description, warnings = _describe_scored(inputs, options, sets, are_set_aside=are_set_aside)
     if target is not None:
-        train, judged, repeats = separate_judged(train, judged, num_samples, seed, task)
-        scored_warnings = [*scored_warnings, *repeats]
+        train, judged, repeats = separate_judged(train, judged, options.samples_of(task.problem), seed, task)
+        warnings += repeats
     num_blank = sum(count_blank_rows(name, rows, task) for name, rows in sets.items())
     if judged is not None:
         count_blank_rows("judged", judged, task)
-    before = len(train)
-    train = drop_blank_rows(train, task)
-    calibration_rows = _choose_rows(train, num_samples, seed)
-    scored_warnings = [*scored_warnings, *describe_copies(calibration_rows, sets, task)]
+    num_rows, train = len(train), drop_blank_rows(train, task)
+    calibration = _calibration_samples(train, num_rows - len(train), task, model, processor, options, seed)
+    warnings += describe_copies(calibration.rows, sets, task)
     if judged is not None and inputs.judge_dataset is not None:
-        scored_warnings += describe_judged(judged, sets, task)
-    check_inputs(model, processor, calibration_rows, are_encoded=is_encoded(calibration_rows))
-    features = task.encode(calibration_rows, processor, model.config)
-    all_batches = make_batches(features, processor, batch_size, model.device, max_batch_tokens(model))
+        warnings += describe_judged(judged, sets, task)
+
+    def scorer(name: str, rows: Rows) -> Scorer:
+        return make_scorer(name, rows, task, model, processor, options.batch_size)
+
+    judged_scorer = scorer("judged", judged) if judged is not None else None
+    if target is not None and judged_scorer is not None:
+        check_test_samples(target, judged_scorer)
+    return Samples(
+        task,
+        sets=[train, *([judged] if judged else []), *sets.values()],
+        calibration=calibration,
+        scored=ScoredSamples(
+            [scorer(name, rows) for name, rows in sets.items()],
+            num_rows=sum(len(rows) for rows in sets.values()),
+            num_blank=num_blank,
+            description=description,
+            warnings=warnings,
+        ),
+        judged_scorer=judged_scorer,
+        is_judge_data=inputs.judge_dataset is not None,
+    )
+
+
+def _find_rows(
+    inputs: Inputs,
+    model: PreTrainedModel,
+    processor: Any,
+    options: DataOptions,
+    blocks: BlockOptions,
+    seed: int,
+    target: QualityTarget | None,
+) -> tuple[Task, Rows, dict[str, Rows], Rows | None]:
+    """Reads all rows and finds their task; rows that share a text are on one side of a split.
+
+    Returns:
+        The task, the rows to calibrate on, the evaluation sets by name, and the rows of a quality test, if given.
+
+    Raises:
+        TrimformerError: the rows cannot be used.
+    """
+    train, sets, judged = _read_rows(inputs, model, processor, blocks, seed, needs_judged=target is not None)
+    check_evaluation_sets(sets)
+    is_drop = target is not None and target.kind == "drop"
+    task = resolve_task(inputs.task, options, model, [train, *sets.values()], judged, needs_score=is_drop)
+    if judged is not None and is_drop:
+        check_some_labels(task, judged, "judge_dataset")
+    if is_set_aside(sets):
+        (name, aside), *_ = sets.items()
+        train, sets[name] = keep_together(train, aside, task)
+    return task, train, sets, judged
+
+
+def _describe_scored(
+    inputs: Inputs, options: DataOptions, sets: Mapping[str, Rows], *, are_set_aside: bool
+) -> tuple[str, list[str]]:
+    """Returns and logs the rows to score on, in words, and returns why their scores may be too high."""
+    description, warnings = describe_scored_rows(
+        sets, inputs.dataset, options.data, options.eval_data, are_set_aside=are_set_aside
+    )
+    if any(map(were_answered, sets.values())):
+        description += ", answered by the dense model"
+    logger.info("scores are on %s", description)
+    return description, warnings
+
+
+def _calibration_samples(
+    train: Rows, num_blank: int, task: Task, model: PreTrainedModel, processor: Any, options: DataOptions, seed: int
+) -> CalibrationSamples:
+    """Draws, encodes and batches the samples to calibrate on, from rows that all have a text.
+
+    Raises:
+        TrimformerError: there are too few rows, or the model cannot read them.
+    """
+    rows = _choose_rows(train, options.samples_of(task.problem), seed)
+    check_inputs(model, processor, rows, are_encoded=is_encoded(rows))
+    features = task.encode(rows, processor, model.config)
+    all_batches = make_batches(features, processor, options.batch_size, model.device, max_batch_tokens(model))
     check_padding_token(model, processor, all_batches)
     batches = _share(all_batches)
     check_token_ids(model, batches)
     check_causal(model, batches)
     mean_tokens = task.average_length or mean_length(features)
     positions = layer_lengths(model, find_sublayers(model), batches[0], features, mean_tokens)
-    judged_scorer = make_scorer("judged", judged, task, model, processor, batch_size) if judged is not None else None
-    if target is not None and judged_scorer is not None:
-        check_test_samples(target, judged_scorer)
-    return Samples(
-        task,
-        sets=[train, *([judged] if judged else []), *sets.values()],
-        calibration=CalibrationSamples(
-            calibration_rows,
-            features,
-            batches,
-            num_blank=before - len(train),
-            mean_length=mean_tokens if "input_ids" in batches[0] else positions[0].length,
-            length_limit=task.length_limit(processor, model.config),
-            positions=positions,
-        ),
-        scored=ScoredSamples(
-            [make_scorer(name, rows, task, model, processor, batch_size) for name, rows in sets.items()],
-            num_rows=sum(len(rows) for rows in sets.values()),
-            num_blank=num_blank,
-            description=scored_on,
-            warnings=scored_warnings,
-        ),
-        judged_scorer=judged_scorer,
-        is_judge_data=inputs.judge_dataset is not None,
+    return CalibrationSamples(
+        rows,
+        features,
+        batches,
+        num_blank=num_blank,
+        mean_length=mean_tokens if "input_ids" in batches[0] else positions[0].length,
+        length_limit=task.length_limit(processor, model.config),
+        positions=positions,
     )
 
 
