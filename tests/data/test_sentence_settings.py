@@ -16,6 +16,8 @@ from trimformer.data.sentence_settings import SentenceSettings
 from trimformer.data.sentence_transformers import POOLING
 from trimformer.data.tasks import EmbeddingTask, task_of
 from trimformer.evaluation.model_outputs import unbatch
+from trimformer.options.data import DataOptions
+from trimformer.session.task import resolve_task
 
 LONG = [" ".join([text] * 9) for text in TEXTS]
 ROWS = [{"query": a, "passage": b} for a, b in zip(TEXTS, TEXTS[::-1], strict=True)]
@@ -99,6 +101,23 @@ def test_queries_and_documents_never_get_the_default_prompt(folder, prompts):
 
 def test_columns_without_a_role_get_no_prompt_of_a_role():
     assert SentenceSettings(prompts={"query": "q: "}).prompts_of(["sentence1", "sentence2"]) == ()
+
+
+def test_what_is_assumed_of_an_embedder_is_told(folder, caplog):
+    def told(model, rows):
+        caplog.clear()
+        resolve_task(None, DataOptions(), model, [rows])
+        return caplog.text
+
+    with caplog.at_level("INFO", "trimformer"):
+        texts = [{"text": text} for text in TEXTS]
+        assert "embeddings are means over tokens" in told(make_model(head="Model"), texts)
+        assert "embeddings are means" not in told(load(folder)[0], texts)
+        edit_model(folder, prompts=PROMPTS)
+        assert "the model has prompts (query, passage, topic), and texts of text get none" in told(
+            load(folder)[0], texts
+        )
+        assert "get none" not in told(load(folder)[0], ROWS)
 
 
 @pytest.mark.parametrize("pooling", POOLING)

@@ -130,6 +130,13 @@ def _embedding(model: PreTrainedModel, batch: Batch, output: Any) -> Tensor:
     return (hidden * mask).sum(1) / mask.sum(1)
 
 
+def embeds_by_mean(model: PreTrainedModel) -> bool:
+    """Whether a model without a task head embeds a text by the mean over its tokens, as nothing says otherwise."""
+    has_own = type(model).__name__.endswith("WithProjection") or hasattr(model.config, "vision_config")
+    is_pooled = has_own or model.config.model_type in _POOLED
+    return model.main_input_name == "input_ids" and sentence_head_of(model) is None and not is_pooled
+
+
 def output_mask(output: Tensor, batch: Batch) -> Tensor:
     """Boolean mask [batch, length], true at the positions of per-token outputs that are not padding."""
     mask = token_mask(batch)

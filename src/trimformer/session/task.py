@@ -15,7 +15,7 @@ from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.tasks import EmbeddingTask, Task, TextTask, find_task, follow_settings, task_of
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, second_items_as_labels, settle_labels
 from trimformer.data.tasks.base import check_task
-from trimformer.data.tasks.embedding import without_classes
+from trimformer.data.tasks.embedding import describe_embeddings, without_classes
 from trimformer.data.tasks.label_values import relevance
 from trimformer.data.tasks.multiple_choice import settle_choices
 from trimformer.data.tasks.reranking import settle_candidates
@@ -81,6 +81,7 @@ def _infer(options: DataOptions, model: PreTrainedModel, sets: Sequence[Rows], e
     rows = [*row, *chain.from_iterable(every_set)] if find_problem(model) == "span" else row
     task = task_of(model, rows, text_columns=options.text_columns, label_column=options.label_column)
     task = task if options.label_column else without_classes(task, every_set)
+    describe_embeddings(task, model)
     if not options.text_columns:
         _name_columns(task, rows[0], sets[0])
     if options.text_columns or options.label_column:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from trimformer.data.batches import Features
 from trimformer.data.class_names import class_names_of
 from trimformer.data.metrics import METRICS
-from trimformer.data.outputs import Problem
+from trimformer.data.outputs import Problem, embeds_by_mean
 from trimformer.data.rows import Rows, numbered
 from trimformer.data.sentence_settings import QUERY_COLUMNS
 from trimformer.data.sentence_transformers import sentence_head_of
@@ -161,6 +161,22 @@ def follow_settings(task: Task, model: PreTrainedModel) -> Task:
         for column, prompt in zip(columns, task.prompts, strict=False):
             logger.info("texts of column '%s' get the prompt %r, as in sentence-transformers", column, prompt)
     return replace(task, similarity=head.settings.similarity) if isinstance(task, EmbeddingTask) else task
+
+
+def describe_embeddings(task: Task, model: PreTrainedModel) -> None:
+    """Logs what is assumed of an embedder: its pooling where nothing says it, and prompts that no text gets."""
+    if not isinstance(task, EmbeddingTask):
+        return
+    if embeds_by_mean(model):
+        logger.info("the model has no settings of sentence-transformers: embeddings are means over tokens, no prompts")
+    head = sentence_head_of(model)
+    named = [name for name, prompt in head.settings.prompts.items() if prompt] if head else []
+    if named and not task.prompts:
+        logger.info(
+            "the model has prompts (%s), and texts of column %s get none; those of columns named 'query' and 'document' do",
+            listed(named),
+            listed(map(quoted, task.text_columns)),
+        )
 
 
 def _guess_text_columns(columns: Iterable[Any]) -> tuple[str, ...]:
