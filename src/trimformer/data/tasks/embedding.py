@@ -173,7 +173,7 @@ def describe_embeddings(task: Task, model: PreTrainedModel) -> None:
     named = [name for name, prompt in head.settings.prompts.items() if prompt] if head else []
     if named and not task.prompts:
         logger.info(
-            "the model has prompts (%s), and texts of column %s get none; columns named 'query' and 'document' get theirs",
+            "the model has prompts (%s), and texts of column %s get none; columns named 'query' and 'document' do",
             listed(named),
             listed(map(quoted, task.text_columns)),
         )
