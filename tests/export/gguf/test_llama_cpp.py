@@ -20,7 +20,7 @@ from trimformer.checkpoints.save_load import save
 from trimformer.checkpoints.vocabulary import trim_vocabulary
 from trimformer.cli.main import main
 from trimformer.errors import TrimformerError
-from trimformer.export.gguf import tensors, verify
+from trimformer.export.gguf import tensors, verify, watched_process
 from trimformer.export.gguf.architecture import check_graph
 from trimformer.export.gguf.export import export_gguf
 from trimformer.models import find_sublayers
@@ -317,14 +317,14 @@ def test_without_llama_cpp_files_are_written_only_where_a_flag_says_so(directory
 
 @pytest.mark.parametrize(("ticks", "expected"), [(repeat(7), None), (count(), (3, ""))], ids=["hangs", "works"])
 def test_a_process_that_uses_no_cpu_is_killed_and_another_is_waited_for(monkeypatch, ticks, expected):
-    monkeypatch.setattr(verify, "_cpu_ticks", lambda pid: next(ticks))
+    monkeypatch.setattr(watched_process, "_cpu_ticks", lambda pid: next(ticks))
     command = [sys.executable, "-c", "import sys, time; time.sleep(2); sys.exit(3)"]
-    assert verify.run_watched(command, "", seconds=0.2) == expected
+    assert watched_process.run_watched(command, "", seconds=0.2) == expected
 
 
 def test_a_watched_process_reads_its_input_and_tells_its_errors():
     command = [sys.executable, "-c", "print(input(), file=__import__('sys').stderr)"]
-    assert verify.run_watched(command, "a\n") == (0, "a\n")
+    assert watched_process.run_watched(command, "a\n") == (0, "a\n")
 
 
 def test_prune_writes_the_files_and_compares_them_with_those_of_the_dense_model(tmp_path, capsys, few_tokens):

@@ -1,6 +1,7 @@
 """Tokens per second of GGUF files in llama.cpp."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from trimformer.checkpoints.save_load import save
 from trimformer.cli.main import main
 from trimformer.costs import timing, token_speed
 from trimformer.errors import TrimformerError
+from trimformer.export.gguf import watched_process
 from trimformer.export.gguf.timed_file import TimedFile, TokenTimes
 
 pytest.importorskip("gguf")
@@ -71,6 +73,17 @@ def test_the_command_times_every_model_type_and_length(tmp_path, capsys):
             assert record[phase]["count"] >= 3
     assert records[0]["decode"]["speedup"] == records[4]["prefill"]["speedup"] == 1
     assert "decode, tokens/s" in capsys.readouterr().out
+
+
+def test_a_process_that_hangs_is_started_once_more_and_then_an_error(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho started >> {tmp_path}/starts\nexec sleep 100\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(watched_process, "SECONDS", 0.3)
+    with TimedFile(tmp_path / "any.gguf", 64, 1) as file, pytest.raises(TrimformerError, match="it hangs"):
+        file.time([1, 2], 4)
+    assert (tmp_path / "starts").read_text().split() == ["started", "started"]
 
 
 def test_a_file_that_cannot_be_loaded_is_an_error_and_its_process_ends(tmp_path):

@@ -16,6 +16,7 @@ from trimformer.export.gguf.runtime_process import ANSWER
 from trimformer.export.gguf.tensors import list_tensors
 from trimformer.export.gguf.tokenizer import GgufVocabulary
 from trimformer.export.gguf.verify import failure_reason, runtime_name
+from trimformer.export.gguf.watched_process import killed_if_hanging
 from trimformer.export.gguf.write import write_file
 from trimformer.options.choices import Quantization
 
@@ -68,6 +69,10 @@ class TimedFile:
     def __enter__(self) -> Self:
         """Starts the process; a file that cannot be loaded is an error of the first measurement."""
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
+        self._start()
+        return self
+
+    def _start(self) -> None:
         script = str(Path(__file__).with_name("runtime_process.py"))
         self._process = subprocess.Popen(
             [sys.executable, "-P", script],
@@ -78,7 +83,6 @@ class TimedFile:
             errors="replace",
         )
         self._send(self._request)
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Ends the process."""
@@ -96,18 +100,31 @@ class TimedFile:
                 so that `prefill` is that of its last token only.
 
         Raises:
-            TrimformerError: llama.cpp cannot load or run the file, or it crashes.
+            TrimformerError: llama.cpp cannot load or run the file, crashes, or hangs twice.
         """
-        self._send({"prompt": list(prompt), "generated": generated, "keep_prompt": keep_prompt})
+        request = {"prompt": list(prompt), "generated": generated, "keep_prompt": keep_prompt}
+        for is_last in (False, True):
+            self._send(request)
+            with killed_if_hanging(self._process) as hung:
+                answer = self._read_answer()
+            if answer is not None:
+                return answer
+            if not hung.is_set() or is_last:
+                break
+            self._process.communicate()
+            self._start()
+        code = self._process.wait()
+        self._errors.seek(0)
+        reason = "it hangs" if hung.is_set() else failure_reason(self._errors.read(), code)
+        raise TrimformerError(f"{runtime_name()} cannot run '{self._path.name}': {reason}")
+
+    def _read_answer(self) -> TokenTimes | None:
+        """Returns the times of a request; None if the process ended."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(ANSWER):
                 return TokenTimes(**json.loads(line.removeprefix(ANSWER)))
-        code = self._process.wait()
-        self._errors.seek(0)
-        raise TrimformerError(
-            f"{runtime_name()} cannot run '{self._path.name}': {failure_reason(self._errors.read(), code)}"
-        )
+        return None
 
     def _send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -1,7 +1,6 @@
 """Compares a GGUF file in llama.cpp with the model in PyTorch: greedy tokens, log probabilities and the tokenizer."""
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import TrimformerError, one_line
 from trimformer.export.gguf.graph_families import graph_family_of
+from trimformer.export.gguf.watched_process import run_watched
 from trimformer.models import max_positions
 from trimformer.models.masking import frozen
 
@@ -159,45 +159,6 @@ def run_process(request: dict[str, Any]) -> dict[str, Any]:
             raise TrimformerError(f"{runtime_name()} cannot run '{Path(request['file']).name}': {reason}")
         answered: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     return answered
-
-
-def run_watched(command: Sequence[str], text: str, seconds: float = 60.0) -> tuple[int, str] | None:
-    """Runs a process; kills it once it hangs, as llama.cpp's server rarely does when it starts.
-
-    Args:
-        command: words of the command.
-        text: standard input.
-        seconds: a process that uses no CPU for so long hangs.
-
-    Returns:
-        The exit code and the standard error; None if it hung.
-    """
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace") as process:
-        used: int | None = -1
-        given: str | None = text
-        while True:
-            try:
-                _, errors = process.communicate(given, timeout=seconds)
-                return process.returncode, errors
-            except subprocess.TimeoutExpired:
-                before, used, given = used, _cpu_ticks(process.pid), None
-                if used is not None and used == before:
-                    process.kill()
-                    process.communicate()
-                    return None
-            except BaseException:
-                process.kill()
-                raise
-
-
-def _cpu_ticks(pid: int) -> int | None:
-    """Returns the CPU time of a process in clock ticks; None where the system does not report it."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[11]) + int(fields[12])  # in user mode and in the kernel
 
 
 def failure_reason(stderr: str, code: int) -> str:
