@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from testing.models import enlarged as enlarged
 from testing.models import pruned as pruned
 from trimformer.costs.lookup_tables import LatencyTable, describe_setting, widest
-from trimformer.costs.timing import MIN_TURNS
 from trimformer.models import find_sublayers
 
 # Jobs in the background of a script ignore Ctrl-C, and so would every command that a test starts.
@@ -130,13 +129,14 @@ def without_intervals(scores: dict[str, float]) -> dict[str, float]:
 @pytest.fixture(autouse=True)
 def few_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are timed in few turns: what a tiny model takes is noise."""
-    monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", MIN_TURNS + 1)
+    monkeypatch.setattr("trimformer.costs.timing.MIN_TURNS", 2)
+    monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", 3)
 
 
 @pytest.fixture(autouse=True)
 def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots are drawn in tests/reporting only; elsewhere they would take a fifth of every command that prunes."""
-    if "tests/reporting/" not in request.node.nodeid:
+    """Plots are drawn in tests of pages only; elsewhere they would take a fifth of every command that prunes."""
+    if "tests/reporting/page/" not in request.node.nodeid:
         monkeypatch.setattr("trimformer.reporting.page.plots.draw", lambda name, *_, **__: Markup("<svg></svg>"))
 
 

@@ -39,6 +39,12 @@ def test_a_stopwatch_has_a_lap_between_two_marks_and_starts_anew():
     assert watch.laps() == []
 
 
+@pytest.fixture(autouse=True)
+def usual_turns(few_turns, monkeypatch):
+    monkeypatch.setattr("trimformer.costs.timing.MIN_TURNS", MIN_TURNS)
+    monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", 101)
+
+
 def turns_of(names, **options):
     """The order in which functions of these names were called, and their laps."""
     calls = []
@@ -47,8 +53,7 @@ def turns_of(names, **options):
 
 
 @pytest.mark.parametrize(("seconds", "turns"), [(0.0, MIN_TURNS), (1e9, 101)])
-def test_every_function_has_one_measurement_in_each_turn(seconds, turns, monkeypatch):
-    monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", 101)
+def test_every_function_has_one_measurement_in_each_turn(seconds, turns):
     calls, laps = turns_of("abc", seconds=seconds)
     assert [len(times) for times in laps] == [turns] * 3
     measured = calls[6:]  # after two calls each, to warm up and to see how long they take
