@@ -32,7 +32,13 @@ def scorer_of(model, rows, tokenizer=None, name="validation"):
 
 @pytest.mark.parametrize(
     "columns",
-    [("anchor", "positive"), ("Query", "Passage"), ("question", "context"), ("anchor", "positive", "negative")],
+    [
+        ("anchor", "positive"),
+        ("Query", "Passage"),
+        ("question", "context"),
+        ("anchor", "positive", "negative"),
+        ("query", "answer", "negative_1", "negative_2"),
+    ],
 )
 def test_columns_of_queries_and_passages_make_a_retrieval_task(columns):
     task = infer_task("embedding", CONFIG, [dict.fromkeys(columns, "the film")])

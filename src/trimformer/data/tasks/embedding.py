@@ -1,6 +1,7 @@
 """Embedding tasks: every text is embedded by itself; two text columns are two texts, never one pair."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -36,6 +37,8 @@ SIMILARITY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+# Columns of wrong passages beside a query and its passage, as sentence-transformers mines them.
+_WRONG_PASSAGE = re.compile(r"negative(_\d+)?")
 # Columns beside a premise and values in them that are classes.
 _CLASS_COLUMNS = ("label", "labels", "gold_label", "class", "target")
 _CLASSES = {f"{number}{zero}" for number in (-1, 0, 1, 2) for zero in ("", ".0")}
@@ -180,12 +183,18 @@ def describe_embeddings(task: Task, model: PreTrainedModel) -> None:
 
 
 def _guess_text_columns(columns: Iterable[Any]) -> tuple[str, ...]:
-    """Returns the columns with the usual names of two or three texts, else of a single one; empty if there are none."""
+    """Returns the columns with the usual names of two texts, and of wrong passages beside them, else of a single text.
+
+    Returns:
+        The names; empty if there are none.
+    """
     columns = list(columns)
+    pair: list[tuple[str, ...]] = [QUERY_COLUMNS, PASSAGE_COLUMNS]
     groups: list[list[tuple[str, ...]]] = [[(first,), (second,)] for first, second in ALIKE_COLUMNS]
-    groups += [[QUERY_COLUMNS, PASSAGE_COLUMNS, ("negative",)], [QUERY_COLUMNS, PASSAGE_COLUMNS], [TEXT_COLUMNS]]
+    groups += [pair, [TEXT_COLUMNS]]
     for group in groups:
-        found = [guess_column(usual_names, columns) for usual_names in group]
-        if all(found):
-            return tuple(name for name in found if name)
+        found = [name for usual_names in group if (name := guess_column(usual_names, columns))]
+        if len(found) == len(group):
+            wrong = [name for name in columns if _WRONG_PASSAGE.fullmatch(str(name).strip().lower())]
+            return (*found, *wrong) if group is pair else tuple(found)
     return ()
