@@ -180,10 +180,10 @@ def test_quality_rows_are_used_neither_for_calibration_nor_for_scores(monkeypatc
     monkeypatch.setattr("trimformer.session.setup.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
     prune_to_quality(max_divergence=10.0)
     data = seen["data"]
-    judged, scored = (set(rows.numbers) for rows in (data.judged_scorer.rows, data.scorers[0].rows))
+    judged, scored = (set(rows.numbers) for rows in (data.judged_scorer.rows, data.scored.scorers[0].rows))
     assert not judged & scored
     assert len(judged) == 120
-    assert len(data.features) == 60
+    assert len(data.calibration.features) == 60
 
 
 def test_separate_rows_can_test_the_quality():

@@ -288,7 +288,7 @@ def test_a_dense_model_of_another_size_of_heads_keeps_its_own_architecture(tmp_p
         (["--quantize", ","], "names no type"),
         (["--int8"], "--int8 applies to ONNX and OpenVINO files only"),
         (["--opset", "20"], "--opset applies to ONNX files only"),
-        (["--data", "somewhere"], "--data and --task are of ONNX and OpenVINO files"),
+        (["--data", "somewhere"], "--data and --task apply to ONNX and OpenVINO files"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags, message, directory, tmp_path, capsys):
