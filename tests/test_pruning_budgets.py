@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-import trimformer
 from tests.commands import fitting_rows, problem_model, problem_rows
 from tests.conftest import make_batch, make_model, make_rows, make_table, make_tokenizer
 from tests.pruning import FINE, prune, same
@@ -18,6 +17,8 @@ from trimformer.data.tasks import task_of
 from trimformer.evaluation.latency_target import ComparedLatency
 from trimformer.models import find_sublayers
 from trimformer.pruner import Pruner
+from trimformer.session import setup
+from trimformer.session.draw_samples import draw_samples
 
 
 @pytest.mark.parametrize("constraint", [0.9, 0.5, 0.21, 0.08])
@@ -176,8 +177,7 @@ def test_the_smallest_model_that_passes_the_quality_test_is_returned(problem, ta
 
 def test_quality_rows_are_used_neither_for_calibration_nor_for_scores(monkeypatch):
     seen = {}
-    draw = trimformer.session.setup.draw_samples  # type: ignore[attr-defined]
-    monkeypatch.setattr("trimformer.session.setup.draw_samples", lambda *a, **k: seen.setdefault("data", draw(*a, **k)))
+    monkeypatch.setattr(setup, "draw_samples", lambda *a, **k: seen.setdefault("data", draw_samples(*a, **k)))
     prune_to_quality(max_divergence=10.0)
     data = seen["data"]
     judged, scored = (set(rows.numbers) for rows in (data.judged_scorer.rows, data.scored.scorers[0].rows))
