@@ -355,6 +355,8 @@ def _texts(model: PreTrainedModel, batch: int, length: int, generator: torch.Gen
     made = {"input_ids": ids, "attention_mask": mask}
     if type(model).__name__.startswith("Bros"):
         made["bbox"] = torch.rand(*ids.shape, 4, generator=generator)
+    if type(model).__name__.startswith("LayoutLM"):
+        made["bbox"] = torch.randint(0, 1000, (*ids.shape, 2, 2), generator=generator).sort(-2).values.flatten(-2)
     return {k: v.view(batch, 2, *v.shape[1:]) if choices > 1 else v for k, v in made.items()}
 
 

@@ -255,7 +255,7 @@ def test_a_model_is_scored_with_its_own_labels_only(tmp_path, capsys):
     data = write_jsonl(tmp_path / "validation.jsonl", named(problem_rows("single_label", 8)))
     capsys.readouterr()
     assert run(main, "finetune", "--model_name_or_path", model, "--validation_file", data, "--do_eval") == 2
-    assert "labels of the data are not the model's" in error_line(capsys.readouterr().err)
+    assert "label 'bad' in row 1 is unknown to the model" in error_line(capsys.readouterr().err)
 
 
 def test_label_smoothing_is_for_labels(tmp_path):

@@ -28,10 +28,32 @@ def test_positions_of_their_own_are_refused():
     rows = [{**row, "position_ids": [0, 1, 2, 3]} for row in ENCODED]
     check_inputs(model, tokenizer, rows, are_encoded=True)
     rows[-1]["position_ids"] = [0, 1, 0, 1]
-    with pytest.raises(TrimformerError, match="BertForSequenceClassification reads position_ids, which the rows hold"):
+    with pytest.raises(TrimformerError, match=r"BertForSequenceClassification reads position_ids\. The rows"):
         prune(model, tokenizer, rows, 0.5, eval_dataset=ENCODED)
     with pytest.raises(TrimformerError, match="reads position_ids"):
         prune(model, tokenizer, ENCODED, 0.5, eval_dataset=rows)
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_positions_as_the_model_counts_them_pass(family):
+    model, tokenizer = make_model(family), make_tokenizer()
+    start = 0 if family == "Bert" else 2  # after the padding token's id, 1
+    usual = [start + i for i in range(4)]
+    rows = [{**row, "position_ids": usual} for row in ENCODED]
+    padded = {"input_ids": [1, 5, 6, 1], "attention_mask": [0, 1, 1, 0], "position_ids": [7, start, start + 1, 9]}
+    for more in ({}, {"position_ids": None}, {"position_ids": torch.tensor(usual)}, padded):
+        check_inputs(model, tokenizer, [*rows, {**ENCODED[0], **more}], are_encoded=True)
+    for other in ([start + 1 + i for i in range(4)], [start, start, start + 1, start + 2]):
+        with pytest.raises(TrimformerError, match="reads position_ids"):
+            check_inputs(model, tokenizer, [*ENCODED, {**ENCODED[0], "position_ids": other}], are_encoded=True)
+
+
+def test_positions_of_choices_count_one_by_one():
+    model, tokenizer = make_model(head="ForMultipleChoice"), make_tokenizer()
+    row = {"input_ids": [[5, 6, 7], [8, 9]], "position_ids": [[0, 1, 2], [0, 1]], "label": 0}
+    check_inputs(model, tokenizer, [row], are_encoded=True)
+    with pytest.raises(TrimformerError, match="reads position_ids"):
+        check_inputs(model, tokenizer, [{**row, "position_ids": [[0, 1, 2], [3, 4]]}], are_encoded=True)
 
 
 def test_packed_rows_of_language_models_are_refused():
@@ -52,7 +74,7 @@ class Shaped(type(make_tokenizer())):  # type: ignore[misc]
 def test_what_the_tokenizer_gives_is_passed_on_or_refused():
     tokenizer = make_tokenizer()
     tokenizer.__class__ = Shaped
-    with pytest.raises(TrimformerError, match="reads inputs_embeds, which its tokenizer gives"):
+    with pytest.raises(TrimformerError, match=r"reads inputs_embeds\. Its tokenizer gives it"):
         check_inputs(make_model(), tokenizer, make_rows(), are_encoded=False)
 
 
@@ -61,8 +83,10 @@ def test_boxes_are_never_made_up():
         pytest.skip("this version of transformers has no such model")
     model = make("LayoutLM", "ForTokenClassification")
     rows = [{"tokens": ["good", "film"], "ner_tags": [0, 1], "bboxes": [[1, 2, 3, 4]] * 2} for _ in range(8)]
-    with pytest.raises(TrimformerError, match="LayoutLMForTokenClassification reads 'bbox'"):
-        prune(model, make_tokenizer(), rows, 0.5)
+    encoded = [{"input_ids": [5, 6]} for _ in range(8)]
+    for given in (rows, encoded, [{**row, "bbox": [[1, 2, 3, 4]] * 2} for row in encoded[:-1]] + encoded[-1:]):
+        with pytest.raises(TrimformerError, match="LayoutLMForTokenClassification reads 'bbox'"):
+            prune(model, make_tokenizer(), given, 0.5)
 
 
 @pytest.mark.parametrize("problem", ["tokens", "span"])

@@ -135,7 +135,7 @@ def test_columns_that_the_user_hid_stay_hidden():
 
 def test_lists_that_pytorch_transposes_are_refused():
     rows = [{"input_ids": [3, 4], "label": i} for i in range(2)]  # as many tokens as rows
-    with pytest.raises(TrimformerError, match="one tensor per position in input_ids"):
+    with pytest.raises(TrimformerError, match="one entry per position in input_ids"):
         as_rows(DataLoader(datasets.Dataset.from_list(rows), batch_size=2))
     tensors = DataLoader(datasets.Dataset.from_list(rows).with_format("torch"), batch_size=2)
     assert [row["input_ids"].tolist() for row in as_rows(tensors)] == [[3, 4], [3, 4]]

@@ -114,7 +114,7 @@ def test_what_is_assumed_of_an_embedder_is_told(folder, caplog):
         assert "embeddings are means over tokens" in told(make_model(head="Model"), texts)
         assert "embeddings are means" not in told(load(folder)[0], texts)
         edit_model(folder, prompts=PROMPTS)
-        assert "(query, passage, topic), and texts of column 'text' get none" in told(load(folder)[0], texts)
+        assert "(query, passage, topic), and texts of 'text' get none" in told(load(folder)[0], texts)
         assert "get none" not in told(load(folder)[0], ROWS)
 
 

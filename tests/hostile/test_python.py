@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import types
 from dataclasses import fields
 from pathlib import Path
 
@@ -74,9 +75,29 @@ def test_a_replaced_forward_is_refused_as_copies_would_run_the_dense_one():
     del model.forward
     check_model(model)
     layer = model.bert.encoder.layer[0].output.dense
-    layer.forward = functools.partial(type(layer).forward, layer)
+    own = layer.forward
+    layer.forward = lambda x: own(x)
     with pytest.raises(TrimformerError, match=r"forward of bert.encoder.layer.0.output.dense was replaced"):
         check_model(model)
+
+
+@pytest.mark.parametrize("bind", [functools.partial, types.MethodType])
+def test_a_forward_that_is_bound_to_its_module_is_that_of_the_copy_and_stays(bind):
+    calls = []
+
+    def forward(layer, x):
+        calls.append(layer)
+        return nn.functional.linear(x, layer.weight, layer.bias)
+
+    model, rows = make_model(), problem_rows("single_label", 24)
+    layer = model.bert.encoder.layer[0].output.dense
+    layer.forward = bind(forward, layer)
+    results = [trimformer.prune(m, make_tokenizer(), rows, 0.6, neuron_multiple=4) for m in (model, make_model())]
+    assert "forward" in vars(layer)
+    assert {id(called) for called in calls} > {id(layer)}  # and copies of it
+    for one, other in zip(*(result.model.state_dict().values() for result in results), strict=True):
+        assert torch.equal(one, other)
+    assert results[0].scores == results[1].scores
 
 
 def test_question_answering_has_two_labels():

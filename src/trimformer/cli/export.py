@@ -110,15 +110,15 @@ def _data(
 
 
 def random_batches(model: PreTrainedModel, processor: Any) -> list[Batch]:
-    """Returns two random batches of different shapes; one text of each is padded."""
+    """Returns two random batches of different shapes; one sample of each is padded."""
     find_problem(model)
     length = _shape(model)[1]
     batches: list[Batch] = []
     for samples, tokens in ((4, length), (3, max(1, length // 2))):
         batch = _like(model, processor, samples, tokens)
         if "attention_mask" in batch:
-            length = batch["attention_mask"].shape[-1]
-            batch["attention_mask"][1, ..., max(1, length // 2) :] = 0
+            width = batch["attention_mask"].shape[-1]
+            batch["attention_mask"][1, ..., max(1, width // 2) :] = 0
         batches.append(batch)
     return batches
 
@@ -135,7 +135,9 @@ def _like(model: PreTrainedModel, processor: Any, samples: int, tokens: int) -> 
         batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
     sounds = batch.get("input_values")
     extractor = getattr(processor, "feature_extractor", processor)
-    if sounds is not None and getattr(extractor, "return_attention_mask", False):
+    # With a mask, the pooling of x-vectors goes through the samples one by one: a file would take one number of them.
+    has_mask = getattr(extractor, "return_attention_mask", False) and not type(model).__name__.endswith("ForXVector")
+    if sounds is not None and has_mask:
         batch["attention_mask"] = torch.ones(sounds.shape, dtype=torch.long)
     return batch
 

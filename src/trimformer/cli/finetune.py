@@ -29,7 +29,7 @@ from trimformer.data.tasks import Task, find_task, infer_task
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, settle_labels
 from trimformer.data.tasks.encoded import is_encoded
 from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
-from trimformer.errors import TrimformerError, listed, one_sentence
+from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation.scores import Scorer
 from trimformer.finetuning import check_train_extra, finetune
 from trimformer.options.checks import POSITIVE
@@ -215,13 +215,8 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     named_task = find_task(arguments.task_name) if arguments.task_name else None
     problem, column = problem_of(named_task) if named_task else guess_problem(rows, arguments.label_column)
     names = class_names_of(sets[0]).get(column or "", getattr(named_task, "class_names", ()))
-    own_names = dict(config.id2label)
-    set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)], names)
-    if not training.do_train and config.id2label != own_names:
-        raise TrimformerError(
-            f"the labels of the data are not the model's ({listed(own_names.values())}), and nothing is trained; "
-            "rename them, or give --do_train"
-        )
+    if training.do_train:  # else the model's own labels are read
+        set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)], names)
     # Any set may have questions without an answer.
     every_row = [*rows, *chain.from_iterable(sets[1:])] if problem == "span" else rows
     task = named_task or infer_task(

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import logging
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,8 @@ from trimformer.options.choices import LLAMA_CPP
 from trimformer.utils.environment import describe_device, resolve_device, versions
 from trimformer.utils.outputs import lock_file, lock_output
 from trimformer.utils.progress import progress
+
+logger = logging.getLogger(__name__)
 
 
 def _load(name: str, arguments: argparse.Namespace) -> PreTrainedModel:
@@ -68,14 +71,14 @@ def _table_length(model: PreTrainedModel, asked: int | None) -> int:
     """Returns the length of the samples to time: tokens of texts, or positions of images and sounds.
 
     Raises:
-        TrimformerError: tokens are not given for a model of texts, or are given for another.
+        TrimformerError: tokens are not given for a model of texts.
     """
     if "input_ids" in inspect.signature(model.forward).parameters:
         if asked is None:
             raise TrimformerError("--seq-len is missing; give the tokens of a text")
         return asked
     if asked is not None:
-        raise TrimformerError("--seq-len is the number of tokens, and this model reads images or sounds; leave it out")
+        logger.warning("--seq-len is the number of tokens, and this model reads images or sounds; it has no effect")
     inputs = random_inputs(model, 1, 1)
     return count_positions(model, list(numbered_batches([inputs])))[0]
 

@@ -1,12 +1,10 @@
 """Checks that a model gets every input that it reads."""
 
 import inspect
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import islice
 from typing import Any
 
-import numpy as np
+from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS
@@ -20,7 +18,6 @@ _PASSED_ON = {*INPUT_KEYS, BOXES, *IMAGE_KEYS, *AUDIO_KEYS, *LABEL_KEYS}
 # Read for a loss only, or not for the outputs.
 _WITHOUT_EFFECT = {"return_loss", "num_items_in_batch", "next_sentence_label", "sentence_order_label",
                    "bbox_first_token_mask", "noise"}  # fmt: skip
-_LOOKED_AT = 1000  # rows whose positions are compared with the usual ones
 
 
 def check_inputs(model: PreTrainedModel, processor: Any, rows: Rows, *, are_encoded: bool) -> None:
@@ -37,32 +34,46 @@ def check_inputs(model: PreTrainedModel, processor: Any, rows: Rows, *, are_enco
             the model reads, or the tokenizer pads on the left and the model labels tokens.
     """
     tokenizer = find_tokenizer(processor)
-    reads = inspect.signature(type(model).forward).parameters
-    name = type(model).__name__
-    given: Iterable[str] = ()
+    reads, name = inspect.signature(type(model).forward).parameters, type(model).__name__
+    given: set[str] = set()
     if are_encoded:
-        given = rows[0].keys()
+        given = {key for row in rows for key, value in row.items() if value is not None}
     elif tokenizer is not None:
         with suppress(TrimformerError):  # a tokenizer that takes no bare text; the task's own call of it says why
-            given = tokenize(tokenizer, "a").keys()
-        if BOXES in reads:
-            raise TrimformerError(
-                f"{name} reads '{BOXES}', the place of each token on the page, and these rows hold text only; give "
-                "rows that the model's own processor encoded, with 'input_ids' and 'bbox'"
-            )
-    lost = [key for key in given if key in reads and key not in _PASSED_ON | _WITHOUT_EFFECT]
-    if "position_ids" in lost and _are_usual_positions(rows):
-        lost.remove("position_ids")
-    if lost:
+            given = set(tokenize(tokenizer, "a"))
+    if BOXES in reads and not (are_encoded and all(row.get(BOXES) is not None for row in rows)):
         raise TrimformerError(
-            f"{name} reads {listed(lost)}, which {'the rows hold' if are_encoded else 'its tokenizer gives'}, but "
-            "trimformer does not pass on, so the model would compute something else; it cannot be pruned on them"
+            f"{name} reads '{BOXES}', the place of each token on the page, and the rows lack it; give rows that the "
+            f"model's own processor encoded, with 'input_ids' and '{BOXES}'"
+        )
+    lost = sorted(key for key in given if key in reads and key not in _PASSED_ON | _WITHOUT_EFFECT)
+    if are_encoded and "position_ids" in lost:
+        start = _first_position(model)
+        if all(_count_from(start, row.get("position_ids"), row.get("attention_mask")) for row in rows):
+            lost.remove("position_ids")
+    if lost:
+        source = "The rows hold" if are_encoded else "Its tokenizer gives"
+        raise TrimformerError(
+            f"{name} reads {listed(lost)}. {source} it, but trimformer does not pass it on, and without it the model "
+            "computes something else, so it cannot be pruned on these rows"
         )
     if tokenizer is not None and find_problem(model) in ("tokens", "span"):
         check_padding_side(tokenizer)
 
 
-def _are_usual_positions(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether all rows count their positions from 0, as the model does by itself."""
-    positions = (np.asarray(row["position_ids"]) for row in islice(rows, _LOOKED_AT) if "position_ids" in row)
-    return all(np.array_equal(each, np.arange(len(each))) for each in positions)
+def _first_position(model: PreTrainedModel) -> int:
+    """Returns the position that a model gives the first token: 0, or 1 after the padding token's id (RoBERTa)."""
+    tables = [m for n, m in model.named_modules() if n.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
+    return max((1 + table.padding_idx for table in tables if table.padding_idx is not None), default=0)
+
+
+def _count_from(start: int, positions: Any, mask: Any) -> bool:
+    """Whether positions that the mask does not hide count up from `start`; nested ones, of choices, each by itself."""
+    if positions is None:
+        return True
+    items, shown = (value.tolist() if hasattr(value, "tolist") else value for value in (positions, mask))
+    if items and isinstance(items[0], list):
+        masks = [None] * len(items) if shown is None else shown
+        return all(_count_from(start, *pair) for pair in zip(items, masks, strict=False))
+    kept = items if shown is None else [item for item, flag in zip(items, shown, strict=False) if flag]
+    return kept == list(range(start, start + len(kept)))

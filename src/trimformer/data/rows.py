@@ -186,10 +186,11 @@ def _rows_of_loader(loader: Iterable[Any], name: str) -> Rows:
                 "those of DataCollatorWithPadding"
             )
         columns = {key: value for key, value in batch.items() if _num_items(value) is not None}
-        lists = [key for key, value in columns.items() if isinstance(value, list) and isinstance(value[0], Tensor)]
+        lists = [key for key, value in columns.items() if isinstance(value, list)
+                 and not all(isinstance(item, str) for item in value)]  # fmt: skip
         if is_default and lists:
             raise TrimformerError(
-                f"the batches of {name} hold one tensor per position in {listed(lists)}, as PyTorch collates lists; "
+                f"the batches of {name} hold one entry per position in {listed(lists)}, as PyTorch collates lists; "
                 "give the dataset the format 'torch' (set_format), or the DataLoader a collator such as "
                 "DataCollatorWithPadding"
             )

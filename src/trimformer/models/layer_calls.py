@@ -6,7 +6,7 @@ A sublayer whose output is known is *replayed*: its projection returns that outp
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Self
@@ -242,24 +242,33 @@ def _zeros(width: int, x: Tensor) -> Tensor:
 
 
 @contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replaces a module's forward within the context; one that the module had of its own comes back."""
+    before = vars(module).get("forward")
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del vars(module)["forward"]
+        else:
+            vars(module)["forward"] = before
+
+
+@contextmanager
 def replay_sublayers(outputs: Iterable[tuple[Sublayer, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
     """Skips the computation of sublayers: producers return zeros, projections return a given output.
 
     Args:
         outputs: sublayers, each with a function from its projection's input (zeros) to its projection's output.
     """
-    leaves: list[nn.Module] = []
-    try:
+    with ExitStack() as stack:
         for sublayer, output in outputs:
             for producer in sublayer.producers:
-                vars(producer.linear)["forward"] = partial(_zeros, _placeholder_width(sublayer, producer))
-                leaves.append(producer.linear)
-            vars(sublayer.projection)["forward"] = output
-            leaves.append(sublayer.projection)
+                zeros = partial(_zeros, _placeholder_width(sublayer, producer))
+                stack.enter_context(replaced_forward(producer.linear, zeros))
+            stack.enter_context(replaced_forward(sublayer.projection, output))
         yield
-    finally:
-        for leaf in leaves:
-            vars(leaf).pop("forward", None)
 
 
 def _placeholder_width(sublayer: Sublayer, producer: Producer) -> int:

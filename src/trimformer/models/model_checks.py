@@ -1,6 +1,8 @@
 """Rejects models that cannot be pruned correctly, before any computation; never changes a model."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -55,18 +57,28 @@ def check_model(model: Any) -> None:
 
 
 def check_own_forward(model: nn.Module) -> None:
-    """Checks that every module runs its class's forward; a replaced one would stay that of the dense model in copies.
+    """Checks that a copy of every module runs its own forward.
+
+    A forward that was replaced by a method of the module, or a `partial` on it, as accelerate does, becomes one of the
+    copy; another function, such as that of `torch.compile(model.forward)`, would still run the dense model.
 
     Raises:
-        TrimformerError: a module's forward was replaced.
+        TrimformerError: a module's forward was replaced by a function that is not bound to the module.
     """
     for name, module in model.named_modules():
-        if "forward" in vars(module):
+        if "forward" in vars(module) and not _is_bound(vars(module)["forward"], module):
             raise TrimformerError(
-                f"the forward of {name or type(model).__name__} was replaced (by torch.compile, accelerate or other "
-                "code), and a copy of the model would still run it; save the model and load it again, or delete the "
+                f"the forward of {name or type(model).__name__} was replaced (by torch.compile or other code), "
+                "and a copy of the model would still run it; save the model and load it again, or delete the "
                 "replacement (`del module.forward`)"
             )
+
+
+def _is_bound(forward: Any, module: nn.Module) -> bool:
+    """Whether a function is a method of the module, or a `partial` with the module as its first argument."""
+    if isinstance(forward, partial):
+        return bool(forward.args) and forward.args[0] is module
+    return isinstance(forward, MethodType) and forward.__self__ is module
 
 
 def check_query_heads(model: PreTrainedModel) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimformer.models import Sublayer
-from trimformer.models.layer_calls import replay_sublayers
+from trimformer.models.layer_calls import replaced_forward, replay_sublayers
 from trimformer.refit.batch_tensors import BatchTensors
 
 
@@ -40,11 +40,8 @@ class Skippable:
                 tensor = hidden.new_zeros(*hidden.shape[:-1], self.width)
             return tensor if self.extras is None else (tensor, *[None] * self.extras)
 
-        vars(self.module)["forward"] = forward
-        try:
+        with replaced_forward(self.module, forward):
             yield
-        finally:
-            del vars(self.module)["forward"]
 
 
 class FinishedSublayer:

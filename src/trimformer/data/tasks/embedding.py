@@ -174,11 +174,13 @@ def describe_embeddings(task: Task, model: PreTrainedModel) -> None:
         logger.info("the model has no settings of sentence-transformers: embeddings are means over tokens, no prompts")
     head = sentence_head_of(model)
     named = [name for name, prompt in head.settings.prompts.items() if prompt] if head else []
-    if named and not task.prompts:
+    if head is not None and named and not task.prompts:
+        have_roles = bool(head.settings.prompts_of(["query", "document"]))
         logger.info(
-            "the model has prompts (%s), and texts of column %s get none; columns named 'query' and 'document' do",
+            "the model has prompts (%s), and texts of %s get none%s",
             listed(named),
             listed(map(quoted, task.text_columns)),
+            "; columns named 'query' and 'document' do" if have_roles else "",
         )
 
 

@@ -1,6 +1,7 @@
 """Times a GGUF file in llama.cpp, again and again, in a process that keeps it loaded."""
 
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from trimformer.export.gguf.verify import failure_reason, runtime_name
 from trimformer.export.gguf.watched_process import killed_if_hanging
 from trimformer.export.gguf.write import write_file
 from trimformer.options.choices import Quantization
+
+logger = logging.getLogger(__name__)
 
 
 def write_timed_file(path: Path, model: PreTrainedModel, quantization: Quantization) -> None:
@@ -103,14 +106,16 @@ class TimedFile:
             TrimformerError: llama.cpp cannot load or run the file, crashes, or hangs twice.
         """
         request = {"prompt": list(prompt), "generated": generated, "keep_prompt": keep_prompt}
-        for is_last in (False, True):
-            self._send(request)
+        for is_restarted in (False, True):
             with killed_if_hanging(self._process) as hung:
-                answer = self._read_answer()
+                if is_restarted and keep_prompt:
+                    self._ask({**request, "keep_prompt": False})
+                answer = self._ask(request)
             if answer is not None:
                 return answer
-            if not hung.is_set() or is_last:
+            if not hung.is_set() or is_restarted:
                 break
+            logger.warning("llama.cpp hangs with '%s'; its process is started once more", self._path.name)
             self._process.communicate()
             self._start()
         code = self._process.wait()
@@ -118,8 +123,9 @@ class TimedFile:
         reason = "it hangs" if hung.is_set() else failure_reason(self._errors.read(), code)
         raise TrimformerError(f"{runtime_name()} cannot run '{self._path.name}': {reason}")
 
-    def _read_answer(self) -> TokenTimes | None:
-        """Returns the times of a request; None if the process ended."""
+    def _ask(self, request: dict[str, Any]) -> TokenTimes | None:
+        """Sends a request and returns its times; None if the process ended."""
+        self._send(request)
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(ANSWER):

@@ -27,7 +27,7 @@ def killed_if_hanging(process: "subprocess.Popen[Any]", seconds: float | None = 
         used: int | None = -1
         while not ended.wait(SECONDS if seconds is None else seconds):
             before, used = used, _cpu_ticks(process.pid)
-            if used is not None and used == before:
+            if used is not None and used == before and process.poll() is None:
                 hung.set()
                 process.kill()
                 return

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.errors import one_sentence
+from trimformer.models.layer_calls import replaced_forward
 
 
 class _Output(dict[str, Tensor]):
@@ -62,8 +63,5 @@ def running_in(model: PreTrainedModel, session: Any) -> Iterator[None]:
         values: dict[str, Any] = dict(zip(output_names, session.run(None, feeds), strict=True))
         return _Output({_RENAMED.get(name, name): torch.from_numpy(value) for name, value in values.items()})
 
-    vars(model)["forward"] = run
-    try:
+    with replaced_forward(model, run):
         yield
-    finally:
-        vars(model).pop("forward")

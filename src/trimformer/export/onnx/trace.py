@@ -16,7 +16,7 @@ from trimformer.data.outputs import find_problem, model_output
 from trimformer.errors import TrimformerError
 from trimformer.export.onnx.attention import OPSET, one_node
 from trimformer.models import find_sublayers, max_positions
-from trimformer.models.layer_calls import Batch, forward, model_inputs, replay_sublayers
+from trimformer.models.layer_calls import Batch, forward, model_inputs, replaced_forward, replay_sublayers
 from trimformer.models.masking import frozen
 
 if TYPE_CHECKING:
@@ -202,13 +202,10 @@ def _bias(projection: Any, x: Tensor) -> Tensor:
 def _single_token_type(model: PreTrainedModel) -> Iterator[None]:
     """Makes all tokens share the first row of the token type table within the context."""
     tables = [m for name, m in model.named_modules() if name.endswith("token_type_embeddings")]
-    try:
+    with ExitStack() as stack:
         for table in tables:
-            vars(table)["forward"] = partial(_first_row, table)
+            stack.enter_context(replaced_forward(table, partial(_first_row, table)))
         yield
-    finally:
-        for table in tables:
-            vars(table).pop("forward", None)
 
 
 def _first_row(table: Any, ids: Tensor) -> Tensor:
