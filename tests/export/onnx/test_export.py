@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 import onnx
@@ -242,6 +243,22 @@ def _break(graph: ir.Model) -> None:
         if node.op_type == "Gelu":
             node.op_type = "Relu"
             node.attributes.clear()
+
+
+def test_a_model_that_amplifies_rounding_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its logits are ten thousand times a sum that is 0 but for rounding, which differs by the order of additions."""
+    model: Any = emptied(model_of("Bert", TOKENS))
+    norm = model.bert.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        norm.weight.fill_(1)
+        norm.bias.zero_()
+        model.classifier.weight.fill_(1e4)
+        model.classifier.bias.zero_()
+    written = export_onnx(model, tmp_path / "model.onnx", BATCHES)
+    assert written.difference > 1e-3
+    monkeypatch.setattr("trimformer.export.written_files._ROUNDING", 0)
+    with pytest.raises(TrimformerError, match="it is not written"):
+        export_onnx(model, tmp_path / "other.onnx", BATCHES)
 
 
 def test_arguments_are_checked(tmp_path: Path) -> None:
