@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.commands import prune, save_model
-from trimformer.costs.timing import MIN_TURNS
 
 PRUNES, SETTLED = 200, 50  # after so many, what is loaded once is loaded, and allocators have what they need
 
@@ -39,7 +38,6 @@ def test_two_hundred_prunes_leave_nothing_behind(data, tmp_path, monkeypatch):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    monkeypatch.setattr("trimformer.costs.timing.MAX_TURNS", MIN_TURNS + 1)
     for done in range(1, PRUNES + 1):
         assert prune(model, data, tmp_path / "out", *WAYS[done % len(WAYS)]) == 0
         shutil.rmtree(tmp_path / "out")

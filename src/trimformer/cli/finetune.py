@@ -21,13 +21,12 @@ from trimformer.checkpoints.checkpoint_checks import (
 from trimformer.cli.training_flags import check_training_flags
 from trimformer.data.class_names import class_names_of
 from trimformer.data.files import read_rows
-from trimformer.data.model_inputs import check_inputs
+from trimformer.data.model_inputs import encode_rows
 from trimformer.data.processor import check_vocabulary
 from trimformer.data.rows import Rows
 from trimformer.data.splits import find_splits, load_hub, read_splits
 from trimformer.data.tasks import Task, find_task, infer_task
 from trimformer.data.tasks.all_rows import check_labelled, sample_row, settle_labels
-from trimformer.data.tasks.encoded import is_encoded
 from trimformer.data.tasks.infer_labels import guess_problem, problem_of, set_labels
 from trimformer.errors import TrimformerError, one_sentence
 from trimformer.evaluation.scores import Scorer
@@ -174,8 +173,7 @@ def _train(arguments: FinetuneArguments, training: TrainingArguments) -> dict[st
     setup = _prepare(arguments, training)
     model, tokenizer, task = setup.model, setup.tokenizer, setup.task
     scorers = setup.scorers()
-    check_inputs(model, tokenizer, setup.train, are_encoded=is_encoded(setup.train))
-    features = task.encode(setup.train, tokenizer, model.config)
+    features = encode_rows(task, setup.train, model, tokenizer)
     eval_features = None
     if training.eval_strategy != "no":
         eval_features = task.encode(next(iter(setup.validation.values())), tokenizer, model.config)
@@ -214,8 +212,8 @@ def _prepare(arguments: FinetuneArguments, training: TrainingArguments) -> _Setu
     check_config(config, Path(source))
     named_task = find_task(arguments.task_name) if arguments.task_name else None
     problem, column = problem_of(named_task) if named_task else guess_problem(rows, arguments.label_column)
-    names = class_names_of(sets[0]).get(column or "", getattr(named_task, "class_names", ()))
     if training.do_train:  # else the model's own labels are read
+        names = class_names_of(sets[0]).get(column or "", getattr(named_task, "class_names", ()))
         set_labels(config, problem, column, [*train, *(row for split in validation.values() for row in split)], names)
     # Any set may have questions without an answer.
     every_row = [*rows, *chain.from_iterable(sets[1:])] if problem == "span" else rows

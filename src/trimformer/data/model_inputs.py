@@ -1,16 +1,19 @@
-"""Checks that a model gets every input that it reads."""
+"""Encodes rows for a model, and checks that it gets every input that it reads."""
 
 import inspect
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS
+from trimformer.data.batches import AUDIO_KEYS, BOXES, IMAGE_KEYS, INPUT_KEYS, Features
 from trimformer.data.outputs import find_problem
 from trimformer.data.processor import check_padding_side, find_tokenizer, tokenize
 from trimformer.data.rows import Rows
+from trimformer.data.tasks import Task
+from trimformer.data.tasks.encoded import is_encoded
 from trimformer.errors import TrimformerError, listed
 from trimformer.models.layer_calls import LABEL_KEYS
 
@@ -18,6 +21,12 @@ _PASSED_ON = {*INPUT_KEYS, BOXES, *IMAGE_KEYS, *AUDIO_KEYS, *LABEL_KEYS}
 # Read for a loss only, or not for the outputs.
 _WITHOUT_EFFECT = {"return_loss", "num_items_in_batch", "next_sentence_label", "sentence_order_label",
                    "bbox_first_token_mask", "noise"}  # fmt: skip
+
+
+def encode_rows(task: Task, rows: Rows, model: PreTrainedModel, processor: Any) -> Sequence[Features]:
+    """Checks and encodes rows for a model; see `check_inputs` and `Task.encode` for what they raise."""
+    check_inputs(model, processor, rows, are_encoded=is_encoded(rows))
+    return task.encode(rows, processor, model.config)
 
 
 def check_inputs(model: PreTrainedModel, processor: Any, rows: Rows, *, are_encoded: bool) -> None:

@@ -186,9 +186,7 @@ def _rows_of_loader(loader: Iterable[Any], name: str) -> Rows:
                 "those of DataCollatorWithPadding"
             )
         columns = {key: value for key, value in batch.items() if _num_items(value) is not None}
-        lists = [key for key, value in columns.items() if isinstance(value, list)
-                 and not all(isinstance(item, str) for item in value)]  # fmt: skip
-        if is_default and lists:
+        if is_default and (lists := [key for key, value in columns.items() if _is_list_of_others(value)]):
             raise TrimformerError(
                 f"the batches of {name} hold one entry per position in {listed(lists)}, as PyTorch collates lists; "
                 "give the dataset the format 'torch' (set_format), or the DataLoader a collator such as "
@@ -199,6 +197,11 @@ def _rows_of_loader(loader: Iterable[Any], name: str) -> Rows:
     if "labels" not in names and "label" in names:  # data collators rename the column
         names = {**names, "labels": names["label"]}
     return NamedRows(rows, names)
+
+
+def _is_list_of_others(value: Any) -> bool:
+    """Whether a value is a list, and not of texts."""
+    return isinstance(value, list) and not all(isinstance(item, str) for item in value)
 
 
 def _rows_of_columns(columns: Mapping[Any, Any], name: str) -> Rows:

@@ -11,11 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import Features, make_batches
-from trimformer.data.model_inputs import check_inputs
+from trimformer.data.model_inputs import encode_rows
 from trimformer.data.outputs import Problem, divergence, find_problem, max_batch_tokens
 from trimformer.data.rows import Rows
 from trimformer.data.tasks import EmbeddingTask, ScoredByQuery, Task
-from trimformer.data.tasks.encoded import is_encoded
 from trimformer.data.tasks.sample_labels import label_names
 from trimformer.data.token_ids import check_padding_token, check_token_ids
 from trimformer.evaluation.changed_predictions import ChangedReport, SampleOutputs, find_changed
@@ -71,8 +70,7 @@ class Scorer:
         batch_size: int = 32,
     ) -> None:
         self.name, self.rows, self.task, self.processor, self.batch_size = name, rows, task, processor, batch_size
-        check_inputs(model, processor, rows, are_encoded=is_encoded(rows))
-        self.features = task.encode(rows, processor, model.config)
+        self.features = encode_rows(task, rows, model, processor)
         self.batches = make_batches(self.features, processor, batch_size, max_tokens=max_batch_tokens(model))
         self.names = label_names(model.config)
         self._check_batches(model)

@@ -11,12 +11,11 @@ from trimformer.data.batches import Features
 from trimformer.data.block_options import BlockOptions
 from trimformer.data.conversations import needs_answers
 from trimformer.data.language_blocks import model_rows
-from trimformer.data.model_inputs import check_inputs
+from trimformer.data.model_inputs import encode_rows
 from trimformer.data.rows import as_rows
 from trimformer.data.splits import find_splits, read_splits
 from trimformer.data.tasks import EmbeddingTask, SpanTask, Task, TextTask, task_of
 from trimformer.data.tasks.blank_rows import drop_blank_rows
-from trimformer.data.tasks.encoded import is_encoded
 from trimformer.errors import TrimformerError
 from trimformer.models.layer_calls import LABEL_KEYS
 from trimformer.options.data import DataOptions
@@ -76,8 +75,8 @@ def encode_unlabelled(
                 raise TrimformerError(f"its task is '{unlabelled.name}', but the model's task is '{task.name}'")
         if isinstance(unlabelled, SpanTask):
             rows = [{**row, "answers": None} for row in rows]
-        check_inputs(model, processor, rows, are_encoded=is_encoded(rows))
-        encoded = unlabelled.encode(drop_blank_rows(rows, unlabelled, "rows to polish on"), processor, model.config)
+        texts = drop_blank_rows(rows, unlabelled, "rows to polish on")
+        encoded = encode_rows(unlabelled, texts, model, processor)
     except TrimformerError as error:
         raise TrimformerError(f"polish data cannot be used: {error}") from error
     return without_labels(encoded)

@@ -11,14 +11,13 @@ from trimformer.costs.macs import layer_lengths
 from trimformer.data.batches import count_samples, make_batches, mean_length, sample_indices
 from trimformer.data.block_options import BlockOptions
 from trimformer.data.language_blocks import model_rows, were_answered
-from trimformer.data.model_inputs import check_inputs
+from trimformer.data.model_inputs import encode_rows
 from trimformer.data.outputs import find_problem, max_batch_tokens
 from trimformer.data.rows import Rows, Selection, as_rows, is_blocks
 from trimformer.data.splits import check_evaluation_sets, find_splits, used_splits
 from trimformer.data.tasks import Task
 from trimformer.data.tasks.all_rows import check_some_labels
 from trimformer.data.tasks.blank_rows import count_blank_rows, drop_blank_rows
-from trimformer.data.tasks.encoded import is_encoded
 from trimformer.data.token_ids import check_causal, check_padding_token, check_token_ids
 from trimformer.errors import TrimformerError
 from trimformer.evaluation.language import make_scorer
@@ -161,8 +160,7 @@ def _calibration_samples(
         TrimformerError: there are too few rows, or the model cannot read them.
     """
     rows = _choose_rows(train, options.samples_of(task.problem), seed)
-    check_inputs(model, processor, rows, are_encoded=is_encoded(rows))
-    features = task.encode(rows, processor, model.config)
+    features = encode_rows(task, rows, model, processor)
     all_batches = make_batches(features, processor, options.batch_size, model.device, max_batch_tokens(model))
     check_padding_token(model, processor, all_batches)
     batches = _share(all_batches)

@@ -319,7 +319,8 @@ def test_without_llama_cpp_files_are_written_only_where_a_flag_says_so(directory
 def test_a_process_that_uses_no_cpu_is_killed_and_another_is_waited_for(monkeypatch, ticks, expected):
     monkeypatch.setattr(watched_process, "_cpu_ticks", lambda pid: next(ticks))
     command = [sys.executable, "-c", "import sys, time; time.sleep(2); sys.exit(3)"]
-    assert watched_process.run_watched(command, "", seconds=0.2) == expected
+    monkeypatch.setattr(watched_process, "SECONDS", 0.2)
+    assert watched_process.run_watched(command, "") == expected
 
 
 def test_a_watched_process_reads_its_input_and_tells_its_errors():

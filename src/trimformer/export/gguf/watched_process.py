@@ -11,12 +11,11 @@ SECONDS = 60.0  # a process that uses no CPU for so long hangs
 
 
 @contextmanager
-def killed_if_hanging(process: "subprocess.Popen[Any]", seconds: float | None = None) -> Iterator[threading.Event]:
+def killed_if_hanging(process: "subprocess.Popen[Any]") -> Iterator[threading.Event]:
     """Kills a process that uses no CPU, while the block waits for it.
 
     Args:
         process: that runs.
-        seconds: a process that uses no CPU for so long hangs; None: `SECONDS`.
 
     Yields:
         An event that is set if the process was killed.
@@ -25,7 +24,7 @@ def killed_if_hanging(process: "subprocess.Popen[Any]", seconds: float | None = 
 
     def watch() -> None:
         used: int | None = -1
-        while not ended.wait(SECONDS if seconds is None else seconds):
+        while not ended.wait(SECONDS):
             before, used = used, _cpu_ticks(process.pid)
             if used is not None and used == before and process.poll() is None:
                 hung.set()
@@ -41,13 +40,12 @@ def killed_if_hanging(process: "subprocess.Popen[Any]", seconds: float | None = 
         thread.join()
 
 
-def run_watched(command: Sequence[str], text: str, seconds: float | None = None) -> tuple[int, str] | None:
+def run_watched(command: Sequence[str], text: str) -> tuple[int, str] | None:
     """Runs a process and kills it once it hangs.
 
     Args:
         command: words of the command.
         text: standard input.
-        seconds: see `killed_if_hanging`.
 
     Returns:
         The exit code and the standard error; None if it hung.
@@ -55,7 +53,7 @@ def run_watched(command: Sequence[str], text: str, seconds: float | None = None)
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace") as process:
         try:
-            with killed_if_hanging(process, seconds) as hung:
+            with killed_if_hanging(process) as hung:
                 _, errors = process.communicate(text)
         except BaseException:
             process.kill()
